@@ -1,0 +1,1 @@
+"""From a dataset's name to augmented batches."""

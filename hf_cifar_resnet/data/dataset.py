@@ -1,0 +1,180 @@
+"""Images decoded once to a uint8 array, fetched and normalised a batch at a time."""
+
+import io
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import UserError
+from .augment import Augmenter
+
+IMAGE_SIZE = 32
+
+
+def to_rgb_array(image, size=IMAGE_SIZE):
+    """
+    A PIL image of any mode and size as uint8 (size, size, 3): RGB, resized with antialiasing (bilinear).
+
+    The image processor saved with a model does the same, up to one grey level where it resizes.
+    """
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def decode(dataset, size=IMAGE_SIZE):
+    """
+    All images of a `datasets.Dataset` as one uint8 array (n, size, size, 3).
+
+    A dataset on disk is decoded once per machine: the array is kept beside the `datasets` cache under the dataset's
+    fingerprint, and memory-mapped.
+
+    Raises:
+        UserError: naming the image that cannot be decoded.
+    """
+    if not dataset.cache_files:
+        return _decode_all(dataset, size)
+    path = _cache_path(dataset, size)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that a process that stops or starts meanwhile never sees half a file.
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with open(aside, "wb") as file:
+                np.save(file, _decode_all(dataset, size))
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r")
+
+
+def _cache_path(dataset, size):
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"{dataset._fingerprint}-{size}.npy")
+
+
+def _decode_all(dataset, size):
+    from datasets import Image as ImageFeature
+
+    encoded = dataset.select_columns("image").cast_column("image", ImageFeature(decode=False))
+    images = np.empty((len(dataset), size, size, 3), dtype=np.uint8)
+    for i, row in enumerate(encoded):
+        source = row["image"]
+        try:
+            stream = io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]
+            with Image.open(stream) as image:
+                images[i] = to_rgb_array(image, size)
+        except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+            name = source.get("path") if isinstance(source, dict) else None
+            where = f"image {i} of split {dataset.split or '?'}" + (f" ({name})" if name else "")
+            raise UserError(f"{where} cannot be decoded: {_reason(error)}. Remove or replace it.") from error
+    return images
+
+
+def _reason(error):
+    # PIL names the stream object, which tells nobody anything.
+    return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+
+
+def channel_statistics(images):
+    """Mean and standard deviation of each channel over all pixels, on the scale 0 to 1: two lists of three."""
+    count, total, squares = 0, np.zeros(3), np.zeros(3)
+    for start in range(0, len(images), 1000):
+        chunk = images[start : start + 1000].reshape(-1, 3).astype(np.float64)
+        count, total, squares = count + len(chunk), total + chunk.sum(0), squares + (chunk**2).sum(0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # An image set of one colour would divide by zero.
+    return (mean / 255).tolist(), (np.maximum(deviation, 1) / 255).tolist()
+
+
+def normalize(images, mean, std):
+    """
+    uint8 (batch, height, width, 3) to normalised float32 `pixel_values` (batch, 3, height, width), bit for bit as
+    transformers' image processors do it.
+    """
+    scale = torch.tensor(255.0)
+    mean, std = (torch.tensor(values, dtype=torch.float32).mul(scale).view(3, 1, 1) for values in (mean, std))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32)
+    return pixels.sub_(mean).div_(std)
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """
+    Labelled images as batches for the model.
+
+    A position is `epoch * len(self) + index`: with the epoch in it, a sample's augmentation needs nothing that a
+    worker process would have to be told (see [`EpochSampler`]).
+
+    Args:
+        images (`np.ndarray`): uint8 (n, height, width, 3), in memory or memory-mapped.
+        labels (`np.ndarray`): class numbers (n,).
+        mean, std (lists of three floats): of the channels, on the scale 0 to 1.
+        augmenter ([`Augmenter`], *optional*): applied to every image that is fetched.
+    """
+
+    def __init__(self, images, labels, mean, std, augmenter: Augmenter | None = None):
+        self.images = images
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.mean, self.std = mean, std
+        self.augmenter = augmenter
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, position):
+        batch = self.__getitems__([position])
+        return {name: values[0] for name, values in batch.items()}
+
+    def __getitems__(self, positions):
+        """The whole batch at once: `pixel_values` float32 (batch, 3, height, width) and `labels` int64 (batch,)."""
+        epochs, indices = np.divmod(np.asarray(positions), len(self))
+        images = np.asarray(self.images[indices])
+        if self.augmenter is not None:
+            for i, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
+                images[i] = self.augmenter(images[i], epoch, index)
+        return {"pixel_values": normalize(images, self.mean, self.std), "labels": self.labels[indices]}
+
+    def __getstate__(self):
+        # A spawned worker gets the path of a memory-mapped file, not its contents.
+        state = self.__dict__.copy()
+        if isinstance(self.images, np.memmap) and isinstance(self.images.base, mmap.mmap):
+            state["images"] = Path(self.images.filename)
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if isinstance(self.images, Path):
+            self.images = np.load(self.images, mmap_mode="r")
+
+
+def collate(batch):
+    """Batches of an [`ImageDataset`] are collated already; single samples are stacked."""
+    return batch if isinstance(batch, dict) else torch.utils.data.default_collate(batch)
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """
+    A new order every epoch, drawn from (seed, epoch), as positions for [`ImageDataset`].
+
+    The epoch travels in the position because `set_epoch` on a dataset never reaches persistent workers.
+    """
+
+    def __init__(self, num_samples, seed=0):
+        self.num_samples, self.seed, self.epoch = num_samples, seed, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.num_samples
+
+    def __iter__(self):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
+        yield from (order + self.epoch * self.num_samples).tolist()

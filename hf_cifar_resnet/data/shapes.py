@@ -1,0 +1,126 @@
+"""The built-in dataset `shapes100`: ten shapes in ten colours, drawn from a seed, without a network."""
+
+import colorsys
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+IMAGE_SIZE = 32
+SUPERSAMPLING = 4
+TRAIN_PER_CLASS, TEST_PER_CLASS = 50, 10
+TILT = np.pi / 8  # radians either way
+# A tenth of the colour circle apart, so that a hue shift of a few hundredths leaves them told apart.
+COLOURS = ("red", "orange", "lime", "green", "mint", "cyan", "azure", "blue", "purple", "pink")
+
+
+def _polygon(corners, radius=1.0, centre=(0.0, 0.0), start=0.0, sweep=2 * np.pi):
+    angles = start + sweep * np.arange(corners) / corners
+    return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
+
+
+def _star(points=5, inner=0.42):
+    outline = _polygon(2 * points)
+    outline[1::2] *= inner
+    return outline
+
+
+def _outline(*points):
+    return np.array(points, dtype=float)
+
+
+# Each shape is a list of (outline in the unit circle, painted or cut out).
+SHAPES = {
+    "circle": [(_polygon(40, 0.9), True)],
+    "ring": [(_polygon(40), True), (_polygon(40, 0.6), False)],
+    "crescent": [(_polygon(40), True), (_polygon(40, 0.85, centre=(0.5, 0.0)), False)],
+    "dome": [(_polygon(40, centre=(0.0, -0.4), sweep=np.pi), True)],
+    "triangle": [(_polygon(3), True)],
+    "square": [(_polygon(4), True)],
+    "bar": [(_outline((-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)), True)],
+    "cross": [
+        (_outline((-1, -0.22), (1, -0.22), (1, 0.22), (-1, 0.22)), True),
+        (_outline((-0.22, -1), (0.22, -1), (0.22, 1), (-0.22, 1)), True),
+    ],
+    "star": [(_star(), True)],
+    "arrow": [
+        (_outline((-1, -0.18), (0.2, -0.18), (0.2, 0.18), (-1, 0.18)), True),
+        (_outline((0.1, -0.75), (1, 0), (0.1, 0.75)), True),
+    ],
+}
+LABEL_NAMES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
+
+
+def draw(label, rng):
+    """
+    One image of class `label`, with position, scale, rotation, exact colour, background and noise drawn from `rng`.
+
+    Returns:
+        uint8 array (32, 32, 3).
+    """
+    shape, colour = divmod(label, len(COLOURS))
+    hue = (colour + rng.uniform(-0.12, 0.12)) / len(COLOURS)
+    foreground = _rgb(hue, rng.uniform(0.75, 1.0), rng.uniform(0.75, 1.0))
+    coverage = _coverage(list(SHAPES.values())[shape], rng)[..., None]
+    image = coverage * foreground + (1 - coverage) * _background(rng)
+    image += rng.normal(0, 0.02, image.shape)
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _rgb(hue, saturation, value):
+    return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
+
+
+def _coverage(parts, rng):
+    """The share of each pixel that the shape covers, (32, 32)."""
+    size = IMAGE_SIZE * SUPERSAMPLING
+    radius = size * rng.uniform(0.3, 0.45)
+    centre = size / 2 + rng.uniform(-1, 1, size=2) * (size * 0.48 - radius)
+    angle = rng.uniform(-TILT, TILT)
+    rotation = radius * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    mask = Image.new("L", (size, size))
+    pen = ImageDraw.Draw(mask)
+    for outline, painted in parts:
+        pen.polygon([tuple(point) for point in outline @ rotation + centre], fill=255 if painted else 0)
+    return np.asarray(mask.reduce(SUPERSAMPLING), dtype=float) / 255
+
+
+def _background(rng):
+    """A pale gradient between two greys, (32, 32, 3)."""
+    ends = np.stack([_rgb(rng.uniform(), rng.uniform(0, 0.15), rng.uniform(0.2, 0.8)) for _ in range(2)])
+    angle = rng.uniform(0, 2 * np.pi)
+    axis = np.linspace(-0.5, 0.5, IMAGE_SIZE)
+    ramp = np.clip(0.5 + np.add.outer(axis * np.sin(angle), axis * np.cos(angle)), 0, 1)[..., None]
+    return ramp * ends[0] + (1 - ramp) * ends[1]
+
+
+def shapes100(seed=0):
+    """
+    100 classes, 50 training and 10 test images of each; `superclass` is the shape.
+
+    Returns:
+        `datasets.DatasetDict` with splits train, test and columns image, label, superclass.
+    """
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
+    from datasets import Image as ImageFeature
+
+    features = Features(
+        image=ImageFeature(), label=ClassLabel(names=LABEL_NAMES), superclass=ClassLabel(names=list(SHAPES))
+    )
+    splits = {}
+    for number, (split, per_class) in enumerate({"train": TRAIN_PER_CLASS, "test": TEST_PER_CLASS}.items()):
+        rng = np.random.default_rng([seed, number])
+        labels = rng.permutation(np.repeat(np.arange(len(LABEL_NAMES)), per_class)).tolist()
+        columns = {
+            "image": [{"bytes": _png(draw(label, rng))} for label in labels],
+            "label": labels,
+            "superclass": [label // len(COLOURS) for label in labels],
+        }
+        splits[split] = Dataset.from_dict(columns, features=features)
+    return DatasetDict(splits)
+
+
+def _png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,292 @@
+"""From a dataset's name to splits with the columns image and label."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .augment import COLOR_JITTER, Augmenter, build_policy
+from .dataset import IMAGE_SIZE, ImageDataset, channel_statistics, decode
+from .shapes import shapes100
+
+DEFAULT_DATASET = "uoft-cs/cifar100"
+BUILT_IN = {"shapes100": shapes100}
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label", "labels")
+SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
+
+
+@dataclass
+class ImageSplits:
+    """
+    What a model is trained, selected and tested on.
+
+    Attributes:
+        train, validation, test ([`ImageDataset`]): `validation` is None where nothing was held out.
+        label_names (`list[str]`): the name of each class number.
+        superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): the superclass of each class number.
+        mean, std (lists of three floats): of the channels, on the scale 0 to 1.
+    """
+
+    train: ImageDataset
+    validation: ImageDataset | None
+    test: ImageDataset
+    label_names: list
+    superclass_of: np.ndarray | None
+    mean: list
+    std: list
+    image_size: int = IMAGE_SIZE
+    id2label: dict = field(init=False)
+    label2id: dict = field(init=False)
+
+    def __post_init__(self):
+        self.id2label = dict(enumerate(self.label_names))
+        self.label2id = {name: number for number, name in enumerate(self.label_names)}
+
+    def image_processor(self):
+        """The transformers image processor that turns any image into this model's `pixel_values`."""
+        from transformers import ViTImageProcessor
+
+        size = {"height": self.image_size, "width": self.image_size}
+        return ViTImageProcessor(size=size, image_mean=self.mean, image_std=self.std, do_convert_rgb=True)
+
+
+def load_splits(
+    dataset_name=DEFAULT_DATASET,
+    *,
+    dataset_config_name=None,
+    dataset_revision=None,
+    image_column_name=None,
+    label_column_name=None,
+    validation_fraction=0.1,
+    split_seed=0,
+    max_train_samples=None,
+    max_eval_samples=None,
+    image_size=IMAGE_SIZE,
+    image_mean=None,
+    image_std=None,
+    augmentation="seed",
+    color_jitter=COLOR_JITTER,
+    seed=42,
+):
+    """
+    Loads, splits and decodes an image classification dataset.
+
+    Args:
+        dataset_name (`str`): a built-in name, a folder (laid out as on the Hub, or an image folder), or a Hub id.
+        validation_fraction (`float`): share of the training images to hold out, the same share of every class. A
+            dataset that brings a validation split beside its test split is taken as it is.
+        split_seed (`int`): decides what is held out and sliced, whatever the seed of a run.
+        max_train_samples, max_eval_samples (`int`, *optional*): stratified slices of the training, and of the
+            validation and test images.
+        image_mean, image_std (three floats, *optional*): computed from the training images by default.
+        augmentation (`str`), color_jitter: see [`~hf_cifar_resnet.data.augment.build_policy`].
+        seed (`int`): of the augmentation.
+
+    Returns:
+        [`ImageSplits`]
+
+    Raises:
+        UserError: saying what is wrong and what to do.
+    """
+    try:
+        policy = build_policy(augmentation, image_size, color_jitter)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    raw = load_raw(dataset_name, dataset_config_name, dataset_revision)
+    parts, label_names, superclass_of = split(
+        raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples
+    )
+    images = {name: decode(part, image_size) for name, part in parts.items()}
+    if image_mean is None or image_std is None:
+        image_mean, image_std = channel_statistics(images["train"])
+
+    def make(name, augmenter=None):
+        if name not in parts:
+            return None
+        labels = np.array(parts[name]["label"])
+        return ImageDataset(images[name], labels, image_mean, image_std, augmenter)
+
+    return ImageSplits(
+        train=make("train", Augmenter(policy, seed) if policy.transforms else None),
+        validation=make("validation"),
+        test=make("test"),
+        label_names=label_names,
+        superclass_of=superclass_of,
+        mean=list(image_mean),
+        std=list(image_std),
+        image_size=image_size,
+    )
+
+
+def load_raw(name, config_name=None, revision=None):
+    """A `datasets.DatasetDict` as it is stored. Raises [`UserError`] where there is none."""
+    import datasets
+
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
+    is_folder = os.path.isdir(name)
+    if not is_folder and (os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1):
+        raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
+    try:
+        loaded = datasets.load_dataset(str(Path(name).resolve()) if is_folder else name, config_name, revision=revision)
+    except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
+        reason = _first_line(error)
+        if is_folder:
+            raise UserError(f"the folder {name} cannot be read as an image dataset: {reason}") from error
+        raise UserError(f"the dataset {name} cannot be loaded from the Hub: {reason}; {offline_ways}") from error
+    return loaded
+
+
+def _first_line(error):
+    cause = error.__cause__ or error.__context__
+    text = str(error).strip() or type(error).__name__
+    if type(error).__name__ == "DatasetGenerationError" and cause is not None:
+        text = str(cause).strip() or type(cause).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def split(raw, image_column, label_column, validation_fraction, split_seed, max_train_samples, max_eval_samples):
+    """
+    Canonical columns and parts.
+
+    Returns:
+        dict of `datasets.Dataset` (train, validation where there is one, test) with columns image, label; the label
+        names; the superclass of each label or None.
+    """
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
+    parts, names, superclass_of = _canonical(_find_splits(raw), image_column, label_column)
+    if "validation" not in parts and validation_fraction > 0:
+        labels = np.array(parts["train"]["label"])
+        held_out = stratified_sample(labels, max(1, round(validation_fraction * len(labels))), split_seed)
+        kept = np.setdiff1d(np.arange(len(labels)), held_out)
+        if len(kept) == 0:
+            raise UserError(f"--validation_fraction {validation_fraction} leaves no training images of {len(labels)}")
+        parts["validation"] = parts["train"].select(held_out)
+        parts["train"] = parts["train"].select(kept)
+    for name, part in parts.items():
+        flag, limit = (
+            ("--max_train_samples", max_train_samples) if name == "train" else ("--max_eval_samples", max_eval_samples)
+        )
+        if limit is not None and limit < 1:
+            raise UserError(f"{flag} must be at least 1, got {limit}")
+        if limit is not None and limit < len(part):
+            parts[name] = part.select(stratified_sample(np.array(part["label"]), limit, split_seed))
+    return parts, names, superclass_of
+
+
+def _find_splits(raw):
+    """Train, test, and validation where the dataset brings one beside its test split."""
+    found = ", ".join(raw) or "none"
+    validation = next((name for name in ("validation", "valid", "val", "dev") if name in raw), None)
+    test = "test" if "test" in raw else validation
+    if "train" not in raw or test is None:
+        raise UserError(f"the dataset needs the splits train and test (or validation), but has: {found}")
+    splits = {"train": raw["train"], "test": raw[test]}
+    if validation not in (None, test):
+        splits["validation"] = raw[validation]
+    for name, part in splits.items():
+        if len(part) == 0:
+            raise UserError(f"the split {name} of the dataset is empty")
+    return splits
+
+
+def _canonical(splits, image_column, label_column):
+    columns = splits["train"].column_names
+    image_column = _find_column("image", image_column, IMAGE_COLUMNS, columns)
+    label_column = _find_column("label", label_column, LABEL_COLUMNS, columns)
+    superclass = next((name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column), None)
+    for name, part in splits.items():
+        missing = {image_column, label_column} - set(part.column_names)
+        if missing:
+            raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that train has")
+    names = _label_names(splits, label_column)
+    superclass_of = None if superclass is None else _superclass_of(splits["train"], label_column, superclass, len(names))
+    canonical = {}
+    for name, part in splits.items():
+        part = part.select_columns([image_column, label_column])
+        if not hasattr(part.features[image_column], "decode"):
+            raise UserError(f"the column {image_column} holds no images; name the right one with --image_column_name")
+        part = _encode_labels(part, label_column, names)
+        renames = {image_column: "image", label_column: "label"}
+        canonical[name] = part.rename_columns({old: new for old, new in renames.items() if old != new})
+        _check_labels(np.array(canonical[name]["label"]), name, len(names))
+    return canonical, [str(name) for name in names], superclass_of
+
+
+def _find_column(kind, given, candidates, columns):
+    flag, listed = f"--{kind}_column_name", ", ".join(columns)
+    if given is not None:
+        if given not in columns:
+            raise UserError(f"{flag} {given}: there is no such column; the dataset has: {listed}")
+        return given
+    for name in candidates:
+        if name in columns:
+            return name
+    raise UserError(f"found no {kind} column among: {listed}; name it with {flag}")
+
+
+def _label_names(splits, column):
+    feature = splits["train"].features[column]
+    if hasattr(feature, "names"):
+        return feature.names
+    values = sorted({value for part in splits.values() for value in part.unique(column)}, key=str)
+    if any(isinstance(value, (float, type(None))) or not isinstance(value, (int, str)) for value in values):
+        raise UserError(f"the column {column} holds no class labels; name the right one with --label_column_name")
+    if all(isinstance(value, int) for value in values):
+        if min(values) < 0:
+            raise UserError(f"the column {column} has the label {min(values)}: some images are not labelled")
+        return list(range(max(values) + 1))
+    return values
+
+
+def _encode_labels(part, column, names):
+    if getattr(part.features[column], "dtype", None) != "string":
+        return part
+    from datasets import ClassLabel
+
+    return part.cast_column(column, ClassLabel(names=names))
+
+
+def _check_labels(labels, split_name, num_labels):
+    wrong = np.flatnonzero([label is None or not 0 <= label < num_labels for label in labels.tolist()])
+    if len(wrong):
+        raise UserError(
+            f"image {wrong[0]} of split {split_name} has the label {labels[wrong[0]]}, outside 0 to {num_labels - 1}"
+        )
+
+
+def _superclass_of(part, label_column, superclass_column, num_labels):
+    """The superclass of each label; None where some label has several, or none."""
+    pairs = {(label, group) for label, group in zip(part[label_column], part[superclass_column], strict=True)}
+    if len(pairs) != num_labels or {label for label, _ in pairs} != set(range(num_labels)):
+        return None
+    return np.array([group for _, group in sorted(pairs)])
+
+
+def stratified_sample(labels, size, seed):
+    """
+    Indices of a random sample that has as nearly as possible the same share of every class.
+
+    Args:
+        labels (`np.ndarray` of shape `(n,)`).
+        size (`int`): how many, at most n.
+
+    Returns:
+        Sorted indices `(size,)`.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * (size / len(labels))
+    take = np.floor(exact).astype(int)
+    # The largest remainders get the rest; ties are broken at random, not in favour of the first classes.
+    ties = rng.permutation(len(classes))
+    by_remainder = ties[np.argsort(-(exact - take)[ties], kind="stable")]
+    take[by_remainder[: size - take.sum()]] += 1
+    chosen = [order[labels[order] == label][:count] for label, count in zip(classes, take, strict=True)]
+    return np.sort(np.concatenate(chosen))

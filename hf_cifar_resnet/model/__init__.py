@@ -1,0 +1,22 @@
+"""The model. Importing it makes transformers' Auto classes know it; this file does not travel to the Hub."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from .configuration_cifar_resnet import CifarResNetConfig
+from .modeling_cifar_resnet import CifarResNetForImageClassification, CifarResNetModel, CifarResNetPreTrainedModel
+
+AutoConfig.register(CifarResNetConfig.model_type, CifarResNetConfig)
+AutoModel.register(CifarResNetConfig, CifarResNetModel)
+AutoModelForImageClassification.register(CifarResNetConfig, CifarResNetForImageClassification)
+
+# What `save_pretrained` copies beside the weights, so that the Auto classes load them without this package.
+CifarResNetConfig.register_for_auto_class()
+CifarResNetModel.register_for_auto_class("AutoModel")
+CifarResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+__all__ = [
+    "CifarResNetConfig",
+    "CifarResNetForImageClassification",
+    "CifarResNetModel",
+    "CifarResNetPreTrainedModel",
+]

@@ -1,0 +1,251 @@
+"""torchvision's ResNet as a transformers model. Travels to the Hub with every checkpoint."""
+
+import math
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutputWithNoAttention,
+)
+
+from .configuration_cifar_resnet import CifarResNetConfig
+
+BLOCK_CLASSES = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+def classification_loss(logits, labels, label_smoothing=0.0):
+    """
+    Mean cross-entropy of a batch, computed in float32.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, num_labels)`).
+        labels (`torch.LongTensor` of shape `(batch,)`, or float `(batch, num_labels)` with rows that sum to 1).
+        label_smoothing (`float`): share of each label spread evenly over all classes (Szegedy et al. 2015,
+            https://arxiv.org/abs/1512.00567, section 7).
+    """
+    return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+
+
+class CifarResNetBackbone(torchvision.models.ResNet):
+    """
+    torchvision's ResNet up to the pooled features, with the stem, widths and number of stages of the configuration.
+
+    torchvision's constructor fixes the 7x7 stem and the widths 64 to 512, so it is not called; blocks, `_make_layer`
+    and the names of all parameters are torchvision's.
+    """
+
+    def __init__(self, config):
+        nn.Module.__init__(self)
+        self._norm_layer = nn.BatchNorm2d
+        self.inplanes = config.stage_widths[0]
+        self.groups, self.base_width, self.dilation = 1, 64, 1
+        imagenet = config.stem == "imagenet"
+        kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
+        self.conv1 = nn.Conv2d(config.num_channels, self.inplanes, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(self.inplanes)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        block = BLOCK_CLASSES[config.block]
+        self.stage_names = [f"layer{i + 1}" for i in range(len(config.stage_depths))]
+        for i, name in enumerate(self.stage_names):
+            stage = self._make_layer(block, config.stage_widths[i], config.stage_depths[i], stride=1 if i == 0 else 2)
+            self.add_module(name, stage)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.total_stride = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
+        self.num_features = self.inplanes
+
+    def forward(self, pixel_values):
+        """Returns the feature maps: the stem's and each stage's, `(batch, channels, height, width)`."""
+        features = [self.maxpool(self.relu(self.bn1(self.conv1(pixel_values))))]
+        for name in self.stage_names:
+            features.append(getattr(self, name)(features[-1]))
+        return features
+
+
+class CifarResNetPreTrainedModel(PreTrainedModel):
+    config_class = CifarResNetConfig
+    base_model_prefix = "resnet"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["BasicBlock", "Bottleneck"]
+    # The loss is a mean over the batch: the Trainer has to divide it over accumulation steps and processes itself.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """He et al. 2015, https://arxiv.org/abs/1502.01852, in fan-out mode, as torchvision's ResNet does."""
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+        elif isinstance(module, nn.Linear):  # what torch.nn.Linear does
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+        elif self.config.zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
+            # Blocks are visited after the layers inside them.
+            init.zeros_((module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight)
+
+    def gradient_checkpointing_enable(self, *args, **kwargs):
+        raise ValueError(
+            "gradient checkpointing is not supported: it runs every forward pass twice and so updates the BatchNorm "
+            "statistics twice. Use a smaller batch with gradient_accumulation_steps instead."
+        )
+
+
+class CifarResNetModel(CifarResNetPreTrainedModel):
+    """The features of a ResNet, without classifier."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.backbone = CifarResNetBackbone(config)
+        self.post_init()
+
+    def forward(self, pixel_values, output_hidden_states=None, return_dict=None):
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalised images.
+            output_hidden_states (`bool`, *optional*): also return the feature map of the stem and of each stage.
+            return_dict (`bool`, *optional*): `False` returns a tuple.
+
+        Returns:
+            `last_hidden_state` `(batch, channels, h, w)`, `pooler_output` `(batch, channels, 1, 1)`, `hidden_states`.
+
+        Raises:
+            ValueError: for a training batch of one image where the last feature map is 1x1.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        self._check_batch(pixel_values)
+        features = self.backbone(pixel_values)
+        output = BaseModelOutputWithPoolingAndNoAttention(
+            last_hidden_state=features[-1],
+            pooler_output=self.backbone.avgpool(features[-1]),
+            hidden_states=tuple(features) if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _check_batch(self, pixel_values):
+        if self.training and pixel_values.shape[0] == 1 and max(pixel_values.shape[-2:]) <= self.backbone.total_stride:
+            raise ValueError(
+                "cannot train on a batch of one image here: the last feature map is 1x1, so BatchNorm would have one "
+                "value per channel. Use a larger batch, or dataloader_drop_last if it is the last one of an epoch."
+            )
+
+
+class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
+    """A ResNet with dropout and a linear classifier on its pooled features."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.resnet = CifarResNetModel(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(self.resnet.backbone.num_features, config.num_labels)
+        self.post_init()
+
+    def forward(self, pixel_values, labels=None, label_smoothing=0.0, output_hidden_states=None, return_dict=None):
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalised images.
+            labels (`torch.LongTensor` of shape `(batch,)`, or float `(batch, num_labels)`, *optional*): class numbers,
+                or class probabilities.
+            label_smoothing (`float`, defaults to 0.0): see [`classification_loss`].
+            output_hidden_states (`bool`, *optional*): also return the feature map of the stem and of each stage.
+            return_dict (`bool`, *optional*): `False` returns a tuple.
+
+        Returns:
+            `loss` (if labels are given), `logits` `(batch, num_labels)`, `hidden_states`.
+        """
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
+        logits = self.classifier(self.dropout(outputs.pooler_output.flatten(1)))
+        loss = None if labels is None else classification_loss(logits, labels, label_smoothing)
+        output = ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return output if return_dict else output.to_tuple()
+
+    @classmethod
+    def from_torchvision(cls, module, **config_kwargs):
+        """
+        A model with the architecture and a copy of the weights of a torchvision ResNet.
+
+        Args:
+            module (`torchvision.models.ResNet`): ResNet-18 to 152, as torchvision makes it, or with a 3x3 stride 1
+                `conv1` and an Identity as `maxpool`.
+            config_kwargs: further arguments of [`CifarResNetConfig`], such as `id2label`.
+
+        Raises:
+            ValueError: if the module is something else (ResNeXt, wide, dilated, another stem).
+        """
+        config = CifarResNetConfig(**{**_describe_torchvision(module), **config_kwargs})
+        model = cls(config)
+        expected = {name: tensor.shape for name, tensor in model._torchvision_state_dict().items()}
+        given = module.state_dict()
+        if expected != {name: tensor.shape for name, tensor in given.items()}:
+            raise ValueError("this torchvision module is not a plain ResNet (ResNeXt, wide and changed ones are not)")
+        model.load_state_dict(
+            {(f"classifier.{n[3:]}" if n.startswith("fc.") else f"resnet.backbone.{n}"): t for n, t in given.items()}
+        )
+        return model
+
+    def to_torchvision(self):
+        """
+        The inverse of [`from_torchvision`]: a `torchvision.models.ResNet` with a copy of the weights.
+
+        Raises:
+            ValueError: if torchvision has no such ResNet (other than four stages of 64 to 512 channels), or if there
+                is dropout, which torchvision's ResNet lacks.
+        """
+        config = self.config
+        if config.stage_widths != [64, 128, 256, 512] or config.num_channels != 3 or config.dropout > 0:
+            raise ValueError("torchvision's ResNet has stages of 64, 128, 256, 512 channels, RGB input and no dropout")
+        module = torchvision.models.ResNet(
+            BLOCK_CLASSES[config.block], config.stage_depths, num_classes=config.num_labels
+        )
+        if config.stem == "cifar":
+            module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            module.maxpool = nn.Identity()
+        module.load_state_dict(self._torchvision_state_dict())
+        return module.train(self.training)
+
+    def _torchvision_state_dict(self):
+        return {
+            name.replace("resnet.backbone.", "", 1).replace("classifier.", "fc.", 1): tensor
+            for name, tensor in self.state_dict().items()
+        }
+
+
+def _describe_torchvision(module):
+    """The configuration arguments that describe a torchvision ResNet."""
+    if not isinstance(module, torchvision.models.ResNet):
+        raise ValueError(f"expected a torchvision.models.ResNet, got {type(module).__name__}")
+    stem = {((7, 7), (2, 2), nn.MaxPool2d): "imagenet", ((3, 3), (1, 1), nn.Identity): "cifar"}.get(
+        (module.conv1.kernel_size, module.conv1.stride, type(module.maxpool))
+    )
+    if stem is None:
+        raise ValueError("the stem of this torchvision ResNet is neither the imagenet nor the cifar one")
+    if any(m.dilation != (1, 1) for m in module.modules() if isinstance(m, nn.Conv2d)):
+        raise ValueError("dilated ResNets are not supported")
+    stages = [module.layer1, module.layer2, module.layer3, module.layer4]
+    return {
+        "block": "basic" if isinstance(module.layer1[0], BasicBlock) else "bottleneck",
+        "stage_depths": [len(stage) for stage in stages],
+        "stem": stem,
+        "num_channels": module.conv1.in_channels,
+        "num_labels": module.fc.out_features,
+    }
+
+
+__all__ = ["CifarResNetForImageClassification", "CifarResNetModel", "CifarResNetPreTrainedModel"]

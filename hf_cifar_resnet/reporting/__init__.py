@@ -1,0 +1,1 @@
+"""From recorded numbers to files that people read."""

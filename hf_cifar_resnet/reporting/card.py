@@ -1,0 +1,54 @@
+"""The model card: a README.md with the real figures of a run."""
+
+from importlib import resources
+from pathlib import Path
+
+SCORE_NAMES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy", "superclass": "superclass accuracy"}
+TEMPLATE = "model_card.md.jinja"
+
+
+def _template_path():
+    # Installed with the package; in a clone it lies beside it.
+    package = resources.files("hf_cifar_resnet")
+    installed = Path(str(package / "model_cards" / TEMPLATE))
+    return installed if installed.is_file() else Path(str(package)).parent / "model_cards" / TEMPLATE
+
+
+def model_card(run, metrics):
+    """
+    The card of a run, as a `huggingface_hub.ModelCard`.
+
+    Args:
+        run (`dict`): what was run (`run.json`).
+        metrics (`dict`): what came out (`metrics.json`).
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    dataset = run["dataset"]
+    splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset["id"],
+            dataset_name=dataset["name"],
+            dataset_split=split,
+            metric_type="accuracy" if score != "loss" else "loss",
+            metric_name=SCORE_NAMES[score],
+            metric_value=value,
+        )
+        for split, scores in splits.items()
+        for score, value in scores.items()
+    ]
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "resnet", "cifar"],
+        datasets=[dataset["id"]] if dataset["on_hub"] else None,
+        metrics=["accuracy"],
+        model_name=run["model"]["name"],
+        eval_results=results,
+    )
+    return ModelCard.from_template(
+        data, template_path=str(_template_path()), run=run, metrics=metrics, splits=splits, score_names=SCORE_NAMES
+    )

@@ -1,0 +1,66 @@
+"""What a run records: one row an evaluation, and the figures of the model it saved."""
+
+import csv
+import json
+
+HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
+_TRAINING = {
+    "loss": "train_loss",
+    "train_accuracy": "train_accuracy",
+    "learning_rate": "learning_rate",
+    "images_per_second": "images_per_second",
+    "train_seconds": "train_seconds",
+}
+SCORES = ("loss", "top1", "top5", "superclass")
+
+
+def history(log_history):
+    """
+    One row for each step at which the Trainer logged training or evaluation, in order.
+
+    Args:
+        log_history (list of dicts): the Trainer's `state.log_history`.
+
+    Returns:
+        list of dicts with step, epoch, train_loss, train_accuracy, learning_rate, images_per_second, train_seconds,
+        eval_loss, eval_top1, ...; accuracies are 0 to 1.
+    """
+    rows = {}
+    for entry in log_history:
+        columns = {column: entry[name] for name, column in _TRAINING.items() if name in entry and "loss" in entry}
+        columns |= {f"eval_{name}": entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
+        if columns:
+            row = rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]})
+            row |= columns
+    return [rows[step] for step in sorted(rows)]
+
+
+def write_history(rows, path):
+    """Writes the rows of [`history`] as CSV."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_history(path):
+    """The rows that [`write_history`] wrote, as numbers; empty cells are left out."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+
+
+def scores(metrics, prefix):
+    """The figures of [`Scorer`] among a Trainer's metrics, without their prefix."""
+    return {name: metrics[f"{prefix}_{name}"] for name in SCORES if f"{prefix}_{name}" in metrics}
+
+
+def write_json(content, path):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)

@@ -1,0 +1,1 @@
+"""From arguments, data and a model to a trained checkpoint."""

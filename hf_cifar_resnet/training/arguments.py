@@ -1,0 +1,335 @@
+"""The command line: the Trainer's arguments with this package's defaults, data, model, and recipes over them."""
+
+import json
+import os
+import sys
+from argparse import SUPPRESS
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+from ..data.augment import COLOR_JITTER, POLICIES
+from ..data.dataset import IMAGE_SIZE
+from ..data.sources import BUILT_IN, DEFAULT_DATASET
+from ..errors import UserError
+from ..model.configuration_cifar_resnet import BLOCKS, STANDARD_DEPTHS, STEMS
+from . import schedules
+
+RECIPES = resources.files("hf_cifar_resnet") / "recipes"
+EVAL_SPLITS = ("validation", "test")
+PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
+
+
+def _option(default, help, **metadata):
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """The network: either `depth`, or `block` with `stage_depths` (and `stage_widths`)."""
+
+    _argument_group_name = "model"
+
+    depth: int | None = _option(None, f"ResNet of {', '.join(map(str, STANDARD_DEPTHS))} layers; 50 if nothing is given")
+    stem: str = _option("cifar", "3x3 stride 1 (cifar), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS)
+    block: str | None = _option(None, "block of a ResNet of your own shape", choices=BLOCKS)
+    stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
+    stage_widths: list[int] | None = _option(None, "channels of each stage, such as 16 32 64")
+    dropout: float = _option(0.0, "probability of zeroing each feature before the classifier")
+    zero_init_residual: bool = _option(False, "start every block as the identity")
+
+
+@dataclass
+class DataArguments:
+    """What is trained, selected and tested on."""
+
+    _argument_group_name = "data"
+
+    dataset_name: str = _option(
+        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN)}"
+    )
+    dataset_config_name: str | None = _option(None, "configuration of a Hub dataset that has several")
+    dataset_revision: str | None = _option(None, "branch, tag or commit of a Hub dataset")
+    image_column_name: str | None = _option(None, "column of the images; found if not given")
+    label_column_name: str | None = _option(None, "column of the labels; found if not given")
+    validation_fraction: float = _option(0.1, "share of the training images held out, stratified")
+    split_seed: int = _option(0, "what is held out and sliced, whatever the seed of the run")
+    eval_split: str = _option(
+        "validation", "split that decides best model, plateau and early stopping", choices=EVAL_SPLITS
+    )
+    max_train_samples: int | None = _option(None, "train on a stratified slice")
+    max_eval_samples: int | None = _option(None, "evaluate and test on stratified slices")
+    image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
+    image_mean: list[float] | None = _option(None, "of the three channels, 0 to 1; from the training images if not given")
+    image_std: list[float] | None = _option(None, "of the three channels, 0 to 1; from the training images if not given")
+    augmentation: str = _option("seed", "Albumentations policy of the training images", choices=tuple(POLICIES))
+    color_jitter: list[float] = field(
+        default_factory=lambda: list(COLOR_JITTER),
+        metadata={"help": "brightness, contrast, saturation, hue of policy seed"},
+    )
+
+    def __post_init__(self):
+        if self.eval_split == "validation" and self.validation_fraction == 0:
+            raise UserError("--validation_fraction 0 leaves nothing to select on: add --eval_split test, or hold some out")
+        if self.image_size < 1:
+            raise UserError(f"--image_size must be at least 1, got {self.image_size}")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != 3:
+                raise UserError(f"--{name} needs three numbers, got {values}")
+        if (self.image_mean is None) != (self.image_std is None):
+            raise UserError("give both --image_mean and --image_std, or neither")
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise UserError(f"--image_std must be above 0, got {self.image_std}")
+
+
+@dataclass
+class CifarTrainingArguments(TrainingArguments):
+    """
+    transformers' `TrainingArguments` with the defaults of the reference experiment, and the few arguments it lacks.
+
+    Raises:
+        ValueError: for values that cannot work, saying what would.
+    """
+
+    # Ours
+    global_batch_size: int = _option(
+        256, "images per optimizer step over all devices and accumulation steps; --per_device_train_batch_size wins"
+    )
+    early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
+    plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
+    plateau_patience: int | None = _option(None, "reduce_lr_on_plateau: evaluations to let pass without improvement (3)")
+    plateau_threshold: float | None = _option(None, "reduce_lr_on_plateau: relative improvement that counts (1e-3)")
+    plateau_cooldown: int | None = _option(None, "reduce_lr_on_plateau: evaluations to ignore after a cut (0)")
+    plateau_min_lr: float | None = _option(None, "reduce_lr_on_plateau: never cut below (0)")
+
+    # The Trainer's, with other defaults
+    output_dir: str | None = _option(None, "where everything is written; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
+    num_train_epochs: float = _option(50, "epochs")
+    learning_rate: float = _option(1e-3, "the peak of the schedule")
+    lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
+    weight_decay: float = _option(1e-4, "AdamW's; none on biases and BatchNorm")
+    label_smoothing_factor: float = _option(0.1, "of the training loss; evaluation losses are plain")
+    per_device_train_batch_size: int | None = _option(None, "instead of --global_batch_size")
+    per_device_eval_batch_size: int = _option(256, "images per device and step of evaluation")
+    eval_strategy: str = _option("epoch", "when to evaluate: no, steps or epoch")
+    save_strategy: str = _option("epoch", "when to save: no, steps, epoch or best")
+    logging_strategy: str = _option("epoch", "when to log the training loss: no, steps or epoch")
+    save_total_limit: int | None = _option(2, "checkpoints to keep: the best and the last")
+    load_best_model_at_end: bool = _option(True, "what is saved and tested is the best model, not the last")
+    metric_for_best_model: str | None = _option("top1", "loss, top1, top5 or superclass of the evaluation split")
+    bf16: bool | None = _option(None, "bfloat16 autocast; on where the GPU has it, if neither is given")
+    fp16: bool | None = _option(None, "float16 autocast")
+    dataloader_num_workers: int | None = _option(None, "0 on a CPU, else up to 8 a device, if not given")
+    dataloader_persistent_workers: bool | None = _option(None, "on where there are workers, if not given")
+    remove_unused_columns: bool = _option(False, "the datasets here have no unused columns")
+    # Both its reads of the loss stall the device, and it hides a NaN.
+    logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
+    ddp_find_unused_parameters: bool | None = _option(False, "there are none")
+    restore_callback_states_from_checkpoint: bool = _option(True, "resume early stopping where it was")
+    disable_tqdm: bool | None = _option(None, "no progress bar; off where the output is not a terminal, if not given")
+
+    def __post_init__(self):
+        self._check_values()
+        self._choose_for_device()
+        self.lr_scheduler_kwargs = _json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
+        self._merge_plateau_flags()
+        self.output_dir_given = self.output_dir is not None
+        # TrainingArguments knows transformers' schedules only.
+        chosen, self.lr_scheduler_type = self.lr_scheduler_type, "constant"
+        super().__post_init__()
+        self.lr_scheduler_type = chosen
+        schedules.check(chosen, self.lr_scheduler_kwargs, self.warmup_steps)
+        if schedules.PLATEAU in chosen and self.eval_strategy == "no":
+            raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
+        self._divide_batch()
+
+    def _check_values(self):
+        for name in ("num_train_epochs", "learning_rate", "global_batch_size", "per_device_train_batch_size",
+                     "per_device_eval_batch_size", "gradient_accumulation_steps"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        for name in ("weight_decay", "max_grad_norm", "seed", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor must be at least 0 and below 1, got {self.label_smoothing_factor}")
+        if self.gradient_checkpointing or getattr(self, "activation_checkpointing", None):
+            raise ValueError(
+                "gradient_checkpointing would update the BatchNorm statistics twice a step; "
+                "use a smaller batch with gradient_accumulation_steps instead"
+            )
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("early_stopping_patience needs load_best_model_at_end")
+
+    def _choose_for_device(self):
+        """Precision and workers that suit the device, unless they were given."""
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        self.precision_source = "flag"
+        if self.bf16 is None and self.fp16 is None:
+            # `accelerate launch` says "no" also where nobody chose it, so that counts as no choice.
+            self.precision_source = "our default" if launched == "no" else "Accelerate"
+            self.bf16 = launched == "no" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        elif launched != "no":
+            # An explicit false must not be undone by the launcher's setting.
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+        self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
+        if self.dataloader_num_workers is None:
+            processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+            self.dataloader_num_workers = min(8, max(1, (os.cpu_count() or 1) // processes)) if on_gpu else 0
+        if self.dataloader_persistent_workers is None:
+            self.dataloader_persistent_workers = self.dataloader_num_workers > 0
+        self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()
+
+    def _merge_plateau_flags(self):
+        given = {name: getattr(self, f"plateau_{name}") for name in PLATEAU_FLAGS}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return
+        if schedules.PLATEAU not in self.lr_scheduler_type:
+            flags = ", ".join(f"plateau_{name}" for name in given)
+            raise ValueError(f"{flags}: only for lr_scheduler_type {schedules.PLATEAU}, not {self.lr_scheduler_type}")
+        self.lr_scheduler_kwargs = self.lr_scheduler_kwargs | given
+
+    def _divide_batch(self):
+        if self.n_gpu > 1:
+            # nn.DataParallel would be slow and split BatchNorm; several GPUs need a launcher.
+            self._n_gpu = 1
+        parts = self.world_size * self.gradient_accumulation_steps
+        if self.per_device_train_batch_size is None:
+            if self.global_batch_size % parts:
+                raise ValueError(
+                    f"global_batch_size {self.global_batch_size} does not divide over {self.world_size} processes x "
+                    f"{self.gradient_accumulation_steps} accumulation steps: choose a multiple of {parts}"
+                )
+            self.per_device_train_batch_size = self.global_batch_size // parts
+        self.global_batch_size = self.per_device_train_batch_size * parts
+
+    @property
+    def precision(self):
+        """fp32, bf16 or fp16: what autocast computes in."""
+        return "fp32" if self.mixed_precision == "no" else self.mixed_precision
+
+
+def _json_object(name, value):
+    """A dict, from a dict, None or JSON text."""
+    try:
+        value = json.loads(value) if isinstance(value, str) else value or {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f'{name} must be a JSON object such as {{"num_cycles": 2}}, got {value}')
+    return value
+
+
+class CifarArgumentParser(HfArgumentParser):
+    """One line for an error, our own flags before the Trainer's in `--help`, and recipes."""
+
+    def __init__(self, dataclass_types, **kwargs):
+        super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [options]", **kwargs)
+        for action in self._actions:
+            if action.type is string_to_bool and action.nargs is None:
+                # A yes-or-no flag that may be left open: bare `--bf16` means yes, as for all others.
+                action.nargs, action.const = "?", True
+        if CifarTrainingArguments in self.dataclass_types:
+            self.add_argument("--config", default=SUPPRESS, metavar="NAME_OR_FILE",
+                              help=f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it")  # fmt: skip
+            self._group_training_arguments()
+
+    def _group_training_arguments(self):
+        inherited = {f.name for f in fields(TrainingArguments)}
+        redefined = set(CifarTrainingArguments.__annotations__)
+        ours = self.add_argument_group("training")
+        theirs = self.add_argument_group("all other arguments of transformers.TrainingArguments")
+        for action in list(self._optionals._group_actions):
+            if action.dest in redefined or action.dest == "config":
+                ours._group_actions.append(action)
+            elif action.dest in inherited:
+                theirs._group_actions.append(action)
+            else:
+                continue
+            self._optionals._group_actions.remove(action)
+
+    def error(self, message):
+        raise UserError(message)
+
+    def parse(self, argv=None):
+        """
+        The dataclasses, from the command line over the recipe it names.
+
+        Raises:
+            UserError: for an unknown or impossible argument.
+        """
+        argv = list(sys.argv[1:] if argv is None else argv)
+        given, _ = self.parse_known_args(argv)
+        if getattr(given, "config", None) is not None:
+            argv = self._recipe_arguments(given.config, argv) + argv
+        try:
+            *parsed, rest = self.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+        except ValueError as error:
+            raise UserError(" ".join(str(error).split())) from error
+        if rest:
+            raise UserError(self._unknown(rest[0]))
+        return parsed
+
+    def _recipe_arguments(self, name, argv):
+        recipe = read_recipe(name)
+        typed = {argument.split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
+        if "__depth" in typed:
+            # The two ways to give a shape exclude each other, and the command line wins.
+            recipe = {key: v for key, v in recipe.items() if key not in ("block", "stage_depths", "stage_widths")}
+        arguments = []
+        for key, value in recipe.items():
+            if f"--{key}" not in self._option_string_actions or key in ("config", "help"):
+                raise UserError(f"recipe {name}: {self._unknown(key)}")
+            if isinstance(value, dict):
+                value = json.dumps(value)
+            arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+        return arguments
+
+    def _unknown(self, name):
+        near = get_close_matches(name.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
+        return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
+
+
+def recipe_names():
+    """The built-in recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
+
+
+def read_recipe(name):
+    """
+    Arguments by name from a built-in recipe or a YAML file.
+
+    Raises:
+        UserError: if there is none, or it is no YAML mapping.
+    """
+    file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if not file.is_file():
+        raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"--config {name} must hold lines of the form argument: value")
+    return recipe
+
+
+def parse_arguments(argv=None, prog=None):
+    """[`ModelArguments`], [`DataArguments`] and [`CifarTrainingArguments`] of a training run."""
+    types = (ModelArguments, DataArguments, CifarTrainingArguments)
+    parser = CifarArgumentParser(types, prog=prog, description="Train a ResNet on small images.")
+    parsed = parser.parse(argv)
+    return parsed[: len(types)]

@@ -1,0 +1,66 @@
+"""What a run says while it runs."""
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+
+class QuietProgressCallback(ProgressCallback):
+    """The Trainer's progress bar without its printed dictionaries: [`EpochLineCallback`] says it readably."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+    @classmethod
+    def replace_in(cls, trainer):
+        """Takes the place of the Trainer's own printing callback."""
+        trainer.remove_callback(PrinterCallback)
+        if trainer.pop_callback(ProgressCallback) is not None:
+            trainer.add_callback(cls)
+
+
+class EpochLineCallback(TrainerCallback):
+    """One line for each evaluation: loss, accuracies, learning rate and speed, and whether the schedule was cut."""
+
+    def __init__(self):
+        self._train, self._scale = {}, 1.0
+
+    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
+        self._scale = getattr(lr_scheduler, "scale", 1.0)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self._train = logs
+            if args.eval_strategy == "no":
+                self._say(args, state, _training_part(logs))
+
+    def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
+        if not any(name.startswith("eval_") for name in metrics):
+            return
+        parts = [*_training_part(self._train), *_evaluation_part(metrics)]
+        scale = getattr(lr_scheduler, "scale", 1.0)
+        if scale != self._scale:
+            parts.append(f"LR {'cut' if scale < self._scale else 'raised'} to {lr_scheduler.lr:.3g}")
+            self._scale = scale
+        self._say(args, state, parts)
+
+    def _say(self, args, state, parts):
+        if state.is_world_process_zero:
+            epochs = f"{args.num_train_epochs:g}" if args.max_steps <= 0 else f"{state.num_train_epochs:g}"
+            tqdm.write(f"epoch {state.epoch or 0:5.4g}/{epochs}  " + "  ".join(parts))
+
+
+def _training_part(logs):
+    if not logs:
+        return []
+    return [
+        f"loss {logs['loss']:.4f}",
+        f"train {logs['train_accuracy']:6.2%}",
+        f"lr {logs['learning_rate']:.3g}",
+        f"{logs['images_per_second']:,.0f} img/s",
+    ]
+
+
+def _evaluation_part(metrics):
+    names = {"eval_top1": "top-1", "eval_top5": "top-5", "eval_superclass": "superclass"}
+    shown = [f"{name} {metrics[key]:6.2%}" for key, name in names.items() if key in metrics]
+    return [f"| eval loss {metrics['eval_loss']:.4f}", *shown] if "eval_loss" in metrics else shown

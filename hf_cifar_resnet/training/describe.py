@@ -1,0 +1,146 @@
+"""A run in words: its name, what it will do, what came out."""
+
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from ..data.sources import BUILT_IN
+from ..model.configuration_cifar_resnet import STANDARD_WIDTHS
+
+# The arguments that decide a run's result, in the order in which a reader asks for them.
+_TOLD = (
+    "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
+    "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "label_smoothing_factor",
+    "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model", "early_stopping_patience", "seed",
+)  # fmt: skip
+
+
+def model_name(config):
+    """Such as resnet50, or resnet-basic-1-1-1-w16-32-64."""
+    name = f"resnet{config.depth}"
+    if config.depth is None:
+        name = "-".join(["resnet", config.block, *map(str, config.stage_depths)])
+    if config.stage_widths != STANDARD_WIDTHS:
+        name += "-w" + "-".join(map(str, config.stage_widths))
+    return name
+
+
+def dataset_label(name):
+    """The last part of a Hub id or a path."""
+    return name if name in BUILT_IN else Path(name).resolve().name if Path(name).exists() else name.split("/")[-1]
+
+
+def run_name(data_args, config, args):
+    """The name of a run's folder."""
+    parts = [dataset_label(data_args.dataset_name), model_name(config), args.lr_scheduler_type, f"seed{args.seed}"]
+    return "-".join(parts)
+
+
+def hardware(args):
+    """Such as `1 x NVIDIA L4`, or `AMD EPYC, 2 threads`."""
+    if args.device.type == "cuda":
+        return f"{args.world_size} x {torch.cuda.get_device_name()}"
+    processes = f"{args.world_size} processes x " if args.world_size > 1 else ""
+    return f"{_cpu_name()}, {processes}{torch.get_num_threads()} threads"
+
+
+def _cpu_name():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def run(model, data, data_args, args, argv=None):
+    """Everything that says what a run is (`run.json`), as plain values."""
+    sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
+    on_hub = data_args.dataset_name not in BUILT_IN and not Path(data_args.dataset_name).exists()
+    label = dataset_label(data_args.dataset_name)
+    name = model_name(model.config)
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]),
+        "dataset": {
+            "id": data_args.dataset_name if on_hub else label,
+            "name": label,
+            "on_hub": on_hub,
+            "num_labels": len(data.label_names),
+            **sizes,
+        },
+        "model": {
+            "name": name,
+            "path": Path(args.output_dir).name,
+            "description": f"{name} with the {model.config.stem} stem, {model.num_parameters():,} parameters",
+            "parameters": model.num_parameters(),
+        },
+        "arguments": {name: _plain(getattr(args, name)) for name in _TOLD} | {"augmentation": data_args.augmentation},
+        "data_arguments": vars(data_args),
+        "precision": args.precision,
+        "processes": args.world_size,
+        "hardware": hardware(args),
+        "versions": {
+            "hf-cifar-resnet": __version__,
+            **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "datasets")},
+        },
+    }
+
+
+def _plain(value):
+    return getattr(value, "value", value)
+
+
+def start(run, args):
+    """The block printed before training."""
+    data = run["dataset"]
+    selects = run["data_arguments"]["eval_split"]
+    validation = f"{data['validation']:,} validation, " if data["validation"] else ""
+    how = "selected on test" if selects == "test" else "test is scored once, at the end"
+    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    warmup = f", warmup {args.warmup_steps:g}" if args.warmup_steps else ""
+    options = f" {args.lr_scheduler_kwargs}" if args.lr_scheduler_kwargs else ""
+    batch = f"{args.world_size} x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
+    lines = {
+        "Dataset": f"{data['name']}: {data['train']:,} train, {validation}{data['test']:,} test; "
+        f"{data['num_labels']} classes; {how}",
+        "Model": run["model"]["description"],
+        "Training": f"{length}, global batch {args.global_batch_size} "
+        f"(processes x per device x accumulation: {batch}), {_optimizer(args)}",
+        "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {args.learning_rate:g}",
+        "Precision": f"{args.precision} ({args.precision_source})",
+        "Device": f"{run['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
+        "Output": args.output_dir,
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _optimizer(args):
+    clipping = f", clipping at {args.max_grad_norm:g}" if args.max_grad_norm else ""
+    return f"{_plain(args.optim)}, weight decay {args.weight_decay:g}{clipping}"
+
+
+def _unused_gpus(args):
+    visible = torch.cuda.device_count() if args.device.type == "cuda" else 0
+    if args.world_size > 1 or visible < 2:
+        return ""
+    return f"; {visible - 1} more GPUs idle, `accelerate launch --multi_gpu train.py ...` uses all"
+
+
+def end(metrics, args):
+    """The lines printed after training."""
+    lines = []
+    for split in ("validation", "test"):
+        scores = metrics[split]
+        if scores:
+            shown = [f"loss {scores['loss']:.4f}", f"top-1 {scores['top1']:.2%}", f"top-5 {scores['top5']:.2%}"]
+            if "superclass" in scores:
+                shown.append(f"superclass {scores['superclass']:.2%}")
+            note = " (selected on test)" if metrics["selected_on"] == "test" else ""
+            lines.append(f"{split.capitalize():<10} {', '.join(shown)}{note}")
+    lines.append(f"{'Saved':<10} {args.output_dir}{os.sep} (epoch {metrics['best_epoch']:.4g})")
+    return "\n".join(lines)

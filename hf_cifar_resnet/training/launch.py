@@ -1,0 +1,94 @@
+"""Where a run is: its processes, its folder, and the checkpoint it goes on from."""
+
+import os
+import tempfile
+from itertools import count
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..errors import UserError
+from ..reporting.records import METRICS_JSON
+
+
+def check_processes(args):
+    """
+    Stops where the launcher promised more processes than work together.
+
+    `accelerate launch` starts one process on a CPU whatever `--num_processes` says, unless `--multi_gpu` is given too,
+    and then the processes do not find each other without `--use_cpu`.
+    """
+    hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
+    promised = int(os.environ.get("WORLD_SIZE", 1))
+    if promised != args.world_size:
+        raise UserError(
+            f"the launcher started {promised} processes, but they do not work together: each would train on its own "
+            f"into the same folder. {hint}"
+        )
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if by_accelerate and "WORLD_SIZE" not in os.environ:
+        raise UserError(f"accelerate launch was asked for several processes but started one. {hint}")
+
+
+def output_folder(args, name):
+    """
+    The folder of this run, created and writable: `--output_dir`, or `runs/NAME`, numbered where that exists.
+
+    Raises:
+        UserError: if it cannot be written, or `--output_dir` holds a run already that this one does not resume.
+    """
+    if not args.output_dir_given:
+        chosen = [_default_folder(args, name)]
+        if args.world_size > 1:
+            # One process decides, before any creates it.
+            broadcast_object_list(chosen)
+        folder = Path(chosen[0])
+    else:
+        folder = Path(args.output_dir)
+        if not args.resume_from_checkpoint and args.process_index == 0 and _holds_run(folder):
+            raise UserError(
+                f"--output_dir {folder} holds a run already: add --resume_from_checkpoint true to continue it, "
+                "or choose another folder"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
+    return str(folder)
+
+
+def _default_folder(args, name):
+    if args.resume_from_checkpoint and not _wants_last(args):
+        return str(Path(args.resume_from_checkpoint).parent)
+    folders = (Path("runs", name if number == 1 else f"{name}-{number}") for number in count(1))
+    last = None
+    for folder in folders:
+        if not folder.exists():
+            return str(last if _wants_last(args) and last else folder)
+        last = folder
+
+
+def _holds_run(folder):
+    return (folder / METRICS_JSON).exists() or any(folder.glob("checkpoint-*"))
+
+
+def _wants_last(args):
+    return str(args.resume_from_checkpoint).lower() == "true"
+
+
+def resume_point(args):
+    """
+    The checkpoint folder to go on from, or None: `--resume_from_checkpoint FOLDER`, or `true` for the last one.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not args.resume_from_checkpoint or str(args.resume_from_checkpoint).lower() == "false":
+        return None
+    checkpoint = get_last_checkpoint(args.output_dir) if _wants_last(args) else args.resume_from_checkpoint
+    if checkpoint is None or not Path(checkpoint, "trainer_state.json").is_file():
+        where = args.output_dir if checkpoint is None else checkpoint
+        raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {where}")
+    return checkpoint

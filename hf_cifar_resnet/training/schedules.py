@@ -1,0 +1,264 @@
+"""
+Every learning-rate schedule by one name.
+
+What transformers has is used as it is; `step`, `exponential` and `one_cycle` are ours or torch's, and a plateau is a
+constant schedule (after a warmup, if there is one) that a [`ScheduleCallback`] scales down. A scheduler object always
+owns the learning rate, so that it is logged, saved in `scheduler.pt` and restored.
+"""
+
+import inspect
+import math
+
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from transformers import SchedulerType, TrainerCallback, get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+PLATEAU = "reduce_lr_on_plateau"
+PLATEAU_WITH_WARMUP = "reduce_lr_on_plateau_with_warmup"
+# Of transformers' own, those that are asked for here under another name or that change the LR by events.
+_REPLACED = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
+_FROM_TRANSFORMERS = [kind.value for kind in SchedulerType if kind not in _REPLACED]
+# Share of all steps that `*_with_warmup` warm up for when `warmup_steps` is not given.
+DEFAULT_WARMUP = 0.05
+
+
+def _step_factor(step, total, milestones=(0.3, 0.6, 0.8), gamma=0.2):
+    """Times `gamma` at each milestone, a step number or, below 1, a share of all steps (Zagoruyko 2016: 60, 120, 160 of
+    200 epochs, times 0.2)."""
+    return gamma ** sum(step >= (m if m >= 1 else m * total) for m in milestones)
+
+
+def _exponential_factor(step, total, final_factor=0.01):
+    """Falls by the same ratio at every step, from 1 to `final_factor` at the last."""
+    return final_factor ** (step / max(1, total))
+
+
+_OWN_FACTORS = {"step": _step_factor, "exponential": _exponential_factor}
+
+
+def _one_cycle(optimizer, total, **kwargs):
+    """torch's OneCycleLR, momentum cycling included; `learning_rate` is its peak (Smith 2018, arXiv 1803.09820)."""
+    return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=total, **kwargs)
+
+
+class PlateauRule:
+    """
+    When to cut the learning rate: after more than `patience` evaluations in a row without improvement. The same rule
+    as torch's ReduceLROnPlateau.
+
+    Args:
+        factor (`float`): the learning rate is multiplied by it, above 0 and below 1.
+        patience (`int`): evaluations without improvement that are let pass.
+        threshold (`float`): relative change that counts as an improvement.
+        cooldown (`int`): evaluations after a cut in which none is counted as bad.
+        min_lr (`float`): the learning rate is never cut below this.
+    """
+
+    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
+        if not 0 < factor < 1:
+            raise ValueError(f"factor must be above 0 and below 1, got {factor}")
+        for name, value in {"patience": patience, "threshold": threshold, "cooldown": cooldown, "min_lr": min_lr}.items():
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        self.factor, self.patience, self.threshold = factor, patience, threshold
+        self.cooldown, self.min_lr = cooldown, min_lr
+
+    def update(self, memory, value, greater_is_better):
+        """Takes one evaluation into `memory` (a dict, kept with the scheduler). Returns whether to cut now."""
+        best = memory.get("best", -math.inf if greater_is_better else math.inf)
+        better = value > best * (1 + self.threshold) if greater_is_better else value < best * (1 - self.threshold)
+        if better:
+            memory["best"], memory["bad"] = value, 0
+        else:
+            memory["bad"] = memory.get("bad", 0) + 1
+        if memory.get("cooldown", 0) > 0:
+            memory["cooldown"], memory["bad"] = memory["cooldown"] - 1, 0
+        if memory["bad"] <= self.patience:
+            return False
+        memory["bad"], memory["cooldown"] = 0, self.cooldown
+        return True
+
+
+class EventSchedule(LambdaLR):
+    """
+    A schedule times a `scale` that events may change: `learning_rate * factor(step) * scale`.
+
+    `scale` and `memory` (a dict of numbers and strings for whoever decides) are saved and restored with the schedule.
+    """
+
+    def __init__(self, optimizer, lr_lambda, warmup_steps=0):
+        self.scale, self.memory, self.warmup_steps = 1.0, {}, warmup_steps
+        super().__init__(optimizer, lr_lambda)
+
+    def get_lr(self):
+        return [
+            lr * factor(self.last_epoch) * self.scale
+            for lr, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+
+    @property
+    def lr(self):
+        """The learning rate of the next step."""
+        return self.get_lr()[0]
+
+    def rescale(self, scale):
+        """Sets the scale; the next step uses it."""
+        self.scale = scale
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+
+class ScheduleCallback(TrainerCallback):
+    """
+    A learning-rate schedule decided by events. Subclass it, override what you need, and pass an instance to
+    [`CifarTrainer`] in `callbacks`: it scales whatever `lr_scheduler_type` was chosen.
+
+    ```python
+    class HalveEveryEvaluation(ScheduleCallback):
+        def after_evaluation(self, schedule, metrics, args):
+            schedule.rescale(schedule.scale / 2)
+    ```
+
+    `schedule` is an [`EventSchedule`]. Keep what you have to remember in `schedule.memory`: it is saved with every
+    checkpoint and restored on resume, which attributes of the callback are not.
+    """
+
+    def after_evaluation(self, schedule, metrics, args):
+        """`metrics`: the figures of the evaluation, such as `eval_loss` and `eval_top1`."""
+
+    def after_warmup(self, schedule, args):
+        """Called once, when the last step of the warmup was taken."""
+
+    def after_epoch(self, schedule, epoch, args):
+        """`epoch`: how many epochs were completed."""
+
+    def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
+        # Scoring before or after training decides nothing: it has no schedule, no step, or another prefix.
+        if lr_scheduler is not None and state.global_step > 0 and any(name.startswith("eval_") for name in metrics):
+            self.after_evaluation(lr_scheduler, metrics, args)
+
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        if state.global_step == lr_scheduler.warmup_steps:
+            self.after_warmup(lr_scheduler, args)
+
+    def on_epoch_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        self.after_epoch(lr_scheduler, round(state.epoch), args)
+
+
+class PlateauCallback(ScheduleCallback):
+    """Cuts the learning rate by a [`PlateauRule`] on `metric_for_best_model`, in the direction of `greater_is_better`."""
+
+    def __init__(self, **kwargs):
+        self.rule = PlateauRule(**kwargs)
+
+    def after_evaluation(self, schedule, metrics, args):
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        # Evaluations during a warmup say nothing about a plateau.
+        if name not in metrics or schedule.last_epoch < schedule.warmup_steps:
+            return
+        if self.rule.update(schedule.memory, metrics[name], args.greater_is_better):
+            lowest = self.rule.min_lr / schedule.base_lrs[0]
+            schedule.rescale(min(schedule.scale, max(schedule.scale * self.rule.factor, lowest)))
+
+
+SCHEDULES = sorted(
+    [*_FROM_TRANSFORMERS, "cosine_with_warmup", "one_cycle", PLATEAU, PLATEAU_WITH_WARMUP, *_OWN_FACTORS]
+)
+
+
+def accepted_arguments(name):
+    """The names that `lr_scheduler_kwargs` may hold for a schedule."""
+    if name in (PLATEAU, PLATEAU_WITH_WARMUP):
+        function, ours = PlateauRule, {"self"}
+    elif name == "one_cycle":
+        function = OneCycleLR
+        ours = {"self", "optimizer", "max_lr", "total_steps", "epochs", "steps_per_epoch", "last_epoch"}
+    elif name in _OWN_FACTORS:
+        function, ours = _OWN_FACTORS[name], {"step", "total"}
+    else:
+        function = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name.replace("cosine_with_warmup", "cosine"))]
+        ours = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    return [name for name in inspect.signature(function).parameters if name not in ours]
+
+
+def check(name, kwargs, warmup_steps=0):
+    """Raises ValueError for an unknown schedule, or arguments it does not take, listing the choices."""
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown lr_scheduler_type {name!r}: choose one of {', '.join(SCHEDULES)}")
+    accepted = accepted_arguments(name)
+    unknown = sorted(set(kwargs) - set(accepted))
+    if unknown:
+        choices = ", ".join(accepted) or "none"
+        raise ValueError(f"{name} does not take {', '.join(unknown)} in lr_scheduler_kwargs; it takes: {choices}")
+    if name == "constant" and warmup_steps:
+        raise ValueError("constant has no warmup: use constant_with_warmup")
+    if name == "one_cycle" and warmup_steps:
+        raise ValueError('one_cycle has its own warmup: give lr_scheduler_kwargs {"pct_start": ...}, not warmup_steps')
+    if name in (PLATEAU, PLATEAU_WITH_WARMUP):
+        PlateauRule(**kwargs)
+
+
+def callbacks_for(name, kwargs):
+    """The callbacks that a schedule by events needs."""
+    return [PlateauCallback(**kwargs)] if name in (PLATEAU, PLATEAU_WITH_WARMUP) else []
+
+
+def warmup_for(name, warmup_steps, total_steps):
+    """Steps of warmup: `warmup_steps`, a count or a share below 1, or the default of `*_with_warmup`."""
+    if warmup_steps == 0 and name.endswith("_with_warmup"):
+        warmup_steps = DEFAULT_WARMUP
+    return math.ceil(warmup_steps * total_steps) if warmup_steps < 1 else int(warmup_steps)
+
+
+def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=False):
+    """
+    The scheduler of a run; it is stepped after every optimizer step.
+
+    Args:
+        name (`str`): one of `SCHEDULES`.
+        total_steps (`int`): optimizer steps in the whole run.
+        warmup_steps (`float`): steps, or below 1 a share of all steps, of linear warmup.
+        kwargs (`dict`, *optional*): see [`accepted_arguments`].
+        by_events (`bool`): make it an [`EventSchedule`], for a [`ScheduleCallback`] to scale.
+    """
+    kwargs = dict(kwargs or {})
+    check(name, kwargs, warmup_steps)
+    warmup = warmup_for(name, warmup_steps, total_steps)
+    if name in (PLATEAU, PLATEAU_WITH_WARMUP):
+        name, kwargs, by_events = "constant_with_warmup", {}, True
+    if name == "one_cycle":
+        if by_events:
+            raise ValueError("one_cycle sets the momentum too and cannot be scaled by a ScheduleCallback")
+        return _one_cycle(optimizer, total_steps, **kwargs)
+    if name in _OWN_FACTORS:
+        scheduler = LambdaLR(optimizer, _with_warmup(_OWN_FACTORS[name], warmup, total_steps, kwargs))
+    else:
+        scheduler = _from_transformers(name, optimizer, total_steps, warmup, kwargs)
+    if not by_events:
+        return scheduler
+    return EventSchedule(optimizer, scheduler.lr_lambdas, warmup)
+
+
+def _with_warmup(factor, warmup, total, kwargs):
+    def lr_lambda(step):
+        return step / warmup if step < warmup else factor(step, total, **kwargs)
+
+    return lr_lambda
+
+
+def _from_transformers(name, optimizer, total_steps, warmup, kwargs):
+    # Where transformers would refuse to run, or give plain cosine, without an argument.
+    if name in ("cosine_with_min_lr", "cosine_warmup_with_min_lr") and not {"min_lr", "min_lr_rate"} & set(kwargs):
+        kwargs["min_lr_rate"] = 0.1
+    if name == "cosine_with_restarts":
+        kwargs.setdefault("num_cycles", 3)
+    if name == "warmup_stable_decay":
+        kwargs.setdefault("num_decay_steps", math.ceil(0.2 * total_steps))
+    return get_scheduler(
+        name.replace("cosine_with_warmup", "cosine"),
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=total_steps,
+        scheduler_specific_kwargs=kwargs,
+    )

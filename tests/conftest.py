@@ -1,0 +1,74 @@
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Read when the libraries are imported, so set before that. The user's own caches are neither read nor filled.
+CACHE = tempfile.mkdtemp(prefix="hf-cifar-resnet-tests-")
+os.environ["HF_HOME"] = CACHE
+for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+    os.environ.pop(name, None)
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_unconfigure():
+    shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture
+def shared_dataset():
+    """The folder of a real dataset beside the checkout, by name; skips the test where it is not there."""
+
+    def find(name):
+        folder = SHARED_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"the dataset {folder} is not there")
+        return str(folder)
+
+    return find
+
+
+@pytest.fixture
+def make_images():
+    """`count` different 32x32 RGB images of noise."""
+
+    def make(count, seed=0):
+        arrays = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        return [Image.fromarray(array) for array in arrays]
+
+    return make
+
+
+@pytest.fixture
+def write_parquet(tmp_path):
+    """Writes one split of a dataset laid out as on the Hub into `tmp_path`."""
+
+    def write(split, columns, features):
+        from datasets import Dataset, Features
+
+        (tmp_path / "data").mkdir(exist_ok=True)
+        dataset = Dataset.from_dict(columns, features=Features(features))
+        dataset.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+
+    return write
+
+
+@pytest.fixture
+def write_image_folder(tmp_path):
+    """Writes images of noise as `tmp_path/split/class/number.png`."""
+
+    def write(counts, make_image):
+        for split, per_class in counts.items():
+            for class_name, count in per_class.items():
+                (tmp_path / split / class_name).mkdir(parents=True)
+                for number in range(count):
+                    make_image().save(tmp_path / split / class_name / f"{number}.png")
+
+    return write

@@ -1,0 +1,179 @@
+import random
+from collections import Counter
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hf_cifar_resnet.data.augment import COLOR_JITTER, POLICIES, Augmenter, build_policy
+from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.errors import UserError
+
+IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
+random_policies = pytest.mark.parametrize("name", ["seed", "notebook"])
+
+
+def augmented(name, seed=0, epoch=0, index=0):
+    return Augmenter(build_policy(name), seed)(IMAGE, epoch, index)
+
+
+@random_policies
+def test_seed_epoch_and_index_decide_every_pixel(name):
+    for index in range(20):
+        first = augmented(name, seed=3, epoch=5, index=index)
+        assert np.array_equal(first, augmented(name, seed=3, epoch=5, index=index))
+
+
+@random_policies
+@pytest.mark.parametrize("varied", ["seed", "epoch", "index"])
+def test_another_seed_epoch_or_index_gives_other_pixels(name, varied):
+    different = {augmented(name, **{varied: value}).tobytes() for value in range(40)}
+    # Two crops can coincide: there are 162 with their flips.
+    assert len(different) >= 25
+
+
+def test_seed_epoch_and_index_are_not_interchangeable():
+    keys = [(seed, epoch, index) for seed in range(3) for epoch in range(3) for index in range(3)]
+    assert len({augmented("seed", *key).tobytes() for key in keys}) == len(keys)
+
+
+@random_policies
+def test_large_seeds_and_indices(name):
+    assert augmented(name, seed=2**32 - 1, epoch=10_000, index=1_281_166).shape == (32, 32, 3)
+
+
+@random_policies
+def test_global_seeds_do_not_matter(name):
+    def after_seeding(value):
+        random.seed(value)
+        np.random.seed(value)
+        torch.manual_seed(value)
+        return [augmented(name, index=index).tobytes() for index in range(10)]
+
+    assert after_seeding(0) == after_seeding(1)
+
+
+@random_policies
+def test_what_was_augmented_before_does_not_matter(name):
+    augment = Augmenter(build_policy(name), seed=1)
+    forward = [augment(IMAGE, 0, index) for index in range(40)]
+    augment(255 - IMAGE, 9, 9)
+    backward = [augment(IMAGE, 0, index) for index in reversed(range(40))]
+    assert np.array_equal(forward, backward[::-1])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("size", [32, 24])
+def test_shape_and_type_stay(name, size):
+    image = IMAGE[:size, :size]
+    before = image.copy()
+    augment = Augmenter(build_policy(name, image_size=size))
+    for index in range(20):
+        result = augment(image, 0, index)
+        assert result.shape == (size, size, 3) and result.dtype == np.uint8
+    assert np.array_equal(image, before)
+
+
+def test_policy_none_changes_nothing():
+    assert all(np.array_equal(augmented("none", epoch=epoch, index=7), IMAGE) for epoch in range(5))
+
+
+def test_crops_are_shifts_of_the_padded_image():
+    padded = np.pad(IMAGE, ((4, 4), (4, 4), (0, 0)))
+    crops = {}
+    for top in range(9):
+        for left in range(9):
+            crop = padded[top : top + 32, left : left + 32]
+            crops[crop.tobytes()] = (top, left, False)
+            crops[crop[:, ::-1].tobytes()] = (top, left, True)
+    augment = Augmenter(build_policy("seed", color_jitter=(0, 0, 0, 0)))
+    seen = [crops[augment(IMAGE, 0, index).tobytes()] for index in range(600)]
+    tops, lefts, flips = (Counter(values) for values in zip(*seen, strict=True))
+    assert set(tops) == set(lefts) == set(range(9))
+    assert max(tops.values()) < 120 and max(lefts.values()) < 120
+    assert 240 < flips[True] < 360
+    assert len(set(seen)) > 140
+
+
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("value", [0.8, 1.0])
+def test_colours_keep_their_hue(number, value):
+    """Ten colours 36 degrees apart, none of which turns into its neighbour."""
+    hue = 36.0 * number
+    colour = cv2.cvtColor(np.array([[[hue, 1, value]]], dtype=np.float32), cv2.COLOR_HSV2RGB)
+    image = np.broadcast_to(np.rint(colour * 255).astype(np.uint8), (32, 32, 3)).copy()
+    augment = Augmenter(build_policy("seed"))
+    for index in range(60):
+        centre = augment(image, 0, index)[16:17, 16:17].astype(np.float32) / 255
+        moved = cv2.cvtColor(centre, cv2.COLOR_RGB2HSV)[0, 0, 0] - hue
+        assert abs((moved + 180) % 360 - 180) < 18
+
+
+def test_colour_jitter_strengths():
+    def spread(position, strength):
+        jitter = [0.0] * 4
+        jitter[position] = strength
+        augment = Augmenter(build_policy("seed", color_jitter=jitter))
+        image = np.full((32, 32, 3), (150, 100, 50), dtype=np.uint8)
+        image[::2] = (60, 90, 120)
+        return np.std([augment(image, 0, index)[8:24, 8:24].mean((0, 1)) for index in range(60)], axis=0).max()
+
+    # Contrast alone leaves the mean where it is.
+    for position in (0, 2, 3):
+        assert spread(position, 0.0) < 1e-9 < spread(position, COLOR_JITTER[position]) < spread(position, 0.4)
+
+
+def test_notebook_policy_cuts_a_hole_or_adds_noise_or_neither():
+    grey = np.full((32, 32, 3), 200, dtype=np.uint8)
+    augment = Augmenter(build_policy("notebook"))
+    kinds = Counter()
+    whole_holes = 0
+    for index in range(400):
+        image = augment(grey, 0, index)
+        # The padding never reaches these pixels; every hole does.
+        centre = image[4:28, 4:28]
+        if not np.isin(image, (0, 200)).all():
+            kinds["noise"] += 1
+            assert np.abs(centre.astype(int) - 200).max() < 150
+        elif (centre == 0).any():
+            kinds["hole"] += 1
+            rows, columns = np.nonzero((centre == 0).all(-1))
+            height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+            assert len(rows) == height * width and max(height, width) <= 8
+            whole_holes += height == width == 8
+        else:
+            kinds["neither"] += 1
+    assert 140 < kinds["neither"] < 260
+    assert kinds["hole"] > 60 and kinds["noise"] > 60
+    assert whole_holes > 10
+
+
+@pytest.mark.parametrize(
+    "transform, argument",
+    [
+        (lambda: A.CoarseDropout(max_holes=1, p=1.0), "max_holes"),
+        (lambda: A.PadIfNeeded(36, 36, value=0), "value"),
+        (lambda: A.HorizontalFlip(probability=0.5), "probability"),
+    ],
+)
+def test_argument_that_albumentations_does_not_know(monkeypatch, transform, argument):
+    monkeypatch.setitem(POLICIES, "misspelt", lambda size, color_jitter: [transform()])
+    with pytest.raises(ValueError, match=f"'misspelt'.*{argument}"):
+        build_policy("misspelt")
+    with pytest.raises(UserError, match=argument):
+        load_splits("shapes100", augmentation="misspelt")
+
+
+def test_unknown_policy_names_the_known_ones():
+    with pytest.raises(ValueError, match="'strong': choose one of seed, notebook, none"):
+        build_policy("strong")
+
+
+@pytest.mark.parametrize(
+    "color_jitter", [(0.2, 0.2, 0.2), (0.2,) * 5, (-0.1, 0, 0, 0), (0, 0, 1.1, 0), (0, 0, 0, 0.51)]
+)
+def test_wrong_colour_jitter(color_jitter):
+    with pytest.raises(ValueError, match="four strengths"):
+        build_policy("seed", color_jitter=color_jitter)

@@ -1,0 +1,256 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel
+from datasets import Image as ImageFeature
+from PIL import ExifTags, Image
+from torch.utils.data import DataLoader
+from transformers import AutoImageProcessor
+from transformers.image_utils import load_image
+
+from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, collate, normalize, to_rgb_array
+from hf_cifar_resnet.data.sources import ImageSplits, load_splits
+
+MEAN, STD = [0.507, 0.487, 0.441], [0.267, 0.256, 0.276]
+FEATURES = {"image": ImageFeature(), "label": ClassLabel(names=["ant", "bee", "cat"])}
+
+
+@pytest.fixture(params=["in memory", "memory-mapped"])
+def images(request, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (48, 32, 32, 3), dtype=np.uint8)
+    if request.param == "in memory":
+        return array
+    np.save(tmp_path / "images.npy", array)
+    return np.load(tmp_path / "images.npy", mmap_mode="r")
+
+
+@pytest.fixture
+def dataset(images):
+    return ImageDataset(images, np.arange(48), MEAN, STD, Augmenter(build_policy("seed"), seed=5))
+
+
+# Batches
+
+
+def test_batch_equals_its_samples(dataset):
+    positions = [7, 0, 47, 3 * 48 + 7, 7]
+    batch = dataset.__getitems__(positions)
+    samples = [dataset[position] for position in positions]
+    assert batch["pixel_values"].shape == (5, 3, 32, 32)
+    assert (batch["pixel_values"].dtype, batch["labels"].dtype) == (torch.float32, torch.int64)
+    assert batch["pixel_values"].equal(torch.stack([sample["pixel_values"] for sample in samples]))
+    assert batch["labels"].tolist() == [sample["labels"].item() for sample in samples] == [7, 0, 47, 7, 7]
+
+
+def test_pixels_are_the_normalised_image(images):
+    dataset = ImageDataset(images, np.arange(48), MEAN, STD)
+    expected = (images[[5, 3]] / 255 - MEAN) / STD
+    batch = dataset.__getitems__([5, 48 + 3])["pixel_values"].numpy()
+    np.testing.assert_allclose(batch, expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_augmentation_depends_on_epoch_and_leaves_the_images_alone(dataset, images):
+    before = images.copy()
+    epochs = [dataset[epoch * 48 + 7]["pixel_values"] for epoch in range(3)]
+    assert not epochs[0].equal(epochs[1]) and not epochs[1].equal(epochs[2])
+    assert np.array_equal(images, before)
+
+
+# The image processor
+
+
+@pytest.fixture(scope="module", params=["own", "saved"])
+def processor(request, tmp_path_factory):
+    splits = ImageSplits(None, None, None, ["ant", "bee"], None, MEAN, STD)
+    if request.param == "own":
+        return splits.image_processor()
+    folder = tmp_path_factory.mktemp("processor")
+    splits.image_processor().save_pretrained(folder)
+    return AutoImageProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("size", [(32, 32), (17, 50), (100, 64)])
+def test_training_pixels_equal_the_image_processor(processor, mode, size):
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    array = to_rgb_array(image)
+    assert array.shape == (32, 32, 3) and array.dtype == np.uint8
+    ours = normalize(array[None].copy(), MEAN, STD)
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    if size == (32, 32):
+        assert ours.equal(theirs)
+    else:
+        grey_level = 1 / 255 / torch.tensor(STD).view(3, 1, 1)
+        assert ((ours - theirs).abs() <= 1.001 * grey_level).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_training_pixels_equal_the_image_processor(processor, mode):
+    noise = np.random.default_rng(1).integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 0
+    ours = normalize(to_rgb_array(image)[None].copy(), MEAN, STD)
+    assert ours.equal(processor(image, return_tensors="pt")["pixel_values"])
+
+
+def test_photo_is_turned_upright_as_in_a_pipeline(tmp_path, make_images, write_image_folder):
+    images = make_images(6)
+    write_image_folder({"train": {"ant": 2, "bee": 2}, "test": {"ant": 1, "bee": 1}}, iter(images).__next__)
+    lying = Image.Exif()
+    lying[ExifTags.Base.Orientation] = 6
+    file = tmp_path / "test" / "ant" / "0.png"
+    images[4].save(file, exif=lying)
+    test = load_splits(str(tmp_path)).test
+    assert np.array_equal(test.images[0], np.asarray(load_image(str(file))))
+
+
+def test_dataset_pixels_equal_the_image_processor(tmp_path, make_images, write_parquet):
+    for split in ("train", "test"):
+        write_parquet(split, {"image": make_images(6), "label": [0, 1, 2] * 2}, FEATURES)
+    splits = load_splits(str(tmp_path))
+    pixels = splits.image_processor()(make_images(6), return_tensors="pt")["pixel_values"]
+    assert splits.test.__getitems__(range(6))["pixel_values"].equal(pixels)
+
+
+@pytest.mark.parametrize("image_size", [24, 64])
+def test_other_image_sizes(tmp_path, make_images, write_parquet, image_size):
+    for split in ("train", "test"):
+        write_parquet(split, {"image": make_images(6), "label": [0, 1, 2] * 2}, FEATURES)
+    splits = load_splits(str(tmp_path), image_size=image_size)
+    assert splits.train[0]["pixel_values"].shape == (3, image_size, image_size)
+    pixels = splits.image_processor()(make_images(6), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == splits.test.__getitems__(range(6))["pixel_values"].shape
+
+
+# Decoding once
+
+
+def test_images_are_decoded_once_and_again_when_they_change(tmp_path, make_images, write_parquet):
+    def write_and_load(seed=None):
+        if seed is not None:
+            for split in ("train", "test"):
+                write_parquet(split, {"image": make_images(6, seed), "label": [0, 1, 2] * 2}, FEATURES)
+        images = load_splits(str(tmp_path), validation_fraction=0).train.images
+        file = Path(images.filename)
+        assert isinstance(images, np.memmap)
+        return images, file, file.stat().st_ino, file.stat().st_mtime_ns
+
+    first, *first_file = write_and_load(seed=0)
+    again, *same_file = write_and_load()
+    assert same_file == first_file and np.array_equal(again, first)
+    changed, other_file, *_ = write_and_load(seed=1)
+    assert other_file != first_file[0]
+    assert np.array_equal(changed, np.stack([np.asarray(image) for image in make_images(6, seed=1)]))
+
+
+def test_nothing_half_written_is_left_beside_the_decoded_images(tmp_path, make_images, write_parquet):
+    for split in ("train", "test"):
+        images = [*make_images(5), {"bytes": b"not an image", "path": None}]
+        write_parquet(split, {"image": images, "label": [0, 1, 2] * 2}, FEATURES)
+    with pytest.raises(ValueError, match="image 5"):
+        load_splits(str(tmp_path), validation_fraction=0)
+    from datasets import config
+
+    assert not list(Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet").glob("*.tmp"))
+
+
+# Loading with workers
+
+
+def epochs_of(dataset, epochs=2, batch_size=8, **options):
+    """Per epoch, the labels in order and all pixels."""
+    sampler = EpochSampler(len(dataset), seed=3)
+    loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collate, **options)
+    result = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        batches = list(loader)
+        result.append([torch.cat([batch[name] for batch in batches]) for name in ("labels", "pixel_values")])
+    return result
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for (labels, pixels), (other_labels, other_pixels) in zip(first, second, strict=True):
+        assert labels.equal(other_labels) and pixels.equal(other_pixels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 16},
+        {"batch_size": 11},
+        {"num_workers": 1},
+        {"num_workers": 2},
+        {"num_workers": 2, "batch_size": 16},
+        {"num_workers": 2, "persistent_workers": True},
+        {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 4},
+    ],
+    ids=str,
+)
+def test_workers_and_batch_size_change_nothing(dataset, options):
+    assert_same(epochs_of(dataset, **options), epochs_of(dataset, num_workers=0))
+
+
+# One worker each: a spawned worker imports everything anew.
+def test_spawned_workers_change_nothing(dataset):
+    spawned = epochs_of(dataset, num_workers=1, persistent_workers=True, multiprocessing_context="spawn")
+    assert_same(spawned, epochs_of(dataset, num_workers=0))
+
+
+def test_epochs_have_another_order_and_other_pixels(dataset):
+    (first, first_pixels), (second, second_pixels) = epochs_of(dataset, num_workers=2, persistent_workers=True)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(48))
+    assert not first.equal(second)
+    same = (first_pixels[first.argsort()] == second_pixels[second.argsort()]).flatten(1).all(1)
+    assert not same.any()
+
+
+def test_plain_loader_reads_epoch_zero(images):
+    dataset = ImageDataset(images, np.arange(48), MEAN, STD)
+    batch = next(iter(DataLoader(dataset, 48, collate_fn=collate)))
+    assert batch["labels"].tolist() == list(range(48))
+    assert batch["pixel_values"].equal(dataset.__getitems__(range(48))["pixel_values"])
+
+
+# Order
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 30])
+def test_epoch_sampler_visits_every_image_once(epoch):
+    sampler = EpochSampler(20, seed=4)
+    sampler.set_epoch(epoch)
+    positions = list(sampler)
+    assert len(sampler) == 20
+    assert sorted(positions) == list(range(20 * epoch, 20 * (epoch + 1)))
+    assert list(sampler) == positions
+
+
+def test_epoch_sampler_order_depends_on_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = EpochSampler(50, seed)
+        sampler.set_epoch(epoch)
+        return tuple(position % 50 for position in sampler)
+
+    assert order(1, 2) == order(1, 2)
+    orders = {order(seed, epoch) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+# Pickling
+
+
+def test_pickle_gives_the_same_batches(dataset):
+    data = pickle.dumps(dataset)
+    if isinstance(dataset.images, np.memmap):
+        assert len(data) < dataset.images.nbytes / 4
+    positions = [1, 2, 48 + 1]
+    copy = pickle.loads(data)
+    assert copy.__getitems__(positions)["pixel_values"].equal(dataset.__getitems__(positions)["pixel_values"])
+    assert copy.__getitems__(positions)["labels"].tolist() == [1, 2, 1]

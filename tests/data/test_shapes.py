@@ -1,0 +1,99 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.shapes import COLOURS, shapes100
+from hf_cifar_resnet.data.sources import load_splits
+
+
+@pytest.fixture(scope="module")
+def raw():
+    return shapes100()
+
+
+@pytest.fixture(scope="module")
+def images(raw):
+    """Split -> uint8 (n, 32, 32, 3)."""
+    return {
+        name: np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in encoded(part)])
+        for name, part in raw.items()
+    }
+
+
+def encoded(part):
+    from datasets import Image as ImageFeature
+
+    return part.cast_column("image", ImageFeature(decode=False))["image"][:]
+
+
+def nearest_colour(image):
+    """Number of the colour nearest to the hue of the most saturated pixels."""
+    hue, saturation, _ = cv2.split(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
+    strongest = np.argsort(saturation, axis=None)[-20:]
+    mean = np.exp(1j * np.deg2rad(hue.ravel()[strongest])).mean()
+    return round(np.angle(mean) / (2 * np.pi) * len(COLOURS)) % len(COLOURS)
+
+
+def test_a_hundred_balanced_classes(raw, images):
+    assert len(set(raw["train"].features["label"].names)) == 100
+    for split, each in (("train", 50), ("test", 10)):
+        assert np.bincount(raw[split]["label"][:]).tolist() == [each] * 100
+        assert (images[split].shape, images[split].dtype) == ((100 * each, 32, 32, 3), np.uint8)
+
+
+def test_the_seed_decides_every_pixel(raw):
+    again, other = shapes100(seed=0), shapes100(seed=1)
+    for split in ("train", "test"):
+        assert encoded(again[split]) == encoded(raw[split])
+        assert again[split]["label"][:] == raw[split]["label"][:]
+        assert not {row["bytes"] for row in encoded(other[split])} & {row["bytes"] for row in encoded(raw[split])}
+
+
+def test_all_images_differ_within_and_across_splits(images):
+    every = [image.tobytes() for part in images.values() for image in part]
+    assert len(set(every)) == 6000
+
+
+def test_superclass_is_the_shape(raw):
+    for part in raw.values():
+        names = part.features["label"].names
+        shapes = part.features["superclass"].names
+        assert len(shapes) == 10
+        for label, superclass in zip(part["label"][:], part["superclass"][:], strict=True):
+            assert names[label].split()[1] == shapes[superclass]
+
+
+@pytest.mark.parametrize("policy", ["none", "seed"])
+def test_colours_are_told_apart_by_hue(raw, images, policy):
+    names = raw["test"].features["label"].names
+    augment = Augmenter(build_policy(policy))
+    right = [
+        names[label].split()[0] == COLOURS[nearest_colour(augment(image, 0, index))]
+        for index, (label, image) in enumerate(zip(raw["test"]["label"][:], images["test"], strict=True))
+    ]
+    assert np.mean(right) >= 0.95
+
+
+def test_shapes_of_a_colour_are_not_all_alike(raw, images):
+    """The area that stands out differs between a bar and a circle, so the shape can be seen."""
+    names = raw["test"].features["label"].names
+
+    def area(shape):
+        chosen = [names[label].endswith(f" {shape}") for label in raw["test"]["label"][:]]
+        spread = [np.ptp(image.astype(int), axis=-1) > 100 for image in images["test"][chosen]]
+        return np.mean(spread)
+
+    assert area("circle") > 1.5 * area("bar")
+
+
+def test_loads_by_name_without_a_network(raw, images):
+    splits = load_splits("shapes100", max_train_samples=200, max_eval_samples=100)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [200, 100, 100]
+    assert splits.label_names == raw["train"].features["label"].names
+    assert np.bincount(splits.superclass_of).tolist() == [10] * 10
+    known = {image.tobytes() for image in images["train"]}
+    assert all(image.tobytes() in known for image in splits.train.images)

@@ -1,0 +1,151 @@
+import pytest
+import torch
+import torchvision
+
+from hf_cifar_resnet.model import CifarResNetConfig, CifarResNetForImageClassification
+
+TINY = {"block": "basic", "stage_depths": [1, 1, 1], "stage_widths": [8, 16, 32]}
+STANDARD = [
+    (18, "basic", [2, 2, 2, 2]),
+    (34, "basic", [3, 4, 6, 3]),
+    (50, "bottleneck", [3, 4, 6, 3]),
+    (101, "bottleneck", [3, 4, 23, 3]),
+    (152, "bottleneck", [3, 8, 36, 3]),
+]
+
+
+def count_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def build_on_meta(**kwargs):
+    with torch.device("meta"):
+        return CifarResNetForImageClassification(CifarResNetConfig(**kwargs))
+
+
+def test_default_is_resnet50_with_cifar_stem():
+    config = CifarResNetConfig()
+    assert (config.depth, config.stem, config.dropout, config.zero_init_residual) == (50, "cifar", 0.0, False)
+    assert count_parameters(build_on_meta(num_labels=100)) == 23_705_252
+
+
+@pytest.mark.parametrize("depth, block, stage_depths", STANDARD)
+def test_depth_fills_in_shape(depth, block, stage_depths):
+    config = CifarResNetConfig(depth=depth)
+    assert (config.block, config.stage_depths) == (block, stage_depths)
+    assert config.stage_widths == [64, 128, 256, 512]
+
+
+@pytest.mark.parametrize("depth, block, stage_depths", STANDARD)
+def test_explicit_standard_shape_reports_its_depth(depth, block, stage_depths):
+    assert CifarResNetConfig(block=block, stage_depths=stage_depths).depth == depth
+    assert CifarResNetConfig(depth=depth, block=block, stage_depths=stage_depths).depth == depth
+
+
+@pytest.mark.parametrize("depth", [depth for depth, _, _ in STANDARD])
+def test_imagenet_stem_has_as_many_parameters_as_torchvision(depth):
+    with torch.device("meta"):
+        reference = getattr(torchvision.models, f"resnet{depth}")(num_classes=7)
+    assert count_parameters(build_on_meta(depth=depth, stem="imagenet", num_labels=7)) == count_parameters(reference)
+
+
+def test_own_shape_has_no_depth_and_shares_no_state():
+    config = CifarResNetConfig(block="bottleneck", stage_depths=[1, 1])
+    assert (config.depth, config.stage_widths) == (None, [64, 128])
+    first = CifarResNetConfig(depth=18)
+    first.stage_depths.append(1)
+    first.stage_widths.append(1)
+    assert CifarResNetConfig(depth=18).stage_depths == [2, 2, 2, 2]
+    assert CifarResNetConfig(depth=18).stage_widths == [64, 128, 256, 512]
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"depth": 18},
+        {"depth": 152, "stem": "imagenet", "dropout": 0.25, "zero_init_residual": True, "num_channels": 1},
+        {"depth": 18, "stage_widths": [8, 16, 32, 64]},
+        TINY,
+        {**TINY, "block": "bottleneck"},
+        {**TINY, "block": "bottleneck", "stage_depths": (1, 1, 1), "stage_widths": (8, 16, 32)},
+        {**TINY, "num_labels": 2},
+        {**TINY, "num_labels": 100},
+        {**TINY, "id2label": {0: "apple", 1: "bear", 2: "cup"}, "label2id": {"apple": 0, "bear": 1, "cup": 2}},
+    ],
+)
+def test_round_trip(kwargs, tmp_path):
+    config = CifarResNetConfig(**kwargs)
+    config.save_pretrained(tmp_path)
+    assert CifarResNetConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_labels_survive_round_trip(tmp_path):
+    names = {0: "apple", 1: "bear", 2: "cup"}
+    CifarResNetConfig(**TINY, id2label=names).save_pretrained(tmp_path / "names")
+    CifarResNetConfig(**TINY, num_labels=2).save_pretrained(tmp_path / "two")
+    loaded = CifarResNetConfig.from_pretrained(tmp_path / "names")
+    assert (loaded.id2label, loaded.num_labels) == (names, 3)
+    assert CifarResNetConfig.from_pretrained(tmp_path / "two").num_labels == 2
+
+
+@pytest.mark.parametrize(
+    "field, kwargs",
+    [
+        ("depth", {"depth": 20}),
+        ("depth", {"depth": 0}),
+        ("depth", {"depth": "50"}),
+        ("block", {"depth": 18, "block": "bottleneck"}),
+        ("stage_depths", {"depth": 18, "stage_depths": [3, 4, 6, 3]}),
+        ("stage_depths", {"block": "basic"}),
+        ("block", {"stage_depths": [1, 1, 1]}),
+        ("block", {"block": "resnext", "stage_depths": [1, 1, 1]}),
+        ("block", {"block": ["basic"], "stage_depths": [1, 1, 1]}),
+        ("stage_depths", {"block": "basic", "stage_depths": []}),
+        ("stage_depths", {"block": "basic", "stage_depths": 3}),
+        ("stage_depths", {**TINY, "stage_depths": 3}),
+        ("stage_depths", {**TINY, "stage_depths": [1, 0, 1]}),
+        ("stage_depths", {**TINY, "stage_depths": [1, -1, 1]}),
+        ("stage_depths", {**TINY, "stage_depths": [1, 1.5, 1]}),
+        ("stage_depths", {**TINY, "stage_depths": [1, True, 1]}),
+        ("stage_depths", {**TINY, "stage_depths": "111"}),
+        ("stage_widths", {"block": "basic", "stage_depths": [1] * 5}),
+        ("stage_widths", {**TINY, "stage_widths": [8, 16]}),
+        ("stage_widths", {"depth": 50, "stage_widths": [8, 16, 32]}),
+        ("stage_widths", {**TINY, "stage_widths": [8, 16, 0]}),
+        ("stage_widths", {**TINY, "stage_widths": [8, 16, "32"]}),
+        ("stage_widths", {**TINY, "stage_widths": 8}),
+        ("stem", {"stem": "cifar10"}),
+        ("stem", {"stem": None}),
+        ("dropout", {"dropout": -0.1}),
+        ("dropout", {"dropout": 1.0}),
+        ("dropout", {"dropout": float("nan")}),
+        ("dropout", {"dropout": "0.1"}),
+        ("dropout", {"dropout": None}),
+        ("num_channels", {"num_channels": 0}),
+        ("num_channels", {"num_channels": 1.0}),
+        ("num_channels", {"num_channels": True}),
+    ],
+)
+def test_bad_combination_names_the_field(field, kwargs):
+    with pytest.raises(ValueError, match=field):
+        CifarResNetConfig(**kwargs)
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="`in STANDARD_DEPTHS` on an unhashable value")
+def test_list_as_depth_names_the_field():
+    with pytest.raises(ValueError, match="depth"):
+        CifarResNetConfig(depth=[18])
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="depth is looked up before tuples become lists")
+def test_tuple_of_standard_depths_reports_depth():
+    assert CifarResNetConfig(block="basic", stage_depths=(2, 2, 2, 2)).depth == 18
+
+
+@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="from_pretrained sets fields after validation")
+@pytest.mark.parametrize("field, value", [("depth", 18), ("stem", "x"), ("stage_depths", [1, 1])])
+def test_model_refuses_bad_override_of_saved_configuration(field, value, tmp_path):
+    CifarResNetConfig(**TINY).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=field):
+        CifarResNetForImageClassification(CifarResNetConfig.from_pretrained(tmp_path, **{field: value}))

@@ -1,0 +1,124 @@
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from hf_cifar_resnet.model import CifarResNetConfig, CifarResNetForImageClassification, CifarResNetModel
+
+PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def make_model(model_class):
+    torch.manual_seed(0)
+    shape = {"block": "basic", "stage_depths": [1, 1, 1], "stage_widths": [8, 16, 32]}
+    model = model_class(CifarResNetConfig(**shape, id2label={0: "apple", 1: "bear", 2: "cup"}))
+    with torch.no_grad():
+        model.train()(PIXELS)  # moves the BatchNorm statistics away from their initial values
+    return model.eval()
+
+
+@torch.no_grad()
+def outputs(model):
+    return list(model(PIXELS).to_tuple())
+
+
+def run_without_package(code, cwd):
+    """Runs code in a fresh interpreter that cannot import this package, offline, with caches below `cwd`."""
+    cwd.mkdir()
+    prelude = """
+        import sys
+        sys.modules["hf_cifar_resnet"] = None
+        try:
+            import hf_cifar_resnet
+        except ImportError:
+            pass
+        else:
+            raise AssertionError("the package can be imported")
+        import torch
+        from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+    """
+    caches = {"HF_HOME": str(cwd / "home"), "HF_MODULES_CACHE": str(cwd / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | caches
+    command = [sys.executable, "-I", "-c", textwrap.dedent(prelude) + textwrap.dedent(code)]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("trust", [None, True])
+def test_auto_classes_know_the_model(trust, tmp_path):
+    model = make_model(CifarResNetForImageClassification)
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path, trust_remote_code=trust)) is CifarResNetConfig
+    features = AutoModel.from_pretrained(tmp_path, trust_remote_code=trust)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path, trust_remote_code=trust)
+    assert type(features) is CifarResNetModel and type(loaded) is CifarResNetForImageClassification
+    assert not loaded.training
+    torch.testing.assert_close(outputs(features), outputs(model.resnet), rtol=0, atol=0)
+    torch.testing.assert_close(outputs(loaded), outputs(model), rtol=0, atol=0)
+
+
+def test_auto_classes_build_from_configuration():
+    config = make_model(CifarResNetModel).config
+    assert type(AutoModel.from_config(config)) is CifarResNetModel
+    assert type(AutoModelForImageClassification.from_config(config)) is CifarResNetForImageClassification
+
+
+def test_classifier_on_saved_features(tmp_path):
+    features = make_model(CifarResNetModel)
+    features.save_pretrained(tmp_path)
+    model = CifarResNetForImageClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(outputs(model.resnet), outputs(features), rtol=0, atol=0)
+
+
+def test_folder_loads_without_the_package(tmp_path):
+    model = make_model(CifarResNetForImageClassification)
+    model.save_pretrained(tmp_path / "model")
+    torch.save(PIXELS, tmp_path / "pixels.pt")
+    code = """
+        config = AutoConfig.from_pretrained("../model", trust_remote_code=True)
+        assert (config.stage_widths, config.depth, config.id2label[2]) == ([8, 16, 32], None, "cup")
+        features = AutoModel.from_pretrained("../model", trust_remote_code=True)
+        model = AutoModelForImageClassification.from_pretrained("../model", trust_remote_code=True)
+        assert type(model).__module__.startswith("transformers_modules."), type(model)
+        pixels = torch.load("../pixels.pt")
+        with torch.no_grad():
+            results = [*features(pixels).to_tuple(), *model(pixels).to_tuple()]
+        torch.save(results, "../results.pt")
+    """
+    run_without_package(code, tmp_path / "work")
+    expected = outputs(model.resnet) + outputs(model)
+    torch.testing.assert_close(torch.load(tmp_path / "results.pt"), expected, rtol=0, atol=0)
+
+
+def test_models_loaded_without_the_package_can_be_saved_again(tmp_path):
+    classes = {"AutoModel": CifarResNetModel, "AutoModelForImageClassification": CifarResNetForImageClassification}
+    models = {name: make_model(model_class) for name, model_class in classes.items()}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / "first" / name)
+    torch.save(PIXELS, tmp_path / "pixels.pt")
+    save_again = """
+        for auto_class in (AutoModel, AutoModelForImageClassification):
+            model = auto_class.from_pretrained(f"../first/{auto_class.__name__}", trust_remote_code=True)
+            model.save_pretrained(f"../second/{auto_class.__name__}")
+    """
+    load_again = """
+        results = {}
+        for auto_class in (AutoModel, AutoModelForImageClassification):
+            model = auto_class.from_pretrained(f"../second/{auto_class.__name__}", trust_remote_code=True)
+            with torch.no_grad():
+                results[auto_class.__name__] = list(model(torch.load("../pixels.pt")).to_tuple())
+        torch.save(results, "../results.pt")
+    """
+    run_without_package(save_again, tmp_path / "saving")
+    shutil.rmtree(tmp_path / "first")
+    run_without_package(load_again, tmp_path / "loading")
+    results = torch.load(tmp_path / "results.pt")
+    for name, model in models.items():
+        torch.testing.assert_close(results[name], outputs(model), rtol=0, atol=0)
+        here = classes[name].from_pretrained(tmp_path / "second" / name)
+        torch.testing.assert_close(outputs(here), outputs(model), rtol=0, atol=0)
