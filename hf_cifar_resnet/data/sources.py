@@ -205,7 +205,7 @@ def _canonical(splits, image_column, label_column):
         if missing:
             raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that train has")
     names = _label_names(splits, label_column)
-    superclass_of = None if superclass is None else _superclass_of(splits["train"], label_column, superclass, len(names))
+    superclass_of = _superclass_of(splits["train"], label_column, superclass, len(names)) if superclass else None
     canonical = {}
     for name, part in splits.items():
         part = part.select_columns([image_column, label_column])

@@ -20,7 +20,8 @@ class CifarResNetConfig(PreTrainedConfig):
     Shape of a [`CifarResNetForImageClassification`].
 
     Give either `depth`, or `block` with `stage_depths`; with nothing given it is ResNet-50. After construction
-    `block`, `stage_depths` and `stage_widths` are always filled in, and `depth` is None for a shape of one's own.
+    `block`, `stage_depths` and `stage_widths` are always filled in, and `depth` is None for blocks and depths of one's
+    own.
 
     Args:
         depth (`int`, *optional*): 18, 34, 50, 101 or 152, the ResNets of He et al. 2015, table 1.
@@ -52,8 +53,7 @@ class CifarResNetConfig(PreTrainedConfig):
     num_channels: int = 3
 
     def __post_init__(self, **kwargs):
-        self._resolve_shape()
-        self._validate_shape()
+        self.resolve_shape()
         super().__post_init__(**kwargs)
         # Where the Auto classes find the code, in the folder of the checkpoint.
         self.auto_map = {
@@ -62,14 +62,23 @@ class CifarResNetConfig(PreTrainedConfig):
             "AutoModelForImageClassification": "modeling_cifar_resnet.CifarResNetForImageClassification",
         }
 
-    def _resolve_shape(self):
+    def resolve_shape(self):
+        """Fills in what the given arguments imply. Raises ValueError where they contradict each other."""
+        for name in ("stage_depths", "stage_widths"):
+            if isinstance(getattr(self, name), tuple):
+                setattr(self, name, list(getattr(self, name)))
+        self._fill_in()
+        self._validate()
+
+    def _fill_in(self):
         if self.depth is None and self.block is None and self.stage_depths is None:
             self.depth = 50
         if self.depth is not None:
-            if self.depth not in STANDARD_DEPTHS:
+            if self.depth not in list(STANDARD_DEPTHS):
                 raise ValueError(f"depth must be one of {', '.join(map(str, STANDARD_DEPTHS))}, got {self.depth!r}")
             block, stage_depths = STANDARD_DEPTHS[self.depth]
-            for name, given, implied in (("block", self.block, block), ("stage_depths", self.stage_depths, stage_depths)):
+            for name, implied in (("block", block), ("stage_depths", stage_depths)):
+                given = getattr(self, name)
                 if given not in (None, implied):
                     raise ValueError(f"depth {self.depth} means {name} {implied}, got {given}: give one or the other")
             self.block, self.stage_depths = block, list(stage_depths)
@@ -79,22 +88,22 @@ class CifarResNetConfig(PreTrainedConfig):
             shape = (self.block, self.stage_depths)
             self.depth = next((depth for depth, standard in STANDARD_DEPTHS.items() if shape == standard), None)
         if self.stage_widths is None:
-            if not isinstance(self.stage_depths, (list, tuple)) or len(self.stage_depths) > len(STANDARD_WIDTHS):
+            if not isinstance(self.stage_depths, list) or len(self.stage_depths) > len(STANDARD_WIDTHS):
                 raise ValueError(f"stage_depths {self.stage_depths} needs stage_widths of the same length")
             self.stage_widths = STANDARD_WIDTHS[: len(self.stage_depths)]
 
-    def _validate_shape(self):
+    def _validate(self):
         for name, value, choices in (("block", self.block, BLOCKS), ("stem", self.stem, STEMS)):
             if value not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
         for name in ("stage_depths", "stage_widths"):
             values = getattr(self, name)
-            if not isinstance(values, (list, tuple)) or not values or not all(_is_positive_int(v) for v in values):
+            if not isinstance(values, list) or not values or not all(_is_positive_int(v) for v in values):
                 raise ValueError(f"{name} must be a list of integers above 0, got {values!r}")
-            setattr(self, name, list(values))
         if len(self.stage_depths) != len(self.stage_widths):
             raise ValueError(
-                f"stage_depths and stage_widths must have the same length, got {self.stage_depths} and {self.stage_widths}"
+                "stage_depths and stage_widths must have the same length, "
+                f"got {self.stage_depths} and {self.stage_widths}"
             )
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")

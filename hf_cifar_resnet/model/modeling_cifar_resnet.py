@@ -13,7 +13,7 @@ from transformers.modeling_outputs import (
     ImageClassifierOutputWithNoAttention,
 )
 
-from .configuration_cifar_resnet import CifarResNetConfig
+from .configuration_cifar_resnet import STANDARD_WIDTHS, CifarResNetConfig
 
 BLOCK_CLASSES = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
@@ -54,6 +54,10 @@ class CifarResNetBackbone(torchvision.models.ResNet):
         self.stage_names = [f"layer{i + 1}" for i in range(len(config.stage_depths))]
         for i, name in enumerate(self.stage_names):
             stage = self._make_layer(block, config.stage_widths[i], config.stage_depths[i], stride=1 if i == 0 else 2)
+            # Marked for `_init_weights`, which transformers calls only on modules that have weights themselves.
+            for residual_block in stage:
+                last = residual_block.bn3 if config.block == "bottleneck" else residual_block.bn2
+                last.starts_at_zero = config.zero_init_residual
             self.add_module(name, stage)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.total_stride = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
@@ -76,13 +80,18 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
     # The loss is a mean over the batch: the Trainer has to divide it over accumulation steps and processes itself.
     accepts_loss_kwargs = False
 
+    def __init__(self, config):
+        # `from_pretrained(folder, depth=18)` changes a finished configuration.
+        config.resolve_shape()
+        super().__init__(config)
+
     @torch.no_grad()
     def _init_weights(self, module):
         """He et al. 2015, https://arxiv.org/abs/1502.01852, in fan-out mode, as torchvision's ResNet does."""
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
-            init.ones_(module.weight)
+            (init.zeros_ if getattr(module, "starts_at_zero", False) else init.ones_)(module.weight)
             init.zeros_(module.bias)
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
@@ -91,9 +100,6 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
-        elif self.config.zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
-            # Blocks are visited after the layers inside them.
-            init.zeros_((module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight)
 
     def gradient_checkpointing_enable(self, *args, **kwargs):
         raise ValueError(
@@ -189,16 +195,17 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         Raises:
             ValueError: if the module is something else (ResNeXt, wide, dilated, another stem).
         """
-        config = CifarResNetConfig(**{**_describe_torchvision(module), **config_kwargs})
-        model = cls(config)
-        expected = {name: tensor.shape for name, tensor in model._torchvision_state_dict().items()}
-        given = module.state_dict()
-        if expected != {name: tensor.shape for name, tensor in given.items()}:
-            raise ValueError("this torchvision module is not a plain ResNet (ResNeXt, wide and changed ones are not)")
+        model = cls(CifarResNetConfig(**{**_describe_torchvision(module), **config_kwargs}))
+        # The printed form has every stride, padding, activation and epsilon.
+        if repr(_build_torchvision(model.config)) != repr(module):
+            raise ValueError("this is not a plain torchvision ResNet (ResNeXt, wide, dilated and changed ones are not)")
         model.load_state_dict(
-            {(f"classifier.{n[3:]}" if n.startswith("fc.") else f"resnet.backbone.{n}"): t for n, t in given.items()}
+            {
+                f"classifier.{name[3:]}" if name.startswith("fc.") else f"resnet.backbone.{name}": tensor
+                for name, tensor in module.state_dict().items()
+            }
         )
-        return model
+        return model.train(module.training)
 
     def to_torchvision(self):
         """
@@ -208,42 +215,39 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
             ValueError: if torchvision has no such ResNet (other than four stages of 64 to 512 channels), or if there
                 is dropout, which torchvision's ResNet lacks.
         """
-        config = self.config
-        if config.stage_widths != [64, 128, 256, 512] or config.num_channels != 3 or config.dropout > 0:
-            raise ValueError("torchvision's ResNet has stages of 64, 128, 256, 512 channels, RGB input and no dropout")
-        module = torchvision.models.ResNet(
-            BLOCK_CLASSES[config.block], config.stage_depths, num_classes=config.num_labels
+        if self.config.dropout > 0:
+            raise ValueError("torchvision's ResNet has no dropout")
+        module = _build_torchvision(self.config)
+        module.load_state_dict(
+            {
+                name.replace("resnet.backbone.", "", 1).replace("classifier.", "fc.", 1): tensor
+                for name, tensor in self.state_dict().items()
+            }
         )
-        if config.stem == "cifar":
-            module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-            module.maxpool = nn.Identity()
-        module.load_state_dict(self._torchvision_state_dict())
         return module.train(self.training)
 
-    def _torchvision_state_dict(self):
-        return {
-            name.replace("resnet.backbone.", "", 1).replace("classifier.", "fc.", 1): tensor
-            for name, tensor in self.state_dict().items()
-        }
+
+def _build_torchvision(config):
+    """torchvision's own module for a configuration, with its own initialisation."""
+    if config.stage_widths != STANDARD_WIDTHS or config.num_channels != 3:
+        raise ValueError("torchvision's ResNet has four stages of 64, 128, 256 and 512 channels, and RGB input")
+    module = torchvision.models.ResNet(BLOCK_CLASSES[config.block], config.stage_depths, num_classes=config.num_labels)
+    if config.stem == "cifar":
+        module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        module.maxpool = nn.Identity()
+    return module
 
 
 def _describe_torchvision(module):
     """The configuration arguments that describe a torchvision ResNet."""
     if not isinstance(module, torchvision.models.ResNet):
         raise ValueError(f"expected a torchvision.models.ResNet, got {type(module).__name__}")
-    stem = {((7, 7), (2, 2), nn.MaxPool2d): "imagenet", ((3, 3), (1, 1), nn.Identity): "cifar"}.get(
-        (module.conv1.kernel_size, module.conv1.stride, type(module.maxpool))
-    )
-    if stem is None:
-        raise ValueError("the stem of this torchvision ResNet is neither the imagenet nor the cifar one")
-    if any(m.dilation != (1, 1) for m in module.modules() if isinstance(m, nn.Conv2d)):
-        raise ValueError("dilated ResNets are not supported")
-    stages = [module.layer1, module.layer2, module.layer3, module.layer4]
+    if not isinstance(module.fc, nn.Linear):
+        raise ValueError("expected a torchvision ResNet with a linear classifier as fc")
     return {
         "block": "basic" if isinstance(module.layer1[0], BasicBlock) else "bottleneck",
-        "stage_depths": [len(stage) for stage in stages],
-        "stem": stem,
-        "num_channels": module.conv1.in_channels,
+        "stage_depths": [len(stage) for stage in (module.layer1, module.layer2, module.layer3, module.layer4)],
+        "stem": "cifar" if isinstance(module.maxpool, nn.Identity) else "imagenet",
         "num_labels": module.fc.out_features,
     }
 

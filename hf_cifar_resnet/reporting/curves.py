@@ -20,8 +20,9 @@ def plot_history(rows, path, split):
         split (`str`): what the evaluations were on, for the legend.
     """
     figure, (accuracy, loss, rate) = new_figure(3)
+    accuracies = {"train_accuracy": "train", "eval_top1": f"{split} top-1", "eval_top5": f"{split} top-5"}
     for axes, lines, title in (
-        (accuracy, {"train_accuracy": "train", "eval_top1": f"{split} top-1", "eval_top5": f"{split} top-5"}, "accuracy"),
+        (accuracy, accuracies, "accuracy"),
         (loss, {"train_loss": "train (smoothed labels)", "eval_loss": split}, "loss"),
         (rate, {"learning_rate": None}, "learning rate"),
     ):

@@ -36,7 +36,7 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    depth: int | None = _option(None, f"ResNet of {', '.join(map(str, STANDARD_DEPTHS))} layers; 50 if nothing is given")
+    depth: int | None = _option(None, f"layers, {', '.join(map(str, STANDARD_DEPTHS))}; 50 if nothing is given")
     stem: str = _option("cifar", "3x3 stride 1 (cifar), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS)
     block: str | None = _option(None, "block of a ResNet of your own shape", choices=BLOCKS)
     stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
@@ -66,8 +66,8 @@ class DataArguments:
     max_train_samples: int | None = _option(None, "train on a stratified slice")
     max_eval_samples: int | None = _option(None, "evaluate and test on stratified slices")
     image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
-    image_mean: list[float] | None = _option(None, "of the three channels, 0 to 1; from the training images if not given")
-    image_std: list[float] | None = _option(None, "of the three channels, 0 to 1; from the training images if not given")
+    image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
+    image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     augmentation: str = _option("seed", "Albumentations policy of the training images", choices=tuple(POLICIES))
     color_jitter: list[float] = field(
         default_factory=lambda: list(COLOR_JITTER),
@@ -76,7 +76,7 @@ class DataArguments:
 
     def __post_init__(self):
         if self.eval_split == "validation" and self.validation_fraction == 0:
-            raise UserError("--validation_fraction 0 leaves nothing to select on: add --eval_split test, or hold some out")
+            raise UserError("--validation_fraction 0 leaves nothing to select on: add --eval_split test too")
         if self.image_size < 1:
             raise UserError(f"--image_size must be at least 1, got {self.image_size}")
         for name in ("image_mean", "image_std"):
@@ -104,13 +104,13 @@ class CifarTrainingArguments(TrainingArguments):
     )
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
     plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
-    plateau_patience: int | None = _option(None, "reduce_lr_on_plateau: evaluations to let pass without improvement (3)")
+    plateau_patience: int | None = _option(None, "reduce_lr_on_plateau: evaluations to let pass unimproved (3)")
     plateau_threshold: float | None = _option(None, "reduce_lr_on_plateau: relative improvement that counts (1e-3)")
     plateau_cooldown: int | None = _option(None, "reduce_lr_on_plateau: evaluations to ignore after a cut (0)")
     plateau_min_lr: float | None = _option(None, "reduce_lr_on_plateau: never cut below (0)")
 
     # The Trainer's, with other defaults
-    output_dir: str | None = _option(None, "where everything is written; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
+    output_dir: str | None = _option(None, "where all is written; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
     num_train_epochs: float = _option(50, "epochs")
     learning_rate: float = _option(1e-3, "the peak of the schedule")
     lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
@@ -161,7 +161,7 @@ class CifarTrainingArguments(TrainingArguments):
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
         if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor must be at least 0 and below 1, got {self.label_smoothing_factor}")
+            raise ValueError(f"label_smoothing_factor must be from 0 to below 1, got {self.label_smoothing_factor}")
         if self.gradient_checkpointing or getattr(self, "activation_checkpointing", None):
             raise ValueError(
                 "gradient_checkpointing would update the BatchNorm statistics twice a step; "
@@ -243,8 +243,8 @@ class CifarArgumentParser(HfArgumentParser):
                 # A yes-or-no flag that may be left open: bare `--bf16` means yes, as for all others.
                 action.nargs, action.const = "?", True
         if CifarTrainingArguments in self.dataclass_types:
-            self.add_argument("--config", default=SUPPRESS, metavar="NAME_OR_FILE",
-                              help=f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it")  # fmt: skip
+            help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
+            self.add_argument("--config", default=SUPPRESS, metavar="NAME_OR_FILE", help=help)
             self._group_training_arguments()
 
     def _group_training_arguments(self):
@@ -276,7 +276,7 @@ class CifarArgumentParser(HfArgumentParser):
         if getattr(given, "config", None) is not None:
             argv = self._recipe_arguments(given.config, argv) + argv
         try:
-            *parsed, rest = self.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+            *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
         except ValueError as error:
             raise UserError(" ".join(str(error).split())) from error
         if rest:

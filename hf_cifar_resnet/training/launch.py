@@ -1,8 +1,8 @@
 """Where a run is: its processes, its folder, and the checkpoint it goes on from."""
 
 import os
+import re
 import tempfile
-from itertools import count
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -62,12 +62,10 @@ def output_folder(args, name):
 def _default_folder(args, name):
     if args.resume_from_checkpoint and not _wants_last(args):
         return str(Path(args.resume_from_checkpoint).parent)
-    folders = (Path("runs", name if number == 1 else f"{name}-{number}") for number in count(1))
-    last = None
-    for folder in folders:
-        if not folder.exists():
-            return str(last if _wants_last(args) and last else folder)
-        last = folder
+    folders = [folder for folder in Path("runs").glob(f"{name}*") if re.fullmatch(r"(-\d+)?", folder.name[len(name) :])]
+    numbers = [int(folder.name[len(name) + 1 :] or 1) for folder in folders]
+    number = max(numbers, default=0 if not _wants_last(args) else 1) + (not _wants_last(args))
+    return str(Path("runs", name if number == 1 else f"{name}-{number}"))
 
 
 def _holds_run(folder):

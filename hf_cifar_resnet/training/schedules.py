@@ -57,11 +57,11 @@ class PlateauRule:
     def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
         if not 0 < factor < 1:
             raise ValueError(f"factor must be above 0 and below 1, got {factor}")
-        for name, value in {"patience": patience, "threshold": threshold, "cooldown": cooldown, "min_lr": min_lr}.items():
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
         self.factor, self.patience, self.threshold = factor, patience, threshold
         self.cooldown, self.min_lr = cooldown, min_lr
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
 
     def update(self, memory, value, greater_is_better):
         """Takes one evaluation into `memory` (a dict, kept with the scheduler). Returns whether to cut now."""
@@ -92,8 +92,7 @@ class EventSchedule(LambdaLR):
 
     def get_lr(self):
         return [
-            lr * factor(self.last_epoch) * self.scale
-            for lr, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+            lr * factor(self.last_epoch) * self.scale for lr, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
         ]
 
     @property
@@ -147,7 +146,7 @@ class ScheduleCallback(TrainerCallback):
 
 
 class PlateauCallback(ScheduleCallback):
-    """Cuts the learning rate by a [`PlateauRule`] on `metric_for_best_model`, in the direction of `greater_is_better`."""
+    """Cuts the learning rate by a [`PlateauRule`] on `metric_for_best_model`, in its `greater_is_better` direction."""
 
     def __init__(self, **kwargs):
         self.rule = PlateauRule(**kwargs)

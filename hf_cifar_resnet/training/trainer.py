@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from transformers import Trainer
 
-
 from ..data.dataset import EpochSampler, collate
 from ..evaluation.scoring import Scorer
 from . import schedules

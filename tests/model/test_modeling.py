@@ -126,7 +126,6 @@ def test_other_modules_are_refused(build):
         CifarResNetForImageClassification.from_torchvision(build())
 
 
-@pytest.mark.xfail(strict=True, raises=(AttributeError, pytest.fail.Exception), reason="accepted, or AttributeError")
 @pytest.mark.parametrize(
     "build",
     [

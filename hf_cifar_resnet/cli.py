@@ -1,0 +1,32 @@
+"""`hf-cifar-resnet COMMAND ...`: each command is loaded when it is called."""
+
+import sys
+from importlib import import_module
+
+from . import __version__
+
+COMMANDS = {
+    "train": ("training.run", "train a model; the same program as train.py"),
+    "evaluate": ("training.evaluate", "score a checkpoint on a split"),
+}
+
+
+def main(argv=None):
+    """Runs one command with the rest of the command line."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+    elif argv[0] == "--version":
+        print(__version__)
+    elif argv[0] not in COMMANDS:
+        print(f"error: there is no command {argv[0]}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    else:
+        module = import_module(f".{COMMANDS[argv[0]][0]}", __package__)
+        module.main(argv[1:], prog=f"hf-cifar-resnet {argv[0]}")
+
+
+def _help():
+    lines = ["usage: hf-cifar-resnet COMMAND [options]", "", "Train ResNets on small images and compare schedules.", ""]
+    lines += [f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join([*lines, "", "hf-cifar-resnet COMMAND --help lists the options of a command."])
