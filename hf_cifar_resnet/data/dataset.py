@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import UserError
 from .augment import Augmenter
@@ -17,10 +17,15 @@ IMAGE_SIZE = 32
 
 def to_rgb_array(image, size=IMAGE_SIZE):
     """
-    A PIL image of any mode and size as uint8 (size, size, 3): RGB, resized with antialiasing (bilinear).
+    A PIL image of any mode and size as uint8 (size, size, 3): upright, RGB on white, resized with antialiasing
+    (bilinear).
 
     The image processor saved with a model does the same, up to one grey level where it resizes.
     """
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -29,7 +34,8 @@ def to_rgb_array(image, size=IMAGE_SIZE):
 
 def decode(dataset, size=IMAGE_SIZE):
     """
-    All images of a `datasets.Dataset` as one uint8 array (n, size, size, 3).
+    All images of a `datasets.Dataset` with columns image and row (its number in the split), as one uint8 array
+    (n, size, size, 3).
 
     A dataset on disk is decoded once per machine: the array is kept beside the `datasets` cache under the dataset's
     fingerprint, and memory-mapped.
@@ -56,13 +62,13 @@ def decode(dataset, size=IMAGE_SIZE):
 def _cache_path(dataset, size):
     from datasets import config
 
-    return Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"{dataset._fingerprint}-{size}.npy")
+    return Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v1-{dataset._fingerprint}-{size}.npy")
 
 
 def _decode_all(dataset, size):
     from datasets import Image as ImageFeature
 
-    encoded = dataset.select_columns("image").cast_column("image", ImageFeature(decode=False))
+    encoded = dataset.cast_column("image", ImageFeature(decode=False))
     images = np.empty((len(dataset), size, size, 3), dtype=np.uint8)
     for i, row in enumerate(encoded):
         source = row["image"]
@@ -71,15 +77,18 @@ def _decode_all(dataset, size):
             with Image.open(stream) as image:
                 images[i] = to_rgb_array(image, size)
         except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-            name = source.get("path") if isinstance(source, dict) else None
-            where = f"image {i} of split {dataset.split or '?'}" + (f" ({name})" if name else "")
+            where = f"image {row['row']} of split {dataset.split}"
+            if source and source["path"]:
+                where += f" ({source['path']})"
             raise UserError(f"{where} cannot be decoded: {_reason(error)}. Remove or replace it.") from error
     return images
 
 
 def _reason(error):
-    # PIL names the stream object, which tells nobody anything.
-    return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+    # Python's own words for a missing image, and PIL's for an unknown format, tell nobody anything.
+    if isinstance(error, (TypeError, Image.UnidentifiedImageError)):
+        return "not an image"
+    return str(error) or type(error).__name__
 
 
 def channel_statistics(images):

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import numpy as np
 
 from ..errors import UserError
@@ -91,6 +92,8 @@ def load_splits(
     Raises:
         UserError: saying what is wrong and what to do.
     """
+    if (image_mean is None) != (image_std is None):
+        raise UserError("give both --image_mean and --image_std, or neither")
     try:
         policy = build_policy(augmentation, image_size, color_jitter)
     except ValueError as error:
@@ -100,13 +103,13 @@ def load_splits(
         raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples
     )
     images = {name: decode(part, image_size) for name, part in parts.items()}
-    if image_mean is None or image_std is None:
+    if image_mean is None:
         image_mean, image_std = channel_statistics(images["train"])
 
     def make(name, augmenter=None):
         if name not in parts:
             return None
-        labels = np.array(parts[name]["label"])
+        labels = np.array(parts[name]["label"][:])
         return ImageDataset(images[name], labels, image_mean, image_std, augmenter)
 
     return ImageSplits(
@@ -123,8 +126,6 @@ def load_splits(
 
 def load_raw(name, config_name=None, revision=None):
     """A `datasets.DatasetDict` as it is stored. Raises [`UserError`] where there is none."""
-    import datasets
-
     if name in BUILT_IN:
         return BUILT_IN[name]()
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
@@ -136,7 +137,9 @@ def load_raw(name, config_name=None, revision=None):
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         reason = _first_line(error)
         if is_folder:
-            raise UserError(f"the folder {name} cannot be read as an image dataset: {reason}") from error
+            raise UserError(
+                f"the folder {name} cannot be read: {reason}; it needs the parquet files or images of train and test"
+            ) from error
         raise UserError(f"the dataset {name} cannot be loaded from the Hub: {reason}; {offline_ways}") from error
     return loaded
 
@@ -161,7 +164,7 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
         raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
     parts, names, superclass_of = _canonical(_find_splits(raw), image_column, label_column)
     if "validation" not in parts and validation_fraction > 0:
-        labels = np.array(parts["train"]["label"])
+        labels = np.array(parts["train"]["label"][:])
         held_out = stratified_sample(labels, max(1, round(validation_fraction * len(labels))), split_seed)
         kept = np.setdiff1d(np.arange(len(labels)), held_out)
         if len(kept) == 0:
@@ -175,7 +178,7 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
         if limit is not None and limit < 1:
             raise UserError(f"{flag} must be at least 1, got {limit}")
         if limit is not None and limit < len(part):
-            parts[name] = part.select(stratified_sample(np.array(part["label"]), limit, split_seed))
+            parts[name] = part.select(stratified_sample(np.array(part["label"][:]), limit, split_seed))
     return parts, names, superclass_of
 
 
@@ -185,13 +188,15 @@ def _find_splits(raw):
     validation = next((name for name in ("validation", "valid", "val", "dev") if name in raw), None)
     test = "test" if "test" in raw else validation
     if "train" not in raw or test is None:
-        raise UserError(f"the dataset needs the splits train and test (or validation), but has: {found}")
+        raise UserError(
+            f"the dataset needs the splits train and test (or validation), but has {found}: add what is missing"
+        )
     splits = {"train": raw["train"], "test": raw[test]}
     if validation not in (None, test):
         splits["validation"] = raw[validation]
     for name, part in splits.items():
         if len(part) == 0:
-            raise UserError(f"the split {name} of the dataset is empty")
+            raise UserError(f"the split {name} of the dataset is empty: give it images, or choose another dataset")
     return splits
 
 
@@ -205,16 +210,19 @@ def _canonical(splits, image_column, label_column):
         if missing:
             raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that train has")
     names = _label_names(splits, label_column)
-    superclass_of = _superclass_of(splits["train"], label_column, superclass, len(names)) if superclass else None
     canonical = {}
     for name, part in splits.items():
-        part = part.select_columns([image_column, label_column])
-        if not hasattr(part.features[image_column], "decode"):
+        if not isinstance(part.features[image_column], datasets.Image):
             raise UserError(f"the column {image_column} holds no images; name the right one with --image_column_name")
-        part = _encode_labels(part, label_column, names)
-        renames = {image_column: "image", label_column: "label"}
-        canonical[name] = part.rename_columns({old: new for old, new in renames.items() if old != new})
-        _check_labels(np.array(canonical[name]["label"]), name, len(names))
+        part = part.select_columns([c for c in (image_column, label_column, superclass) if c in part.column_names])
+        renames = {image_column: "image", label_column: "label", superclass: "superclass"}
+        part = part.rename_columns(
+            {old: new for old, new in renames.items() if old in part.column_names and old != new}
+        )
+        part = part.add_column("row", range(len(part)))
+        canonical[name] = _encode_labels(part, names)
+        _check_labels(canonical[name], name, len(names))
+    superclass_of = _superclass_of(canonical["train"], len(names)) if superclass else None
     return canonical, [str(name) for name in names], superclass_of
 
 
@@ -232,37 +240,35 @@ def _find_column(kind, given, candidates, columns):
 
 def _label_names(splits, column):
     feature = splits["train"].features[column]
-    if hasattr(feature, "names"):
+    if isinstance(feature, datasets.ClassLabel):
         return feature.names
-    values = sorted({value for part in splits.values() for value in part.unique(column)}, key=str)
-    if any(isinstance(value, (float, type(None))) or not isinstance(value, (int, str)) for value in values):
+    dtype = feature.dtype if isinstance(feature, datasets.Value) else ""
+    if "int" not in dtype and "string" not in dtype:
         raise UserError(f"the column {column} holds no class labels; name the right one with --label_column_name")
-    if all(isinstance(value, int) for value in values):
-        if min(values) < 0:
-            raise UserError(f"the column {column} has the label {min(values)}: some images are not labelled")
-        return list(range(max(values) + 1))
-    return values
+    values = {value for part in splits.values() for value in part.unique(column)}
+    if None in values:
+        raise UserError(f"the column {column} is empty for some images: remove them or label them")
+    return list(range(max(values) + 1)) if "int" in dtype else sorted(values)
 
 
-def _encode_labels(part, column, names):
-    if getattr(part.features[column], "dtype", None) != "string":
+def _encode_labels(part, names):
+    if "string" not in (getattr(part.features["label"], "dtype", None) or ""):
         return part
-    from datasets import ClassLabel
-
-    return part.cast_column(column, ClassLabel(names=names))
+    return part.cast_column("label", datasets.ClassLabel(names=names))
 
 
-def _check_labels(labels, split_name, num_labels):
-    wrong = np.flatnonzero([label is None or not 0 <= label < num_labels for label in labels.tolist()])
-    if len(wrong):
-        raise UserError(
-            f"image {wrong[0]} of split {split_name} has the label {labels[wrong[0]]}, outside 0 to {num_labels - 1}"
-        )
+def _check_labels(part, split_name, num_labels):
+    for row, label in enumerate(part["label"][:]):
+        if label is None or not 0 <= label < num_labels:
+            raise UserError(
+                f"image {row} of split {split_name} has the label {label}, outside 0 to {num_labels - 1}: "
+                "remove it, or name another column with --label_column_name"
+            )
 
 
-def _superclass_of(part, label_column, superclass_column, num_labels):
+def _superclass_of(part, num_labels):
     """The superclass of each label; None where some label has several, or none."""
-    pairs = {(label, group) for label, group in zip(part[label_column], part[superclass_column], strict=True)}
+    pairs = set(zip(part["label"][:], part["superclass"][:], strict=True))
     if len(pairs) != num_labels or {label for label, _ in pairs} != set(range(num_labels)):
         return None
     return np.array([group for _, group in sorted(pairs)])

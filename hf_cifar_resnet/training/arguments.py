@@ -195,12 +195,9 @@ class CifarTrainingArguments(TrainingArguments):
     def _merge_plateau_flags(self):
         given = {name: getattr(self, f"plateau_{name}") for name in PLATEAU_FLAGS}
         given = {name: value for name, value in given.items() if value is not None}
-        if not given:
-            return
-        if schedules.PLATEAU not in self.lr_scheduler_type:
-            flags = ", ".join(f"plateau_{name}" for name in given)
-            raise ValueError(f"{flags}: only for lr_scheduler_type {schedules.PLATEAU}, not {self.lr_scheduler_type}")
-        self.lr_scheduler_kwargs = self.lr_scheduler_kwargs | given
+        # Recipes set them for whoever chooses that schedule.
+        if schedules.PLATEAU in self.lr_scheduler_type:
+            self.lr_scheduler_kwargs = self.lr_scheduler_kwargs | given
 
     def _divide_batch(self):
         if self.n_gpu > 1:

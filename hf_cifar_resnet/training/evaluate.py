@@ -32,8 +32,8 @@ def main(argv=None, prog=None):
     split = getattr(data, options.split)
     if split is None:
         raise UserError(f"the dataset has no {options.split} split")
-    trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
-    scores = records.scores(trainer.evaluate(split, metric_key_prefix=options.split), options.split)
+    trainer = CifarTrainer(model=model, args=args, eval_dataset=split, superclass_of=data.superclass_of)
+    scores = records.scores(trainer.evaluate(metric_key_prefix=options.split), options.split)
     if trainer.is_world_process_zero():
         print(f"{options.checkpoint} on {options.split} of {data_args.dataset_name}, {len(split):,} images")
         for name, value in scores.items():

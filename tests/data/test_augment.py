@@ -97,18 +97,29 @@ def test_crops_are_shifts_of_the_padded_image():
     assert len(set(seen)) > 140
 
 
-@pytest.mark.parametrize("number", range(10))
-@pytest.mark.parametrize("value", [0.8, 1.0])
-def test_colours_keep_their_hue(number, value):
-    """Ten colours 36 degrees apart, none of which turns into its neighbour."""
-    hue = 36.0 * number
+def hue_shifts(hue, value, color_jitter):
+    """How far, in degrees, 300 augmentations move the hue of an image of one colour."""
     colour = cv2.cvtColor(np.array([[[hue, 1, value]]], dtype=np.float32), cv2.COLOR_HSV2RGB)
     image = np.broadcast_to(np.rint(colour * 255).astype(np.uint8), (32, 32, 3)).copy()
-    augment = Augmenter(build_policy("seed"))
-    for index in range(60):
-        centre = augment(image, 0, index)[16:17, 16:17].astype(np.float32) / 255
-        moved = cv2.cvtColor(centre, cv2.COLOR_RGB2HSV)[0, 0, 0] - hue
-        assert abs((moved + 180) % 360 - 180) < 18
+    augment = Augmenter(build_policy("seed", color_jitter=color_jitter))
+    centres = np.stack([augment(image, 0, index)[16, 16] for index in range(300)])[None]
+    moved = cv2.cvtColor(centres.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[0, :, 0] - hue
+    return np.abs((moved + 180) % 360 - 180)
+
+
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("value", [0.75, 1.0])
+def test_colours_keep_their_hue(number, value):
+    """Ten colours 36 degrees apart: none becomes its neighbour, but for a few that are clipped at full brightness."""
+    kept = hue_shifts(36.0 * number, value, COLOR_JITTER) < 18
+    assert kept.all() if value < 1 else kept.mean() >= 0.99
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.02, 0.1])
+def test_hue_moves_by_no_more_than_its_strength(strength):
+    furthest = max(hue_shifts(36.0 * number, 0.8, (0, 0, 0, strength)).max() for number in range(10))
+    # OpenCV counts hue in steps of two degrees.
+    assert 0.75 * 360 * strength <= furthest <= 360 * strength + 2
 
 
 def test_colour_jitter_strengths():

@@ -1,0 +1,52 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+# Taken before any test runs the Trainer here, which leaves marks of its own in the environment.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+ENVIRONMENT.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """Arguments of a training run of seconds, the same on every machine."""
+    limits = "--max_steps 6 --max_train_samples 400 --max_eval_samples 200"
+    return ["--config", "quickstart", "--use_cpu", *limits.split()]
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Runs `python ARGUMENTS` in a process of its own that has no terminal, as a job on a server."""
+
+    def run(*arguments, cwd):
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=cwd, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def script():
+    return REPOSITORY / "train.py"
+
+
+@pytest.fixture(scope="session")
+def finished(python, script, quick, tmp_path_factory):
+    """One real `python train.py` from the repository's root: its `folder` and what it printed, as `lines`."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result = python(script.name, *quick, "--output_dir", folder, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    return SimpleNamespace(folder=folder, lines=result.stdout.splitlines(), stderr=result.stderr)
+
+
+@pytest.fixture(scope="session")
+def untimed():
+    """The part of a `metrics.json` that two equal runs share."""
+    return lambda metrics: {name: value for name, value in metrics.items() if name != "timing"}

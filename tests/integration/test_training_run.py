@@ -1,0 +1,216 @@
+import hashlib
+import json
+import shutil
+import zipfile
+
+import pytest
+import torch
+
+from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.reporting.records import read_history, read_json
+from hf_cifar_resnet.training.run import main
+
+WRITTEN = {
+    "README.md",
+    "config.json",
+    "configuration_cifar_resnet.py",
+    "curves.png",
+    "history.csv",
+    "metrics.json",
+    "model.safetensors",
+    "modeling_cifar_resnet.py",
+    "preprocessor_config.json",
+    "run.json",
+    "training_args.json",
+}
+
+
+def contents(folder):
+    """The hash and the time of every file below a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
+
+
+def shown(scores):
+    parts = [f"loss {scores['loss']:.4f}"]
+    names = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}
+    return ", ".join(parts + [f"{text} {scores[name]:.2%}" for name, text in names.items()])
+
+
+# What is printed
+
+
+def test_start_block(finished):
+    told = dict(line.split(maxsplit=1) for line in finished.lines[:7])
+    assert list(told) == ["Dataset", "Model", "Training", "Schedule", "Precision", "Device", "Output"]
+    assert told["Dataset"].startswith("shapes100: 400 train, 200 validation, 200 test; 100 classes")
+    assert told["Training"].startswith("6 steps, global batch 32 (processes x per device x accumulation: 1 x 32 x 1)")
+    assert told["Output"] == str(finished.folder)
+
+
+def test_end_lines(finished):
+    metrics = read_json(finished.folder / "metrics.json")
+    validation, test, saved = finished.lines[-3:]
+    assert validation == f"Validation {shown(metrics['validation'])}"
+    assert test == f"Test       {shown(metrics['test'])}"
+    assert saved.startswith(f"Saved      {finished.folder}/ (epoch ")
+
+
+def test_one_line_an_evaluation(finished):
+    # Seven lines before and three after.
+    assert [line.split()[0] for line in finished.lines[7:-3]] == ["epoch"]
+
+
+# What is written
+
+
+def test_folder_holds_what_is_promised(finished):
+    assert {path.name for path in finished.folder.iterdir()} == WRITTEN | {"checkpoint-6"}
+
+
+def test_no_pickle_outside_checkpoints(finished):
+    for name in WRITTEN:
+        path = finished.folder / name
+        assert not path.read_bytes().startswith(b"\x80") and not zipfile.is_zipfile(path), name
+    assert not list(finished.folder.rglob("training_args.bin"))
+
+
+def test_records_agree(finished):
+    metrics, rows = read_json(finished.folder / "metrics.json"), read_history(finished.folder / "history.csv")
+    assert [row["step"] for row in rows] == [6]
+    assert {name: rows[0][f"eval_{name}"] for name in metrics["validation"]} == metrics["validation"]
+    card = (finished.folder / "README.md").read_text()
+    for split in ("validation", "test"):
+        assert f"| {split} | 200 | {metrics[split]['loss']:.4f} | {metrics[split]['top1']:.2%} |" in card
+    assert (finished.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+# The same again
+
+
+@pytest.fixture(scope="module")
+def without_output_dir(quick, tmp_path_factory):
+    """Two runs in the same working directory, given no `--output_dir`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("default"))
+        main(quick)
+        main(quick)
+        yield tmp_path_factory.getbasetemp() / "default0" / "runs"
+
+
+def test_default_folder_says_what_the_run_is(without_output_dir, finished):
+    schedule = read_json(finished.folder / "run.json")["arguments"]["lr_scheduler_type"]
+    name = f"shapes100-resnet-basic-1-1-1-w16-32-64-{schedule}-seed42"
+    assert {path.name for path in without_output_dir.iterdir()} == {name, f"{name}-2"}
+
+
+def test_same_arguments_give_the_same_model(without_output_dir, finished, untimed):
+    """In the same process as in another, in other folders."""
+    metrics = untimed(read_json(finished.folder / "metrics.json"))
+    for folder in without_output_dir.iterdir():
+        assert untimed(read_json(folder / "metrics.json")) == metrics
+        assert (folder / "model.safetensors").read_bytes() == (finished.folder / "model.safetensors").read_bytes()
+
+
+def test_other_seed_gives_another_model(quick, finished, tmp_path):
+    main([*quick, "--seed", "1", "--output_dir", str(tmp_path)])
+    assert (tmp_path / "model.safetensors").read_bytes() != (finished.folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kept", ["all", "only the checkpoint"])
+def test_finished_run_is_not_overwritten(finished, quick, tmp_path, capsys, kept):
+    folder = finished.folder
+    if kept != "all":
+        folder = tmp_path / "stopped"
+        shutil.copytree(finished.folder / "checkpoint-6", folder / "checkpoint-6")
+    before = contents(folder)
+    with pytest.raises(SystemExit) as stopped:
+        main([*quick, "--output_dir", str(folder)])
+    assert stopped.value.code == 2 and "--resume_from_checkpoint true" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+# Scoring afterwards
+
+
+@pytest.mark.parametrize(
+    "place, split, batch_size",
+    [("", "test", 256), ("", "test", 7), ("", "validation", 64), ("checkpoint-6", "test", 200)],
+)
+def test_evaluate_gives_the_figures_of_the_run(finished, tmp_path, capsys, place, split, batch_size):
+    options = ["--split", split, "--batch_size", str(batch_size), "--json", str(tmp_path / "scores.json")]
+    before = contents(finished.folder)
+    cli(["evaluate", str(finished.folder / place), "--use_cpu", *options])
+    expected = read_json(finished.folder / "metrics.json")[split]
+    scores = read_json(tmp_path / "scores.json")
+    assert scores == expected | {"loss": pytest.approx(expected["loss"], abs=1e-6)}
+    assert f"top1       {expected['top1']:.2%}" in capsys.readouterr().out.splitlines()
+    assert contents(finished.folder) == before
+
+
+# Other ways to run
+
+
+def test_selection_on_test_is_said_everywhere(quick, finished, tmp_path, capsys):
+    main([*quick, "--eval_split", "test", "--validation_fraction", "0", "--output_dir", str(tmp_path)])
+    lines, metrics = capsys.readouterr().out.splitlines(), read_json(tmp_path / "metrics.json")
+    assert lines[0].startswith("Dataset    shapes100: 400 train, 200 test;") and lines[0].endswith("selected on test")
+    assert lines[-2] == f"Test       {shown(metrics['test'])} (selected on test)"
+    assert "**Selected on test:**" in (tmp_path / "README.md").read_text()
+    assert metrics["selected_on"] == "test" and metrics["validation"] is None
+    [row] = read_history(tmp_path / "history.csv")
+    assert {name: row[f"eval_{name}"] for name in metrics["test"]} == metrics["test"]
+    honest = "\n".join([*finished.lines, (finished.folder / "README.md").read_text()])
+    assert "selected on test" not in honest.lower()
+
+
+EVERY_FIVE_STEPS = (
+    "--lr_scheduler_type reduce_lr_on_plateau --plateau_patience 0 --plateau_threshold 0.9 --metric_for_best_model loss "
+    "--max_steps 20 --eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 5 --logging_strategy steps "
+    "--logging_steps 5 --save_total_limit 9"
+).split()
+EVERY_EPOCH = "--lr_scheduler_type one_cycle --max_steps -1 --num_train_epochs 2".split()
+
+
+@pytest.mark.parametrize(
+    "options, middle, last",
+    [(EVERY_EPOCH, "checkpoint-13", "checkpoint-26"), (EVERY_FIVE_STEPS, "checkpoint-10", "checkpoint-20")],
+    ids=["between epochs", "within an epoch"],
+)
+@pytest.mark.parametrize("by_path", [True, False])
+def test_resumed_run_ends_as_if_never_stopped(quick, tmp_path, untimed, options, middle, last, by_path):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    main([*quick, *options, "--output_dir", str(folder)])
+    shutil.copytree(folder, whole)
+    # As if it had been stopped before the next checkpoint.
+    for path in folder.iterdir():
+        if not path.name.startswith("checkpoint-"):
+            path.unlink()
+        elif int(path.name.split("-")[1]) > int(middle.split("-")[1]):
+            shutil.rmtree(path)
+    if by_path:
+        main([*quick, *options, "--resume_from_checkpoint", str(folder / middle)])
+    else:
+        main([*quick, *options, "--resume_from_checkpoint", "true", "--output_dir", str(folder)])
+    for place in (".", last):
+        assert (folder / place / "model.safetensors").read_bytes() == (whole / place / "model.safetensors").read_bytes()
+    for state in ("optimizer.pt", "scheduler.pt"):
+        expected, found = torch.load(whole / last / state), torch.load(folder / last / state)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert untimed(read_json(folder / "metrics.json")) == untimed(read_json(whole / "metrics.json"))
+    timed = ("images_per_second", "train_seconds")
+    expected, found = (
+        [{name: value for name, value in row.items() if name not in timed} for row in read_history(run / "history.csv")]
+        for run in (whole, folder)
+    )
+    assert found == expected and len(found) > 1
+
+
+def test_early_stopping(quick, tmp_path, capsys):
+    options = "--max_steps -1 --num_train_epochs 30 --max_train_samples 64 --learning_rate 1e-9".split()
+    main([*quick, *options, "--early_stopping_patience", "1", "--output_dir", str(tmp_path)])
+    top1 = [row["eval_top1"] for row in read_history(tmp_path / "history.csv")]
+    assert len(top1) < 30 and read_json(tmp_path / "metrics.json")["epochs"] == len(top1)
+    improved = [value > max(top1[:i]) for i, value in enumerate(top1) if i > 0]
+    assert improved == [True] * (len(improved) - 1) + [False]
+    assert json.loads((tmp_path / "metrics.json").read_text())["best_epoch"] == len(top1) - 1
