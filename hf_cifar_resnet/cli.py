@@ -7,6 +7,10 @@ from . import __version__
 
 COMMANDS = {
     "train": ("training.run", "train a model; the same program as train.py"),
+    "schedules": ("training.draw_schedules", "draw every learning-rate schedule, without training"),
+    "find-lr": ("training.find_lr", "find a learning rate by a range test"),
+    "study": ("study", "compare schedules over seeds"),
+    "search": ("search", "search hyper-parameters with Optuna"),
     "evaluate": ("training.evaluate", "score a checkpoint on a split"),
 }
 
@@ -30,3 +34,7 @@ def _help():
     lines = ["usage: hf-cifar-resnet COMMAND [options]", "", "Train ResNets on small images and compare schedules.", ""]
     lines += [f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join([*lines, "", "hf-cifar-resnet COMMAND --help lists the options of a command."])
+
+
+if __name__ == "__main__":
+    main()

@@ -36,3 +36,117 @@ def plot_history(rows, path, split):
             axes.legend()
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     figure.savefig(path, dpi=120)
+
+
+# Okabe and Ito's colours (2008), told apart under every common colour blindness; line styles tell apart the rest.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINE_STYLES = ("-", "--", ":", "-.")
+
+
+def style(number):
+    """Colour and line style of the line with this number."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)],
+    }
+
+
+def plot_study(histories, path, split):
+    """
+    Accuracy, loss and learning rate of all variants on common axes: the mean over seeds, and the range as a band.
+
+    Args:
+        histories: variant name to a list (one a seed) of rows of [`~hf_cifar_resnet.reporting.records.history`].
+        split (`str`): what the evaluations were on.
+    """
+    panels = {
+        "eval_top1": f"{split} top-1",
+        "train_accuracy": "train accuracy (augmented)",
+        "eval_loss": f"{split} loss",
+        "learning_rate": "learning rate",
+    }
+    figure, axes = new_figure(2, 2, width=5.2, height=3.8)
+    for panel, (column, title) in zip(axes, panels.items(), strict=True):
+        for number, (name, runs) in enumerate(histories.items()):
+            epochs, mean, low, high = _over_seeds(runs, column)
+            marker = "o" if len(epochs) < 3 else None
+            panel.plot(epochs, mean, label=name, marker=marker, **style(number))
+            panel.fill_between(epochs, low, high, color=style(number)["color"], alpha=0.15, linewidth=0)
+        panel.set(title=title, xlabel="epoch")
+        panel.grid(alpha=0.3)
+        if column in ("eval_top1", "train_accuracy"):
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    figure.savefig(path, dpi=120)
+
+
+def _over_seeds(runs, column):
+    """Epochs, and mean, lowest and highest value of a column over the seeds that have it there."""
+    values = {}
+    for row in (row for run in runs for row in run if column in row):
+        values.setdefault(row["epoch"], []).append(row[column])
+    epochs = sorted(values)
+    return (
+        epochs,
+        [sum(values[epoch]) / len(values[epoch]) for epoch in epochs],
+        [min(values[epoch]) for epoch in epochs],
+        [max(values[epoch]) for epoch in epochs],
+    )
+
+
+def plot_study_final(finals, path):
+    """
+    Final test accuracy: a dot for each seed, the mean, and one standard deviation either way.
+
+    Args:
+        finals: variant name to the test top-1 of each seed.
+    """
+    from statistics import mean, stdev
+
+    ranked = sorted(finals.items(), key=lambda item: mean(item[1]))
+    figure, (axes,) = new_figure(1, width=7.0, height=1.2 + 0.42 * len(ranked))
+    for position, (_, values) in enumerate(ranked):
+        spread = stdev(values) if len(values) > 1 else 0.0
+        axes.errorbar(mean(values), position, xerr=spread, fmt="D", color=COLOURS[0], capsize=4, markersize=6)
+        axes.plot(values, [position] * len(values), "o", color=COLOURS[4], markersize=4, alpha=0.8)
+    axes.set_yticks(range(len(ranked)), [f"{name} (n = {len(values)})" for name, values in ranked])
+    axes.set_ylim(-0.6, len(ranked) - 0.4)
+    axes.set(xlabel="test top-1: mean ± standard deviation over seeds, and each seed")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=120)
+
+
+def plot_schedules(curves, path, xlabel="step"):
+    """
+    One small panel for each schedule.
+
+    Args:
+        curves: schedule name to its learning rate at every step.
+    """
+    columns = min(4, len(curves))
+    rows = -(-len(curves) // columns)
+    figure, axes = new_figure(columns, rows, width=3.2, height=2.3)
+    for panel, (name, rates) in zip(axes, curves.items(), strict=False):
+        panel.plot(rates, color=COLOURS[0])
+        panel.set_title(name, fontsize=10)
+        panel.set_ylim(0, 1.08 * max(max(r) for r in curves.values()))
+        panel.grid(alpha=0.3)
+        panel.set_xlabel(xlabel)
+        panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for panel in axes[len(curves) :]:
+        panel.set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def plot_lr_range(rates, losses, smoothed, suggestion, path):
+    """Loss against learning rate, raw and smoothed, with the suggested learning rate."""
+    figure, (axes,) = new_figure(1, width=6.4, height=4.0)
+    axes.plot(rates, losses, color=COLOURS[5], alpha=0.6, label="loss")
+    axes.plot(rates, smoothed, color=COLOURS[0], label="smoothed")
+    axes.axvline(suggestion, color=COLOURS[1], linestyle="--", label=f"suggested {suggestion:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

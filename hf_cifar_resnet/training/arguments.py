@@ -138,7 +138,7 @@ class CifarTrainingArguments(TrainingArguments):
     def __post_init__(self):
         self._check_values()
         self._choose_for_device()
-        self.lr_scheduler_kwargs = _json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
+        self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self._merge_plateau_flags()
         self.output_dir_given = self.output_dir is not None
         # TrainingArguments knows transformers' schedules only.
@@ -219,7 +219,7 @@ class CifarTrainingArguments(TrainingArguments):
         return "fp32" if self.mixed_precision == "no" else self.mixed_precision
 
 
-def _json_object(name, value):
+def json_object(name, value):
     """A dict, from a dict, None or JSON text."""
     try:
         value = json.loads(value) if isinstance(value, str) else value or {}

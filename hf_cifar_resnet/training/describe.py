@@ -58,7 +58,7 @@ def _cpu_name():
         return platform.processor() or platform.machine()
 
 
-def run(model, data, data_args, args, argv=None):
+def run(model, data, model_args, data_args, args, argv=None):
     """Everything that says what a run is (`run.json`), as plain values."""
     sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
     on_hub = data_args.dataset_name not in BUILT_IN and not Path(data_args.dataset_name).exists()
@@ -80,6 +80,7 @@ def run(model, data, data_args, args, argv=None):
             "parameters": model.num_parameters(),
         },
         "arguments": {name: _plain(getattr(args, name)) for name in _TOLD} | {"augmentation": data_args.augmentation},
+        "model_arguments": vars(model_args),
         "data_arguments": vars(data_args),
         "precision": args.precision,
         "processes": args.world_size,

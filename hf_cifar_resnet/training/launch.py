@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import UserError
 from ..reporting.records import METRICS_JSON
@@ -85,8 +84,18 @@ def resume_point(args):
     """
     if not args.resume_from_checkpoint or str(args.resume_from_checkpoint).lower() == "false":
         return None
-    checkpoint = get_last_checkpoint(args.output_dir) if _wants_last(args) else args.resume_from_checkpoint
-    if checkpoint is None or not Path(checkpoint, "trainer_state.json").is_file():
-        where = args.output_dir if checkpoint is None else checkpoint
-        raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {where}")
-    return checkpoint
+    checkpoint = last_whole_checkpoint(args.output_dir) if _wants_last(args) else Path(args.resume_from_checkpoint)
+    if checkpoint is None or not _is_whole(checkpoint):
+        raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {checkpoint or args.output_dir}")
+    return str(checkpoint)
+
+
+def last_whole_checkpoint(folder):
+    """The `checkpoint-N` with the highest N that was written to its end, or None."""
+    whole = [path for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdigit() and _is_whole(path)]
+    return max(whole, key=lambda path: int(path.name[11:]), default=None)
+
+
+def _is_whole(checkpoint):
+    # The Trainer writes it last.
+    return (checkpoint / "trainer_state.json").is_file()

@@ -36,7 +36,7 @@ def main(argv=None, prog=None):
     args.output_dir = output_folder(args, describe.run_name(data_args, model.config, args))
     resume = resume_point(args)
     trainer = build_trainer(model, args, data, data_args.eval_split)
-    run = describe.run(model, data, data_args, args, argv)
+    run = describe.run(model, data, model_args, data_args, args, argv)
     if trainer.is_world_process_zero():
         print(describe.start(run, args), flush=True)
 
@@ -117,8 +117,9 @@ def write_results(trainer, run, metrics):
     """metrics.json, run.json, history.csv, curves.png and README.md in the output folder."""
     folder = Path(trainer.args.output_dir)
     rows = records.history(trainer.state.log_history)
-    records.write_json(metrics, folder / records.METRICS_JSON)
     records.write_json(run, folder / records.RUN_JSON)
     records.write_history(rows, folder / records.HISTORY_CSV)
     plot_history(rows, folder / "curves.png", metrics["selected_on"])
     model_card(run, metrics).save(folder / "README.md")
+    # Last: it says that all the rest is there.
+    records.write_json(metrics, folder / records.METRICS_JSON)

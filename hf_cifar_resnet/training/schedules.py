@@ -18,6 +18,10 @@ PLATEAU_WITH_WARMUP = "reduce_lr_on_plateau_with_warmup"
 # Of transformers' own, those that are asked for here under another name or that change the LR by events.
 _REPLACED = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
 _FROM_TRANSFORMERS = [kind.value for kind in SchedulerType if kind not in _REPLACED]
+WITHOUT_WARMUP = {
+    "constant": "constant has no warmup: use constant_with_warmup",
+    "one_cycle": 'one_cycle has its own warmup: give lr_scheduler_kwargs {"pct_start": ...}, not warmup_steps',
+}
 # Share of all steps that `*_with_warmup` warm up for when `warmup_steps` is not given.
 DEFAULT_WARMUP = 0.05
 
@@ -77,6 +81,12 @@ class PlateauRule:
             return False
         memory["bad"], memory["cooldown"] = 0, self.cooldown
         return True
+
+    def apply(self, schedule, value, greater_is_better):
+        """Takes one evaluation, and cuts an [`EventSchedule`] if it is time."""
+        if self.update(schedule.memory, value, greater_is_better):
+            lowest = self.min_lr / schedule.base_lrs[0]
+            schedule.rescale(min(schedule.scale, max(schedule.scale * self.factor, lowest)))
 
 
 class EventSchedule(LambdaLR):
@@ -156,9 +166,7 @@ class PlateauCallback(ScheduleCallback):
         # Evaluations during a warmup say nothing about a plateau.
         if name not in metrics or schedule.last_epoch < schedule.warmup_steps:
             return
-        if self.rule.update(schedule.memory, metrics[name], args.greater_is_better):
-            lowest = self.rule.min_lr / schedule.base_lrs[0]
-            schedule.rescale(min(schedule.scale, max(schedule.scale * self.rule.factor, lowest)))
+        self.rule.apply(schedule, metrics[name], args.greater_is_better)
 
 
 SCHEDULES = sorted(
@@ -190,10 +198,8 @@ def check(name, kwargs, warmup_steps=0):
     if unknown:
         choices = ", ".join(accepted) or "none"
         raise ValueError(f"{name} does not take {', '.join(unknown)} in lr_scheduler_kwargs; it takes: {choices}")
-    if name == "constant" and warmup_steps:
-        raise ValueError("constant has no warmup: use constant_with_warmup")
-    if name == "one_cycle" and warmup_steps:
-        raise ValueError('one_cycle has its own warmup: give lr_scheduler_kwargs {"pct_start": ...}, not warmup_steps')
+    if warmup_steps and name in WITHOUT_WARMUP:
+        raise ValueError(WITHOUT_WARMUP[name])
     if name in (PLATEAU, PLATEAU_WITH_WARMUP):
         PlateauRule(**kwargs)
 

@@ -1,0 +1,235 @@
+"""From the runs of a study to its tables, plots and reading. Everything is computed from the runs' folders alone."""
+
+import csv
+import math
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+from scipy import stats
+
+from ..errors import UserError
+from . import records
+from .curves import plot_study, plot_study_final
+
+# Differences are claimed below this, after Holm's correction for the number of comparisons.
+SIGNIFICANCE = 0.05
+
+
+def write_report(folder, targets=None):
+    """
+    Writes results.csv (a row for each run), results.md, curves.png and final.png into a study's folder.
+
+    Args:
+        folder (`str` or `Path`): its subfolders are the runs; those that did not finish are left out and counted.
+        targets (list of floats, *optional*): accuracies, 0 to 1, to report the time to; chosen from the runs if None.
+
+    Returns:
+        The text of results.md.
+
+    Raises:
+        UserError: if there is no finished run.
+    """
+    folder = Path(folder)
+    runs = [read_run(path) for path in _run_folders(folder) if (path / records.METRICS_JSON).is_file()]
+    unfinished = len(_run_folders(folder)) - len(runs)
+    if not runs:
+        raise UserError(f"there is no finished run in {folder}")
+    varied = records.read_json(folder / "study.json")["varied"] if (folder / "study.json").is_file() else []
+    for run in runs:
+        run["variant"] = variant(run, varied)
+    runs.sort(key=lambda run: (run["variant"], run["seed"]))
+    targets = sorted(targets) if targets else choose_targets(runs)
+    _write_csv(runs, targets, varied, folder / "results.csv")
+    groups = group(runs)
+    text = results_markdown(groups, targets, unfinished)
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    selected_on = runs[0]["metrics"]["selected_on"]
+    histories = {name: [run["history"] for run in members] for name, members in groups.items()}
+    plot_study(histories, folder / "curves.png", selected_on)
+    finals = {name: [run["metrics"]["test"]["top1"] for run in members] for name, members in groups.items()}
+    plot_study_final(finals, folder / "final.png")
+    return text
+
+
+def _run_folders(folder):
+    return sorted(path for path in folder.glob("*") if path.is_dir() and "-seed" in path.name)
+
+
+def read_run(folder):
+    """What a run's folder says of it."""
+    run = records.read_json(folder / records.RUN_JSON)
+    return {
+        "name": folder.name,
+        "seed": run["arguments"]["seed"],
+        "schedule": run["arguments"]["lr_scheduler_type"],
+        "run": run,
+        "metrics": records.read_json(folder / records.METRICS_JSON),
+        "history": records.read_history(folder / records.HISTORY_CSV),
+    }
+
+
+def variant(run, varied):
+    """What is compared: the schedule, and the values of the varied arguments."""
+    settings = run["run"]["arguments"] | run["run"]["data_arguments"] | run["run"]["model_arguments"]
+    return ", ".join([run["schedule"], *(f"{name} {settings.get(name)}" for name in varied)])
+
+
+def group(runs):
+    """Runs by variant."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run["variant"]].append(run)
+    return dict(groups)
+
+
+def choose_targets(runs):
+    """The highest multiple of 10% that every run reached, and the highest that any run reached."""
+    best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs]
+    return sorted({math.floor(10 * value) / 10 for value in (min(best), max(best))} - {0.0})
+
+
+def figures(run, targets):
+    """The numbers of one run that the tables show; accuracies are 0 to 1, and None is not measured or not reached."""
+    metrics, history = run["metrics"], run["history"]
+    last = history[-1]
+    row = {
+        f"{split}_{score}": (metrics[split] or {}).get(score)
+        for split in ("validation", "test")
+        for score in ("top1", "top5", "loss")
+    }
+    row["best_epoch"] = metrics["best_epoch"]
+    row["train_accuracy"] = last.get("train_accuracy")
+    row["gap"] = last["train_accuracy"] - last["eval_top1"] if {"train_accuracy", "eval_top1"} <= set(last) else None
+    for target in targets:
+        reached = next((r for r in history if r.get("eval_top1", 0) >= target), {})
+        row[f"epochs_to_{target:g}"] = reached.get("epoch")
+        row[f"seconds_to_{target:g}"] = reached.get("train_seconds")
+    row["train_seconds"] = metrics["timing"]["train_seconds"]
+    return row
+
+
+def _write_csv(runs, targets, varied, path):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = [
+            {"schedule": run["schedule"], "variant": run["variant"], "seed": run["seed"], **figures(run, targets)}
+            for run in runs
+        ]
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def results_markdown(groups, targets, unfinished):
+    """results.md: what was run, the reading, the table."""
+    first = next(iter(groups.values()))[0]
+    run, selected_on = first["run"], first["metrics"]["selected_on"]
+    selection = (
+        "**Selected on test:** the test split also chose the best epoch, so these figures flatter every schedule."
+        if selected_on == "test"
+        else "Epochs were chosen on the validation split; test was scored once a run."
+    )
+    lines = [
+        f"# Learning-rate schedules on {run['dataset']['name']}",
+        "",
+        f"{run['model']['description']}; {run['dataset']['train']:,} training, {run['dataset']['test']:,} test images; "
+        f"{first['metrics']['epochs']:g} epochs, {run['arguments']['optim']}, peak LR "
+        f"{run['arguments']['learning_rate']:g}, global batch {run['arguments']['global_batch_size']}. {selection}",
+        "",
+        reading(groups, selected_on),
+        "",
+        *_table(groups, targets, selected_on),
+        "",
+        "Mean ± standard deviation over seeds (n - 1). Train accuracy is that of the last epoch, with augmentation; "
+        "the gap is train accuracy less evaluated accuracy there. Epochs and seconds are until an evaluation first "
+        "reached the accuracy, seconds of training alone.",
+        "",
+        f"Hardware: {run['hardware']}. Versions: {', '.join(f'{k} {v}' for k, v in run['versions'].items())}.",
+    ]
+    if unfinished:
+        lines += ["", f"{unfinished} runs are not finished and are left out."]
+    return "\n".join([*lines, "", "![curves](curves.png)", "", "![final accuracy](final.png)", ""])
+
+
+def _table(groups, targets, selected_on):
+    columns = {"test_top1": "test top-1", "test_top5": "test top-5"}
+    if selected_on != "test":
+        columns = {"validation_top1": "validation top-1", "validation_top5": "validation top-5"} | columns
+    columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
+    for target in targets:
+        columns |= {f"epochs_to_{target:g}": f"epochs to {target:.0%}", f"seconds_to_{target:g}": f"s to {target:.0%}"}
+    head = ["schedule", "n", *columns.values()]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, members in sorted(groups.items(), key=lambda item: -_mean_test(item[1])):
+        rows = [figures(run, targets) for run in members]
+        cells = [_cell(column, [row[column] for row in rows]) for column in columns]
+        lines.append("| " + " | ".join([name, str(len(members)), *cells]) + " |")
+    return lines
+
+
+def _cell(column, values):
+    known = [value for value in values if value is not None]
+    if not known:
+        return "never" if "_to_" in column else ""
+    share = column.endswith(("top1", "top5", "accuracy", "gap"))
+    scale, unit, digits = (100, "%", 2) if share else (1, "", 0 if column.startswith("seconds") else 1)
+    text = f"{scale * mean(known):.{digits}f}"
+    if len(known) > 1:
+        text += f" ± {scale * stdev(known):.{digits}f}"
+    return text + unit + (f" ({len(known)} of {len(values)})" if len(known) < len(values) else "")
+
+
+def _test_top1(members):
+    return [run["metrics"]["test"]["top1"] for run in members]
+
+
+def _mean_test(members):
+    return mean(_test_top1(members))
+
+
+def reading(groups, selected_on="validation"):
+    """
+    One paragraph on final test accuracy. A difference is claimed only where Welch's t-test over the seeds, with Holm's
+    correction over the comparisons with the best, supports it at 5%.
+    """
+    ranked = sorted(groups, key=lambda name: -_mean_test(groups[name]))
+    best, others = ranked[0], ranked[1:]
+    said = [f"Highest mean test top-1: {best} with {_describe(_test_top1(groups[best]))}."]
+    if not others:
+        return said[0]
+    if min(len(members) for members in groups.values()) < 2:
+        return " ".join([*said, "Not every schedule has two seeds or more, so no difference is claimed."])
+    p_values = {name: _welch(_test_top1(groups[best]), _test_top1(groups[name])) for name in others}
+    clear = _holm(p_values)
+    if clear:
+        lead = {name: 100 * (_mean_test(groups[best]) - _mean_test(groups[name])) for name in clear}
+        listed = ", ".join(f"{name} (by {lead[name]:.2f} points, p = {clear[name]:.2g})" for name in clear)
+        said.append(f"It is ahead of {listed}.")
+    open_ones = [name for name in others if name not in clear]
+    if open_ones:
+        said.append(f"The seeds do not support a difference between it and {', '.join(open_ones)}.")
+    said.append("(Welch's t-test, Holm-corrected, 5%.)")
+    return " ".join(said)
+
+
+def _describe(values):
+    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.2f}{spread}% (n = {len(values)})"
+
+
+def _welch(a, b):
+    if stdev(a) == 0 and stdev(b) == 0:
+        # No spread at all says nothing of the next seed.
+        return 1.0
+    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+
+
+def _holm(p_values):
+    """Holm 1979: the corrected p-values of those hypotheses that are rejected."""
+    rejected, corrected = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        corrected = max(corrected, min(1.0, p * (len(p_values) - rank)))
+        if corrected >= SIGNIFICANCE:
+            break
+        rejected[name] = corrected
+    return rejected

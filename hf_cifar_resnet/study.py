@@ -1,0 +1,221 @@
+"""
+Which learning-rate schedule? Every schedule with every seed, each an ordinary training run in a folder of its own.
+
+hf-cifar-resnet study --schedules constant cosine one_cycle --seeds 42 43 44 --config quickstart
+"""
+
+import argparse
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from .errors import UserError, reports_user_errors
+from .reporting import records, tables
+from .training import schedules
+from .training.arguments import parse_arguments
+from .training.launch import last_whole_checkpoint
+
+STUDY_JSON, LOG = "study.json", "train.log"
+# What the study itself decides for each run.
+DECIDED = ("lr_scheduler_type", "seed", "output_dir", "resume_from_checkpoint")
+
+
+@dataclass
+class Run:
+    """One training run of a study."""
+
+    folder: Path
+    settings: dict
+
+    @property
+    def name(self):
+        return self.folder.name
+
+    @property
+    def finished(self):
+        # Written last by a run.
+        return (self.folder / records.METRICS_JSON).is_file()
+
+    def arguments(self):
+        return [text for name, value in self.settings.items() for text in (f"--{name}", str(value))]
+
+
+@reports_user_errors
+def main(argv=None, prog=None):
+    """Runs what is not finished, then writes tables and plots. Exits with 1 if a run failed."""
+    options, common = _parse(argv, prog)
+    if options.report:
+        print(tables.write_report(options.report, options.targets))
+        return
+    folder = Path(options.output_dir)
+    runs = plan(folder, options.schedules, options.seeds, options.vary)
+    check(runs, common)
+    remember(folder, options, common)
+    failed = execute(runs, common)
+    if len(failed) < len(runs):
+        print(tables.write_report(folder, options.targets))
+    if failed:
+        print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(run.name for run in failed)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _parse(argv, prog):
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Compare learning-rate schedules over seeds. All other arguments are those of `train`.",
+        allow_abbrev=False,
+    )
+    parser.error = _fail
+    parser.add_argument("--schedules", nargs="+", default=["constant", "cosine", schedules.PLATEAU], metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42], metavar="N")
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="NAME=A,B", help="also vary this argument of train; repeatable"
+    )
+    parser.add_argument("--output_dir", default="studies/schedules", help="the folder of the study")
+    parser.add_argument(
+        "--targets", nargs="+", type=float, metavar="ACCURACY", help="accuracies, 0 to 1, to report the time to"
+    )
+    parser.add_argument(
+        "--report", metavar="FOLDER", help="only rebuild tables and plots from the runs in a study folder"
+    )
+    options, common = parser.parse_known_args(argv)
+    options.vary = dict(_parse_vary(text) for text in options.vary)
+    return options, common
+
+
+def _fail(message):
+    raise UserError(message)
+
+
+def _parse_vary(text):
+    name, separator, values = text.partition("=")
+    if not separator or not values:
+        raise UserError(f"--vary {text}: write it as NAME=A,B")
+    return name.lstrip("-").replace("-", "_"), values.split(",")
+
+
+def plan(folder, schedule_names, seeds, vary):
+    """The runs of a study, seed by seed, so that a study that is cut off compares all schedules on what it has."""
+    runs = []
+    for seed in dict.fromkeys(seeds):
+        for schedule, *values in itertools.product(dict.fromkeys(schedule_names), *vary.values()):
+            varied = dict(zip(vary, values, strict=True))
+            name = "-".join([schedule, *(f"{key}={value}" for key, value in varied.items()), f"seed{seed}"])
+            runs.append(
+                Run(folder / name.replace(os.sep, "_"), {"lr_scheduler_type": schedule, **varied, "seed": seed})
+            )
+    return runs
+
+
+def check(runs, common):
+    """Raises [`UserError`] for arguments that would make a run fail at its start, before any is started."""
+    for argument in common:
+        if argument.split("=")[0].lstrip("-").replace("-", "_") in DECIDED and argument.startswith("--"):
+            raise UserError(f"{argument} is decided by the study: use --schedules, --seeds, --output_dir or --vary")
+    for run in runs:
+        try:
+            parse_arguments([*common, *run.arguments()])
+        except UserError as error:
+            raise UserError(f"{run.name}: {error}") from error
+
+
+def remember(folder, options, common):
+    """Writes what the study is; refuses to mix runs of different settings in one folder."""
+    path = folder / STUDY_JSON
+    vary = sorted(options.vary)
+    if path.is_file():
+        before = records.read_json(path)
+        if (before["arguments"], before["varied"]) != (common, vary):
+            raise UserError(
+                f"{folder} holds a study with other arguments ({shlex.join(before['arguments'])}): "
+                "choose another --output_dir"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        records.write_json({"arguments": common, "varied": vary}, path)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be written: {error.strerror or error}") from error
+
+
+def execute(runs, common):
+    """Runs one after the other what is not finished. Returns the runs that failed."""
+    waiting = [run for run in runs if not run.finished]
+    if len(waiting) < len(runs):
+        print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")
+    failed, started = [], time.monotonic()
+    with tqdm(total=len(waiting), unit="run", disable=None) as bar:
+        for number, run in enumerate(waiting, 1):
+            bar.set_description(run.name)
+            ok = _train(run, common, bar)
+            if not ok:
+                failed.append(run)
+            elapsed = time.monotonic() - started
+            left = elapsed / number * (len(waiting) - number)
+            outcome = _outcome(run) if ok else f"FAILED, see {run.folder / LOG}"
+            tqdm.write(f"[{number}/{len(waiting)}] {run.name}: {outcome}; about {left / 60:.0f} min left")
+    return failed
+
+
+def _outcome(run):
+    metrics = records.read_json(run.folder / records.METRICS_JSON)
+    return f"test top-1 {metrics['test']['top1']:.2%} after {metrics['timing']['train_seconds']:.0f} s of training"
+
+
+def _train(run, common, bar):
+    """One run in processes of its own. Returns whether it finished."""
+    resume = last_whole_checkpoint(run.folder) is not None
+    if not resume and run.folder.exists():
+        # Nothing in it can be gone on from.
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(exist_ok=True)
+    command = [*_launcher(), *common, *run.arguments(), "--output_dir", str(run.folder)]
+    if resume:
+        command += ["--resume_from_checkpoint", "true"]
+    done = 0.0
+    with open(run.folder / LOG, "a", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+        )
+        try:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                share = _share_done(line)
+                bar.update(max(0.0, share - done))
+                done = max(done, share)
+            process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    bar.update(1 - done)
+    return process.returncode == 0 and run.finished
+
+
+def _share_done(line):
+    """How much of a run is done after this line of its output, 0 to 1."""
+    if not line.startswith("epoch "):
+        return 0.0
+    done, total = line.split()[1].split("/")
+    return min(1.0, float(done) / float(total))
+
+
+def _launcher():
+    """`accelerate launch` over all devices; on a CPU with all its threads, which it would not give by itself."""
+    devices = max(1, torch.cuda.device_count())
+    threads = max(1, (os.cpu_count() or 1) // devices)
+    options = f"--num_processes {devices} --num_machines 1 --mixed_precision no --dynamo_backend no"
+    spread = ["--multi_gpu"] if devices > 1 else []
+    return [
+        sys.executable, "-m", "accelerate.commands.launch", "--quiet", *spread, *options.split(),
+        "--num_cpu_threads_per_process", str(threads), "-m", "hf_cifar_resnet.cli", "train",
+    ]  # fmt: skip

@@ -1,0 +1,98 @@
+"""A learning-rate range test: the loss while the rate rises exponentially (Smith 2015, arXiv 1506.01186)."""
+
+import csv
+import math
+import tempfile
+from pathlib import Path
+
+from transformers import TrainerCallback, set_seed
+
+from ..errors import UserError, reports_user_errors
+from ..reporting.curves import plot_lr_range
+from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
+from .callbacks import EpochLineCallback
+from .run import build_model, build_trainer, load_data, quieten_libraries
+
+# A loss this many times its lowest has diverged.
+DIVERGED = 4.0
+
+
+class StopWhenDiverged(TrainerCallback):
+    """Ends the test where more of it would tell nothing."""
+
+    def __init__(self):
+        self.lowest = math.inf
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = logs.get("loss", self.lowest)
+        self.lowest = min(self.lowest, loss)
+        if not loss <= DIVERGED * self.lowest:
+            control.should_training_stop = True
+
+
+@reports_user_errors
+def main(argv=None, prog=None):
+    """Trains for a few steps, draws loss against learning rate, prints a suggestion and returns it."""
+    options, model_args, data_args, args = _parse(argv, prog)
+    quieten_libraries(args)
+    set_seed(args.seed)
+    data = load_data(data_args, args.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        args.output_dir = scratch
+        trainer = build_trainer(build_model(model_args, data), args, data, data_args.eval_split)
+        trainer.remove_callback(EpochLineCallback)
+        trainer.add_callback(StopWhenDiverged())
+        trainer.train()
+    steps = [(entry["learning_rate"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    rates, losses = (list(values) for values in zip(*steps, strict=True))
+    smoothed = smooth(losses)
+    suggestion = suggest(rates, smoothed)
+    try:
+        plot_lr_range(rates, losses, smoothed, suggestion, options.output)
+        with open(Path(options.output).with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(
+                [("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)]
+            )
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written: {error.strerror or error}") from error
+    print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
+    return suggestion
+
+
+def _parse(argv, prog):
+    types = (ModelArguments, DataArguments, CifarTrainingArguments)
+    parser = CifarArgumentParser(types, prog=prog, description="Find a learning rate; all arguments of `train` apply.")
+    parser.add_argument("--start_lr", type=float, default=1e-6, help="where the test starts")
+    parser.add_argument("--end_lr", type=float, default=1.0, help="where it ends, if the loss does not diverge before")
+    parser.add_argument("--num_steps", type=int, default=100, help="steps in between")
+    parser.add_argument("--output", default="find_lr.png", help="the PNG to write; the numbers go beside it as CSV")
+    # The recipe's schedule and length are not what is run here.
+    *parsed, options = parser.parse([*argv, "--lr_scheduler_type", "exponential", "--lr_scheduler_kwargs", "{}",
+                                     "--warmup_steps", "0"])  # fmt: skip
+    model_args, data_args, args = parsed
+    if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
+        raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
+    args.learning_rate, args.max_steps = options.start_lr, options.num_steps
+    args.lr_scheduler_kwargs = {"final_factor": options.end_lr / options.start_lr}
+    args.logging_strategy, args.logging_steps = "steps", 1
+    args.eval_strategy = args.save_strategy = "no"
+    args.load_best_model_at_end = False
+    return options, model_args, data_args, args
+
+
+def smooth(losses, beta=0.9):
+    """Exponential moving average with bias correction, as in Kingma and Ba 2014, algorithm 1."""
+    average, smoothed = 0.0, []
+    for step, loss in enumerate(losses, 1):
+        average = beta * average + (1 - beta) * loss
+        smoothed.append(average / (1 - beta**step))
+    return smoothed
+
+
+def suggest(rates, smoothed):
+    """The rate at which the smoothed loss falls most steeply per factor of the rate, before its lowest point."""
+    lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+    # The first few averages are of hardly any losses.
+    start = min(len(smoothed) // 10, max(0, lowest - 2))
+    inner = range(start + 1, max(start + 2, lowest))
+    return rates[min(inner, key=lambda i: smoothed[min(i + 1, len(smoothed) - 1)] - smoothed[i - 1])]
