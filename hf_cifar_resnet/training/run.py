@@ -75,8 +75,8 @@ def build_model(model_args, data):
     return CifarResNetForImageClassification(config)
 
 
-def build_trainer(model, args, data, eval_split):
-    """The Trainer, which selects on `eval_split`."""
+def build_trainer(model, args, data, eval_split, **kwargs):
+    """The Trainer, which selects on `eval_split`; `kwargs` go to it as they are."""
     patience = args.early_stopping_patience
     trainer = CifarTrainer(
         model=model,
@@ -86,6 +86,7 @@ def build_trainer(model, args, data, eval_split):
         processing_class=data.image_processor(),
         superclass_of=data.superclass_of,
         callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
+        **kwargs,
     )
     known = records.SCORES if data.superclass_of is not None else records.SCORES[:-1]
     if args.metric_for_best_model.removeprefix("eval_") not in known:

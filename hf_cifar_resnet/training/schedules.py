@@ -26,15 +26,15 @@ WITHOUT_WARMUP = {
 DEFAULT_WARMUP = 0.05
 
 
-def _step_factor(step, total, milestones=(0.3, 0.6, 0.8), gamma=0.2):
+def _step_factor(step, warmup, total, milestones=(0.3, 0.6, 0.8), gamma=0.2):
     """Times `gamma` at each milestone, a step number or, below 1, a share of all steps (Zagoruyko 2016: 60, 120, 160 of
     200 epochs, times 0.2)."""
     return gamma ** sum(step >= (m if m >= 1 else m * total) for m in milestones)
 
 
-def _exponential_factor(step, total, final_factor=0.01):
-    """Falls by the same ratio at every step, from 1 to `final_factor` at the last."""
-    return final_factor ** (step / max(1, total))
+def _exponential_factor(step, warmup, total, final_factor=0.01):
+    """Falls by the same ratio at every step after the warmup, from 1 to `final_factor` at the end."""
+    return final_factor ** ((step - warmup) / max(1, total - warmup))
 
 
 _OWN_FACTORS = {"step": _step_factor, "exponential": _exponential_factor}
@@ -182,7 +182,7 @@ def accepted_arguments(name):
         function = OneCycleLR
         ours = {"self", "optimizer", "max_lr", "total_steps", "epochs", "steps_per_epoch", "last_epoch"}
     elif name in _OWN_FACTORS:
-        function, ours = _OWN_FACTORS[name], {"step", "total"}
+        function, ours = _OWN_FACTORS[name], {"step", "warmup", "total"}
     else:
         function = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name.replace("cosine_with_warmup", "cosine"))]
         ours = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
@@ -247,7 +247,7 @@ def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=
 
 def _with_warmup(factor, warmup, total, kwargs):
     def lr_lambda(step):
-        return step / warmup if step < warmup else factor(step, total, **kwargs)
+        return step / warmup if step < warmup else factor(step, warmup, total, **kwargs)
 
     return lr_lambda
 

@@ -1,5 +1,4 @@
 import hashlib
-import json
 import shutil
 import zipfile
 
@@ -164,6 +163,7 @@ def test_selection_on_test_is_said_everywhere(quick, finished, tmp_path, capsys)
     assert "selected on test" not in honest.lower()
 
 
+TIMED = ("images_per_second", "train_seconds")
 EVERY_FIVE_STEPS = (
     "--lr_scheduler_type reduce_lr_on_plateau --plateau_patience 0 --plateau_threshold 0.9 --metric_for_best_model loss "
     "--max_steps 20 --eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 5 --logging_strategy steps "
@@ -173,44 +173,44 @@ EVERY_EPOCH = "--lr_scheduler_type one_cycle --max_steps -1 --num_train_epochs 2
 
 
 @pytest.mark.parametrize(
-    "options, middle, last",
-    [(EVERY_EPOCH, "checkpoint-13", "checkpoint-26"), (EVERY_FIVE_STEPS, "checkpoint-10", "checkpoint-20")],
+    "options, middle, last, by_path",
+    [
+        (EVERY_EPOCH, "checkpoint-13", "checkpoint-26", False),
+        (EVERY_FIVE_STEPS, "checkpoint-10", "checkpoint-20", True),
+    ],
     ids=["between epochs", "within an epoch"],
 )
-@pytest.mark.parametrize("by_path", [True, False])
 def test_resumed_run_ends_as_if_never_stopped(quick, tmp_path, untimed, options, middle, last, by_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
     main([*quick, *options, "--output_dir", str(folder)])
     shutil.copytree(folder, whole)
-    # As if it had been stopped before the next checkpoint.
+    # As if it had been stopped right after the checkpoint in the middle.
     for path in folder.iterdir():
         if not path.name.startswith("checkpoint-"):
             path.unlink()
         elif int(path.name.split("-")[1]) > int(middle.split("-")[1]):
             shutil.rmtree(path)
-    if by_path:
-        main([*quick, *options, "--resume_from_checkpoint", str(folder / middle)])
-    else:
-        main([*quick, *options, "--resume_from_checkpoint", "true", "--output_dir", str(folder)])
+    where = [str(folder / middle)] if by_path else ["true", "--output_dir", str(folder)]
+    main([*quick, *options, "--resume_from_checkpoint", *where])
     for place in (".", last):
         assert (folder / place / "model.safetensors").read_bytes() == (whole / place / "model.safetensors").read_bytes()
-    for state in ("optimizer.pt", "scheduler.pt"):
-        expected, found = torch.load(whole / last / state), torch.load(folder / last / state)
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    optimizers = [torch.load(run / last / "optimizer.pt") for run in (folder, whole)]
+    torch.testing.assert_close(*optimizers, rtol=0, atol=0)
+    assert torch.load(folder / last / "scheduler.pt") == torch.load(whole / last / "scheduler.pt")
     assert untimed(read_json(folder / "metrics.json")) == untimed(read_json(whole / "metrics.json"))
-    timed = ("images_per_second", "train_seconds")
-    expected, found = (
-        [{name: value for name, value in row.items() if name not in timed} for row in read_history(run / "history.csv")]
-        for run in (whole, folder)
+    found, expected = (
+        [{name: value for name, value in row.items() if name not in TIMED} for row in read_history(run / "history.csv")]
+        for run in (folder, whole)
     )
     assert found == expected and len(found) > 1
 
 
-def test_early_stopping(quick, tmp_path, capsys):
+def test_early_stopping(quick, tmp_path):
     options = "--max_steps -1 --num_train_epochs 30 --max_train_samples 64 --learning_rate 1e-9".split()
     main([*quick, *options, "--early_stopping_patience", "1", "--output_dir", str(tmp_path)])
     top1 = [row["eval_top1"] for row in read_history(tmp_path / "history.csv")]
-    assert len(top1) < 30 and read_json(tmp_path / "metrics.json")["epochs"] == len(top1)
+    metrics = read_json(tmp_path / "metrics.json")
+    assert 1 < len(top1) < 30 and metrics["epochs"] == len(top1)
     improved = [value > max(top1[:i]) for i, value in enumerate(top1) if i > 0]
     assert improved == [True] * (len(improved) - 1) + [False]
-    assert json.loads((tmp_path / "metrics.json").read_text())["best_epoch"] == len(top1) - 1
+    assert metrics["best_epoch"] == len(top1) - 1
