@@ -5,10 +5,12 @@ hf-cifar-resnet study --schedules constant cosine one_cycle --seeds 42 43 44 --c
 """
 
 import argparse
+import fcntl
 import itertools
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +62,8 @@ def main(argv=None, prog=None):
     runs = plan(folder, options.schedules, options.seeds, options.vary)
     check(runs, common)
     remember(folder, options, common)
+    # So that `finally` ends the run at hand, and what it saved can be gone on from.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = execute(runs, common)
     if len(failed) < len(runs):
         print(tables.write_report(folder, options.targets))
@@ -172,33 +176,49 @@ def _outcome(run):
 
 def _train(run, common, bar):
     """One run in processes of its own. Returns whether it finished."""
-    resume = last_whole_checkpoint(run.folder) is not None
-    if not resume and run.folder.exists():
-        # Nothing in it can be gone on from.
-        shutil.rmtree(run.folder)
     run.folder.mkdir(exist_ok=True)
-    command = [*_launcher(), *common, *run.arguments(), "--output_dir", str(run.folder)]
-    if resume:
-        command += ["--resume_from_checkpoint", "true"]
-    done = 0.0
     with open(run.folder / LOG, "a", encoding="utf-8") as log:
+        _lock(log, run)
+        command = [*_launcher(), *common, *run.arguments(), "--output_dir", str(run.folder)]
+        if last_whole_checkpoint(run.folder) is not None:
+            command += ["--resume_from_checkpoint", "true"]
+        else:
+            # Half a checkpoint cannot be gone on from, and would be taken for a run.
+            for path in run.folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
+        # A process group of its own, so that the launcher and what it launched end together.
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
-        )
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            encoding="utf-8", errors="replace", start_new_session=True, pass_fds=(log.fileno(),),
+        )  # fmt: skip
         try:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                share = _share_done(line)
-                bar.update(max(0.0, share - done))
-                done = max(done, share)
-            process.wait()
+            _follow(process, log, bar)
         finally:
             if process.poll() is None:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
-    bar.update(1 - done)
     return process.returncode == 0 and run.finished
+
+
+def _lock(log, run):
+    """Held through the log's open file by every process of the run, so that an orphan of a killed study is noticed."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{run.folder} is being trained by another process: wait for it or stop it") from None
+
+
+def _follow(process, log, bar):
+    """Copies what a run says into its log, and moves the progress bar by its epochs."""
+    done = 0.0
+    for line in process.stdout:
+        log.write(line)
+        log.flush()
+        share = _share_done(line)
+        bar.update(max(0.0, share - done))
+        done = max(done, share)
+    process.wait()
+    bar.update(1 - done)
 
 
 def _share_done(line):
