@@ -1,0 +1,374 @@
+import io
+import math
+import random
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hf_cifar_resnet.training import schedules
+from hf_cifar_resnet.training.schedules import PlateauCallback, ScheduleCallback
+
+PEAK, STEPS, EVERY = 0.05, 20, 5  # EVERY: steps in an epoch
+PLATEAUS = ["reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup"]
+
+
+# Closed forms: the share of the peak at step `t` of STEPS after a warmup of `w` steps
+
+
+def progress(t, w):
+    return (t - w) / (STEPS - w)
+
+
+def half_cosine(x):
+    return (1 + math.cos(math.pi * x)) / 2
+
+
+def between(start, end, x):
+    """torch's cosine annealing from start to end."""
+    return end + (start - end) * half_cosine(x)
+
+
+def one_cycle(t, w, start=1 / 25, end=1 / 25e4, peak=1.0):
+    rise = 0.3 * STEPS - 1
+    return between(start, peak, t / rise) if t <= rise else between(peak, end, (t - rise) / (STEPS - 1 - rise))
+
+
+def one_cycle_linear(t, w):
+    rise, start, end = 0.5 * STEPS - 1, 1 / 10, 1 / 1000
+    return start + (1 - start) * t / rise if t <= rise else 1 + (end - 1) * (t - rise) / (STEPS - 1 - rise)
+
+
+def never_better(t, w):
+    """A plateau without patience: of the evaluations after the warmup the first is the best, all others cut."""
+    evaluations = sum(step >= w for step in range(EVERY, t + 1, EVERY))
+    return 0.5 ** max(0, evaluations - 1)
+
+
+def ramp(t, w):
+    return t / w
+
+
+def ramp_from_first(t, w):
+    return (t + 1) / w
+
+
+# Schedule, arguments, warmup_steps, steps of warmup, share of the peak after it
+CASES = [
+    ("constant", {}, 0, 0, lambda t, w: 1),
+    ("constant_with_warmup", {}, 0, 1, lambda t, w: 1),
+    ("constant_with_warmup", {}, 6, 6, lambda t, w: 1),
+    ("linear", {}, 0, 0, lambda t, w: 1 - progress(t, w)),
+    ("linear", {}, 0.28, 6, lambda t, w: 1 - progress(t, w)),
+    ("cosine", {}, 0, 0, lambda t, w: half_cosine(progress(t, w))),
+    ("cosine", {"num_cycles": 1.5}, 6, 6, lambda t, w: half_cosine(3 * progress(t, w))),
+    ("cosine_with_warmup", {}, 0, 1, lambda t, w: half_cosine(progress(t, w))),
+    ("cosine_with_warmup", {}, 6, 6, lambda t, w: half_cosine(progress(t, w))),
+    ("cosine_with_restarts", {}, 0, 0, lambda t, w: half_cosine(3 * progress(t, w) % 1)),
+    ("cosine_with_restarts", {"num_cycles": 2}, 6, 6, lambda t, w: half_cosine(2 * progress(t, w) % 1)),
+    ("cosine_with_min_lr", {}, 6, 6, lambda t, w: 0.1 + 0.9 * half_cosine(progress(t, w))),
+    ("cosine_with_min_lr", {"min_lr": 0.01}, 0, 0, lambda t, w: 0.2 + 0.8 * half_cosine(progress(t, w))),
+    ("cosine_warmup_with_min_lr", {}, 6, 6, lambda t, w: 0.1 + 0.9 * half_cosine(progress(t + 1, w))),
+    ("inverse_sqrt", {}, 0, 0, lambda t, w: math.sqrt(10_000 / (10_000 + t))),
+    ("inverse_sqrt", {}, 6, 6, lambda t, w: math.sqrt(6 / t)),
+    ("polynomial", {"power": 2, "lr_end": 0.01}, 6, 6, lambda t, w: 0.2 + 0.8 * (1 - progress(t, w)) ** 2),
+    ("warmup_stable_decay", {}, 6, 6, lambda t, w: half_cosine(max(0, t - 16) / 4)),
+    ("step", {}, 0, 0, lambda t, w: 0.2 ** ((t >= 6) + (t >= 12) + (t >= 16))),
+    ("step", {"milestones": [7, 0.5], "gamma": 0.1}, 6, 6, lambda t, w: 0.1 ** ((t >= 7) + (t >= 10))),
+    ("exponential", {}, 0, 0, lambda t, w: 0.01 ** progress(t, w)),
+    ("exponential", {"final_factor": 0.1}, 6, 6, lambda t, w: 0.1 ** progress(t, w)),
+    ("one_cycle", {}, 0, 0, one_cycle),
+    ("one_cycle", {"pct_start": 0.5, "anneal_strategy": "linear", "div_factor": 10, "final_div_factor": 100}, 0, 0,
+     one_cycle_linear),
+    ("reduce_lr_on_plateau", {"patience": 0}, 0, 0, never_better),
+    ("reduce_lr_on_plateau", {"patience": 0}, 6, 6, never_better),
+    ("reduce_lr_on_plateau_with_warmup", {"patience": 0}, 0, 1, never_better),
+    ("reduce_lr_on_plateau_with_warmup", {"patience": 0}, 6, 6, never_better),
+]  # fmt: skip
+
+
+def case_id(value):
+    return str(value) if not callable(value) else ""
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("name, kwargs, warmup_steps, warmup, share", CASES, ids=case_id)
+def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, share, accumulation):
+    options = {
+        "lr_scheduler_type": name,
+        "lr_scheduler_kwargs": kwargs,
+        "warmup_steps": warmup_steps,
+        "learning_rate": PEAK,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": STEPS // EVERY,
+        "eval_strategy": "epoch" if name in PLATEAUS else "no",
+        "compute_metrics": lambda prediction: {"top1": 0.5, "loss": 1.0},
+        "save_strategy": "steps",
+        "save_steps": 12,
+    }
+    rise = ramp_from_first if name == "cosine_warmup_with_min_lr" else ramp
+    expected = [PEAK * (rise if t < warmup else share)(t, warmup) for t in range(STEPS)]
+    steps, trainer = rates_used(**options)
+    assert steps.rates == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry] == steps.rates
+    rest, resumed = rates_used(resume=str(tmp_path / "run" / "checkpoint-12"), **options)
+    assert rest.rates == steps.rates[12:]
+    assert rest.momenta == steps.momenta[12:]
+    assert resumed.state.global_step == STEPS
+
+
+def test_every_schedule_has_a_closed_form():
+    assert {case[0] for case in CASES} == set(schedules.SCHEDULES)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
+def test_one_cycle_moves_the_momentum_against_the_rate(rates_used, optimizer):
+    arguments = {"learning_rate": PEAK, "num_train_epochs": STEPS // EVERY, "optim": optimizer}
+    if optimizer == "sgd":
+        arguments["optim_args"] = "momentum=0.9"
+    steps, _ = rates_used(lr_scheduler_type="one_cycle", **arguments)
+    expected = [one_cycle(t, 0, start=0.95, peak=0.85, end=0.95) for t in range(STEPS)]
+    assert steps.momenta == pytest.approx(expected, rel=1e-9)
+
+
+# Plateau
+
+
+def plateau(name, warmup_steps=0, learning_rate=0.1, state=None):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+    schedule = schedules.create(name, optimizer, 1000, warmup_steps)
+    if state is not None:
+        schedule.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+    return schedule
+
+
+def saved(schedule):
+    stream = io.BytesIO()
+    torch.save(schedule.state_dict(), stream)
+    return stream.getvalue()
+
+
+def rates_after(values, callback, schedule, args):
+    """The LR after each evaluation."""
+    rates = []
+    for value in values:
+        schedule.optimizer.step()
+        schedule.step()
+        callback.after_evaluation(schedule, {f"eval_{args.metric_for_best_model}": value}, args)
+        rates.append(schedule.get_last_lr()[0])
+        assert rates[-1] == schedule.optimizer.param_groups[0]["lr"] == schedule.lr
+    return rates
+
+
+def drawn(seed):
+    """Arguments and a sequence of metrics with ties, jumps and NaN."""
+    draw = random.Random(seed)
+    kwargs = {
+        "factor": draw.choice([0.1, 0.5, 0.9]),
+        "patience": draw.randrange(4),
+        "threshold": draw.choice([0.0, 1e-3, 0.1]),
+        "cooldown": draw.randrange(3),
+        "min_lr": draw.choice([0.0, 0.01, 0.2]),
+    }
+    level, values = 1.0, []
+    for _ in range(60):
+        level *= draw.choice([1, 1, 0.9, 0.9995, 1.1])
+        values.append(math.nan if draw.random() < 0.05 else level)
+    return kwargs, values
+
+
+@pytest.mark.parametrize("metric, mode", [("loss", "min"), ("top1", "max")])
+@pytest.mark.parametrize("seed", range(12))
+def test_plateau_equals_torch(make_args, metric, mode, seed):
+    kwargs, values = drawn(seed)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference, expected = ReduceLROnPlateau(optimizer, mode, threshold_mode="rel", eps=0, **kwargs), []
+    for value in values:
+        reference.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    args = make_args(metric_for_best_model=metric)
+    rates = rates_after(values, PlateauCallback(**kwargs), plateau("reduce_lr_on_plateau"), args)
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("stopped_after", [1, 7, 30])
+@pytest.mark.parametrize("seed", range(4))
+def test_plateau_goes_on_from_its_saved_state(make_args, seed, stopped_after):
+    kwargs, values = drawn(seed)
+    args = make_args(metric_for_best_model="loss")
+    whole = rates_after(values, PlateauCallback(**kwargs), plateau("reduce_lr_on_plateau"), args)
+    schedule = plateau("reduce_lr_on_plateau")
+    rates_after(values[:stopped_after], PlateauCallback(**kwargs), schedule, args)
+    restored = plateau("reduce_lr_on_plateau", state=saved(schedule))
+    rest = rates_after(values[stopped_after:], PlateauCallback(**kwargs), restored, args)
+    assert rest == whole[stopped_after:]
+
+
+@pytest.mark.parametrize("metric, values", [("loss", [math.nan, 2.0, 1.0]), ("top1", [math.nan, 0.1, 0.2])])
+def test_nan_is_never_the_best(make_args, metric, values):
+    args = make_args(metric_for_best_model=metric)
+    rates = rates_after(values, PlateauCallback(patience=0), plateau("reduce_lr_on_plateau"), args)
+    assert rates == pytest.approx([0.05] * 3)
+
+
+SCRIPTS = [
+    # A rising accuracy is no plateau, and the first cut comes after `patience` + 1 bad evaluations.
+    ("top1", {"patience": 1}, 0, [0.1, 0.2, 0.2, 0.2, 0.3, 0.3, 0.1], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
+    ("top1", {"patience": 0}, 0, [0.1, 0.2, 0.3, 0.4], [1, 1, 1, 1]),
+    ("loss", {"patience": 1}, 0, [3, 2, 2, 2, 1, 1, 3], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
+    ("loss", {"patience": 0, "cooldown": 2}, 0, [1, 1, 1, 1, 1], [1, 0.5, 0.5, 0.5, 0.25]),
+    ("loss", {"patience": 0, "min_lr": 0.02}, 0, [1, 1, 1, 1], [1, 0.5, 0.4, 0.4]),
+    ("loss", {"patience": 0, "min_lr": 0.2}, 0, [1, 1, 1], [1, 1, 1]),
+    ("loss", {"patience": 0, "threshold": 0.1, "factor": 0.1}, 0, [1, 0.95, 0.91, 0.89, 0.8], [1, 0.1, 0.01, 0.01, 0.01]),
+    # Evaluations before the end of the warmup are not counted.
+    ("loss", {"patience": 0}, 3, [1, 1, 1, 1, 1], [1 / 3, 2 / 3, 1, 0.5, 0.25]),
+    ("top1", {"patience": 0}, 3, [0.9, 0.9, 0.1, 0.2, 0.1], [1 / 3, 2 / 3, 1, 1, 0.5]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLATEAUS)
+@pytest.mark.parametrize("metric, kwargs, warmup, values, scales", SCRIPTS)
+def test_plateau_cuts_when_the_rule_says(rates_used, tmp_path, name, metric, kwargs, warmup, values, scales):
+    def train(values, resume=None):
+        script = iter(values)
+        return rates_used(
+            resume,
+            lr_scheduler_type=name,
+            lr_scheduler_kwargs=kwargs,
+            warmup_steps=warmup,
+            learning_rate=PEAK,
+            metric_for_best_model=metric,
+            compute_metrics=lambda prediction: {metric: next(script)},
+            global_batch_size=40,
+            num_train_epochs=len(values) if resume is None else len(scales),
+            eval_strategy="epoch",
+            save_strategy="epoch",
+        )
+
+    # One step an epoch: step t uses what evaluation t left. By default `*_with_warmup` warms up for one step.
+    first = 1 / warmup * 0 if warmup or name.endswith("_with_warmup") else 1
+    expected = [PEAK * scale for scale in [first, *scales[:-1]]]
+    steps, trainer = train(values)
+    assert steps.rates == pytest.approx(expected)
+    assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(PEAK * scales[-1])
+    rest, resumed = train(values[2:], resume=str(tmp_path / "run" / "checkpoint-2"))
+    assert rest.rates == steps.rates[2:]
+    assert resumed.lr_scheduler.memory == trainer.lr_scheduler.memory
+
+
+# A schedule of one's own
+
+
+class HalveEveryEvaluation(ScheduleCallback):
+    def after_evaluation(self, schedule, metrics, args):
+        schedule.rescale(schedule.scale / 2)
+
+
+class DropAfterWarmup(ScheduleCallback):
+    def after_warmup(self, schedule, args):
+        schedule.memory["calls"] = schedule.memory.get("calls", 0) + 1
+        schedule.rescale(schedule.scale / 10)
+
+
+class EverySecondEpoch(ScheduleCallback):
+    def after_epoch(self, schedule, epoch, args):
+        schedule.memory["epochs"] = schedule.memory.get("epochs", 0) + 1
+        assert epoch == schedule.memory["epochs"]
+        if schedule.memory["epochs"] % 2 == 0:
+            schedule.rescale(0.3)
+
+
+OWN = [
+    (HalveEveryEvaluation, lambda t: 0.5 ** (t // EVERY), {}),
+    (DropAfterWarmup, lambda t: 1 if t < 6 else 0.1, {"calls": 1}),
+    (EverySecondEpoch, lambda t: 1 if t < 2 * EVERY else 0.3, {"epochs": 4}),
+]
+
+
+@pytest.mark.parametrize("stopped_at", [4, 7, 12])
+@pytest.mark.parametrize("kind, scale, memory", OWN)
+def test_own_schedule_scales_the_chosen_one(rates_used, tmp_path, kind, scale, memory, stopped_at):
+    options = {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 6,
+        "learning_rate": PEAK,
+        "num_train_epochs": STEPS // EVERY,
+        "eval_strategy": "epoch",
+        "save_strategy": "steps",
+        "save_steps": stopped_at,
+    }
+    cosine = [ramp(t, 6) if t < 6 else half_cosine(progress(t, 6)) for t in range(STEPS)]
+    steps, trainer = rates_used(callbacks=[kind()], **options)
+    assert steps.rates == pytest.approx([PEAK * scale(t) * share for t, share in enumerate(cosine)])
+    assert [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry] == steps.rates
+    checkpoint = str(tmp_path / "run" / f"checkpoint-{stopped_at}")
+    rest, resumed = rates_used(resume=checkpoint, callbacks=[kind()], **options)
+    assert rest.rates == steps.rates[stopped_at:]
+    assert resumed.lr_scheduler.memory == trainer.lr_scheduler.memory == memory
+
+
+def test_own_schedule_ignores_scoring_before_and_after_training(make_trainer):
+    trainer = make_trainer(callbacks=[HalveEveryEvaluation()], lr_scheduler_type="constant")
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate(metric_key_prefix="test")
+    assert trainer.lr_scheduler.scale == 1
+
+
+def test_own_schedule_cannot_scale_one_cycle(make_trainer):
+    trainer = make_trainer(callbacks=[HalveEveryEvaluation()], lr_scheduler_type="one_cycle")
+    with pytest.raises(ValueError, match="one_cycle .* cannot be scaled"):
+        trainer.train()
+
+
+# Refusals
+
+
+def listed(message, names):
+    return all(name in message for name in names)
+
+
+@pytest.mark.parametrize("name", ["cosin", "greedy", "", "COSINE"])
+def test_unknown_schedule_lists_all(make_args, name):
+    with pytest.raises(ValueError) as refused:
+        make_args(lr_scheduler_type=name)
+    assert listed(str(refused.value), [repr(name), *schedules.SCHEDULES])
+
+
+@pytest.mark.parametrize(
+    "name, accepted",
+    [
+        ("constant", ["none"]),
+        ("cosine", ["num_cycles"]),
+        ("step", ["milestones", "gamma"]),
+        ("exponential", ["final_factor"]),
+        ("one_cycle", ["pct_start", "div_factor", "final_div_factor"]),
+        ("reduce_lr_on_plateau", ["factor", "patience", "threshold", "cooldown", "min_lr"]),
+        ("reduce_lr_on_plateau_with_warmup", ["factor", "patience", "threshold", "cooldown", "min_lr"]),
+    ],
+)
+def test_unknown_argument_lists_those_it_takes(make_args, name, accepted):
+    with pytest.raises(ValueError) as refused:
+        make_args(lr_scheduler_type=name, lr_scheduler_kwargs={"wrong": 1}, eval_strategy="epoch")
+    assert listed(str(refused.value), [name, "wrong", *accepted])
+
+
+@pytest.mark.parametrize("warmup_steps", [0.1, 5])
+@pytest.mark.parametrize("name, instead", [("constant", "constant_with_warmup"), ("one_cycle", "pct_start")])
+def test_warmup_where_there_is_none(make_args, name, instead, warmup_steps):
+    with pytest.raises(ValueError, match=instead):
+        make_args(lr_scheduler_type=name, warmup_steps=warmup_steps)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"factor": 1}, {"factor": 0}, {"factor": -1}, {"patience": -1}, {"cooldown": -1}, {"min_lr": -1e-3}]
+)
+def test_impossible_plateau(make_args, kwargs):
+    with pytest.raises(ValueError, match=next(iter(kwargs))):
+        make_args(lr_scheduler_type="reduce_lr_on_plateau", lr_scheduler_kwargs=kwargs, eval_strategy="epoch")
+
+
+@pytest.mark.parametrize("name", PLATEAUS)
+def test_plateau_needs_evaluations(make_args, name):
+    with pytest.raises(ValueError, match="eval_strategy"):
+        make_args(lr_scheduler_type=name, eval_strategy="no")
