@@ -1,0 +1,119 @@
+"""A study of two schedules, really run, stopped and gone on with."""
+
+import csv
+import shutil
+
+import pytest
+
+from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.reporting.records import read_json
+
+SIZES = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 2 --use_cpu".split()
+SCHEDULES = ["--schedules", "constant", "one_cycle"]
+RUNS = ("constant-seed1", "one_cycle-seed1", "constant-seed2", "one_cycle-seed2")
+
+
+@pytest.fixture(scope="module")
+def study(python, tmp_path_factory):
+    """The folder of a study of two schedules and two seeds, and what it printed."""
+    folder = tmp_path_factory.mktemp("study") / "out"
+    program = ["-m", "hf_cifar_resnet.cli", "study", *SCHEDULES, "--seeds", "1", "2", "--output_dir", folder, *SIZES]
+    result = python(*program, cwd=folder.parent)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout, program
+
+
+def test_a_study_writes_tables_and_plots(study):
+    folder, output, _ = study
+    assert [line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith("[")] == list(RUNS)
+    with open(folder / "results.csv", newline="") as file:
+        rows = {f"{row['schedule']}-seed{row['seed']}": row for row in csv.DictReader(file)}
+    assert set(rows) == set(RUNS)
+    for name in RUNS:
+        metrics = read_json(folder / name / "metrics.json")
+        assert float(rows[name]["test_top1"]) == metrics["test"]["top1"]
+        assert float(rows[name]["validation_top5"]) == metrics["validation"]["top5"]
+    text = (folder / "results.md").read_text()
+    assert "| constant | 2 |" in text and "| one_cycle | 2 |" in text and "Highest mean test top-1" in text
+    for plot in ("curves.png", "final.png"):
+        assert (folder / plot).read_bytes().startswith(b"\x89PNG")
+
+
+def timeless(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
+
+
+def test_what_is_finished_is_not_repeated_and_what_was_cut_off_goes_on(python, study, tmp_path):
+    folder, _, program = study
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    # One run was stopped after its first epoch, one in the middle of its first checkpoint, one never started.
+    for path in (copy / RUNS[1]).iterdir():
+        if path.name != "checkpoint-7":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (copy / RUNS[2]).iterdir():
+        if path.name != "checkpoint-7":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (copy / RUNS[2] / "checkpoint-7" / "trainer_state.json").unlink()
+    shutil.rmtree(copy / RUNS[3])
+    for name in ("results.csv", "results.md"):
+        (copy / name).unlink()
+    untouched = (copy / RUNS[0] / "metrics.json").stat().st_mtime_ns
+    result = python(*[copy if part == folder else part for part in program], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("1 of 4 runs are finished already")
+    assert (copy / RUNS[0] / "metrics.json").stat().st_mtime_ns == untouched
+    assert "--resume_from_checkpoint true" in read_json(copy / RUNS[1] / "run.json")["command"]
+    assert timeless(copy) == timeless(folder)
+
+
+def test_report_rebuilds_everything_from_the_runs_alone(study, tmp_path, capsys):
+    folder, _, _ = study
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    written = ("results.csv", "results.md", "curves.png", "final.png")
+    for name in written:
+        (copy / name).unlink()
+    cli(["study", "--report", str(copy)])
+    for name in written:
+        assert (copy / name).read_bytes() == (folder / name).read_bytes()
+    assert (folder / "results.md").read_text() in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
+    # The second run cannot write where it should.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "constant-seed1").write_text("in the way")
+    program = ["-m", "hf_cifar_resnet.cli", "study", *SCHEDULES, "--output_dir", tmp_path / "out", "--seeds", "1"]
+    result = python(*program, *SIZES, "--max_steps", "2", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "constant-seed1: FAILED" in result.stdout and "one_cycle-seed1: test top-1" in result.stdout
+    assert "1 of 2 runs failed: constant-seed1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--schedules", "cosin"], "cosin-seed42: unknown lr_scheduler_type"),
+        (["--vary", "weight_decay"], "NAME=A,B"),
+        (["--vary", "weight_dekay=1"], "did you mean --weight_decay?"),
+        (["--seed", "3"], "decided by the study"),
+        (["--report", "nowhere"], "no finished run"),
+        (["--seeds", "x"], "invalid int value"),
+    ],
+)
+def test_bad_arguments_stop_before_anything_is_run(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli(["study", "--use_cpu", *arguments])
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line and list(tmp_path.iterdir()) == []
+
+
+def test_other_arguments_are_not_mixed_into_a_study(capsys, study):
+    with pytest.raises(SystemExit):
+        cli(["study", *SCHEDULES, "--output_dir", str(study[0]), *SIZES, "--weight_decay", "0.1"])
+    assert "holds a study with other arguments" in capsys.readouterr().err

@@ -1,0 +1,60 @@
+"""The commands around training."""
+
+import csv
+import json
+
+import pytest
+
+from hf_cifar_resnet.cli import main as cli
+
+SMALL = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --use_cpu".split()
+
+
+def test_find_lr_draws_and_suggests(tmp_path, capsys):
+    cli(["find-lr", *SMALL, "--num_steps", "30", "--output", str(tmp_path / "range.png")])
+    with open(tmp_path / "range.csv", newline="") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert rates == sorted(rates) and rates[0] == pytest.approx(1e-6)
+    # From one step to the next the rate rises by the same factor.
+    assert rates[1] / rates[0] == pytest.approx(1e6 ** (1 / 30))
+    assert (tmp_path / "range.png").read_bytes().startswith(b"\x89PNG")
+    suggested = float(capsys.readouterr().out.split("Suggested learning rate ")[1].split()[0])
+    assert rates[0] < suggested < rates[-1]
+
+
+def test_schedules_are_drawn_without_training(tmp_path, capsys):
+    cli(["schedules", "--output", str(tmp_path / "all.png"), "--warmup_steps", "0.1"])
+    cli(["schedules", "cosine", "step", "--output", str(tmp_path / "two.png")])
+    assert (tmp_path / "all.png").stat().st_size > (tmp_path / "two.png").stat().st_size > 5000
+    with pytest.raises(SystemExit):
+        cli(["schedules", "cosin"])
+    assert "choose one of" in capsys.readouterr().err
+
+
+def test_search_finds_the_better_of_two(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    space = ["--space", "learning_rate=1e-9,1e-2", "--trials", "4", "--metric_for_best_model", "loss"]
+    cli(["search", *SMALL, "--max_steps", "12", *space, "--output_dir", str(tmp_path)])
+    found = json.loads((tmp_path / "search.json").read_text())
+    assert found["arguments"] == {"learning_rate": 1e-2} and found["trials"] == 4
+    assert "--learning_rate 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["search", "--space", "learning_rate"], "NAME=LOW:HIGH"),
+        (["search", "--space", "learning_rate=0:1:log"], "NAME=LOW:HIGH"),
+        (["search", "--space", "colour=1,2"], "colour is no training argument"),
+        (["find-lr", "--start_lr", "1", "--end_lr", "0.1"], "below --end_lr"),
+        (["evaluate", "nowhere"], "holds no checkpoint"),
+        (["fly"], "there is no command fly; choose one of train"),
+    ],
+)
+def test_bad_arguments(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli(arguments)
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
