@@ -232,7 +232,9 @@ def _share_done(line):
 def _launcher():
     """`accelerate launch` over all devices; on a CPU with all its threads, which it would not give by itself."""
     devices = max(1, torch.cuda.device_count())
-    threads = max(1, (os.cpu_count() or 1) // devices)
+    # The cores this process may use, which a batch system limits.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // devices)
     options = f"--num_processes {devices} --num_machines 1 --mixed_precision no --dynamo_backend no"
     spread = ["--multi_gpu"] if devices > 1 else []
     return [

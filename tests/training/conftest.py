@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,18 @@ from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Threads cost more than they bring on models this small, and so does the Trainer's search for garbage."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)
 
 
 class Recorder(TrainerCallback):

@@ -246,7 +246,7 @@ def test_plateau_cuts_when_the_rule_says(rates_used, tmp_path, name, metric, kwa
         )
 
     # One step an epoch: step t uses what evaluation t left. By default `*_with_warmup` warms up for one step.
-    first = 1 / warmup * 0 if warmup or name.endswith("_with_warmup") else 1
+    first = 0 if warmup or name.endswith("_with_warmup") else 1
     expected = [PEAK * scale for scale in [first, *scales[:-1]]]
     steps, trainer = train(values)
     assert steps.rates == pytest.approx(expected)
@@ -285,7 +285,7 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize("stopped_at", [4, 7, 12])
+@pytest.mark.parametrize("stopped_at", [4, 12])
 @pytest.mark.parametrize("kind, scale, memory", OWN)
 def test_own_schedule_scales_the_chosen_one(rates_used, tmp_path, kind, scale, memory, stopped_at):
     options = {

@@ -1,0 +1,393 @@
+import copy
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import EarlyStoppingCallback
+
+from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments
+from hf_cifar_resnet.training.trainer import CifarTrainer
+
+PLAIN_SGD = {"optim": "sgd", "weight_decay": 0, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
+
+
+class Remembering(ImageDataset):
+    """Writes down every position that is fetched."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.positions = []
+
+    def __getitems__(self, positions):
+        self.positions += positions
+        return super().__getitems__(positions)
+
+
+def everything(dataset):
+    return dataset.__getitems__(range(len(dataset)))
+
+
+def exact_scores(model, dataset):
+    """Mean loss and top-1 of the whole set in one batch."""
+    batch = everything(dataset)
+    with torch.no_grad():
+        logits = copy.deepcopy(model).eval()(batch["pixel_values"]).logits.double()
+    top1 = (logits.argmax(1) == batch["labels"]).double().mean()
+    return cross_entropy(logits, batch["labels"]).item(), top1.item()
+
+
+def weights(model):
+    return torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
+
+
+def logged(trainer, name):
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def scripted(values, metric="top1"):
+    script = iter(values)
+    return lambda prediction: {metric: next(script)}
+
+
+def augmenter(seed=0):
+    return Augmenter(build_policy("seed", image_size=8), seed)
+
+
+# The optimizer
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
+def test_only_matrices_decay(make_trainer, make_dataset, optimizer):
+    """Where every gradient is zero, a step moves what decays, and that is the convolutions and the classifier."""
+    trainer = make_trainer(optim=optimizer, weight_decay=0.1, learning_rate=0.5, lr_scheduler_type="constant")
+    before = copy.deepcopy(trainer.model)
+    trainer.create_optimizer()
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    after = dict(trainer.model.named_parameters())
+    moved = {name for name, old in before.named_parameters() if not after[name].equal(old)}
+    modules = dict(before.named_modules())
+    layers = {name for name, layer in modules.items() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))}
+    assert moved == {f"{name}.weight" for name in layers}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_step_is_the_mean_over_the_accumulated_parts(make_trainer, make_dataset, parts):
+    dataset = make_dataset(kind=Remembering)
+    trainer = make_trainer(
+        train=dataset,
+        global_batch_size=40,
+        gradient_accumulation_steps=parts,
+        learning_rate=0.1,
+        label_smoothing_factor=0.1,
+        **PLAIN_SGD,
+    )
+    reference = copy.deepcopy(trainer.model).train()
+    trainer.train()
+    assert sorted(dataset.positions) == list(range(40))
+    loss = 0
+    for part in np.split(np.array(dataset.positions), parts):
+        loss += reference(**dataset.__getitems__(part), label_smoothing=0.1).loss / parts
+    loss.backward()
+    assert logged(trainer, "loss") == pytest.approx([loss.item()], rel=1e-5)
+    trained = dict(trainer.model.named_parameters())
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(trained[name], parameter - 0.1 * parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+# Losses and scores
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 40])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_evaluation_is_exact(make_trainer, make_dataset, batch_size, smoothing):
+    dataset = make_dataset(seed=1)
+    trainer = make_trainer(
+        evaluate=dataset, per_device_eval_batch_size=batch_size, label_smoothing_factor=smoothing, learning_rate=0.01
+    )
+    trainer.train()
+    scores, (loss, top1) = trainer.evaluate(), exact_scores(trainer.model, dataset)
+    assert scores["eval_loss"] == pytest.approx(loss, abs=1e-6)
+    assert scores["eval_top1"] == top1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_training_loss_is_smoothed(make_trainer, make_dataset, smoothing):
+    dataset = make_dataset()
+    trainer = make_trainer(train=dataset, global_batch_size=40, label_smoothing_factor=smoothing)
+    batch = everything(dataset)
+    logits = copy.deepcopy(trainer.model).train()(batch["pixel_values"]).logits
+    trainer.train()
+    expected = cross_entropy(logits, batch["labels"], label_smoothing=smoothing).item()
+    assert logged(trainer, "loss") == pytest.approx([expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("count, prefix", [(3, "other"), (41, "test")])
+def test_another_dataset_under_its_own_name(make_trainer, make_dataset, count, prefix):
+    other = make_dataset(count, seed=2)
+    trainer = make_trainer(per_device_eval_batch_size=16)
+    scores, (loss, top1) = trainer.evaluate(other, metric_key_prefix=prefix), exact_scores(trainer.model, other)
+    assert scores[f"{prefix}_loss"] == pytest.approx(loss, abs=1e-6)
+    assert scores[f"{prefix}_top1"] == top1
+    assert not [name for name in scores if name.startswith("eval_")]
+
+
+def test_predictions(make_trainer, make_dataset):
+    dataset = make_dataset(13, seed=2)
+    trainer = make_trainer(per_device_eval_batch_size=5)
+    predicted = trainer.predict(dataset)
+    with torch.no_grad():
+        logits = trainer.model.eval()(everything(dataset)["pixel_values"]).logits
+    np.testing.assert_allclose(predicted.predictions, logits.numpy(), atol=1e-5)
+    assert predicted.label_ids.tolist() == dataset.labels.tolist()
+
+
+def test_broken_model_scores_nothing(make_trainer, make_model):
+    model = make_model()
+    torch.nn.init.constant_(model.classifier.bias, torch.nan)
+    scores = make_trainer(model=model).evaluate()
+    assert (scores["eval_top1"], scores["eval_top5"]) == (0, 0)
+    assert np.isnan(scores["eval_loss"])
+
+
+def test_loss_that_is_not_finite_is_shown(make_trainer, make_model):
+    model = make_model()
+    torch.nn.init.constant_(model.classifier.bias, torch.nan)
+    trainer = make_trainer(model=model)
+    trainer.train()
+    assert np.isnan(logged(trainer, "loss")).all() and logged(trainer, "train_accuracy") == pytest.approx(
+        [share_of_class_zero for share_of_class_zero in logged(trainer, "train_accuracy")]
+    )
+
+
+# What is logged and printed
+
+
+@pytest.mark.parametrize("logging_steps, batch_size, accumulation", [(1, 8, 1), (2, 8, 1), (3, 16, 1), (2, 16, 2)])
+def test_train_accuracy_is_that_of_the_batches_since_the_last_log(
+    make_trainer, make_dataset, logging_steps, batch_size, accumulation
+):
+    """With a learning rate of nearly nothing, so that one model has seen all batches."""
+    dataset = make_dataset(kind=Remembering)
+    trainer = make_trainer(
+        train=dataset,
+        logging_steps=logging_steps,
+        global_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=1e-12,
+        num_train_epochs=2,
+    )
+    model = copy.deepcopy(trainer.model).train()
+    trainer.train()
+    size = batch_size // accumulation
+    epochs = [dataset.positions[:40], dataset.positions[40:]]
+    batches = [epoch[i : i + size] for epoch in epochs for i in range(0, 40, size)]
+    correct = []
+    for positions in batches:
+        batch = dataset.__getitems__(positions)
+        correct.append((model(batch["pixel_values"]).logits.argmax(1) == batch["labels"]).tolist())
+    # The last batch of an epoch is a step of its own, however many are accumulated.
+    steps = [sum(correct[e + i : min(e + i + accumulation, e + len(correct) // 2)], [])
+             for e in (0, len(correct) // 2) for i in range(0, len(correct) // 2, accumulation)]  # fmt: skip
+    windows = [sum(steps[i : i + logging_steps], []) for i in range(0, len(steps), logging_steps)]
+    windows = [window for i, window in enumerate(windows) if (i + 1) * logging_steps <= len(steps)]
+    assert logged(trainer, "train_accuracy") == pytest.approx([np.mean(window) for window in windows])
+
+
+@pytest.mark.parametrize("folder", ["run"])
+def test_speed_is_that_of_all_images(make_trainer, folder):
+    trainer = make_trainer(folder, logging_steps=2, num_train_epochs=4)
+    trainer.train()
+    seconds = np.diff([0, *logged(trainer, "train_seconds")])
+    assert (seconds > 0).all()
+    assert np.array(logged(trainer, "images_per_second")) * seconds == pytest.approx(16)
+
+
+LINE = re.compile(
+    r"epoch +(?P<epoch>[\d.]+)/(?P<epochs>[\d.]+)  loss (?P<loss>[\d.]+)  train +(?P<train>[\d.]+)%  "
+    r"lr (?P<lr>\S+)  (?P<speed>[\d,]+) img/s  \| eval loss (?P<eval>[\d.]+)  top-1 +(?P<top1>[\d.]+)%  "
+    r"top-5 +(?P<top5>[\d.]+)%(?P<more>.*)"
+)
+
+
+def test_line_of_an_epoch(make_trainer, capsys):
+    trainer = make_trainer(logging_strategy="epoch", eval_strategy="epoch", num_train_epochs=3, learning_rate=0.01)
+    trainer.train()
+    lines = [LINE.fullmatch(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["epoch"], line["epochs"], line["more"]) for line in lines] == [(str(n), "3", "") for n in (1, 2, 3)]
+    for name, key, scale, digits in [
+        ("loss", "loss", 1, 4),
+        ("train", "train_accuracy", 100, 2),
+        ("eval", "eval_loss", 1, 4),
+        ("top1", "eval_top1", 100, 2),
+        ("top5", "eval_top5", 100, 2),
+    ]:
+        assert [line[name] for line in lines] == [f"{scale * value:.{digits}f}" for value in logged(trainer, key)]
+    assert [float(line["lr"]) for line in lines] == pytest.approx(logged(trainer, "learning_rate"), rel=5e-3)
+    assert all(int(line["speed"].replace(",", "")) > 0 for line in lines)
+
+
+def test_line_says_when_the_rate_is_cut(make_trainer, capsys):
+    trainer = make_trainer(
+        lr_scheduler_type="reduce_lr_on_plateau",
+        plateau_patience=0,
+        learning_rate=0.1,
+        compute_metrics=scripted([0.1, 0.1, 0.2, 0.2]),
+        logging_strategy="epoch",
+        eval_strategy="epoch",
+        num_train_epochs=4,
+    )
+    trainer.train()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("LR ")[2] for line in lines] == ["", "cut to 0.05", "", "cut to 0.025"]
+
+
+def test_line_without_evaluation(make_trainer, capsys):
+    make_trainer(logging_strategy="epoch", num_train_epochs=2).train()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(re.fullmatch(r"epoch +[12]/2  loss \S+  train +\S+%  lr \S+  \S+ img/s", line) for line in lines)
+
+
+def test_superclass(make_args, make_model, make_dataset, capsys):
+    dataset = make_dataset()
+    superclass_of = np.array([0, 0, 1, 1, 1])
+    args = make_args(eval_strategy="epoch", logging_strategy="epoch")
+    trainer = CifarTrainer(
+        model=make_model(), args=args, train_dataset=dataset, eval_dataset=dataset, superclass_of=superclass_of
+    )
+    trainer.train()
+    with torch.no_grad():
+        chosen = trainer.model.eval()(everything(dataset)["pixel_values"]).logits.argmax(1)
+    expected = np.mean(superclass_of[chosen] == superclass_of[dataset.labels])
+    assert logged(trainer, "eval_superclass") == [pytest.approx(expected)]
+    assert f"superclass {expected:6.2%}" in capsys.readouterr().out
+
+
+# What is saved
+
+
+def test_nothing_needs_unpickling_outside_checkpoints(make_trainer, tmp_path):
+    trainer = make_trainer(save_strategy="epoch", num_train_epochs=2)
+    trainer.train()
+    trainer.save_model()
+    folders = [tmp_path / "run", *(tmp_path / "run").glob("checkpoint-*")]
+    assert len(folders) == 3
+    for folder in folders:
+        assert (folder / "training_args.json").is_file() and not (folder / "training_args.bin").exists()
+    for file in (path for path in folders[0].iterdir() if path.is_file()):
+        assert not zipfile.is_zipfile(file) and not file.read_bytes().startswith(b"\x80")
+
+
+@pytest.mark.parametrize(
+    "metric, values, best", [("top1", [0.1, 0.4, 0.2, 0.3, 0.2], 2), ("loss", [3, 2, 1, 2, 3], 3), ("top1", [0.5] * 5, 1)]
+)
+def test_best_model_is_kept_and_loaded(make_trainer, tmp_path, metric, values, best):
+    trainer = make_trainer(
+        metric_for_best_model=metric,
+        compute_metrics=scripted(values, metric),
+        num_train_epochs=5,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        learning_rate=0.01,
+    )
+    trainer.train()
+    kept = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
+    assert kept == {f"checkpoint-{5 * best}", "checkpoint-25"}
+    saved, last = (load_file(tmp_path / "run" / f"checkpoint-{n}" / "model.safetensors") for n in (5 * best, 25))
+    loaded = trainer.model.state_dict()
+    assert all(loaded[name].equal(tensor) for name, tensor in saved.items())
+    assert not all(loaded[name].equal(tensor) for name, tensor in last.items())
+
+
+def test_early_stopping(make_trainer):
+    trainer = make_trainer(
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+        compute_metrics=scripted([0.1, 0.3, 0.3, 0.2, 0.9, 0.9]),
+        num_train_epochs=6,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    assert (trainer.state.epoch, trainer.state.best_global_step) == (4, 10)
+
+
+# Repetition, workers and resuming
+
+
+@pytest.fixture
+def train_augmented(make_trainer, make_model, make_dataset):
+    """Trains with dropout and augmentation; returns the weights and the dataset."""
+
+    def train(resume=None, seed=1, **options):
+        dataset = make_dataset(kind=Remembering, augmenter=augmenter(seed))
+        options = {"learning_rate": 0.01, "num_train_epochs": 3, **options}
+        trainer = make_trainer(model=make_model(dropout=0.2), train=dataset, seed=seed, **options)
+        trainer.train(resume_from_checkpoint=resume)
+        return weights(trainer.model), dataset
+
+    return train
+
+
+def test_same_seed_same_weights(train_augmented):
+    first, again, other = (train_augmented(seed=seed)[0] for seed in (1, 1, 2))
+    assert first.equal(again) and not first.equal(other)
+
+
+def test_workers_change_nothing(train_augmented):
+    alone = train_augmented(num_train_epochs=2)[0]
+    assert train_augmented(num_train_epochs=2, dataloader_num_workers=2)[0].equal(alone)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("stopped_at", [5, 7, 14])
+def test_resumed_run_sees_and_becomes_the_same(train_augmented, tmp_path, stopped_at, accumulation):
+    options = {"save_strategy": "steps", "save_steps": stopped_at, "gradient_accumulation_steps": accumulation}
+    whole, seen = train_augmented(**options)
+    checkpoint = str(tmp_path / "run" / f"checkpoint-{stopped_at}")
+    resumed, seen_again = train_augmented(resume=checkpoint, **options)
+    assert seen_again.positions == seen.positions[8 * stopped_at :]
+    assert resumed.equal(whole)
+
+
+def test_positions_hold_every_image_once_an_epoch(train_augmented):
+    positions = np.array(train_augmented()[1].positions).reshape(3, 40)
+    assert all(sorted(epoch) == list(range(40 * n, 40 * n + 40)) for n, epoch in enumerate(positions))
+    orders = positions % 40
+    assert not np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[1], orders[2])
+    assert orders[0].tolist() == list(EpochSampler(40, seed=1))
+
+
+# With little said
+
+
+@pytest.mark.parametrize(
+    "options, steps",
+    [
+        ({}, 1),
+        ({"per_device_train_batch_size": 10}, 4),
+        ({"global_batch_size": 20}, 2),
+        ({"global_batch_size": 20, "gradient_accumulation_steps": 2}, 2),
+        ({"per_device_train_batch_size": 10, "gradient_accumulation_steps": 2}, 2),
+        ({"global_batch_size": 16}, 3),
+        ({"global_batch_size": 16, "dataloader_drop_last": True}, 2),
+    ],
+)
+def test_plain_arguments(make_model, make_dataset, tmp_path, options, steps):
+    args = CifarTrainingArguments(output_dir=str(tmp_path), use_cpu=True, num_train_epochs=1, **options)
+    trainer = CifarTrainer(model=make_model(), args=args, train_dataset=make_dataset(), eval_dataset=make_dataset())
+    trainer.train()
+    assert trainer.state.global_step == steps
+    assert {"eval_loss", "eval_top1", "eval_top5"} <= set(trainer.state.log_history[-2])
+    assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{steps}"
