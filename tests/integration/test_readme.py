@@ -1,0 +1,124 @@
+"""Every command and program of the README, run; only data, sizes and folders are substituted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hf_cifar_resnet import CifarTrainer
+from hf_cifar_resnet.cli import main as cli
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+IN_CI = [command for command in COMMANDS if command.startswith("pip install")]
+TINY_DATA = "--max_train_samples 100 --max_eval_samples 100 --max_steps 1 --per_device_train_batch_size 8 --use_cpu"
+TINY_MODEL = "--block basic --stage_depths 1 1 --stage_widths 8 16"
+# What stands in the README, and what is run in its place.
+SUBSTITUTES = {
+    "--num_processes 8 train.py": "--num_processes 2 train.py --use_cpu",
+    "path/to/folder": "{data}",
+    "runs/my-run": "{run}",
+    "--schedules constant cosine_with_warmup one_cycle --seeds 42 43": "--schedules one_cycle --seeds 42",
+    "--schedules constant cosine reduce_lr_on_plateau": "--schedules reduce_lr_on_plateau",
+    "--trials 20": "--trials 1",
+}
+
+
+def test_the_two_commands_for_a_fresh_machine_are_those_that_ci_runs():
+    assert "grep '^pip install' README.md" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    assert [command.split(" && ")[1] for command in IN_CI] == [
+        "python train.py --config quickstart",
+        "python -m pytest",
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory for the commands, with a dataset that has superclasses."""
+    folder = tmp_path_factory.mktemp("readme")
+    names = {"fine_label": ["oak", "pine", "cat", "dog"], "coarse_label": ["tree", "pet"]}
+    features = Features(img=ImageFeature(), **{key: ClassLabel(names=value) for key, value in names.items()})
+    (folder / "images" / "data").mkdir(parents=True)
+    for split, count in {"train": 40, "test": 12}.items():
+        fine = [i % 4 for i in range(count)]
+        arrays = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        columns = {
+            "img": list(map(Image.fromarray, arrays)),
+            "fine_label": fine,
+            "coarse_label": [i // 2 for i in fine],
+        }
+        table = Dataset.from_dict(columns, features=features)
+        table.to_parquet(folder / "images" / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def substitute(command, place, run):
+    for written, instead in SUBSTITUTES.items():
+        command = command.replace(written, instead.format(data=place / "images", run=run))
+    words = shlex.split(command)
+    trains = words[0] in ("python", "accelerate") or words[1] in ("study", "search", "find-lr")
+    if "--help" in words or not trains:
+        return words
+    words += TINY_DATA.split()
+    if words[1] == "find-lr":
+        words += ["--num_steps", "10"]
+    if "--dataset_name" not in words:
+        words += ["--dataset_name", "shapes100"]
+    if "--depth" not in words and "--block" not in words:
+        words += TINY_MODEL.split() if "seed" not in words else ["--depth", "18"]
+    return words
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in IN_CI])
+def test_command(command, place, finished, python, script, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    # What the study starts in processes of their own has to find the package.
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    words = substitute(command, place, finished.folder)
+    if words[0] == "accelerate":
+        words = [str(script) if word == "train.py" else word for word in words[2:]]
+        result = python("-m", "accelerate.commands.launch", *words, cwd=place)
+        assert result.returncode == 0 and "Saved " in result.stdout, result.stderr
+        return
+    # `python train.py` and `hf-cifar-resnet train` are one program.
+    arguments = ["train", *words[2:]] if words[0] == "python" else words[1:]
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as stopped:
+            cli(arguments)
+        assert stopped.value.code == 0
+    else:
+        cli(arguments)
+    assert capsys.readouterr().out
+
+
+def test_programs(place, finished, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    Image.new("RGB", (48, 40), "teal").save("image.png")
+    names = {}
+    for program in blocks("python"):
+        program = program.replace('output_dir="runs/my-run"', 'output_dir="from-python", max_steps=2, use_cpu=True')
+        exec(program.replace("runs/my-run", str(finished.folder)), names)
+    assert isinstance(names["trainer"], CifarTrainer)
+    assert (place / "from-python" / "model.safetensors").is_file()
+    assert "test_top1" in capsys.readouterr().out
+    assert names["HalveWhenOverfitting"]().after_warmup(None, None) is None
+
+
+def test_every_recipe_and_schedule_is_named():
+    from hf_cifar_resnet.training.arguments import recipe_names
+    from hf_cifar_resnet.training.schedules import SCHEDULES
+
+    for name in [*recipe_names(), *SCHEDULES]:
+        assert f"`{name}`" in README, name
