@@ -159,23 +159,28 @@ def execute(runs, common):
     with tqdm(total=len(waiting), unit="run", disable=None) as bar:
         for number, run in enumerate(waiting, 1):
             bar.set_description(run.name)
-            ok = _train(run, common, bar)
-            if not ok:
+            outcome = _outcome(run, common, bar)
+            if not run.finished:
                 failed.append(run)
-            elapsed = time.monotonic() - started
-            left = elapsed / number * (len(waiting) - number)
-            outcome = _outcome(run) if ok else f"FAILED, see {run.folder / LOG}"
+            left = (time.monotonic() - started) / number * (len(waiting) - number)
             tqdm.write(f"[{number}/{len(waiting)}] {run.name}: {outcome}; about {left / 60:.0f} min left")
     return failed
 
 
-def _outcome(run):
+def _outcome(run, common, bar):
+    """Trains, and says in a few words how it ended."""
+    try:
+        _train(run, common, bar)
+    except OSError as error:
+        return f"FAILED: {error.strerror or error}"
+    if not run.finished:
+        return f"FAILED, see {run.folder / LOG}"
     metrics = records.read_json(run.folder / records.METRICS_JSON)
     return f"test top-1 {metrics['test']['top1']:.2%} after {metrics['timing']['train_seconds']:.0f} s of training"
 
 
 def _train(run, common, bar):
-    """One run in processes of its own. Returns whether it finished."""
+    """One run in processes of its own, until it ends."""
     run.folder.mkdir(exist_ok=True)
     with open(run.folder / LOG, "a", encoding="utf-8") as log:
         _lock(log, run)
@@ -197,7 +202,6 @@ def _train(run, common, bar):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
-    return process.returncode == 0 and run.finished
 
 
 def _lock(log, run):

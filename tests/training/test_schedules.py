@@ -219,7 +219,7 @@ SCRIPTS = [
     ("loss", {"patience": 0, "cooldown": 2}, 0, [1, 1, 1, 1, 1], [1, 0.5, 0.5, 0.5, 0.25]),
     ("loss", {"patience": 0, "min_lr": 0.02}, 0, [1, 1, 1, 1], [1, 0.5, 0.4, 0.4]),
     ("loss", {"patience": 0, "min_lr": 0.2}, 0, [1, 1, 1], [1, 1, 1]),
-    ("loss", {"patience": 0, "threshold": 0.1, "factor": 0.1}, 0, [1, 0.95, 0.91, 0.89, 0.8], [1, 0.1, 0.01, 0.01, 0.01]),
+    ("loss", {"patience": 0, "threshold": 0.1, "factor": 0.1}, 0, [1, 0.95, 0.91, 0.89], [1, 0.1, 0.01, 0.01]),
     # Evaluations before the end of the warmup are not counted.
     ("loss", {"patience": 0}, 3, [1, 1, 1, 1, 1], [1 / 3, 2 / 3, 1, 0.5, 0.25]),
     ("top1", {"patience": 0}, 3, [0.9, 0.9, 0.1, 0.2, 0.1], [1 / 3, 2 / 3, 1, 1, 0.5]),
