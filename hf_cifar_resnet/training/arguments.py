@@ -1,6 +1,7 @@
 """The command line: the Trainer's arguments with this package's defaults, data, model, and recipes over them."""
 
 import json
+import math
 import os
 import sys
 from argparse import SUPPRESS
@@ -23,6 +24,12 @@ from . import schedules
 
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
 EVAL_SPLITS = ("validation", "test")
+# Arguments that, typed, replace a recipe's other way to say the same thing.
+REPLACES = (
+    (("depth",), ("block", "stage_depths", "stage_widths")),
+    (("block", "stage_depths"), ("depth",)),
+    (("global_batch_size",), ("per_device_train_batch_size",)),
+)
 PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
 
 
@@ -85,7 +92,7 @@ class DataArguments:
                 raise UserError(f"--{name} needs three numbers, got {values}")
         if (self.image_mean is None) != (self.image_std is None):
             raise UserError("give both --image_mean and --image_std, or neither")
-        if self.image_std is not None and min(self.image_std) <= 0:
+        if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):
             raise UserError(f"--image_std must be above 0, got {self.image_std}")
 
 
@@ -137,6 +144,8 @@ class CifarTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self._check_values()
+        if str(self.resume_from_checkpoint).lower() == "false":
+            self.resume_from_checkpoint = None
         self._choose_for_device()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self._merge_plateau_flags()
@@ -145,21 +154,35 @@ class CifarTrainingArguments(TrainingArguments):
         chosen, self.lr_scheduler_type = self.lr_scheduler_type, "constant"
         super().__post_init__()
         self.lr_scheduler_type = chosen
-        schedules.check(chosen, self.lr_scheduler_kwargs, self.warmup_steps)
+        schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
         if schedules.PLATEAU in chosen and self.eval_strategy == "no":
             raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
         self._divide_batch()
 
     def _check_values(self):
-        for name in ("num_train_epochs", "learning_rate", "global_batch_size", "per_device_train_batch_size",
-                     "per_device_eval_batch_size", "gradient_accumulation_steps"):  # fmt: skip
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
+        for name in (
+            "num_train_epochs",
+            "learning_rate",
+            "global_batch_size",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "early_stopping_patience",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "max_grad_norm", "seed", "early_stopping_patience"):
+        for name in ("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}")
+        if self.optim_args and not all("=" in part for part in self.optim_args.split(",")):
+            raise ValueError(f"optim_args must be of the form name=value,name=value, got {self.optim_args}")
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor must be from 0 to below 1, got {self.label_smoothing_factor}")
         if self.gradient_checkpointing or getattr(self, "activation_checkpointing", None):
@@ -282,14 +305,14 @@ class CifarArgumentParser(HfArgumentParser):
 
     def _recipe_arguments(self, name, argv):
         recipe = read_recipe(name)
-        typed = {argument.split("=")[0].replace("-", "_") for argument in argv if argument.startswith("--")}
-        if "__depth" in typed:
-            # The two ways to give a shape exclude each other, and the command line wins.
-            recipe = {key: v for key, v in recipe.items() if key not in ("block", "stage_depths", "stage_widths")}
+        typed = {argument.split("=")[0].lstrip("-").replace("-", "_") for argument in argv if argument.startswith("--")}
+        for these, those in REPLACES:
+            if typed.intersection(these):
+                recipe = {key: value for key, value in recipe.items() if key not in those}
         arguments = []
         for key, value in recipe.items():
             if f"--{key}" not in self._option_string_actions or key in ("config", "help"):
-                raise UserError(f"recipe {name}: {self._unknown(key)}")
+                raise UserError(f"recipe {name}: {self._unknown(str(key))}")
             if isinstance(value, dict):
                 value = json.dumps(value)
             arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]

@@ -24,6 +24,8 @@ def main(argv=None, prog=None):
         bf16=options.precision == "bf16",
         fp16=options.precision == "fp16",
         per_device_eval_batch_size=options.batch_size,
+        # Nothing is trained; the default would have to divide over the processes.
+        per_device_train_batch_size=1,
     )
     quieten_libraries(args)
     model, processor = _load(folder)

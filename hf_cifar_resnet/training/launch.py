@@ -61,8 +61,9 @@ def output_folder(args, name):
 def _default_folder(args, name):
     if args.resume_from_checkpoint and not _wants_last(args):
         return str(Path(args.resume_from_checkpoint).parent)
-    folders = [folder for folder in Path("runs").glob(f"{name}*") if re.fullmatch(r"(-\d+)?", folder.name[len(name) :])]
-    numbers = [int(folder.name[len(name) + 1 :] or 1) for folder in folders]
+    taken = [folder.name for folder in Path("runs").iterdir()] if Path("runs").is_dir() else []
+    matches = [re.fullmatch(re.escape(name) + r"(?:-(\d+))?", other) for other in taken]
+    numbers = [int(match[1] or 1) for match in matches if match]
     number = max(numbers, default=0 if not _wants_last(args) else 1) + (not _wants_last(args))
     return str(Path("runs", name if number == 1 else f"{name}-{number}"))
 
@@ -82,7 +83,7 @@ def resume_point(args):
     Raises:
         UserError: if there is none.
     """
-    if not args.resume_from_checkpoint or str(args.resume_from_checkpoint).lower() == "false":
+    if not args.resume_from_checkpoint:
         return None
     checkpoint = last_whole_checkpoint(args.output_dir) if _wants_last(args) else Path(args.resume_from_checkpoint)
     if checkpoint is None or not _is_whole(checkpoint):

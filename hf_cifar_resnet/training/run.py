@@ -9,7 +9,7 @@ from pathlib import Path
 
 import datasets
 import transformers
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from ..data.sources import load_splits
 from ..errors import UserError, reports_user_errors
@@ -77,7 +77,6 @@ def build_model(model_args, data):
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """The Trainer, which selects on `eval_split`; `kwargs` go to it as they are."""
-    patience = args.early_stopping_patience
     trainer = CifarTrainer(
         model=model,
         args=args,
@@ -85,7 +84,6 @@ def build_trainer(model, args, data, eval_split, **kwargs):
         eval_dataset=getattr(data, eval_split),
         processing_class=data.image_processor(),
         superclass_of=data.superclass_of,
-        callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
         **kwargs,
     )
     known = records.SCORES if data.superclass_of is not None else records.SCORES[:-1]

@@ -9,6 +9,7 @@ owns the learning rate, so that it is logged, saved in `scheduler.pt` and restor
 import inspect
 import math
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers import SchedulerType, TrainerCallback, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
@@ -59,13 +60,13 @@ class PlateauRule:
     """
 
     def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
-        if not 0 < factor < 1:
-            raise ValueError(f"factor must be above 0 and below 1, got {factor}")
         self.factor, self.patience, self.threshold = factor, patience, threshold
         self.cooldown, self.min_lr = cooldown, min_lr
         for name, value in vars(self).items():
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"{name} must be a number and not negative, got {value!r}")
+        if not 0 < factor < 1:
+            raise ValueError(f"factor must be above 0 and below 1, got {factor}")
 
     def update(self, memory, value, greater_is_better):
         """Takes one evaluation into `memory` (a dict, kept with the scheduler). Returns whether to cut now."""
@@ -202,6 +203,20 @@ def check(name, kwargs, warmup_steps=0):
         raise ValueError(WITHOUT_WARMUP[name])
     if name in (PLATEAU, PLATEAU_WITH_WARMUP):
         PlateauRule(**kwargs)
+
+
+def try_out(name, learning_rate, warmup_steps, kwargs):
+    """Takes the steps of a short run. Raises ValueError for a schedule or arguments that do not work."""
+    check(name, kwargs, warmup_steps)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+    total = 10
+    try:
+        scheduler = create(name, optimizer, total, min(warmup_steps, total), kwargs)
+        for _ in range(total):
+            optimizer.step()
+            scheduler.step()
+    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
+        raise ValueError(f"{name} does not work with lr_scheduler_kwargs {kwargs}: {error}") from error
 
 
 def callbacks_for(name, kwargs):

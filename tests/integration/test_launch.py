@@ -96,9 +96,7 @@ def found(python, tmp_path_factory):
     [
         1,
         2,
-        pytest.param(
-            3, marks=pytest.mark.xfail(strict=True, reason="evaluate divides a training batch of 256 over processes")
-        ),
+        3,
     ],
 )
 def test_scores_do_not_depend_on_the_number_of_processes(python, two, tmp_path, processes):

@@ -119,7 +119,6 @@ def test_evaluation_is_exact(make_trainer, make_dataset, batch_size, smoothing):
     assert scores["eval_top1"] == top1
 
 
-@pytest.mark.xfail(strict=True, reason="dataloader_drop_last drops images of the evaluation too")
 def test_dropping_the_last_training_batch_leaves_evaluation_exact(make_trainer, make_dataset):
     dataset = make_dataset(seed=1)
     trainer = make_trainer(evaluate=dataset, per_device_eval_batch_size=16, dataloader_drop_last=True)
@@ -211,7 +210,6 @@ def test_speed_is_that_of_all_images(make_trainer):
     assert np.array(logged(trainer, "images_per_second")) * seconds == pytest.approx(16)
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate() of several datasets calls itself and so counts its time twice")
 def test_time_of_several_evaluations_is_counted_once(make_trainer, make_dataset):
     trainer = make_trainer(
         evaluate={"one": make_dataset(3000, seed=1), "other": make_dataset(3000, seed=2)},
@@ -224,7 +222,6 @@ def test_time_of_several_evaluations_is_counted_once(make_trainer, make_dataset)
     assert np.diff([0, *logged(trainer, "train_seconds")]).min() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="train() keeps the counts that the last train() had not logged yet")
 def test_second_training_counts_from_zero(make_trainer):
     """5 steps logged every 4 leave one; the speed tells over how many images it was taken."""
     trainer = make_trainer(logging_steps=4)
@@ -347,7 +344,6 @@ def test_early_stopping(make_trainer):
     assert (trainer.state.epoch, trainer.state.best_global_step) == (4, 10)
 
 
-@pytest.mark.xfail(strict=True, reason="only run.build_trainer heeds early_stopping_patience, CifarTrainer does not")
 def test_early_stopping_by_argument(make_trainer):
     trainer = make_trainer(
         early_stopping_patience=2,
@@ -383,10 +379,7 @@ def test_same_seed_same_weights(train_augmented):
     assert first.equal(again) and not first.equal(other)
 
 
-DRAWS_ONCE = "a loader with persistent workers draws its seed from torch's global stream once, others once an epoch"
-
-
-@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.2, marks=pytest.mark.xfail(strict=True, reason=DRAWS_ONCE))])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_workers_change_nothing(train_augmented, dropout):
     alone = train_augmented(dropout=dropout)[0]
     assert train_augmented(dropout=dropout, dataloader_num_workers=2)[0].equal(alone)

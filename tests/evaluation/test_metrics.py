@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from transformers import EvalPrediction
+
+from hf_cifar_resnet.evaluation.metrics import CrossEntropy, SuperclassAccuracy, TopKAccuracy
+from hf_cifar_resnet.evaluation.scoring import Scorer
+
+
+def noise(count, num_labels, seed, levels=None):
+    """Logits and labels; with `levels`, many logits are equal."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 3, (count, num_labels))
+    if levels:
+        logits = generator.integers(0, levels, (count, num_labels))
+    return logits.astype(np.float32), generator.integers(0, num_labels, count)
+
+
+def in_top(row, label, k):
+    """Sorted by falling logit, the lower class first among equals."""
+    return label in sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]
+
+
+@pytest.mark.parametrize("levels", [None, 2, 4])
+@pytest.mark.parametrize("k, num_labels", [(1, 2), (1, 100), (3, 7), (5, 100), (5, 5), (5, 3)])
+@pytest.mark.parametrize("count", [1, 53])
+def test_top_k(count, k, num_labels, levels):
+    logits, labels = noise(count, num_labels, seed=k, levels=levels)
+    expected = np.mean([in_top(row, label, k) for row, label in zip(logits, labels, strict=True)])
+    assert TopKAccuracy(k).compute(predictions=logits, references=labels) == {f"top{k}": pytest.approx(expected)}
+
+
+@pytest.mark.parametrize("label, top1, top2", [(0, 1, 1), (1, 0, 1), (2, 0, 0)])
+def test_of_equal_logits_the_lower_class_counts_first(label, top1, top2):
+    for k, expected in ((1, top1), (2, top2)):
+        assert TopKAccuracy(k).compute(predictions=[[1.0, 1.0, 1.0]], references=[label]) == {f"top{k}": expected}
+
+
+BROKEN = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("value", BROKEN)
+@pytest.mark.parametrize("where", [slice(None), 0, 3])
+def test_logits_that_are_not_finite_are_never_correct(value, where):
+    logits = np.eye(5, dtype=np.float32)
+    logits[2, where] = value
+    labels = np.arange(5)
+    for metric in (TopKAccuracy(1), TopKAccuracy(5), SuperclassAccuracy([0, 0, 0, 0, 0])):
+        assert list(metric.compute(predictions=logits, references=labels).values()) == [0.8]
+
+
+@pytest.mark.parametrize("num_labels", [2, 10, 100])
+def test_cross_entropy_equals_torch(num_labels):
+    logits, labels = noise(64, num_labels, seed=0)
+    expected = torch.nn.functional.cross_entropy(torch.tensor(logits).double(), torch.tensor(labels)).item()
+    assert CrossEntropy().compute(predictions=logits, references=labels)["loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_cross_entropy_of_extreme_logits():
+    scores = CrossEntropy().compute(predictions=[[1e30, 0.0], [0.0, -1e4]], references=[0, 1])
+    assert scores["loss"] == pytest.approx(5e3)
+
+
+def test_cross_entropy_of_nan_is_nan():
+    assert np.isnan(CrossEntropy().compute(predictions=[[np.nan, 0.0], [1.0, 0.0]], references=[0, 0])["loss"])
+
+
+def test_superclass():
+    superclass_of = np.array([0, 1, 0, 1])
+    logits = np.eye(4, dtype=np.float32)[[0, 0, 0, 3, 2]]
+    scores = SuperclassAccuracy(superclass_of).compute(predictions=logits, references=[0, 2, 1, 1, 3])
+    assert scores == {"superclass": 3 / 5}
+
+
+@pytest.mark.parametrize("superclass_of, keys", [(None, []), (np.arange(10) // 2, ["superclass"])])
+def test_scorer(superclass_of, keys):
+    logits, labels = noise(31, 10, seed=3)
+    scores = Scorer(superclass_of)(EvalPrediction(predictions=logits, label_ids=labels))
+    assert list(scores) == ["loss", "top1", "top5", *keys]
+    assert scores["top1"] == np.mean(logits.argmax(1) == labels)
+    assert scores["top1"] <= scores["top5"]
+    if keys:
+        assert scores["superclass"] == np.mean(logits.argmax(1) // 2 == labels // 2)
+
+
+def test_scorer_twice_gives_the_same():
+    logits, labels = noise(31, 10, seed=3)
+    scorer, prediction = Scorer(), EvalPrediction(predictions=logits, label_ids=labels)
+    assert scorer(prediction) == scorer(prediction)

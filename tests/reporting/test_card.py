@@ -1,0 +1,127 @@
+import copy
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_cifar_resnet.reporting.card import model_card
+
+RUN = {
+    "command": "train.py --config quickstart",
+    "dataset": {
+        "id": "uoft-cs/cifar100", "name": "cifar100", "on_hub": True, "num_labels": 100,
+        "train": 45_000, "validation": 5_000, "test": 10_000,
+    },
+    "model": {
+        "name": "resnet50", "path": "cifar100-resnet50-cosine-seed42",
+        "description": "resnet50 with the cifar stem, 23,705,252 parameters", "parameters": 23_705_252,
+    },
+    "arguments": {"lr_scheduler_type": "cosine", "learning_rate": 1e-3, "seed": 42},
+    "hardware": "1 x NVIDIA L4",
+    "versions": {"torch": "2.15.0", "transformers": "5.23.0"},
+}  # fmt: skip
+METRICS = {
+    "selected_on": "validation",
+    "best_epoch": 36.0,
+    "epochs": 50.0,
+    "train": {"loss": 1.0, "accuracy": 0.9444},
+    "validation": {"loss": 1.0625, "top1": 0.7412, "top5": 0.925},
+    "test": {"loss": 1.125, "top1": 0.7345, "top5": 0.9211},
+    "timing": {"train_seconds": 4700.4, "images_per_second": 534.6},
+}
+SELECTED_ON_TEST = METRICS | {"selected_on": "test", "validation": None}
+
+
+@pytest.fixture
+def saved_card(tmp_path):
+    """The card as it is read from the folder of a model."""
+
+    def save(run=RUN, metrics=METRICS):
+        model_card(copy.deepcopy(run), copy.deepcopy(metrics)).save(tmp_path / "README.md")
+        return ModelCard.load(tmp_path / "README.md")
+
+    return save
+
+
+def test_metadata(saved_card):
+    data = saved_card().data
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "apache-2.0",
+        "transformers",
+        "image-classification",
+    )
+    assert (data.datasets, data.model_name) == (["uoft-cs/cifar100"], "resnet50")
+
+
+def test_figures_are_in_the_metadata(saved_card):
+    results = saved_card().data.eval_results
+    found = {(r.dataset_split, r.metric_name): (r.metric_value, r.metric_type, r.dataset_type) for r in results}
+    assert found == {
+        (split, name): (METRICS[split][key], "loss" if key == "loss" else "accuracy", "uoft-cs/cifar100")
+        for split in ("test", "validation")
+        for key, name in (("loss", "loss"), ("top1", "top-1 accuracy"), ("top5", "top-5 accuracy"))
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# resnet50 on cifar100",
+        "trained from scratch on cifar100 (45,000 training images, 100 classes)",
+        "`cosine`",
+        "| test | 10,000 | 1.1250 | 73.45% | 92.11% |",
+        "| validation | 5,000 | 1.0625 | 74.12% | 92.50% |",
+        "Epoch 36 of 50 was saved.",
+        "94.44%",
+        'model="cifar100-resnet50-cosine-seed42"',
+        "train.py --config quickstart",
+        "| learning_rate | 0.001 |",
+        "1 x NVIDIA L4",
+        "4700 s (535 images/s)",
+        "torch 2.15.0, transformers 5.23.0.",
+        "23,705,252 parameters",
+    ],
+)
+def test_card_says(saved_card, text):
+    assert text in saved_card().text
+
+
+def test_superclass_has_a_column(saved_card):
+    metrics = METRICS | {"test": METRICS["test"] | {"superclass": 0.8321}}
+    lines = saved_card(metrics=metrics).text.splitlines()
+    assert "| test | 10,000 | 1.1250 | 73.45% | 92.11% | 83.21% |" in lines
+    table = [line for line in lines if line.startswith(("| split", "| test", "| validation", "|---|---|---|"))]
+    assert len({line.count("|") for line in table}) == 1
+
+
+@pytest.mark.parametrize("metrics, selected", [(METRICS, False), (SELECTED_ON_TEST, True)])
+def test_selection_on_test_is_confessed(saved_card, metrics, selected):
+    text = saved_card(metrics=metrics).text
+    assert ("**Selected on test:**" in text) is selected
+    assert ("held out of the training images" in text) is not selected
+    assert "| test | 10,000 |" in text and ("| validation |" in text) is not selected
+
+
+def test_nothing_of_a_card_that_the_trainer_writes(saved_card):
+    text = saved_card().content.lower()
+    for phrase in ("fine-tuned", "finetuned", "base_model", "more information needed", "none dataset"):
+        assert phrase not in text
+
+
+def test_local_dataset_is_not_linked_to_the_hub(saved_card):
+    run = RUN | {"dataset": RUN["dataset"] | {"id": "mine", "name": "mine", "on_hub": False}}
+    data = saved_card(run=run).data
+    assert not data.datasets
+    assert {result.dataset_type for result in data.eval_results} == {"mine"}
+
+
+@pytest.mark.xfail(strict=True, reason="the template multiplies what may be None, after the whole training")
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"train": {"loss": None, "accuracy": None}},
+        {"timing": {"train_seconds": None, "images_per_second": None}},
+    ],
+)
+def test_card_of_a_run_that_logged_no_training(saved_card, missing):
+    """As with `--logging_strategy no`, or where the last evaluation was at a step without a log."""
+    assert "None" not in saved_card(metrics=METRICS | missing).text

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_cifar_resnet.reporting.curves import plot_history
+
+
+def rows(epochs, with_training=True, with_evaluation=True):
+    trained = {"train_loss": 2.0, "train_accuracy": 0.25, "learning_rate": 0.1} if with_training else {}
+    evaluated = {"eval_loss": 1.5, "eval_top1": 0.5, "eval_top5": 0.75} if with_evaluation else {}
+    return [{"step": 10 * n, "epoch": float(n), **trained, **evaluated} for n in range(1, epochs + 1)]
+
+
+@pytest.mark.parametrize(
+    "history", [rows(1), rows(30), rows(3, with_training=False), rows(3, with_evaluation=False), []]
+)
+def test_picture_of_a_run(tmp_path, history):
+    plot_history(history, tmp_path / "curves.png", "validation")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert (image.format, image.size) == ("PNG", (1584, 408))
+        image.verify()
+
+
+def test_picture_shows_the_numbers(tmp_path):
+    """Other numbers, another picture; the same numbers, the same picture."""
+
+    def draw(history):
+        plot_history(history, tmp_path / "curves.png", "validation")
+        with Image.open(tmp_path / "curves.png") as image:
+            return np.asarray(image.convert("RGB"))
+
+    history = rows(5)
+    changed = [row | {"eval_loss": row["epoch"]} for row in history]
+    assert np.array_equal(draw(history), draw(history))
+    differs = (draw(history) != draw(changed)).any(axis=(0, 2))
+    # The middle third has the loss.
+    assert differs[528:1056].any() and not differs[:500].any() and not differs[1084:].any()

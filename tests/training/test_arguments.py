@@ -1,0 +1,326 @@
+import json
+
+import pytest
+
+from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments, parse_arguments, recipe_names
+
+
+@pytest.fixture
+def parse():
+    """The parsed dataclasses of a command line in one string."""
+    return lambda line="", *more: parse_arguments(["--use_cpu", *line.split(), *more])
+
+
+@pytest.fixture
+def parse_yaml(tmp_path):
+    def parse(text, line=""):
+        (tmp_path / "recipe.yaml").write_text(text)
+        return parse_arguments(["--use_cpu", "--config", str(tmp_path / "recipe.yaml"), *line.split()])
+
+    return parse
+
+
+# Recipes and the command line
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_built_in_recipe_parses(parse, name):
+    assert len(parse(f"--config {name}")) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--config quickstart --learning_rate 0.5", "--learning_rate 0.5 --config quickstart",
+     "--config=quickstart --learning_rate=0.5", "--config quickstart --learning-rate 0.5"],
+)  # fmt: skip
+def test_command_line_wins_over_the_recipe(parse, line):
+    model_args, data_args, args = parse(line)
+    assert args.learning_rate == 0.5
+    assert (model_args.stage_widths, data_args.dataset_name, args.global_batch_size) == ([16, 32, 64], "shapes100", 32)
+
+
+def test_recipe_wins_over_the_defaults(parse):
+    assert parse("--config quickstart")[2].label_smoothing_factor == 0 != parse()[2].label_smoothing_factor
+
+
+def test_depth_replaces_the_shape_of_the_recipe(parse):
+    model_args, data_args, _ = parse("--config quickstart --depth 18")
+    assert (model_args.depth, model_args.block, model_args.stage_depths, model_args.stage_widths) == (18, *[None] * 3)
+    assert data_args.dataset_name == "shapes100"
+
+
+def test_shape_replaces_the_depth_of_the_recipe(parse_yaml):
+    model_args, *_ = parse_yaml("depth: 50\n", "--block basic --stage_depths 1 1")
+    assert (model_args.depth, model_args.block) == (None, "basic")
+
+
+def test_global_batch_replaces_the_per_device_batch_of_the_recipe(parse_yaml):
+    assert parse_yaml("per_device_train_batch_size: 8\n", "--global_batch_size 32")[2].global_batch_size == 32
+
+
+def test_values_of_a_yaml_file(parse_yaml):
+    model_args, data_args, args = parse_yaml(
+        "learning_rate: 1e-3  # a string in YAML 1.1\n"
+        'weight_decay: "2e-4"\n'
+        "zero_init_residual: true\n"
+        "load_best_model_at_end: false\n"
+        "block: basic\n"
+        "stage_depths: [1, 2]\n"
+        "image_mean: [0.5, 0.25, 1e-1]\n"
+        "image_std: [1, 1, 1]\n"
+        "lr_scheduler_type: step\n"
+        "lr_scheduler_kwargs: {milestones: [0.5, 0.75], gamma: 0.1}\n"
+    )
+    assert (args.learning_rate, args.weight_decay, args.load_best_model_at_end) == (1e-3, 2e-4, False)
+    assert (model_args.block, model_args.stage_depths, model_args.zero_init_residual) == ("basic", [1, 2], True)
+    assert (data_args.image_mean, data_args.image_std) == ([0.5, 0.25, 0.1], [1, 1, 1])
+    assert args.lr_scheduler_kwargs == {"milestones": [0.5, 0.75], "gamma": 0.1}
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("lerning_rate: 1\n", "did you mean --learning_rate?"),
+        ("plateau_pacience: 1\n", "did you mean --plateau_patience?"),
+        ("zzz: 1\n", "unknown argument zzz"),
+        ("config: seed\n", "config"),
+        ("- learning_rate\n", "argument: value"),
+        ("", "argument: value"),
+        ("learning_rate: [1\n", "not valid YAML"),
+        ("learning_rate: fast\n", "fast"),
+        ("zero_init_residual: perhaps\n", "perhaps"),
+        ("stage_depths: []\n", "stage_depths"),
+        ("1: 2\n", "1"),
+    ],
+)
+def test_bad_yaml(parse_yaml, text, told):
+    with pytest.raises(UserError) as refused:
+        parse_yaml(text)
+    assert told in str(refused.value) and "\n" not in str(refused.value)
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    "line, name, value",
+    [
+        ("--bf16", "bf16", True),
+        ("--bf16 true", "bf16", True),
+        ("--bf16 false", "bf16", False),
+        ("--bf16 --seed 3", "bf16", True),
+        ("--fp16", "fp16", True),
+        ("--dataloader_persistent_workers --dataloader_num_workers 1", "dataloader_persistent_workers", True),
+        ("--dataloader_drop_last", "dataloader_drop_last", True),
+        ("--load_best_model_at_end false", "load_best_model_at_end", False),
+        ("--no_load_best_model_at_end", "load_best_model_at_end", False),
+        ("--disable_tqdm", "disable_tqdm", True),
+    ],
+)
+def test_yes_or_no(parse, line, name, value):
+    assert getattr(parse(line)[2], name) is value
+
+
+def test_help_shows_our_groups_first(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--help"])
+    text = capsys.readouterr().out
+    headings = ["\nmodel:", "\ndata:", "\ntraining:", "\nall other arguments of transformers.TrainingArguments:"]
+    places = [text.index(heading) for heading in headings]
+    assert stopped.value.code == 0 and places == sorted(places)
+    flags = ["--stem", "--dataset_name", "--plateau_factor", "--push_to_hub"]
+    for flag, start, end in zip(flags, places, [*places[1:], len(text)], strict=True):
+        assert f"\n  {flag}" in text[start:end]
+    assert "--config" in text[places[2] : places[3]]
+
+
+BAD = """
+    --lr_scheduler_type cosin
+    --lr_scheduler_type reduce_lr_on_plateau --eval_strategy no --load_best_model_at_end false
+    --lr_scheduler_type reduce_lr_on_plateau --eval_strategy no
+    --lr_scheduler_type reduce_lr_on_plateau --plateau_factor 2
+    --lr_scheduler_type reduce_lr_on_plateau --plateau_patience -1
+    --lr_scheduler_type constant --warmup_steps 5
+    --lr_scheduler_type one_cycle --warmup_steps 0.1
+    --lr_scheduler_kwargs {bad
+    --lr_scheduler_kwargs [1]
+    --lr_scheduler_kwargs {"wrong":1}
+    --learning_rate 0
+    --learning_rate -1
+    --learning_rate nan
+    --learning_rate abc
+    --learning_rate
+    --num_train_epochs 0
+    --global_batch_size 0
+    --global_batch_size 10 --gradient_accumulation_steps 4
+    --gradient_accumulation_steps 0
+    --per_device_train_batch_size -1
+    --per_device_eval_batch_size 0
+    --weight_decay -1
+    --max_grad_norm -1
+    --seed -1
+    --warmup_steps -1
+    --label_smoothing_factor 1
+    --label_smoothing_factor -0.1
+    --early_stopping_patience -1
+    --early_stopping_patience 3 --load_best_model_at_end false
+    --gradient_checkpointing
+    --eval_strategy steps
+    --eval_strategy never
+    --bf16 --fp16
+    --bf16 maybe
+    --optim nope
+    --validation_fraction 0
+    --image_size 0
+    --image_mean 0.5 0.5 --image_std 1 1 1
+    --image_mean 0.5 0.5 0.5
+    --image_mean 0 0 0 --image_std 0 1 1
+    --stem round
+    --block round
+    --depth deep
+    --augmentation nope
+    --eval_split train
+    --config nope
+    --config /
+    --config
+    --stray
+    stray
+"""
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in BAD.strip().splitlines()])
+def test_bad_input_is_told_in_one_line(parse, line):
+    with pytest.raises(UserError) as refused:
+        parse(line)
+    assert str(refused.value).strip() and "\n" not in str(refused.value)
+
+
+LATE = """
+    --lr_scheduler_type reduce_lr_on_plateau --lr_scheduler_kwargs {"patience":"x"}
+    --lr_scheduler_type step --lr_scheduler_kwargs {"gamma":"x"}
+    --lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":1}
+    --learning_rate inf
+    --num_train_epochs inf
+    --warmup_steps nan
+    --weight_decay nan
+    --early_stopping_patience 0
+    --seed 99999999999999
+    --dataloader_num_workers -1
+    --image_mean 0 0 0 --image_std 1 nan 1
+    --optim_args foo
+"""
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in LATE.strip().splitlines()])
+def test_bad_input_that_is_not_told_yet(parse, line):
+    with pytest.raises(UserError):
+        parse(line)
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("--lerning_rate", "--learning_rate"),
+        ("--datset_name", "--dataset_name"),
+        ("--num_epochs=3", "--num_train_epochs"),
+        ("--plateau_patence", "--plateau_patience"),
+    ],
+)
+def test_unknown_flag_suggests_the_nearest(parse, typed, meant):
+    with pytest.raises(UserError, match=f"unknown argument {typed}; did you mean {meant}\\?"):
+        parse(f"{typed} 1")
+
+
+def test_flags_are_not_abbreviated(parse):
+    with pytest.raises(UserError, match="did you mean --learning_rate"):
+        parse("--learning_rat 1")
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    "line, per_device, whole",
+    [
+        ("", 256, 256),
+        ("--global_batch_size 64", 64, 64),
+        ("--gradient_accumulation_steps 4", 64, 256),
+        ("--global_batch_size 12 --gradient_accumulation_steps 3", 4, 12),
+        ("--per_device_train_batch_size 10", 10, 10),
+        ("--per_device_train_batch_size 10 --gradient_accumulation_steps 3", 10, 30),
+        ("--per_device_train_batch_size 10 --global_batch_size 7", 10, 10),
+    ],
+)
+def test_batch_arithmetic(parse, line, per_device, whole):
+    args = parse(line)[2]
+    assert (args.per_device_train_batch_size, args.global_batch_size) == (per_device, whole)
+    assert args.train_batch_size == per_device
+
+
+def test_indivisible_batch_says_what_would_do(parse):
+    with pytest.raises(UserError, match="1 processes x 3 accumulation steps: choose a multiple of 3"):
+        parse("--global_batch_size 256 --gradient_accumulation_steps 3")
+
+
+# Plateau flags
+
+
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup"])
+def test_plateau_flags_and_kwargs_are_one_thing(parse, name):
+    flags = (
+        "--plateau_factor 0.2 --plateau_patience 5 --plateau_threshold 0.01 --plateau_cooldown 1 --plateau_min_lr 1e-5"
+    )
+    args = parse(f"--lr_scheduler_type {name} {flags}")[2]
+    assert args.lr_scheduler_kwargs == {
+        "factor": 0.2, "patience": 5, "threshold": 0.01, "cooldown": 1, "min_lr": 1e-5
+    }  # fmt: skip
+    mixed = parse(f"--lr_scheduler_type {name} --plateau_factor 0.2", "--lr_scheduler_kwargs", '{"patience": 7}')[2]
+    assert mixed.lr_scheduler_kwargs == {"factor": 0.2, "patience": 7}
+
+
+def test_plateau_flags_leave_other_schedules_alone(parse):
+    """As in the recipe of the notebook, which sets them for whoever chooses a plateau."""
+    assert parse("--lr_scheduler_type cosine --plateau_factor 0.2")[2].lr_scheduler_kwargs == {}
+
+
+@pytest.mark.parametrize(
+    "metric, greater", [("top1", True), ("loss", False), ("eval_loss", False), ("top5", True), ("superclass", True)]
+)
+def test_direction_of_the_metric(parse, metric, greater):
+    assert parse(f"--metric_for_best_model {metric}")[2].greater_is_better is greater
+
+
+# Precision and device
+
+
+@pytest.mark.parametrize(
+    "launched, line, precision, source",
+    [
+        (None, "", "fp32", "our default"),
+        ("no", "", "fp32", "our default"),
+        ("bf16", "", "bf16", "Accelerate"),
+        ("fp16", "", "fp16", "Accelerate"),
+        (None, "--bf16", "bf16", "flag"),
+        (None, "--fp16", "fp16", "flag"),
+        (None, "--bf16 false", "fp32", "flag"),
+        ("bf16", "--bf16 false", "fp32", "flag"),
+        ("fp16", "--bf16", "bf16", "flag"),
+    ],
+)
+def test_precision_and_who_chose_it(parse, monkeypatch, launched, line, precision, source):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched or "")
+    if launched is None:
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    args = parse(line)[2]
+    assert (args.precision, args.precision_source) == (precision, source)
+
+
+def test_one_choice_of_precision_does_not_reach_the_next(parse):
+    assert [parse(line)[2].precision for line in ("--bf16", "", "--fp16", "")] == ["bf16", "fp32", "fp16", "fp32"]
+
+
+def test_arguments_survive_json(tmp_path):
+    args = CifarTrainingArguments(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_type="one_cycle")
+    written = json.loads(args.to_json_string())
+    assert (written["lr_scheduler_type"], written["global_batch_size"]) == ("one_cycle", 256)

@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+
+from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments
+from hf_cifar_resnet.training.launch import check_processes, output_folder, resume_point
+
+
+@pytest.fixture
+def make_args(tmp_path, monkeypatch):
+    """Arguments as from a command line that is typed in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda **options: CifarTrainingArguments(use_cpu=True, **options)
+
+
+def put_checkpoints(folder, *numbers, whole=True):
+    for number in numbers:
+        checkpoint = Path(folder, f"checkpoint-{number}")
+        checkpoint.mkdir(parents=True)
+        if whole:
+            (checkpoint / "trainer_state.json").write_text("{}")
+
+
+# The output folder
+
+
+@pytest.mark.parametrize(
+    "there, chosen",
+    [
+        ([], "name"),
+        (["name"], "name-2"),
+        (["name", "name-2"], "name-3"),
+        (["name", "name-7"], "name-8"),
+        (["name", "name-9", "name-10"], "name-11"),
+        (["other", "name-with-warmup", "name-2x", "nam"], "name"),
+    ],
+)
+def test_default_folder_is_numbered(make_args, there, chosen):
+    for folder in there:
+        Path("runs", folder).mkdir(parents=True)
+    assert output_folder(make_args(), "name") == str(Path("runs", chosen))
+    assert Path("runs", chosen).is_dir()
+
+
+def test_default_folder_of_a_dataset_with_brackets(make_args):
+    assert output_folder(make_args(), "a[1]") != output_folder(make_args(), "a[1]")
+
+
+@pytest.mark.parametrize(
+    "there, chosen", [([], "name"), (["name"], "name"), (["name", "name-2", "name-10"], "name-10")]
+)
+def test_default_folder_of_a_resumed_run_is_the_last(make_args, there, chosen):
+    for folder in there:
+        Path("runs", folder).mkdir(parents=True)
+    assert output_folder(make_args(resume_from_checkpoint="true"), "name") == str(Path("runs", chosen))
+
+
+def test_resuming_by_path_goes_on_in_that_run(make_args):
+    put_checkpoints("runs/mine", 3)
+    assert output_folder(make_args(resume_from_checkpoint="runs/mine/checkpoint-3"), "name") == "runs/mine"
+
+
+def test_given_folder_is_created_and_may_be_there(make_args):
+    for _ in range(2):
+        assert output_folder(make_args(output_dir="a/b"), "name") == "a/b"
+    assert list(Path("a/b").iterdir()) == []
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_given_folder_with_a_run_is_refused_unless_resumed(make_args, finished):
+    if finished:
+        Path("mine").mkdir()
+        Path("mine/metrics.json").write_text("{}")
+    else:
+        put_checkpoints("mine", 3)
+    with pytest.raises(UserError, match="mine holds a run already: add --resume_from_checkpoint true"):
+        output_folder(make_args(output_dir="mine"), "name")
+    assert output_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
+
+
+def test_not_resuming_is_as_if_nothing_were_said(make_args):
+    assert output_folder(make_args(resume_from_checkpoint="false"), "name") == "runs/name"
+
+
+def test_not_resuming_keeps_a_run_from_being_overwritten(make_args):
+    put_checkpoints("mine", 3)
+    with pytest.raises(UserError):
+        output_folder(make_args(output_dir="mine", resume_from_checkpoint="false"), "name")
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])
+def test_file_in_the_way(make_args, folder):
+    Path("file").write_text("mine")
+    with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
+        output_folder(make_args(output_dir=folder), "name")
+    assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
+
+
+# The checkpoint to go on from
+
+
+@pytest.mark.parametrize("value", [None, "false", "False"])
+def test_no_resuming(make_args, value):
+    put_checkpoints("mine", 3)
+    assert resume_point(make_args(output_dir="mine", resume_from_checkpoint=value)) is None
+
+
+@pytest.mark.parametrize("value", ["true", "True", True])
+def test_last_whole_checkpoint(make_args, value):
+    put_checkpoints("mine", 3, 9, 10)
+    put_checkpoints("mine", 200, whole=False)
+    put_checkpoints("mine", "999-old")
+    args = make_args(output_dir="mine", resume_from_checkpoint=value)
+    assert Path(resume_point(args)) == Path("mine/checkpoint-10")
+
+
+def test_checkpoint_by_path(make_args):
+    put_checkpoints("mine", 3, 9)
+    args = make_args(output_dir="mine", resume_from_checkpoint="mine/checkpoint-3")
+    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
+
+
+@pytest.mark.parametrize("value", ["true", "mine/checkpoint-4", "mine", "elsewhere", "mine/checkpoint-3"])
+def test_nothing_to_go_on_from(make_args, value):
+    put_checkpoints("mine", 3, whole=False)
+    with pytest.raises(UserError, match="there is no checkpoint in (mine|elsewhere)") as refused:
+        resume_point(make_args(output_dir="mine", resume_from_checkpoint=value))
+    assert "\n" not in str(refused.value)
+
+
+# Processes
+
+
+def test_one_process_alone(make_args, monkeypatch):
+    for name in ("WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    check_processes(make_args(output_dir="mine"))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "8"}, {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}],
+)
+def test_processes_that_do_not_work_together(make_args, monkeypatch, environment):
+    args = make_args(output_dir="mine")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        UserError, match="accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
+    ) as refused:
+        check_processes(args)
+    assert "\n" not in str(refused.value)
