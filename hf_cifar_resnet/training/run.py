@@ -95,7 +95,9 @@ def build_trainer(model, args, data, eval_split, **kwargs):
 def score(trainer, data, eval_split):
     """The figures of the model that will be saved: its evaluation, and the test split, scored here alone."""
     rows = records.history(trainer.state.log_history)
-    state, last = trainer.state, rows[-1]
+    state = trainer.state
+    # Nothing may have been logged or evaluated.
+    last = rows[-1] if rows else {"step": state.global_step, "epoch": state.epoch}
     kept = state.best_global_step if trainer.args.load_best_model_at_end and state.best_global_step else last["step"]
     saved = next((row for row in rows if row["step"] == kept), last)
     test = trainer.evaluate(data.test, metric_key_prefix="test")

@@ -1,10 +1,12 @@
 """Several processes, really started."""
 
 import json
+import runpy
 
 import pytest
 import torch
 
+from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.reporting.records import read_history, read_json
 from hf_cifar_resnet.training.run import main
 
@@ -80,15 +82,15 @@ def found(python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("found")
     program = folder / "batches.py"
     program.write_text(BATCHES)
-    records = {}
     for processes in (1, 2):
-        out = folder / str(processes)
-        out.mkdir()
-        launcher = [] if processes == 1 else [*TORCHRUN, "2"]
-        result = python(*launcher, program, out, *SCHEDULES, cwd=folder)
-        assert result.returncode == 0, result.stderr
-        records[processes] = [json.loads((out / f"found-{rank}.json").read_text()) for rank in range(processes)]
-    return records
+        (folder / str(processes)).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [str(program), str(folder / "1"), *SCHEDULES])
+        runpy.run_path(str(program))
+    result = python(*TORCHRUN, 2, program, folder / "2", *SCHEDULES, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    names = {1: ["1/found-0.json"], 2: ["2/found-0.json", "2/found-1.json"]}
+    return {number: [json.loads((folder / name).read_text()) for name in names[number]] for number in names}
 
 
 @pytest.mark.parametrize(
@@ -100,12 +102,14 @@ def found(python, tmp_path_factory):
     ],
 )
 def test_scores_do_not_depend_on_the_number_of_processes(python, two, tmp_path, processes):
-    program = tmp_path / "score.py"
-    program.write_text(EVALUATE)
-    launcher = [] if processes == 1 else [*TORCHRUN, str(processes)]
-    options = ["--use_cpu", "--batch_size", "16", "--json", tmp_path / "scores.json"]
-    result = python(*launcher, program, "evaluate", two[0], *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    arguments = ["evaluate", str(two[0]), "--use_cpu", "--batch_size", "16", "--json", str(tmp_path / "scores.json")]
+    if processes == 1:
+        cli(arguments)
+    else:
+        program = tmp_path / "score.py"
+        program.write_text(EVALUATE)
+        result = python(*TORCHRUN, processes, program, *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
     expected, found = read_json(two[0] / "metrics.json")["test"], read_json(tmp_path / "scores.json")
     for name in ("top1", "top5", "superclass"):
         assert round(found[name] * 203) == round(expected[name] * 203) == pytest.approx(found[name] * 203)

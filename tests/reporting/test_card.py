@@ -114,7 +114,6 @@ def test_local_dataset_is_not_linked_to_the_hub(saved_card):
     assert {result.dataset_type for result in data.eval_results} == {"mine"}
 
 
-@pytest.mark.xfail(strict=True, reason="the template multiplies what may be None, after the whole training")
 @pytest.mark.parametrize(
     "missing",
     [
