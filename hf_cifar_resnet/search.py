@@ -8,6 +8,11 @@ from .training.arguments import CifarArgumentParser, CifarTrainingArguments, Dat
 from .training.run import build_model, build_trainer, load_data, quieten_libraries
 
 BEST_JSON = "search.json"
+# What can change from trial to trial: the Trainer sets it after the arguments were checked and divided over devices.
+SEARCHABLE = (
+    "learning_rate", "weight_decay", "label_smoothing_factor", "max_grad_norm", "warmup_steps", "num_train_epochs",
+    "adam_beta1", "adam_beta2", "adam_epsilon",
+)  # fmt: skip
 
 
 @reports_user_errors
@@ -20,9 +25,11 @@ def main(argv=None, prog=None):
         raise UserError('search needs Optuna: pip install "hf-cifar-resnet[search]"') from error
     quieten_libraries(args)
     space = dict(parse_dimension(text) for text in options.space)
-    unknown = sorted(name for name in space if not hasattr(args, name))
+    unknown = sorted(set(space) - set(SEARCHABLE))
     if unknown:
-        raise UserError(f"--space: {', '.join(unknown)} is no training argument")
+        raise UserError(
+            f"--space: cannot search {', '.join(unknown)}, only {', '.join(SEARCHABLE)}; `study --vary` can"
+        )
     folder = Path(args.output_dir)
     if (folder / BEST_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a search already: choose another")

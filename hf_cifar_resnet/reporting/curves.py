@@ -11,19 +11,27 @@ def new_figure(columns, rows=1, width=4.4, height=3.4):
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def plot_history(rows, path, split):
+def plot_history(rows, path, split, label_smoothing=0.0):
     """
     Accuracy, loss and learning rate over epochs, as a PNG.
 
     Args:
         rows: of [`~hf_cifar_resnet.reporting.records.history`].
         split (`str`): what the evaluations were on, for the legend.
+        label_smoothing (`float`): of the training loss; the evaluation's has none.
     """
     figure, (accuracy, loss, rate) = new_figure(3)
     accuracies = {"train_accuracy": "train", "eval_top1": f"{split} top-1", "eval_top5": f"{split} top-5"}
     for axes, lines, title in (
         (accuracy, accuracies, "accuracy"),
-        (loss, {"train_loss": "train (smoothed labels)", "eval_loss": split}, "loss"),
+        (
+            loss,
+            {
+                "train_loss": f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train",
+                "eval_loss": split,
+            },
+            "loss",
+        ),
         (rate, {"learning_rate": None}, "learning rate"),
     ):
         for column, label in lines.items():

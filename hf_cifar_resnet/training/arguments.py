@@ -82,8 +82,6 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        if self.eval_split == "validation" and self.validation_fraction == 0:
-            raise UserError("--validation_fraction 0 leaves nothing to select on: add --eval_split test too")
         if self.image_size < 1:
             raise UserError(f"--image_size must be at least 1, got {self.image_size}")
         for name in ("image_mean", "image_std"):
@@ -157,6 +155,7 @@ class CifarTrainingArguments(TrainingArguments):
         schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
         if schedules.PLATEAU in chosen and self.eval_strategy == "no":
             raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
+        self.warmup_steps = schedules.given_or_default(chosen, self.warmup_steps)
         self._divide_batch()
 
     def _check_values(self):
@@ -181,6 +180,8 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be negative, got {value}")
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}")
+        if self.push_to_hub:
+            raise ValueError("push_to_hub is not built yet: upload the finished folder with `hf upload REPO_ID FOLDER`")
         if self.optim_args and not all("=" in part for part in self.optim_args.split(",")):
             raise ValueError(f"optim_args must be of the form name=value,name=value, got {self.optim_args}")
         if not 0 <= self.label_smoothing_factor < 1:

@@ -56,7 +56,15 @@ def _parse(argv, prog):
     # What the checkpoint was trained on, unless the command line says otherwise.
     checkpoint = parser.parse_known_args(argv)[0].checkpoint
     run = _run_record(Path(checkpoint))
-    parser.set_defaults(precision=run.get("precision", "fp32"), **run.get("data_arguments", {}))
+    recorded = run.get("data_arguments", {})
+    # Columns and revision belong to the dataset they were given for.
+    parser.set_defaults(dataset_name=recorded.get("dataset_name"))
+    chosen = parser.parse_known_args(argv)[0].dataset_name
+    if chosen is None:
+        raise UserError(f"{checkpoint} does not say what it was trained on (no run.json): give --dataset_name")
+    parser.set_defaults(
+        precision=run.get("precision", "fp32"), **(recorded if chosen == recorded.get("dataset_name") else {})
+    )
     data_args, options = parser.parse(argv)
     if options.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {options.batch_size}")

@@ -45,6 +45,9 @@ def main(argv=None, prog=None):
         trainer.add_callback(StopWhenDiverged())
         trainer.train()
     steps = [(entry["learning_rate"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    steps = [(rate, loss) for rate, loss in steps if math.isfinite(loss)]
+    if len(steps) < 5:
+        raise UserError(f"the loss diverged after {len(steps)} steps: lower --start_lr")
     rates, losses = (list(values) for values in zip(*steps, strict=True))
     smoothed = smooth(losses)
     suggestion = suggest(rates, smoothed)

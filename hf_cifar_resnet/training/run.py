@@ -1,7 +1,7 @@
 """
 Train a ResNet from scratch.
 
-python train.py --config quickstart                      # built-in dataset, a small model, a few minutes on a CPU
+python train.py --config quickstart                      # built-in dataset, a small model, minutes on a CPU
 accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
 """
 
@@ -120,7 +120,7 @@ def write_results(trainer, run, metrics):
     rows = records.history(trainer.state.log_history)
     records.write_json(run, folder / records.RUN_JSON)
     records.write_history(rows, folder / records.HISTORY_CSV)
-    plot_history(rows, folder / "curves.png", metrics["selected_on"])
+    plot_history(rows, folder / "curves.png", metrics["selected_on"], trainer.args.label_smoothing_factor)
     model_card(run, metrics).save(folder / "README.md")
     # Last: it says that all the rest is there.
     records.write_json(metrics, folder / records.METRICS_JSON)

@@ -144,7 +144,7 @@ class ScheduleCallback(TrainerCallback):
         """`epoch`: how many epochs were completed."""
 
     def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
-        # Scoring before or after training decides nothing: it has no schedule, no step, or another prefix.
+        # Scoring before training, or under another prefix than the Trainer's own, decides nothing.
         if lr_scheduler is not None and state.global_step > 0 and any(name.startswith("eval_") for name in metrics):
             self.after_evaluation(lr_scheduler, metrics, args)
 
@@ -224,10 +224,14 @@ def callbacks_for(name, kwargs):
     return [PlateauCallback(**kwargs)] if name in (PLATEAU, PLATEAU_WITH_WARMUP) else []
 
 
+def given_or_default(name, warmup_steps):
+    """`warmup_steps`, or the default of a `*_with_warmup` for which none is given."""
+    return DEFAULT_WARMUP if warmup_steps == 0 and name.endswith("_with_warmup") else warmup_steps
+
+
 def warmup_for(name, warmup_steps, total_steps):
     """Steps of warmup: `warmup_steps`, a count or a share below 1, or the default of `*_with_warmup`."""
-    if warmup_steps == 0 and name.endswith("_with_warmup"):
-        warmup_steps = DEFAULT_WARMUP
+    warmup_steps = given_or_default(name, warmup_steps)
     return math.ceil(warmup_steps * total_steps) if warmup_steps < 1 else int(warmup_steps)
 
 

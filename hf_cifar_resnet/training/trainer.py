@@ -50,6 +50,9 @@ class CifarTrainer(Trainer):
 
     # Data and optimizer
 
+    def call_model_init(self, trial=None):
+        return super().call_model_init(trial).to(memory_format=torch.channels_last)
+
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed

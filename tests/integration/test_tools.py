@@ -45,7 +45,7 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
     [
         (["search", "--space", "learning_rate"], "NAME=LOW:HIGH"),
         (["search", "--space", "learning_rate=0:1:log"], "NAME=LOW:HIGH"),
-        (["search", "--space", "colour=1,2"], "colour is no training argument"),
+        (["search", "--space", "colour=1,2"], "cannot search colour, only learning_rate"),
         (["find-lr", "--start_lr", "1", "--end_lr", "0.1"], "below --end_lr"),
         (["evaluate", "nowhere"], "holds no checkpoint"),
         (["fly"], "there is no command fly; choose one of train"),

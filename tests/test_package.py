@@ -1,0 +1,165 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_cifar_resnet
+from hf_cifar_resnet.cli import COMMANDS
+
+PACKAGE = Path(hf_cifar_resnet.__file__).parent
+REPOSITORY = PACKAGE.parent
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "albumentations"}
+
+# From the left to the right: a room may import from its own and from those it names.
+MAY_IMPORT = {
+    "model": set(),
+    "data": set(),
+    "evaluation": {"model", "data"},
+    "reporting": {"model", "data", "evaluation"},
+    "training": {"model", "data", "evaluation", "reporting"},
+    **dict.fromkeys(["study", "search", "inference"], {"model", "data", "evaluation", "reporting", "training", "hub"}),
+    "hub": set(),
+}
+ANYWHERE = {"errors", "__init__"}
+
+
+def room(module):
+    """The first part of a module's path: `training` of `training/run.py`, `cli` of `cli.py`."""
+    return Path(module).parts[0].removesuffix(".py")
+
+
+def imported_rooms(module):
+    """The rooms that a module imports from, wherever in it the import stands."""
+    rooms = set()
+    # Of the package `a`, `from .` in `a/b.py` and in `a/__init__.py` means `a`.
+    here = ["hf_cifar_resnet", *module.parent.parts]
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "hf_cifar_resnet":
+                rooms.add(rest.split(".")[0] if is_room(rest.split(".")[0]) else "__init__")
+    return rooms
+
+
+def is_room(name):
+    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
+
+
+def run_python(code):
+    """A fresh interpreter's printed output."""
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+# Importing
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import hf_cifar_resnet; dir(hf_cifar_resnet)",
+        "from hf_cifar_resnet import __version__",
+        "from hf_cifar_resnet import cli; cli.main(['--help'])",
+        "from hf_cifar_resnet import cli; cli.main(['--version'])",
+        "from hf_cifar_resnet import errors",
+    ],
+)
+def test_costs_nothing_until_it_is_used(code):
+    loaded = run_python(f"{code}\nimport sys\nprint('LOADED', *({HEAVY!r} & sys.modules.keys()))")
+    assert loaded.splitlines()[-1] == "LOADED"
+
+
+def test_command_line_help_lists_the_commands():
+    shown = run_python("from hf_cifar_resnet import cli; cli.main(['--help'])")
+    assert all(f"\n  {name}" in shown for name in COMMANDS)
+    assert shown == run_python("from hf_cifar_resnet import cli; cli.main([])")
+
+
+def test_unknown_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        hf_cifar_resnet.cli.main(["trian"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert all(name in error for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", hf_cifar_resnet.__all__)
+def test_public_names(name):
+    value = getattr(hf_cifar_resnet, name)
+    assert getattr(value, "__name__", name) == name
+    assert name in dir(hf_cifar_resnet)
+    namespace = {}
+    exec(f"from hf_cifar_resnet import {name}", namespace)
+    assert namespace[name] is value
+
+
+@pytest.mark.parametrize("name", ["Trainer", "cifar_trainer", "__file"])
+def test_unknown_name(name):
+    with pytest.raises(AttributeError, match=name):
+        getattr(hf_cifar_resnet, name)
+    with pytest.raises(ImportError):
+        exec(f"from hf_cifar_resnet import {name}")
+
+
+# How the package is laid out
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_module_says_what_it_is_for(module):
+    text = ast.get_docstring(ast.parse((PACKAGE / module).read_text(encoding="utf-8")))
+    assert text and text.strip()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) in MAY_IMPORT], ids=str)
+def test_imports_go_one_way(module):
+    own = room(module)
+    allowed = {own, *MAY_IMPORT[own], *(ANYWHERE if own not in ("model", "hub") else ())}
+    assert imported_rooms(module) <= allowed
+
+
+def test_errors_import_nothing_of_ours():
+    assert imported_rooms(Path("errors.py")) == set()
+
+
+def test_import_checker_sees_every_form_of_import(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "training").mkdir()
+    (tmp_path / "errors.py").touch()
+    (tmp_path / "data" / "bad.py").write_text(
+        "import hf_cifar_resnet.errors\nimport os.path\nfrom . import x\n"
+        "def f():\n    from ..training.run import main\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    assert imported_rooms(Path("data/bad.py")) == {"errors", "data", "training"}
+
+
+# Pieces, so that this file does not name them itself.
+HOSTS = [
+    ".".join(parts)
+    for parts in (("pypi", "org"), ("python", "org", "simple"), ("pythonhosted", "org"), ("download", "pytorch", "org"))
+]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_file_names_a_package_index(host):
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [REPOSITORY / name for name in listed.stdout.splitlines()]
+    assert len(files) > 10
+    assert not [file for file in files if file.is_file() and host.encode() in file.read_bytes()]
