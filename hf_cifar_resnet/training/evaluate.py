@@ -55,6 +55,8 @@ def _parse(argv, prog):
     parser.add_argument("--json", metavar="FILE", help="also write the scores there")
     # What the checkpoint was trained on, unless the command line says otherwise.
     checkpoint = parser.parse_known_args(argv)[0].checkpoint
+    if not Path(checkpoint, "config.json").is_file():
+        raise UserError(f"{checkpoint} holds no checkpoint (no config.json)")
     run = _run_record(Path(checkpoint))
     recorded = run.get("data_arguments", {})
     # Columns and revision belong to the dataset they were given for.
@@ -79,8 +81,6 @@ def _run_record(folder):
 
 
 def _load(folder):
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no checkpoint (no config.json)")
     try:
         return CifarResNetForImageClassification.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
