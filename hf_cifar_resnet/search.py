@@ -5,7 +5,7 @@ from pathlib import Path
 from .errors import UserError, reports_user_errors
 from .reporting import records
 from .training.arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
-from .training.run import build_model, build_trainer, load_data, quieten_libraries
+from .training.run import build_model, build_trainer, check_metric, load_data, quieten_libraries
 
 BEST_JSON = "search.json"
 # What can change from trial to trial: the Trainer sets it after the arguments were checked and divided over devices.
@@ -34,6 +34,7 @@ def main(argv=None, prog=None):
     if (folder / BEST_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a search already: choose another")
     data = load_data(data_args, args.seed)
+    check_metric(args, data)
     trainer = build_trainer(None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data))
     best = trainer.hyperparameter_search(
         hp_space=lambda trial: {name: suggest(trial) for name, suggest in space.items()},

@@ -9,6 +9,7 @@ from ..errors import UserError, reports_user_errors
 from ..model import CifarResNetForImageClassification
 from ..reporting import records
 from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments
+from .launch import check_processes
 from .run import quieten_libraries
 from .trainer import CifarTrainer
 
@@ -27,6 +28,7 @@ def main(argv=None, prog=None):
         # Nothing is trained; the default would have to divide over the processes.
         per_device_train_batch_size=1,
     )
+    check_processes(args)
     quieten_libraries(args)
     model, processor = _load(folder)
     with args.main_process_first(desc="decoding the images"):

@@ -32,6 +32,7 @@ def main(argv=None, prog=None):
     set_seed(args.seed)
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args.seed)
+    check_metric(args, data)
     model = build_model(model_args, data)
     args.output_dir = output_folder(args, describe.run_name(data_args, model.config, args))
     resume = resume_point(args)
@@ -66,6 +67,13 @@ def load_data(data_args, seed):
     return data
 
 
+def check_metric(args, data):
+    """Raises [`UserError`] for a metric to select by that there will not be."""
+    known = records.SCORES if data.superclass_of is not None else records.SCORES[:-1]
+    if args.metric_for_best_model.removeprefix("eval_") not in known:
+        raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
+
+
 def build_model(model_args, data):
     """A freshly initialised model for the data's labels."""
     try:
@@ -77,7 +85,7 @@ def build_model(model_args, data):
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """The Trainer, which selects on `eval_split`; `kwargs` go to it as they are."""
-    trainer = CifarTrainer(
+    return CifarTrainer(
         model=model,
         args=args,
         train_dataset=data.train,
@@ -86,10 +94,6 @@ def build_trainer(model, args, data, eval_split, **kwargs):
         superclass_of=data.superclass_of,
         **kwargs,
     )
-    known = records.SCORES if data.superclass_of is not None else records.SCORES[:-1]
-    if args.metric_for_best_model.removeprefix("eval_") not in known:
-        raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
-    return trainer
 
 
 def score(trainer, data, eval_split):
