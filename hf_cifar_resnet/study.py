@@ -63,8 +63,11 @@ def main(argv=None, prog=None):
     check(runs, common)
     remember(folder, options, common)
     # So that `finally` ends the run at hand, and what it saved can be gone on from.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    failed = execute(runs, common)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        failed = execute(runs, common)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if len(failed) < len(runs):
         print(tables.write_report(folder, options.targets))
     if failed:
