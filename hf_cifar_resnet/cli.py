@@ -11,6 +11,7 @@ COMMANDS = {
     "find-lr": ("training.find_lr", "find a learning rate by a range test"),
     "study": ("study", "compare schedules over seeds"),
     "search": ("search", "search hyper-parameters with Optuna"),
+    "push": ("training.push", "push a finished run to the Hugging Face Hub"),
     "evaluate": ("training.evaluate", "score a checkpoint on a split"),
 }
 

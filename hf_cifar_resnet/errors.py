@@ -1,5 +1,6 @@
 """The one exception that means: the input is wrong, and this line says what to do."""
 
+import argparse
 import functools
 import os
 import sys
@@ -7,6 +8,13 @@ import sys
 
 class UserError(ValueError):
     """Shown to the user as one line, without a traceback, with exit code 2."""
+
+
+class LineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line too."""
+
+    def error(self, message):
+        raise UserError(message)
 
 
 def reports_user_errors(function):

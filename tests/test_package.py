@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": {"model", "data"},
     "reporting": {"model", "data", "evaluation"},
-    "training": {"model", "data", "evaluation", "reporting"},
+    "training": {"model", "data", "evaluation", "reporting", "hub"},
     **dict.fromkeys(["study", "search", "inference"], {"model", "data", "evaluation", "reporting", "training", "hub"}),
     "hub": set(),
 }

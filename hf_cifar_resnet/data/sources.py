@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import UserError
 from .augment import COLOR_JITTER, Augmenter, build_policy
 from .dataset import IMAGE_SIZE, ImageDataset, channel_statistics, decode
+from .provenance import provenance
 from .shapes import shapes100
 
 DEFAULT_DATASET = "uoft-cs/cifar100"
@@ -29,6 +30,7 @@ class ImageSplits:
         label_names (`list[str]`): the name of each class number.
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): the superclass of each class number.
         mean, std (lists of three floats): of the channels, on the scale 0 to 1.
+        provenance (`dict`): see [`~hf_cifar_resnet.data.provenance.provenance`].
     """
 
     train: ImageDataset
@@ -39,6 +41,7 @@ class ImageSplits:
     mean: list
     std: list
     image_size: int = IMAGE_SIZE
+    provenance: dict = field(default_factory=dict)
     id2label: dict = field(init=False)
     label2id: dict = field(init=False)
 
@@ -121,6 +124,7 @@ def load_splits(
         mean=list(image_mean),
         std=list(image_std),
         image_size=image_size,
+        provenance=provenance(dataset_name, raw),
     )
 
 

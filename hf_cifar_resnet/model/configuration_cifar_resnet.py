@@ -11,6 +11,8 @@ STANDARD_DEPTHS = {
     152: ("bottleneck", [3, 8, 36, 3]),
 }
 STANDARD_WIDTHS = [64, 128, 256, 512]
+# Raised when a field changes its meaning; `from_pretrained` reads all up to this one.
+FORMAT_VERSION = 1
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("cifar", "imagenet")
 
@@ -36,9 +38,10 @@ class CifarResNetConfig(PreTrainedConfig):
         zero_init_residual (`bool`, defaults to `False`): start every block's last BatchNorm weight at 0, so that each
             block starts as the identity (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
         num_channels (`int`, defaults to 3): channels of the images.
+        format_version (`int`, defaults to 1): of the file that it was read from; not to be given.
 
     Raises:
-        ValueError: for a combination that describes no network.
+        ValueError: for a combination that describes no network, or a file of a later version than this one.
     """
 
     model_type = "cifar_resnet"
@@ -51,6 +54,7 @@ class CifarResNetConfig(PreTrainedConfig):
     dropout: float = 0.0
     zero_init_residual: bool = False
     num_channels: int = 3
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
         self.resolve_shape()
@@ -67,6 +71,11 @@ class CifarResNetConfig(PreTrainedConfig):
         for name in ("stage_depths", "stage_widths"):
             if isinstance(getattr(self, name), tuple):
                 setattr(self, name, list(getattr(self, name)))
+        if not _is_positive_int(self.format_version) or self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"format_version {self.format_version} is later than this hf_cifar_resnet knows ({FORMAT_VERSION}): "
+                "update the package, or load it with trust_remote_code=True"
+            )
         self._fill_in()
         self._validate()
 

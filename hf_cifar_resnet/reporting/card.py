@@ -1,7 +1,10 @@
 """The model card: a README.md with the real figures of a run."""
 
+import shlex
 from importlib import resources
 from pathlib import Path
+
+from .records import public
 
 SCORE_NAMES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy", "superclass": "superclass accuracy"}
 TEMPLATE = "model_card.md.jinja"
@@ -16,7 +19,7 @@ def _template_path():
 
 def model_card(run, metrics):
     """
-    The card of a run, as a `huggingface_hub.ModelCard`.
+    The card of a run, as a `huggingface_hub.ModelCard`: without paths of this machine, and valid on the Hub.
 
     Args:
         run (`dict`): what was run (`run.json`).
@@ -24,14 +27,17 @@ def model_card(run, metrics):
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    dataset = run["dataset"]
+    run = public(run)
+    dataset, base = run["dataset"], run["model"].get("base")
     splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
     results = [
         EvalResult(
             task_type="image-classification",
             dataset_type=dataset["id"],
             dataset_name=dataset["name"],
+            dataset_config=dataset["config"],
             dataset_split=split,
+            dataset_revision=dataset["revision"],
             metric_type="accuracy" if score != "loss" else "loss",
             metric_name=SCORE_NAMES[score],
             metric_value=value,
@@ -43,12 +49,19 @@ def model_card(run, metrics):
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["image-classification", "resnet", "cifar"],
+        tags=["resnet", "cifar", "vision", run["arguments"]["lr_scheduler_type"]],
+        base_model=base,
         datasets=[dataset["id"]] if dataset["on_hub"] else None,
         metrics=["accuracy"],
         model_name=run["model"]["name"],
         eval_results=results,
     )
     return ModelCard.from_template(
-        data, template_path=str(_template_path()), run=run, metrics=metrics, splits=splits, score_names=SCORE_NAMES
+        data,
+        template_path=str(_template_path()),
+        run=run,
+        metrics=metrics,
+        splits=splits,
+        score_names=SCORE_NAMES,
+        command=shlex.join(run["command"]),
     )

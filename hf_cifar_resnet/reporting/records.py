@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import PurePosixPath, PureWindowsPath
 
 HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
 _TRAINING = {
@@ -53,6 +55,28 @@ def read_history(path):
 def scores(metrics, prefix):
     """The figures of [`Scorer`] among a Trainer's metrics, without their prefix."""
     return {name: metrics[f"{prefix}_{name}"] for name in SCORES if f"{prefix}_{name}" in metrics}
+
+
+_SECRET = re.compile(r"\bhf_\w{8,}")
+
+
+def public(value):
+    """
+    What may be told on the Hub: without tokens, and of places on this machine only their last part.
+
+    Args:
+        value: a text, which may be a path or `--flag=path`, or lists and dicts of such; all else stays as it is.
+    """
+    if isinstance(value, dict):
+        return {key: public(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    flag, equals, rest = value.partition("=") if value.startswith("--") else ("", "", value)
+    if rest.startswith(("~", "..")) or PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute():
+        rest = PureWindowsPath(rest).name
+    return _SECRET.sub("<HF_TOKEN>", flag + equals + rest)
 
 
 def write_json(content, path):

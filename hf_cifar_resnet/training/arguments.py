@@ -39,17 +39,25 @@ def _option(default, help, **metadata):
 
 @dataclass
 class ModelArguments:
-    """The network: either `depth`, or `block` with `stage_depths` (and `stage_widths`)."""
+    """The network: either `depth`, or `block` with `stage_depths` (and `stage_widths`), or one that is trained."""
 
     _argument_group_name = "model"
 
+    model_name_or_path: str | None = _option(None, "fine-tune this one: a folder, user/repo or user/repo@revision")
     depth: int | None = _option(None, f"layers, {', '.join(map(str, STANDARD_DEPTHS))}; 50 if nothing is given")
-    stem: str = _option("cifar", "3x3 stride 1 (cifar), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS)
+    stem: str | None = _option(
+        None, "3x3 stride 1 (cifar, if not given), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS
+    )
     block: str | None = _option(None, "block of a ResNet of your own shape", choices=BLOCKS)
     stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
     stage_widths: list[int] | None = _option(None, "channels of each stage, such as 16 32 64")
-    dropout: float = _option(0.0, "probability of zeroing each feature before the classifier")
-    zero_init_residual: bool = _option(False, "start every block as the identity")
+    dropout: float | None = _option(None, "probability of zeroing each feature before the classifier; 0 if not given")
+    zero_init_residual: bool | None = _option(None, "start every block as the identity")
+
+    @property
+    def given(self):
+        """What was given of [`CifarResNetConfig`]'s arguments."""
+        return {k: v for k, v in vars(self).items() if v is not None and k != "model_name_or_path"}
 
 
 @dataclass
@@ -138,6 +146,7 @@ class CifarTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
     ddp_find_unused_parameters: bool | None = _option(False, "there are none")
     restore_callback_states_from_checkpoint: bool = _option(True, "resume early stopping where it was")
+    hub_strategy: str = _option("end", "push at the end; or at every_save too; checkpoint: with the state to resume")
     disable_tqdm: bool | None = _option(None, "no progress bar; off where the output is not a terminal, if not given")
 
     def __post_init__(self):
@@ -180,8 +189,6 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be negative, got {value}")
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}")
-        if self.push_to_hub:
-            raise ValueError("push_to_hub is not built yet: upload the finished folder with `hf upload REPO_ID FOLDER`")
         if self.optim_args and not all("=" in part for part in self.optim_args.split(",")):
             raise ValueError(f"optim_args must be of the form name=value,name=value, got {self.optim_args}")
         if not 0 <= self.label_smoothing_factor < 1:

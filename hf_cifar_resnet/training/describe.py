@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +11,14 @@ import torch
 from .. import __version__
 from ..data.sources import BUILT_IN
 from ..model.configuration_cifar_resnet import STANDARD_WIDTHS
+from ..reporting import records
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.
 _TOLD = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "label_smoothing_factor",
-    "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model", "early_stopping_patience", "seed",
+    "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model", "load_best_model_at_end",
+    "early_stopping_patience", "seed",
 )  # fmt: skip
 
 
@@ -59,17 +60,21 @@ def _cpu_name():
 
 
 def run(model, data, model_args, data_args, args, argv=None):
-    """Everything that says what a run is (`run.json`), as plain values."""
+    """Everything that says what a run is (`run.json`), as plain values; paths as they were given, but no token."""
     sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
     on_hub = data_args.dataset_name not in BUILT_IN and not Path(data_args.dataset_name).exists()
     label = dataset_label(data_args.dataset_name)
     name = model_name(model.config)
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]),
+        "command": [Path(sys.argv[0]).name, *_without_token(sys.argv[1:] if argv is None else argv)],
         "dataset": {
             "id": data_args.dataset_name if on_hub else label,
             "name": label,
+            "config": data_args.dataset_config_name,
             "on_hub": on_hub,
+            "built_in": data_args.dataset_name in BUILT_IN,
+            "image_size": data.image_size,
+            **data.provenance,
             "num_labels": len(data.label_names),
             **sizes,
         },
@@ -78,6 +83,7 @@ def run(model, data, model_args, data_args, args, argv=None):
             "path": Path(args.output_dir).name,
             "description": f"{name} with the {model.config.stem} stem, {model.num_parameters():,} parameters",
             "parameters": model.num_parameters(),
+            "base": model_args.model_name_or_path,
         },
         "arguments": {name: _plain(getattr(args, name)) for name in _TOLD} | {"augmentation": data_args.augmentation},
         "model_arguments": vars(model_args),
@@ -92,12 +98,49 @@ def run(model, data, model_args, data_args, args, argv=None):
     }
 
 
+def _without_token(argv):
+    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
+    return [
+        "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
+    ]
+
+
+def metrics(state, args, eval_split, test=None, most_confused=None):
+    """
+    What came out of a run so far (`metrics.json`).
+
+    Args:
+        state (`TrainerState`): the Trainer's.
+        eval_split (`str`): what the best epoch is chosen on.
+        test (`dict`, *optional*): the scores of the saved model on the test split, once it has been scored.
+        most_confused (list of dicts, *optional*): on the test split, see
+            [`~hf_cifar_resnet.evaluation.analysis.most_confused`].
+    """
+    rows = records.history(state.log_history)
+    # Nothing may have been logged or evaluated.
+    last = rows[-1] if rows else {"step": state.global_step, "epoch": state.epoch}
+    kept = state.best_global_step if args.load_best_model_at_end and state.best_global_step else last["step"]
+    saved = next((row for row in rows if row["step"] == kept), last)
+    return {
+        "selected_on": eval_split,
+        "metric_for_best_model": args.metric_for_best_model,
+        "best_epoch": saved["epoch"],
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "train": {"loss": last.get("train_loss"), "accuracy": last.get("train_accuracy")},
+        "validation": records.scores(saved, "eval") if eval_split == "validation" else None,
+        "test": test,
+        "most_confused": most_confused,
+        "timing": {name: last.get(name) for name in ("train_seconds", "images_per_second")},
+    }
+
+
 def _plain(value):
     return getattr(value, "value", value)
 
 
-def start(run, args):
-    """The block printed before training."""
+def start(run, args, hub=None):
+    """The block printed before training; `hub` says where it will be pushed."""
     data = run["dataset"]
     selects = run["data_arguments"]["eval_split"]
     validation = f"{data['validation']:,} validation, " if data["validation"] else ""
@@ -117,6 +160,10 @@ def start(run, args):
         "Device": f"{run['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
         "Output": args.output_dir,
     }
+    if run["model"]["base"]:
+        lines["Model"] += f", weights of {run['model']['base']}"
+    if hub:
+        lines["Hub"] = hub
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from .. import hub
 from ..errors import UserError
 from ..reporting.records import METRICS_JSON
+from .portable import read_portable
 
 
 def check_processes(args):
@@ -32,10 +34,10 @@ def check_processes(args):
 
 def output_folder(args, name):
     """
-    The folder of this run, created and writable: `--output_dir`, or `runs/NAME`, numbered where that exists.
+    The folder of this run, not created yet: `--output_dir`, or `runs/NAME`, numbered where that exists.
 
     Raises:
-        UserError: if it cannot be written, or `--output_dir` holds a run already that this one does not resume.
+        UserError: if `--output_dir` holds a run already that this one does not resume.
     """
     if not args.output_dir_given:
         chosen = [_default_folder(args, name)]
@@ -50,16 +52,20 @@ def output_folder(args, name):
                 f"--output_dir {folder} holds a run already: add --resume_from_checkpoint true to continue it, "
                 "or choose another folder"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
     return str(folder)
 
 
+def create_folder(folder):
+    """Makes a folder for the run. Raises [`UserError`] where it cannot be written."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
+
+
 def _default_folder(args, name):
-    if args.resume_from_checkpoint and not _wants_last(args):
+    if args.resume_from_checkpoint and not _wants_last(args) and not _is_on_hub(args):
         return str(Path(args.resume_from_checkpoint).parent)
     taken = [folder.name for folder in Path("runs").iterdir()] if Path("runs").is_dir() else []
     matches = [re.fullmatch(re.escape(name) + r"(?:-(\d+))?", other) for other in taken]
@@ -76,19 +82,43 @@ def _wants_last(args):
     return str(args.resume_from_checkpoint).lower() == "true"
 
 
+def _is_on_hub(args):
+    # With the @, since `runs/checkpoint-9` looks like user/repo too.
+    value = str(args.resume_from_checkpoint)
+    return "@" in value and hub.is_reference(value)
+
+
 def resume_point(args):
     """
-    The checkpoint folder to go on from, or None: `--resume_from_checkpoint FOLDER`, or `true` for the last one.
+    The checkpoint folder to go on from, or None: `--resume_from_checkpoint FOLDER`, `true` for the last one, or
+    `user/repo@branch`, which is fetched into the run's folder.
 
     Raises:
         UserError: if there is none.
     """
     if not args.resume_from_checkpoint:
         return None
+    if _is_on_hub(args):
+        with args.main_process_first(desc="fetching the checkpoint"):
+            return _fetch(args)
     checkpoint = last_whole_checkpoint(args.output_dir) if _wants_last(args) else Path(args.resume_from_checkpoint)
     if checkpoint is None or not _is_whole(checkpoint):
         raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {checkpoint or args.output_dir}")
     return str(checkpoint)
+
+
+def _fetch(args):
+    """One process fetches; the others find what it wrote."""
+    if args.process_index > 0:
+        return str(last_whole_checkpoint(args.output_dir))
+    if Path(args.output_dir).exists() and any(Path(args.output_dir).glob("checkpoint-*")):
+        raise UserError(
+            f"--resume_from_checkpoint: {args.output_dir} has checkpoints of its own; choose another folder"
+        )
+    try:
+        return str(read_portable(hub.download(args.resume_from_checkpoint), args.output_dir))
+    except hub.HubError as error:
+        raise UserError(f"--resume_from_checkpoint {args.resume_from_checkpoint}: {error}") from error
 
 
 def last_whole_checkpoint(folder):

@@ -5,49 +5,56 @@ python train.py --config quickstart                      # built-in dataset, a s
 accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
 """
 
-from pathlib import Path
-
 import datasets
 import transformers
 from transformers import set_seed
 
 from ..data.sources import load_splits
 from ..errors import UserError, reports_user_errors
-from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from ..evaluation.analysis import most_confused
 from ..reporting import records
-from ..reporting.card import model_card
-from ..reporting.curves import plot_history
+from ..reporting.results import write_results
 from . import describe
 from .arguments import parse_arguments
-from .launch import check_processes, output_folder, resume_point
+from .launch import check_processes, create_folder, output_folder, resume_point
+from .publish import PublishCallback
+from .starting_point import build_model, load_start
 from .trainer import CifarTrainer
+
+# Pairs of classes that the card names.
+MOST_CONFUSED = 5
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and model card. Returns the metrics."""
+    """Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and card -> Hub. Returns the metrics."""
     model_args, data_args, args = parse_arguments(argv, prog)
     check_processes(args)
     quieten_libraries(args)
     set_seed(args.seed)
+    start = load_start(model_args, data_args)
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args.seed)
     check_metric(args, data)
-    model = build_model(model_args, data)
+    model = build_model(model_args, data, start)
     args.output_dir = output_folder(args, describe.run_name(data_args, model.config, args))
+    publisher = PublishCallback(args, data_args.eval_split) if args.push_to_hub else None
     resume = resume_point(args)
-    trainer = build_trainer(model, args, data, data_args.eval_split)
+    create_folder(args.output_dir)
+    trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=[publisher] if publisher else None)
     run = describe.run(model, data, model_args, data_args, args, argv)
+    if publisher:
+        publisher.run = run
     if trainer.is_world_process_zero():
-        print(describe.start(run, args), flush=True)
+        print(describe.start(run, args, publisher), flush=True)
 
     trainer.train(resume_from_checkpoint=resume)
 
-    metrics = score(trainer, data, data_args.eval_split)
-    trainer.save_model()
+    metrics = finish(trainer, run, data, data_args.eval_split)
     if trainer.is_world_process_zero():
-        write_results(trainer, run, metrics)
         print(describe.end(metrics, args), flush=True)
+        if publisher:
+            print(f"{'Pushed':<10} {publisher.finish()}", flush=True)
     return metrics
 
 
@@ -74,15 +81,6 @@ def check_metric(args, data):
         raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
 
 
-def build_model(model_args, data):
-    """A freshly initialised model for the data's labels."""
-    try:
-        config = CifarResNetConfig(**vars(model_args), id2label=data.id2label, label2id=data.label2id)
-    except ValueError as error:
-        raise UserError(f"the model cannot be built: {error}") from error
-    return CifarResNetForImageClassification(config)
-
-
 def build_trainer(model, args, data, eval_split, **kwargs):
     """The Trainer, which selects on `eval_split`; `kwargs` go to it as they are."""
     return CifarTrainer(
@@ -96,35 +94,13 @@ def build_trainer(model, args, data, eval_split, **kwargs):
     )
 
 
-def score(trainer, data, eval_split):
-    """The figures of the model that will be saved: its evaluation, and the test split, scored here alone."""
-    rows = records.history(trainer.state.log_history)
-    state = trainer.state
-    # Nothing may have been logged or evaluated.
-    last = rows[-1] if rows else {"step": state.global_step, "epoch": state.epoch}
-    kept = state.best_global_step if trainer.args.load_best_model_at_end and state.best_global_step else last["step"]
-    saved = next((row for row in rows if row["step"] == kept), last)
-    test = trainer.evaluate(data.test, metric_key_prefix="test")
-    return {
-        "selected_on": eval_split,
-        "metric_for_best_model": trainer.args.metric_for_best_model,
-        "best_epoch": saved["epoch"],
-        "epochs": state.epoch,
-        "steps": state.global_step,
-        "train": {"loss": last.get("train_loss"), "accuracy": last.get("train_accuracy")},
-        "validation": records.scores(saved, "eval") if eval_split == "validation" else None,
-        "test": records.scores(test, "test"),
-        "timing": {name: last.get(name) for name in ("train_seconds", "images_per_second")},
-    }
-
-
-def write_results(trainer, run, metrics):
-    """metrics.json, run.json, history.csv, curves.png and README.md in the output folder."""
-    folder = Path(trainer.args.output_dir)
-    rows = records.history(trainer.state.log_history)
-    records.write_json(run, folder / records.RUN_JSON)
-    records.write_history(rows, folder / records.HISTORY_CSV)
-    plot_history(rows, folder / "curves.png", metrics["selected_on"], trainer.args.label_smoothing_factor)
-    model_card(run, metrics).save(folder / "README.md")
-    # Last: it says that all the rest is there.
-    records.write_json(metrics, folder / records.METRICS_JSON)
+def finish(trainer, run, data, eval_split):
+    """Scores the test split, here alone, and writes the model and all that was found. Returns the metrics."""
+    output = trainer.predict(data.test, metric_key_prefix="test")
+    test = records.scores(output.metrics, "test")
+    confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
+    metrics = describe.metrics(trainer.state, trainer.args, eval_split, test, confused)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_results(trainer.args.output_dir, run, metrics, records.history(trainer.state.log_history))
+    return metrics

@@ -8,10 +8,10 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from ..data.dataset import EpochSampler, collate
 from ..evaluation.scoring import Scorer
+from ..reporting.repository import TRAINING_ARGS_JSON
 from . import schedules
 from .callbacks import EpochLineCallback, QuietProgressCallback
-
-TRAINING_ARGS_JSON = "training_args.json"
+from .publish import PublishCallback
 
 
 class CifarTrainer(Trainer):
@@ -29,6 +29,11 @@ class CifarTrainer(Trainer):
 
     def __init__(self, model=None, args=None, *, superclass_of=None, data_collator=None, compute_metrics=None,
                  callbacks=None, **kwargs):  # fmt: skip
+        if args.push_to_hub and not any(isinstance(callback, PublishCallback) for callback in callbacks or ()):
+            raise ValueError(
+                "push_to_hub needs the record of a run, which train.py has; from Python, train without it and "
+                "then call push_to_hub of the model and of the image processor"
+            )
         self._start_counting()
         decided = schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs)
         patience = args.early_stopping_patience
@@ -145,6 +150,14 @@ class CifarTrainer(Trainer):
                 torch.distributed.broadcast(buffer, 0)
 
     # Saving
+
+    def init_hf_repo(self, *args, **kwargs):
+        """Nothing: a [`PublishCallback`] pushes, and what it pushes is complete and holds no pickle."""
+
+    _push_from_checkpoint = init_hf_repo
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        super().save_model(output_dir, _internal_call=True)
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)

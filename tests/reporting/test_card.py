@@ -6,16 +6,19 @@ from huggingface_hub import ModelCard
 from hf_cifar_resnet.reporting.card import model_card
 
 RUN = {
-    "command": "train.py --config quickstart",
+    "command": ["train.py", "--config", "quickstart"],
     "dataset": {
-        "id": "uoft-cs/cifar100", "name": "cifar100", "on_hub": True, "num_labels": 100,
+        "id": "uoft-cs/cifar100", "name": "cifar100", "config": None, "on_hub": True, "built_in": False,
+        "revision": "0123456789abcdef0123456789abcdef01234567", "license": "unknown",
+        "citation": "@TECHREPORT{Krizhevsky09learningmultiple, year={2009}}", "image_size": 32, "num_labels": 100,
         "train": 45_000, "validation": 5_000, "test": 10_000,
     },
     "model": {
         "name": "resnet50", "path": "cifar100-resnet50-cosine-seed42",
-        "description": "resnet50 with the cifar stem, 23,705,252 parameters", "parameters": 23_705_252,
+        "description": "resnet50 with the cifar stem, 23,705,252 parameters", "parameters": 23_705_252, "base": None,
     },
-    "arguments": {"lr_scheduler_type": "cosine", "learning_rate": 1e-3, "seed": 42},
+    "precision": "bf16",
+    "arguments": {"load_best_model_at_end": True, "lr_scheduler_type": "cosine", "learning_rate": 1e-3, "seed": 42},
     "hardware": "1 x NVIDIA L4",
     "versions": {"torch": "2.15.0", "transformers": "5.23.0"},
 }  # fmt: skip
@@ -26,6 +29,7 @@ METRICS = {
     "train": {"loss": 1.0, "accuracy": 0.9444},
     "validation": {"loss": 1.0625, "top1": 0.7412, "top5": 0.925},
     "test": {"loss": 1.125, "top1": 0.7345, "top5": 0.9211},
+    "most_confused": [{"classes": ["oak_tree", "maple_tree"], "count": 41, "share": 0.205}],
     "timing": {"train_seconds": 4700.4, "images_per_second": 534.6},
 }
 SELECTED_ON_TEST = METRICS | {"selected_on": "test", "validation": None}

@@ -4,7 +4,7 @@ import pytest
 
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
-from hf_cifar_resnet.training.launch import check_processes, output_folder, resume_point
+from hf_cifar_resnet.training.launch import check_processes, create_folder, output_folder, resume_point
 
 
 @pytest.fixture
@@ -39,12 +39,15 @@ def put_checkpoints(folder, *numbers, whole=True):
 def test_default_folder_is_numbered(make_args, there, chosen):
     for folder in there:
         Path("runs", folder).mkdir(parents=True)
-    assert output_folder(make_args(), "name") == str(Path("runs", chosen))
-    assert Path("runs", chosen).is_dir()
+    folder = output_folder(make_args(), "name")
+    assert folder == str(Path("runs", chosen)) and not Path(folder).exists()
+    create_folder(folder)
+    assert Path(folder).is_dir()
 
 
 def test_default_folder_of_a_dataset_with_brackets(make_args):
-    assert output_folder(make_args(), "a[1]") != output_folder(make_args(), "a[1]")
+    create_folder(output_folder(make_args(), "a[1]"))
+    assert output_folder(make_args(), "a[1]") == "runs/a[1]-2"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,7 @@ def test_resuming_by_path_goes_on_in_that_run(make_args):
 def test_given_folder_is_created_and_may_be_there(make_args):
     for _ in range(2):
         assert output_folder(make_args(output_dir="a/b"), "name") == "a/b"
+        create_folder("a/b")
     assert list(Path("a/b").iterdir()) == []
 
 
@@ -93,7 +97,7 @@ def test_not_resuming_keeps_a_run_from_being_overwritten(make_args):
 def test_file_in_the_way(make_args, folder):
     Path("file").write_text("mine")
     with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
-        output_folder(make_args(output_dir=folder), "name")
+        create_folder(output_folder(make_args(output_dir=folder), "name"))
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
 
 

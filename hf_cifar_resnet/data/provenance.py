@@ -1,0 +1,55 @@
+"""Where a dataset comes from: its revision, licence and citation."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, try_to_load_from_cache
+
+_BIBTEX = re.compile(r"^@\w+\s*\{.*?^\s*\}\s*$|^@\w+\s*\{[^\n]*\}\}?\s*$", re.M | re.S)
+_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+
+
+def provenance(name, raw):
+    """
+    What is known of a dataset without asking the network again.
+
+    Args:
+        name (`str`): the Hub id or folder that it was loaded from.
+        raw (`datasets.DatasetDict`): as it was loaded.
+
+    Returns:
+        dict with `revision`, the commit on the Hub (None for a folder), and `license` and `citation` as its own card
+        states them (None where it does not).
+    """
+    revision = _revision(raw)
+    card = _card(name, revision)
+    if card is None:
+        return {"revision": revision, "license": None, "citation": None}
+    licence = card.data.get("license")
+    cited = _BIBTEX.search(card.text)
+    return {
+        "revision": revision,
+        "license": ", ".join(licence) if isinstance(licence, list) else licence,
+        "citation": cited[0].strip() if cited else None,
+    }
+
+
+def _revision(raw):
+    for part in raw.values():
+        for source in part.info.download_checksums or {}:
+            commit = _COMMIT.search(source)
+            if commit:
+                return commit[1]
+    return None
+
+
+def _card(name, revision):
+    # `datasets` has fetched it from the Hub already.
+    path = try_to_load_from_cache(name, "README.md", repo_type="dataset", revision=revision) if revision else None
+    path = Path(path) if isinstance(path, str) else Path(name, "README.md")
+    if not path.is_file():
+        return None
+    try:
+        return DatasetCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except ValueError:  # also what no UTF-8 text raises
+        return None

@@ -1,0 +1,28 @@
+"""The files that say what a run was and what came out of it."""
+
+from pathlib import Path
+
+from . import records
+from .card import model_card
+from .curves import plot_history
+
+CARD, CURVES = "README.md", "curves.png"
+
+
+def write_results(folder, run, metrics, rows):
+    """
+    metrics.json, run.json, history.csv, curves.png and README.md.
+
+    Args:
+        folder (`str` or `Path`): there already.
+        run (`dict`): what was run.
+        metrics (`dict`): what came out.
+        rows (list of dicts): see [`records.history`].
+    """
+    folder = Path(folder)
+    records.write_json(run, folder / records.RUN_JSON)
+    records.write_history(rows, folder / records.HISTORY_CSV)
+    plot_history(rows, folder / CURVES, metrics["selected_on"], run["arguments"]["label_smoothing_factor"])
+    model_card(run, metrics).save(folder / CARD)
+    # Last: it says that all the rest is there.
+    records.write_json(metrics, folder / records.METRICS_JSON)

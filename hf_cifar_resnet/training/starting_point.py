@@ -1,0 +1,87 @@
+"""The model that training starts from: a new one, or one that was trained before."""
+
+from pathlib import Path
+
+from torch import nn
+from transformers import AutoImageProcessor
+
+from .. import hub
+from ..errors import UserError
+from ..model import CifarResNetConfig, CifarResNetForImageClassification
+
+# What may differ from the checkpoint's: it has no weights.
+_FREE = ("dropout",)
+
+
+def load_start(model_args, data_args):
+    """
+    The folder of the model to fine-tune, or None; its normalisation becomes the data's unless one is given.
+
+    Raises:
+        UserError: if there is no such model, or the arguments describe another one.
+    """
+    name = model_args.model_name_or_path
+    if name is None:
+        return None
+    new = [argument for argument in model_args.given if argument not in _FREE]
+    if new:
+        raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
+    folder = _find(name)
+    if data_args.image_mean is None:
+        try:
+            processor = AutoImageProcessor.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise _unusable(name, error) from error
+        data_args.image_mean, data_args.image_std = processor.image_mean, processor.image_std
+    return folder
+
+
+def _find(name):
+    if Path(name).is_dir():
+        return Path(name)
+    if not hub.is_reference(name):
+        raise UserError(f"--model_name_or_path {name}: there is no such folder, and it is no user/repo either")
+    try:
+        return hub.download(name)
+    except hub.HubError as error:
+        raise UserError(f"--model_name_or_path {name}: {error}") from error
+
+
+def build_model(model_args, data, start=None):
+    """
+    A model for the data's labels: a freshly initialised one, or the one in the folder `start`, with a new classifier
+    where it knows other labels.
+
+    Raises:
+        UserError: if the arguments or the folder describe none.
+    """
+    if start is not None:
+        return _for_labels(_trained(model_args, start), data)
+    try:
+        config = CifarResNetConfig(**model_args.given, id2label=data.id2label, label2id=data.label2id)
+    except ValueError as error:
+        raise UserError(f"the model cannot be built: {error}") from error
+    return CifarResNetForImageClassification(config)
+
+
+def _trained(model_args, folder):
+    try:
+        return CifarResNetForImageClassification.from_pretrained(folder, use_safetensors=True, **model_args.given)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unusable(model_args.model_name_or_path, error) from error
+
+
+def _for_labels(model, data):
+    known = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if known == data.label_names:
+        return model
+    print(f"New classifier for {len(data.label_names)} classes: the checkpoint knows {len(known)} of other names")
+    model.config.id2label, model.config.label2id = data.id2label, data.label2id
+    model.num_labels = len(data.label_names)
+    model.classifier = nn.Linear(model.classifier.in_features, model.num_labels)
+    model._init_weights(model.classifier)
+    return model
+
+
+def _unusable(name, error):
+    return UserError(f"--model_name_or_path {name} cannot be loaded: {' '.join(str(error).split())}")
