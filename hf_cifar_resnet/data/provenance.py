@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import yaml
 from huggingface_hub import DatasetCard, try_to_load_from_cache
 
 _BIBTEX = re.compile(r"^@\w+\s*\{.*?^\s*\}\s*$|^@\w+\s*\{[^\n]*\}\}?\s*$", re.M | re.S)
@@ -51,5 +52,5 @@ def _card(name, revision):
         return None
     try:
         return DatasetCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    except ValueError:  # also what no UTF-8 text raises
+    except (ValueError, yaml.YAMLError):  # no UTF-8 text, or no valid header
         return None

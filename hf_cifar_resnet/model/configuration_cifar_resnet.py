@@ -58,6 +58,8 @@ class CifarResNetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.resolve_shape()
+        # Whatever it was read from, it is written as this version.
+        self.format_version = FORMAT_VERSION
         super().__post_init__(**kwargs)
         # Where the Auto classes find the code, in the folder of the checkpoint.
         self.auto_map = {

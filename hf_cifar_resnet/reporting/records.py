@@ -57,7 +57,7 @@ def scores(metrics, prefix):
     return {name: metrics[f"{prefix}_{name}"] for name in SCORES if f"{prefix}_{name}" in metrics}
 
 
-_SECRET = re.compile(r"\bhf_\w{8,}")
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 def public(value):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..errors import UserError
+from ..reporting.records import public
 
 TRAINER_STATE = "trainer_state.json"
 _BEST = "best"
@@ -27,7 +28,11 @@ def write_portable(checkpoint, folder, best=None):
     for path in checkpoint.iterdir():
         if path.suffix in _PICKLED:
             _write_value(torch.load(path, map_location="cpu", weights_only=False), folder / path.name)
-        elif path.name != TRAINER_STATE and path.suffix in (".safetensors", ".json", ".py"):
+        elif path.suffix == ".json" and path.name != TRAINER_STATE:
+            (folder / path.name).unlink(missing_ok=True)
+            _write(public(_read(path)), folder / path.name)
+        elif path.suffix in (".safetensors", ".py"):
+            (folder / path.name).unlink(missing_ok=True)
             shutil.copy(path, folder)
     state = _read(checkpoint / TRAINER_STATE)
     # A path of this machine; the step says the same.
@@ -100,8 +105,7 @@ def _take_apart(value, tensors):
         name = str(len(tensors))
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
         # A fused optimizer wants its moments in the layout of the weights.
-        channels_last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
-        return {"tensor": name, "channels_last": channels_last}
+        return {"tensor": name, "strides": value.stride()}
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -121,7 +125,7 @@ def _put_together(value, tensors):
     if "array" in value:
         return _put_together(value["array"], tensors).numpy().astype(value["dtype"])
     tensor = tensors[value["tensor"]]
-    return tensor.contiguous(memory_format=torch.channels_last) if value["channels_last"] else tensor
+    return torch.empty_strided(tensor.shape, value["strides"], dtype=tensor.dtype).copy_(tensor)
 
 
 def _read(path):

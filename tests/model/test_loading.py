@@ -1,8 +1,10 @@
+import json
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,3 +124,39 @@ def test_models_loaded_without_the_package_can_be_saved_again(tmp_path):
         torch.testing.assert_close(results[name], outputs(model), rtol=0, atol=0)
         here = classes[name].from_pretrained(tmp_path / "second" / name)
         torch.testing.assert_close(outputs(here), outputs(model), rtol=0, atol=0)
+
+
+# Checkpoints of other versions
+
+FIRST_RELEASE = Path(__file__).parent / "checkpoint-v1"
+
+
+def test_checkpoint_of_the_first_release():
+    """Written once, by version 0.1.0; the logits are those it gave then."""
+    model = CifarResNetForImageClassification.from_pretrained(FIRST_RELEASE)
+    pixels = torch.linspace(-2, 2, 3 * 32 * 32).view(1, 3, 32, 32)
+    with torch.no_grad():
+        logits = model(pixels).logits
+    torch.testing.assert_close(logits, torch.tensor([[0.4701448082923889, 0.04853467643260956, 0.02252548560500145]]))
+    assert model.config.id2label == {0: "cat", 1: "dog", 2: "oak"} and model.config.dropout == 0.1
+    assert not model.training
+
+
+def edited(tmp_path, **changes):
+    folder = shutil.copytree(FIRST_RELEASE, tmp_path / "edited")
+    config = json.loads((folder / "config.json").read_text())
+    config = {name: value for name, value in (config | changes).items() if value != "absent"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_what_is_loaded_from_before_the_version_field_is_saved_with_it(tmp_path):
+    model = CifarResNetForImageClassification.from_pretrained(edited(tmp_path, format_version="absent"))
+    model.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["format_version"] == 1
+
+
+@pytest.mark.parametrize("version", [2, 17])
+def test_checkpoint_of_a_later_version_is_refused(tmp_path, version):
+    with pytest.raises(ValueError, match=rf"format_version {version} is later .* update the package"):
+        CifarResNetForImageClassification.from_pretrained(edited(tmp_path, format_version=version))

@@ -2,7 +2,15 @@ import math
 
 import pytest
 
-from hf_cifar_resnet.reporting.records import history, read_history, read_json, scores, write_history, write_json
+from hf_cifar_resnet.reporting.records import (
+    history,
+    public,
+    read_history,
+    read_json,
+    scores,
+    write_history,
+    write_json,
+)
 
 LOG = [
     {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "train_accuracy": 0.25, "images_per_second": 100.0,
@@ -53,3 +61,28 @@ def test_scores_lose_their_prefix():
         "loss": 1.0,
         "top1": 0.5,
     }
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        ("/home/ann/data/cifar", "cifar"),
+        ("/home/ann/my data/ci far/", "ci far"),
+        ("C:\\Users\\ann\\cifar", "cifar"),
+        ("~/cifar", "cifar"),
+        ("../shared/cifar", "cifar"),
+        ("--output_dir=/scratch/ann/run", "--output_dir=run"),
+        ("--hub_token=hf_abcdefghijkl", "--hub_token=<HF_TOKEN>"),
+        ("hf_abcdefghijkl", "<HF_TOKEN>"),
+        ("uoft-cs/cifar100", "uoft-cs/cifar100"),
+        ("runs/mine", "runs/mine"),
+        ("hf_cifar_resnet", "hf_cifar_resnet"),
+        ("cosine", "cosine"),
+        ("", ""),
+        (0.5, 0.5),
+        (None, None),
+        ({"a": ["/x/y", {"b": "/z"}], "c": True}, {"a": ["y", {"b": "z"}], "c": True}),
+    ],
+)
+def test_public_values_tell_no_place_and_no_token(value, told):
+    assert public(value) == told
