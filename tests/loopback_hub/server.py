@@ -65,9 +65,8 @@ class LoopbackHub:
         self.connections: set[socket.socket] = set()
         self._users: dict[str, User] = {}
         self._faults: list[Fault] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads, self._server.block_on_close, self._server.hub = True, False, self
-        self._server.handle_error = lambda *_: None  # connections that a client or a fault broke
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server.hub = self
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         # Polled so often that closing a Hub costs a test nothing.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -130,6 +129,10 @@ class LoopbackHub:
         with self.lock:
             self._faults.append(fault)
 
+    def planted(self):
+        """The faults that wait for a request."""
+        return list(self._faults)
+
     def clear_faults(self):
         with self.lock:
             self._faults.clear()
@@ -174,6 +177,15 @@ def hang_up(connection, reset=False):
     connection.close()
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+    request_queue_size = 64
+
+    def handle_error(self, *address):
+        if not isinstance(sys.exception(), (OSError, ValueError)):  # what a broken connection raises
+            super().handle_error(*address)
+
+
 class Handler(BaseHTTPRequestHandler):
     """HTTP/1.1 with connections that stay open; the faults happen here."""
 
@@ -192,35 +204,35 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def do_GET(self):
+    def serve(self):
         address = urlsplit(self.path)
-        stage, handler, parts = self.find_route(address.path)
-        fault = self.hub.take_fault(stage, self.command, address.path)
+        self.stage, handler, parts = self.find_route(address.path)
+        fault = self.hub.take_fault(self.stage, self.command, address.path)
         size = int(self.headers.get("Content-Length") or 0)
         chunked = self.headers.get("Transfer-Encoding") == "chunked"
         if fault and fault.cut and not fault.after and (size or chunked):
             self.rfile.read(size // 2) if size else self.rfile.readline()
-            return self.cut(stage, fault)
+            return self.cut(fault)
         body = self.read_chunks() if chunked else self.rfile.read(size)
-        if fault and not fault.after:
-            self.hub.closing.wait(fault.delay)
-        if fault and fault.status and not fault.after:
-            answer = Answer({"error": fault.message}, fault.status)
-        else:
-            answer = self.work(handler, parts, parse_qs(address.query), body)
-        if fault and fault.after:
-            self.hub.closing.wait(fault.delay)
-            answer = Answer({"error": fault.message}, fault.status) if fault.status else answer
-        if fault:
-            answer.headers = answer.headers | fault.headers
-        if fault and fault.cut:
-            if not fault.after:
-                self.send(answer, len(answer.body()) // 2)
-            return self.cut(stage, fault)
-        self.hub.requests.append((stage, self.command, self.path, answer.status))
-        return self.send(answer)
+        answer = self.respond(fault, lambda: self.work(handler, parts, parse_qs(address.query), body))
+        if not (fault and fault.cut):
+            self.hub.requests.append((self.stage, self.command, self.path, answer.status))
+            return self.send(answer)
+        if not fault.after:
+            self.send(answer, len(answer.body()) // 2)
+        return self.cut(fault)
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
+
+    def respond(self, fault, work):
+        if fault is None:
+            return work()
+        done = work() if fault.after else None
+        if self.hub.closing.wait(fault.delay):
+            raise ConnectionAbortedError
+        answer = Refused(fault.status, fault.message).answer if fault.status else done or work()
+        answer.headers = answer.headers | fault.headers
+        return answer
 
     def find_route(self, path):
         for methods, pattern, stage, handler in ROUTES:
@@ -260,7 +272,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body[:limit])
 
-    def cut(self, stage, fault):
-        self.hub.requests.append((stage, self.command, self.path, 0))
+    def cut(self, fault):
+        self.hub.requests.append((self.stage, self.command, self.path, 0))
         self.close_connection = True
         hang_up(self.connection, fault.reset)
