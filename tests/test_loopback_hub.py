@@ -76,6 +76,12 @@ def test_the_same_folder_makes_no_second_commit(hub, push, folder):
     assert outcomes(hub, "lfs_upload") == [200, 200]
 
 
+def test_what_gitignore_names_is_left_out(hub, push, folder):
+    (folder[0] / ".gitignore").write_text("plots/\n*.json\n")
+    push()
+    assert set(pushed(hub)) == {"model.safetensors", "README.md", ".gitignore"}
+
+
 def test_files_are_deleted(hub, api, push):
     push()
     api.delete_file("config.json", "ann/model")
@@ -310,6 +316,21 @@ def test_a_connection_cut_during_a_download(hub, api, tmp_path):
     found = api.hf_hub_download("ann/model", "a.bin", cache_dir=tmp_path)
     assert Path(found).read_bytes() == content
     assert outcomes(hub, "resolve") == [200, 0, 206]  # HEAD, half of it, the rest
+
+
+@pytest.mark.parametrize(("reset", "error"), [(False, httpx2.RemoteProtocolError), (True, httpx2.ReadError)])
+def test_a_connection_closes_or_is_reset(hub, api, reset, error):
+    hub.plant(Fault("whoami", cut=True, reset=reset))
+    with pytest.raises(error):
+        api.whoami()
+    assert outcomes(hub, "whoami") == [0]
+
+
+def test_the_answer_to_a_planted_status_is_a_hub_error(hub, api):
+    hub.plant(Fault("create", status=409, message="Somebody else: \n does this"))
+    with pytest.raises(HfHubHTTPError, match="409") as caught:
+        api.create_repo("ann/model")
+    assert caught.value.server_message.startswith("Somebody else: does this")
 
 
 def test_an_answer_lost_after_the_commit(hub, push, folder):

@@ -33,7 +33,8 @@ class Refused(Exception):
     """A request that ends in an error, told by header and body as the Hub tells it."""
 
     def __init__(self, status, message, code=None, **content):
-        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        line = " ".join(message.split()).encode("ascii", "replace").decode()
+        headers = {"X-Error-Message": line} | ({"X-Error-Code": code} if code else {})
         self.answer = Answer({"error": message} | content, status, headers)
 
 
