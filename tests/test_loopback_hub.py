@@ -19,7 +19,9 @@ from huggingface_hub.errors import (
 )
 from loopback_hub import Fault, LoopbackHub
 
-CARD = "---\nlicense: apache-2.0\npipeline_tag: image-classification\ntags: [vision]\n---\n# A model\n"
+CARD = (
+    "---\nlicense: apache-2.0\npipeline_tag: image-classification\ntags: [vision]\ndate: 2026-01-31\n---\n# A model\n"
+)
 
 
 @pytest.fixture
@@ -360,6 +362,11 @@ def test_a_delay_holds_only_its_own_stage(hub, api):
     hub.close()
     waiting.join(timeout=10)
     assert not waiting.is_alive()
+
+
+def test_a_fault_at_no_stage_is_a_mistake():
+    with pytest.raises(ValueError, match="lfs_upload"):
+        Fault("upload")
 
 
 def test_a_short_delay_ends_well(hub, api):

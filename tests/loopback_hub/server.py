@@ -25,7 +25,7 @@ from .store import Answer, Blob, Refused, Repo, User
 
 @dataclass
 class Fault:
-    """What goes wrong at the next requests of a stage.
+    """What goes wrong at the next requests of a stage, which is one of those `routes` names: whoami, create, commit...
 
     Without `status`, `cut` and `delay` it is a 500. A cut breaks the connection in the middle of the request's body
     if it has one, else in the middle of the answer's; it never hits a HEAD, which has neither. `reset` cuts by TCP
@@ -44,6 +44,8 @@ class Fault:
     message: str = "planted fault"
 
     def __post_init__(self):
+        if self.stage not in (stages := {stage for _, _, stage, _ in ROUTES}):
+            raise ValueError(f"{self.stage!r} is no stage: {sorted(stages)}")
         self.cut = self.cut or self.reset
         if self.status is None and not self.cut and not self.delay:
             self.status = 500

@@ -26,7 +26,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self):
-        return self.content if isinstance(self.content, bytes) else json.dumps(self.content).encode()
+        return self.content if isinstance(self.content, bytes) else json.dumps(self.content, default=str).encode()
 
 
 class Refused(Exception):
