@@ -358,7 +358,8 @@ def test_training_comes_first(tmp_path, hub):
     result = run(hub, tmp_path, "train", *ON_TREES, *where, "--hub_strategy", "every_save")
     assert "training starts, and pushes when the Hub answers again" in result.stdout
     assert "warning: not pushed: the token may not write to ann/model (403)" in result.stdout
-    said = check_one_line(result)
+    said = result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "all is trained and saved, but not pushed: the token may not write to ann/model" in said
     assert {path.name for path in (tmp_path / "run").iterdir()} >= PUSHED
     hub.clear_faults()

@@ -13,7 +13,7 @@ def saved(make_model, tmp_path):
     """A model of two classes in a folder, with a processor."""
     from transformers import ViTImageProcessor
 
-    model = make_model(id2label={0: "cat", 1: "dog"})
+    model = make_model(num_labels=2, id2label={0: "cat", 1: "dog"})
     model.save_pretrained(tmp_path / "saved")
     ViTImageProcessor(image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2]).save_pretrained(tmp_path / "saved")
     return model, tmp_path / "saved"
