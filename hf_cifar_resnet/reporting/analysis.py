@@ -91,22 +91,26 @@ def write_per_class(matrix, names, superclass, path):
 
 def plot_confusion(matrix, names, path):
     """A confusion matrix, each row as shares of its label's images."""
+    from matplotlib.colors import PowerNorm
+
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    size = float(np.clip(0.17 * len(names) + 1.5, 5, 22))
-    figure, (axes,) = new_figure(1, width=size * 1.08, height=size)
-    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    font = 9 if len(names) <= MAX_CLASSES_WITH_COUNTS else 7
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
-    axes.set_yticks(range(len(names)), names, fontsize=font)
+    roomy = len(names) <= MAX_CLASSES_WITH_COUNTS
+    # Inches: of the cells, and of the names beside them.
+    size = min(25, (0.32 if roomy else 0.19) * len(names)) + 1 + 0.085 * max(map(len, names))
+    figure, (axes,) = new_figure(1, width=size + 1, height=size)
+    # The square root lets a few percent of mistakes be seen beside a full diagonal.
+    drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set(xlabel="predicted", ylabel="label")
-    if len(names) <= MAX_CLASSES_WITH_COUNTS:
+    if roomy:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
-    bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.01, format=lambda value, _: f"{value:.0%}")
+                colour = "white" if shares[row, column] > 0.3 else "black"
+                axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda value, _: f"{value:.0%}")
     bar.set_label("share of the label's images")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
 def plot_reliability(found, path):

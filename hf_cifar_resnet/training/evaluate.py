@@ -28,7 +28,8 @@ def main(argv=None, prog=None):
     """Checkpoint -> data -> scores, and what else was asked for. Prints and returns the scores."""
     options, data_args = _parse(argv, prog)
     args = CifarTrainingArguments(
-        output_dir=options.output_dir or options.checkpoint,
+        # The Trainer creates it; nothing is written there.
+        output_dir=str(checkpoint_folder(options.checkpoint)),
         use_cpu=options.use_cpu,
         bf16=options.precision == "bf16",
         fp16=options.precision == "fp16",
@@ -61,12 +62,12 @@ def main(argv=None, prog=None):
         scores["comparison"] = _compare(logits, split, other, options.split)
         lines += _comparison_lines(options.compare, scores["comparison"])
     if subject.trainer.is_world_process_zero():
-        if options.calibrate:
-            _save_temperature(temperature, subject.folder)
         if options.output_dir:
             lines += _analyse(options, logits, split, subject.data, temperature)
         if options.json:
             _written(records.write_json, scores, options.json)
+        if options.calibrate:
+            _written(_save_temperature, temperature, subject.folder)
         print("\n".join(lines))
     return scores
 
