@@ -14,6 +14,7 @@ COMMANDS = {
     "push": ("training.push", "push a finished run to the Hugging Face Hub"),
     "evaluate": ("training.evaluate", "score a checkpoint on a split, and see its mistakes"),
     "predict": ("inference.predict", "label images"),
+    "export": ("inference.export", "write a checkpoint as ONNX or torch.export"),
 }
 
 

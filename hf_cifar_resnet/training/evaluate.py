@@ -9,14 +9,14 @@ import numpy as np
 from transformers import EvalPrediction
 
 from ..data.dataset import ImageDataset
-from ..data.sources import load_splits
 from ..errors import UserError, reports_user_errors
 from ..evaluation import analysis
-from ..evaluation.checkpoint import checkpoint_folder, label_names, load_checkpoint
+from ..evaluation.checkpoint import checkpoint_folder, load_checkpoint
 from ..reporting import records
 from ..reporting.analysis import write_analysis
 from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments
 from .launch import check_processes
+from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
 from .trainer import CifarTrainer
 
@@ -43,10 +43,10 @@ def main(argv=None, prog=None):
     check_processes(args)
     quieten_libraries(args)
     subject = _Subject.load(options.checkpoint, args, data_args)
-    split = subject.split(options.split)
+    split = find_split(subject.data, options.split)
     other = None if options.compare is None else _Subject.load(options.compare, args, data_args)
     # Before anything is computed: it may have nothing to fit on.
-    fitted_on = subject.split("validation") if options.calibrate else None
+    fitted_on = find_split(subject.data, "validation") if options.calibrate else None
 
     logits, scores = subject.predict(split)
     lines = [f"{options.checkpoint} on {options.split} of {data_args.dataset_name}, {len(split):,} images"]
@@ -86,16 +86,9 @@ class _Subject:
     def load(cls, name, args, data_args):
         model, processor = load_checkpoint(name)
         with args.main_process_first(desc="decoding the images"):
-            data = _load_data(name, data_args, model, processor)
+            data = load_data_for(name, data_args, model, processor)
         trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
         return cls(name, checkpoint_folder(name), model, data, trainer)
-
-    def split(self, name):
-        """The images of a split. Raises [`UserError`] where there are none."""
-        found = getattr(self.data, name)
-        if found is None:
-            raise UserError(f"the dataset has no {name} split")
-        return found
 
     def predict(self, images):
         """Logits (n, num_labels) and scores."""
@@ -117,7 +110,7 @@ def _mirror(image, epoch, index):
 
 def _compare(logits, split, other, split_name):
     """What the same images tell about two checkpoints."""
-    theirs, other_scores = other.predict(other.split(split_name))
+    theirs, other_scores = other.predict(find_split(other.data, split_name))
     labels = split.labels.numpy()
     correct = [each.argmax(axis=1) == labels for each in (logits, theirs)]
     return {"checkpoint": other.name, "top1": other_scores["top1"], **analysis.mcnemar(*correct)}
@@ -170,7 +163,6 @@ def _save_temperature(temperature, folder):
 
 def _parse(argv, prog):
     parser = CifarArgumentParser(DataArguments, prog=prog, description="Score a checkpoint on a split.")
-    parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to score on")
     parser.add_argument("--batch_size", type=int, default=256, help="images per device and step")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="as in training if not given")
@@ -182,45 +174,10 @@ def _parse(argv, prog):
     parser.add_argument(
         "--calibrate", action="store_true", help="fit a temperature on validation and save it in the checkpoint"
     )
-    # What the checkpoint was trained on, unless the command line says otherwise.
-    checkpoint = parser.parse_known_args(argv)[0].checkpoint
-    run = _run_record(checkpoint_folder(checkpoint))
-    recorded = run.get("data_arguments", {})
-    # Columns and revision belong to the dataset they were given for.
-    parser.set_defaults(dataset_name=recorded.get("dataset_name"))
-    chosen = parser.parse_known_args(argv)[0].dataset_name
-    if chosen is None:
-        raise UserError(f"{checkpoint} does not say what it was trained on (no run.json): give --dataset_name")
-    parser.set_defaults(
-        precision=run.get("precision", "fp32"), **(recorded if chosen == recorded.get("dataset_name") else {})
-    )
-    data_args, options = parser.parse(argv)
+    options, data_args, run = parse_with_record(parser, argv)
+    options.precision = options.precision or run.get("precision", "fp32")
     if options.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {options.batch_size}")
     if options.calibrate and not Path(options.checkpoint).is_dir():
         raise UserError(f"--calibrate saves into the checkpoint: download {options.checkpoint} to a folder first")
     return options, data_args
-
-
-def _run_record(folder):
-    for place in (folder, folder.parent):
-        if (place / records.RUN_JSON).is_file():
-            return records.read_json(place / records.RUN_JSON)
-    return {}
-
-
-def _load_data(name, data_args, model, processor):
-    options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
-    options |= {
-        "image_mean": processor.image_mean,
-        "image_std": processor.image_std,
-        "image_size": processor.size["height"],
-        "augmentation": "none",
-    }
-    data = load_splits(**options)
-    if data.label_names != label_names(model):
-        raise UserError(
-            f"the checkpoint {name} knows {model.config.num_labels} classes and {data_args.dataset_name} has "
-            f"{len(data.label_names)}, or their names differ: name the right dataset with --dataset_name"
-        )
-    return data
