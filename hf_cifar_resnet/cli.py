@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("training.evaluate", "score a checkpoint on a split, and see its mistakes"),
     "predict": ("inference.predict", "label images"),
     "export": ("inference.export", "write a checkpoint as ONNX or torch.export"),
+    "demo": ("inference.demo", "show a model in the browser, or write its Hugging Face Space"),
 }
 
 
