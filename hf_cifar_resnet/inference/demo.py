@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .. import hub
 from ..errors import UserError, reports_user_errors
-from ..evaluation.checkpoint import load_checkpoint
 from ..training.arguments import CifarArgumentParser, DataArguments
+from ..training.checkpoint import load_checkpoint
 from ..training.recorded import load_data_for, parse_with_record
 
 NUM_EXAMPLES = 8
@@ -63,19 +64,22 @@ def main(argv=None, prog=None):
         if options.space is not None:
             write_space(options.space_folder, options.checkpoint, title, examples)
             print(f"Wrote the Space to {options.space_folder}; try it: python {options.space_folder / 'app.py'}")
-            print(f"To publish it: hf upload {options.space} {options.space_folder} --repo-type space")
+            if options.push:
+                print(f"Pushed {_push(options)}")
             return
         blocks = page.build(model, processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
-        # Files other than these, and other machines, cannot be reached; no public link is made.
-        blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False, allowed_paths=[scratch])
+        # For this machine alone, without a public link.
+        blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
 
 
 def _parse(argv, prog):
     parser = CifarArgumentParser(DataArguments, prog=prog, description="Show a model in the browser.")
     parser.add_argument("--examples", nargs="+", metavar="IMAGE", help="to try; test images of the data if not given")
     parser.add_argument("--port", type=int, help="7860 or the next free one if not given")
-    parser.add_argument("--space", metavar="REPO_ID", help="write the folder of this Hugging Face Space instead")
+    parser.add_argument("--space", metavar="REPO_ID", help="make it a Hugging Face Space instead: write and push it")
+    parser.add_argument("--no_push", dest="push", action="store_false", help="only write the folder of the Space")
+    parser.add_argument("--private", action="store_true", help="of a new Space")
     parser.add_argument("--output_dir", metavar="FOLDER", help="of the Space's folder; its name if not given")
     options, data_args, _ = parse_with_record(parser, argv)
     for path in options.examples or ():
@@ -85,13 +89,24 @@ def _parse(argv, prog):
         if options.space.count("/") != 1:
             raise UserError(f"--space needs USER/NAME, got {options.space}")
         if Path(options.checkpoint).is_dir():
-            raise UserError(
-                "a Space loads its checkpoint from the Hub: push it, and give its Hub id in place of a folder"
-            )
+            raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
         options.space_folder = Path(options.output_dir or options.space.split("/")[1])
         if options.space_folder.exists() and any(options.space_folder.iterdir()):
             raise UserError(f"{options.space_folder} is not empty: choose another --output_dir")
     return options, data_args
+
+
+def _push(options):
+    """The Space's folder to the Hub, in one commit. Returns its address."""
+    try:
+        message = f"Demo of {options.checkpoint}"
+        pushed = hub.push_folder(
+            options.space_folder, options.space, message=message, suffixes=None, repo_type="space", space_sdk="gradio",
+            private=options.private or None,
+        )  # fmt: skip
+    except hub.HubError as error:
+        raise UserError(f"the Space is written but not pushed: {error}") from error
+    return pushed.url
 
 
 def _write_examples(name, data_args, model, processor, folder):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ..errors import UserError, reports_user_errors
-from ..evaluation.checkpoint import load_checkpoint
 from ..training.arguments import CifarArgumentParser, DataArguments
+from ..training.checkpoint import load_checkpoint
 from ..training.recorded import find_split, load_data_for, parse_with_record
 from . import convert
 

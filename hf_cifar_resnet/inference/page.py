@@ -109,9 +109,7 @@ def build(model, processor, title, examples=()):
         gr.Markdown(f"# {title}\nDrop an image: the model sees it at {size}x{size} pixels and names it.")
         with gr.Row():
             with gr.Column():
-                image = gr.Image(
-                    type="pil", image_mode=None, sources=["upload", "clipboard"], label="Image", height=320
-                )
+                image = gr.Image(type="pil", image_mode=None, sources=["upload", "clipboard"], height=320)
                 image.preprocess = _friendly(image.preprocess)
             with gr.Column():
                 label = gr.Label(num_top_classes=TOP_K, label="Labels")

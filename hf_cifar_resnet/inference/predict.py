@@ -1,6 +1,5 @@
 """Labels for image files: top-k as a table, JSON or CSV, streamed in batches."""
 
-import argparse
 import csv
 import glob
 import json
@@ -15,8 +14,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.dataset import normalize, to_rgb_array
-from ..errors import UserError, reports_user_errors
-from ..evaluation.checkpoint import label_names, load_checkpoint
+from ..errors import LineParser, UserError, reports_user_errors
+from ..training.checkpoint import label_names, load_checkpoint
 
 MAX_NAME_WIDTH = 60
 
@@ -52,15 +51,8 @@ def main(argv=None, prog=None):
         sys.exit(1)
 
 
-class Parser(argparse.ArgumentParser):
-    """One line for an error."""
-
-    def error(self, message):
-        raise UserError(message)
-
-
 def _parse(argv, prog):
-    parser = Parser(prog=prog, description="Label images.", allow_abbrev=False)
+    parser = LineParser(prog=prog, description="Label images.", allow_abbrev=False)
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER_OR_GLOB", help="of any size and mode")
     parser.add_argument("--top_k", type=int, default=5, help="labels for each image (5)")

@@ -11,10 +11,10 @@ from transformers import EvalPrediction
 from ..data.dataset import ImageDataset
 from ..errors import UserError, reports_user_errors
 from ..evaluation import analysis
-from ..evaluation.checkpoint import checkpoint_folder, load_checkpoint
 from ..reporting import records
 from ..reporting.analysis import write_analysis
 from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments
+from .checkpoint import checkpoint_folder, load_checkpoint
 from .launch import check_processes
 from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries

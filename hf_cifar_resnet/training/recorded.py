@@ -2,8 +2,8 @@
 
 from ..data.sources import load_splits
 from ..errors import UserError
-from ..evaluation.checkpoint import checkpoint_folder, label_names
 from ..reporting import records
+from .checkpoint import checkpoint_folder, label_names
 
 
 def parse_with_record(parser, argv):

@@ -2,33 +2,27 @@
 
 from pathlib import Path
 
+from .. import hub
 from ..errors import UserError
 from ..model import CifarResNetForImageClassification
 
 
 def checkpoint_folder(name):
     """
-    The folder of a checkpoint: itself, or the local copy of a Hub repository.
+    The folder of a checkpoint: itself, or the local copy of `user/repo` or `user/repo@revision` on the Hub.
 
     Raises:
         UserError: if there is neither.
     """
     folder = Path(name)
-    if folder.is_dir() or not _may_be_hub_id(name):
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{name} holds no checkpoint (no config.json)")
-        return folder
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "README.md"]))
-    except Exception as error:  # anything from a name that is no repository id to a broken connection
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"there is no folder {name}, and on the Hub neither: {reason}") from error
-
-
-def _may_be_hub_id(name):
-    return str(name).count("/") == 1 and not str(name).startswith((".", "~", "/"))
+    if hub.is_reference(name):
+        try:
+            folder = hub.download(name)
+        except hub.HubError as error:
+            raise UserError(f"there is no folder {name}, and from the Hub: {error}") from error
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name} holds no checkpoint (no config.json)")
+    return folder
 
 
 def load_checkpoint(name):
@@ -36,7 +30,7 @@ def load_checkpoint(name):
     The model, ready to predict, and its image processor.
 
     Args:
-        name (`str`): a folder that training wrote, or a Hub id.
+        name (`str`): a folder that training wrote, or `user/repo` on the Hub.
 
     Raises:
         UserError: if there is none, or weights are missing or of another shape.
