@@ -23,7 +23,7 @@ PUBLISHED = (".safetensors", ".json", ".py", ".md", ".png")
 WAITS = (1, 2, 4, 8)
 # The Hub may ask for longer waits; this is as long as we follow.
 LONGEST_WAIT = 300
-_REFERENCE = re.compile(r"[\w.-]+/[\w.-]+(?:@.+)?")
+_REFERENCE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@.+)?")
 
 
 class HubError(Exception):

@@ -44,7 +44,8 @@ def test_the_map_is_exact(loaded):
     with torch.no_grad():
         logits = model(pixel_values=normalize(seen[None], processor.image_mean, processor.image_std)).logits[0]
         best = int(logits.argmax())
-        assert activations.mean() + model.classifier.bias[best] == pytest.approx(logits[best], abs=1e-4)
+        bias = float(model.classifier.bias[best])
+        assert activations.mean() + bias == pytest.approx(float(logits[best]), abs=1e-4)
     assert probabilities == pytest.approx(dict(zip(["red", "green", "blue"], logits.softmax(0).tolist(), strict=True)))
     assert activations.shape == (16, 16)
 

@@ -135,7 +135,7 @@ def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, capsys):
 
 def test_hub_id_that_cannot_be_had(write_image, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "no folder someone/something, and on the Hub neither" in refused(
+    assert "no folder someone/something, and from the Hub: " in refused(
         capsys, "someone/something", write_image("red.png", "red")
     )
 
