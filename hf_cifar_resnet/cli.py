@@ -12,7 +12,10 @@ COMMANDS = {
     "study": ("study", "compare schedules over seeds"),
     "search": ("search", "search hyper-parameters with Optuna"),
     "push": ("training.push", "push a finished run to the Hugging Face Hub"),
-    "evaluate": ("training.evaluate", "score a checkpoint on a split"),
+    "evaluate": ("training.evaluate", "score a checkpoint on a split, and see its mistakes"),
+    "predict": ("inference.predict", "label images"),
+    "export": ("inference.export", "write a checkpoint as ONNX or torch.export"),
+    "demo": ("inference.demo", "show a model in the browser, or write its Hugging Face Space"),
 }
 
 

@@ -27,7 +27,7 @@ WAITS = (1, 2, 4, 8)
 LONGEST_WAIT = 300
 # Seconds in which a Hub that is there sends or takes something; `huggingface_hub` itself waits for ever.
 SILENCE = 60
-_REFERENCE = re.compile(r"[\w.-]+/[\w.-]+(?:@.+)?")
+_REFERENCE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@.+)?")
 
 
 class HubError(Exception):

@@ -29,6 +29,7 @@ class ImageSplits:
         train, validation, test ([`ImageDataset`]): `validation` is None where nothing was held out.
         label_names (`list[str]`): the name of each class number.
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): the superclass of each class number.
+        superclass_names (`list[str]`, *optional*): the name of each superclass number.
         mean, std (lists of three floats): of the channels, on the scale 0 to 1.
         provenance (`dict`): see [`~hf_cifar_resnet.data.provenance.provenance`].
     """
@@ -42,6 +43,7 @@ class ImageSplits:
     std: list
     image_size: int = IMAGE_SIZE
     provenance: dict = field(default_factory=dict)
+    superclass_names: list | None = None
     id2label: dict = field(init=False)
     label2id: dict = field(init=False)
 
@@ -102,7 +104,7 @@ def load_splits(
     except ValueError as error:
         raise UserError(str(error)) from error
     raw = load_raw(dataset_name, dataset_config_name, dataset_revision)
-    parts, label_names, superclass_of = split(
+    parts, label_names, superclass_of, superclass_names = split(
         raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples
     )
     images = {name: decode(part, image_size) for name, part in parts.items()}
@@ -121,6 +123,7 @@ def load_splits(
         test=make("test"),
         label_names=label_names,
         superclass_of=superclass_of,
+        superclass_names=superclass_names,
         mean=list(image_mean),
         std=list(image_std),
         image_size=image_size,
@@ -162,11 +165,11 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
 
     Returns:
         dict of `datasets.Dataset` (train, validation where there is one, test) with columns image, label; the label
-        names; the superclass of each label or None.
+        names; the superclass of each label or None; the superclasses' names or None.
     """
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-    parts, names, superclass_of = _canonical(_find_splits(raw), image_column, label_column)
+    parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw), image_column, label_column)
     if "validation" not in parts and validation_fraction > 0:
         labels = np.array(parts["train"]["label"][:])
         held_out = stratified_sample(labels, max(1, round(validation_fraction * len(labels))), split_seed)
@@ -183,7 +186,7 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
             raise UserError(f"{flag} must be at least 1, got {limit}")
         if limit is not None and limit < len(part):
             parts[name] = part.select(stratified_sample(np.array(part["label"][:]), limit, split_seed))
-    return parts, names, superclass_of
+    return parts, names, superclass_of, superclass_names
 
 
 def _find_splits(raw):
@@ -226,8 +229,8 @@ def _canonical(splits, image_column, label_column):
         part = part.add_column("row", range(len(part)))
         canonical[name] = _encode_labels(part, names)
         _check_labels(canonical[name], name, len(names))
-    superclass_of = _superclass_of(canonical["train"], len(names)) if superclass else None
-    return canonical, [str(name) for name in names], superclass_of
+    superclass_of, superclass_names = _superclasses(canonical["train"], len(names)) if superclass else (None, None)
+    return canonical, [str(name) for name in names], superclass_of, superclass_names
 
 
 def _find_column(kind, given, candidates, columns):
@@ -270,12 +273,18 @@ def _check_labels(part, split_name, num_labels):
             )
 
 
-def _superclass_of(part, num_labels):
-    """The superclass of each label; None where some label has several, or none."""
+def _superclasses(part, num_labels):
+    """
+    The superclass number of each label, and the superclasses' names; both None where some label has several, or none.
+    """
     pairs = set(zip(part["label"][:], part["superclass"][:], strict=True))
     if len(pairs) != num_labels or {label for label, _ in pairs} != set(range(num_labels)):
-        return None
-    return np.array([group for _, group in sorted(pairs)])
+        return None, None
+    groups = [group for _, group in sorted(pairs)]
+    if isinstance(part.features["superclass"], datasets.ClassLabel):
+        return np.array(groups), part.features["superclass"].names
+    names = sorted(set(groups), key=str)
+    return np.array([names.index(group) for group in groups]), [str(name) for name in names]
 
 
 def stratified_sample(labels, size, seed):

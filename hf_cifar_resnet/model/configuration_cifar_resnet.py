@@ -39,6 +39,8 @@ class CifarResNetConfig(PreTrainedConfig):
             block starts as the identity (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
         num_channels (`int`, defaults to 3): channels of the images.
         format_version (`int`, defaults to 1): of the file that it was read from; not to be given.
+        calibration_temperature (`float`, defaults to 1.0): what to divide the logits by before the softmax, where
+            probabilities are shown (Guo et al. 2017, https://arxiv.org/abs/1706.04599). The logits are without it.
 
     Raises:
         ValueError: for a combination that describes no network, or a file of a later version than this one.
@@ -55,6 +57,7 @@ class CifarResNetConfig(PreTrainedConfig):
     zero_init_residual: bool = False
     num_channels: int = 3
     format_version: int = FORMAT_VERSION
+    calibration_temperature: float = 1.0
 
     def __post_init__(self, **kwargs):
         self.resolve_shape()
@@ -118,6 +121,8 @@ class CifarResNetConfig(PreTrainedConfig):
             )
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        if not self.calibration_temperature > 0:
+            raise ValueError(f"calibration_temperature must be above 0, got {self.calibration_temperature!r}")
         if not _is_positive_int(self.num_channels):
             raise ValueError(f"num_channels must be an integer above 0, got {self.num_channels!r}")
 

@@ -20,7 +20,7 @@ from ..data.dataset import IMAGE_SIZE
 from ..data.sources import BUILT_IN, DEFAULT_DATASET
 from ..errors import UserError
 from ..model.configuration_cifar_resnet import BLOCKS, STANDARD_DEPTHS, STEMS
-from . import schedules
+from . import schedules, trackers
 
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
 EVAL_SPLITS = ("validation", "test")
@@ -156,6 +156,7 @@ class CifarTrainingArguments(TrainingArguments):
         self._choose_for_device()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self._merge_plateau_flags()
+        self.report_to = trackers.chosen(self.report_to)
         self.output_dir_given = self.output_dir is not None
         # TrainingArguments knows transformers' schedules only.
         chosen, self.lr_scheduler_type = self.lr_scheduler_type, "constant"

@@ -1,106 +1,183 @@
-"""Scores a checkpoint on a split, as the end of training does."""
+"""Scores a checkpoint on a split, as the end of training does, and shows what it gets wrong and how sure it is."""
 
+import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoImageProcessor
+import numpy as np
+from transformers import EvalPrediction
 
-from ..data.sources import load_splits
+from ..data.dataset import ImageDataset
 from ..errors import UserError, reports_user_errors
-from ..model import CifarResNetForImageClassification
+from ..evaluation import analysis
 from ..reporting import records
+from ..reporting.analysis import write_analysis
 from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments
+from .checkpoint import checkpoint_folder, load_checkpoint
 from .launch import check_processes
+from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
 from .trainer import CifarTrainer
+
+SIGNIFICANT = 0.05
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Checkpoint -> data -> scores. Prints and returns them."""
+    """Checkpoint -> data -> scores, and what else was asked for. Prints and returns the scores."""
     options, data_args = _parse(argv, prog)
-    folder = Path(options.checkpoint)
     args = CifarTrainingArguments(
-        output_dir=str(folder),
+        # The Trainer creates it; nothing is written there.
+        output_dir=str(checkpoint_folder(options.checkpoint)),
         use_cpu=options.use_cpu,
         bf16=options.precision == "bf16",
         fp16=options.precision == "fp16",
         per_device_eval_batch_size=options.batch_size,
         # Nothing is trained; the default would have to divide over the processes.
         per_device_train_batch_size=1,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
     )
     check_processes(args)
     quieten_libraries(args)
-    model, processor = _load(folder)
-    with args.main_process_first(desc="decoding the images"):
-        data = _load_data(data_args, model, processor)
-    split = getattr(data, options.split)
-    if split is None:
-        raise UserError(f"the dataset has no {options.split} split")
-    trainer = CifarTrainer(model=model, args=args, eval_dataset=split, superclass_of=data.superclass_of)
-    scores = records.scores(trainer.evaluate(metric_key_prefix=options.split), options.split)
-    if trainer.is_world_process_zero():
-        print(f"{options.checkpoint} on {options.split} of {data_args.dataset_name}, {len(split):,} images")
-        for name, value in scores.items():
-            print(f"{name:<10} {value:.4f}" if name == "loss" else f"{name:<10} {value:.2%}")
+    subject = _Subject.load(options.checkpoint, args, data_args)
+    split = find_split(subject.data, options.split)
+    other = None if options.compare is None else _Subject.load(options.compare, args, data_args)
+    # Before anything is computed: it may have nothing to fit on.
+    fitted_on = find_split(subject.data, "validation") if options.calibrate else None
+
+    logits, scores = subject.predict(split)
+    lines = [f"{options.checkpoint} on {options.split} of {data_args.dataset_name}, {len(split):,} images"]
+    lines += _score_lines(scores)
+    temperature = subject.model.config.calibration_temperature
+    if fitted_on is not None:
+        temperature = analysis.fit_temperature(subject.predict(fitted_on)[0], fitted_on.labels.numpy())
+        lines.append(f"temperature {temperature:.4g}, fitted on {len(fitted_on):,} validation images and saved")
+    if options.flip:
+        scores["flip"] = subject.predict_flipped(split, logits)
+        lines += ["with the mirror image's probabilities averaged in (--flip):", *_score_lines(scores["flip"])]
+    if other is not None:
+        scores["comparison"] = _compare(logits, split, other, options.split)
+        lines += _comparison_lines(options.compare, scores["comparison"])
+    if subject.trainer.is_world_process_zero():
+        if options.output_dir:
+            lines += _analyse(options, logits, split, subject.data, temperature)
         if options.json:
-            records.write_json(scores, options.json)
+            _written(records.write_json, scores, options.json)
+        if options.calibrate:
+            _written(_save_temperature, temperature, subject.folder)
+        print("\n".join(lines))
     return scores
+
+
+@dataclass
+class _Subject:
+    """A checkpoint, with the Trainer that scores it and the data as its image processor wants them."""
+
+    name: str
+    folder: Path
+    model: object
+    data: object
+    trainer: CifarTrainer
+
+    @classmethod
+    def load(cls, name, args, data_args):
+        model, processor = load_checkpoint(name)
+        with args.main_process_first(desc="decoding the images"):
+            data = load_data_for(name, data_args, model, processor)
+        trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
+        return cls(name, checkpoint_folder(name), model, data, trainer)
+
+    def predict(self, images):
+        """Logits (n, num_labels) and scores."""
+        output = self.trainer.predict(images, metric_key_prefix="of")
+        return output.predictions, records.scores(output.metrics, "of")
+
+    def predict_flipped(self, images, logits):
+        """Scores of the mean of the probabilities of each image, whose logits are given, and of its mirror image."""
+        mirrored = ImageDataset(images.images, images.labels, images.mean, images.std, _mirror)
+        both = [analysis.probabilities(each) for each in (logits, self.predict(mirrored)[0])]
+        log_probs = np.log(np.maximum(np.mean(both, axis=0), np.finfo(np.float64).tiny))
+        return self.trainer.compute_metrics(EvalPrediction(log_probs, images.labels.numpy()))
+
+
+def _mirror(image, epoch, index):
+    """In the place of an [`Augmenter`]."""
+    return image[:, ::-1]
+
+
+def _compare(logits, split, other, split_name):
+    """What the same images tell about two checkpoints."""
+    theirs, other_scores = other.predict(find_split(other.data, split_name))
+    labels = split.labels.numpy()
+    correct = [each.argmax(axis=1) == labels for each in (logits, theirs)]
+    return {"checkpoint": other.name, "top1": other_scores["top1"], **analysis.mcnemar(*correct)}
+
+
+def _score_lines(scores):
+    return [
+        f"{name:<10} {value:.4f}" if name == "loss" else f"{name:<10} {value:.2%}" for name, value in scores.items()
+    ]
+
+
+def _comparison_lines(name, found):
+    verdict = "they differ" if found["p"] < SIGNIFICANT else "no difference shown"
+    return [
+        f"compared with {name}, top1 {found['top1']:.2%}:",
+        f"  right only here {found['only_first']:,}, only there {found['only_second']:,}, both {found['both']:,}, "
+        f"neither {found['neither']:,}; exact McNemar test p = {found['p']:.3g}: {verdict} at {SIGNIFICANT:.0%}",
+    ]
+
+
+def _analyse(options, logits, split, data, temperature):
+    """Writes the error analysis, and returns its gist as lines."""
+    found = _written(write_analysis, options.output_dir, logits, split, data, temperature)
+    lines = [
+        f"ece        {entry['ece']:.2%}, loss {entry['loss']:.4f} at temperature {entry['temperature']:.4g}"
+        for entry in found["calibration"]
+    ]
+    pairs = [f"{' and '.join(pair['classes'])} ({pair['count']})" for pair in found["most_confused"][:3]]
+    if pairs:
+        lines.append(f"most often taken for each other: {', '.join(pairs)}")
+    return [*lines, f"Analysis in {options.output_dir}{os.sep}"]
+
+
+def _written(write, *arguments):
+    """Calls it; what cannot be written is told in one line."""
+    try:
+        return write(*arguments)
+    except OSError as error:
+        raise UserError(f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
+
+
+def _save_temperature(temperature, folder):
+    """Into config.json, of which nothing else changes."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"calibration_temperature": temperature}
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
 
 
 def _parse(argv, prog):
     parser = CifarArgumentParser(DataArguments, prog=prog, description="Score a checkpoint on a split.")
-    parser.add_argument("checkpoint", help="a folder that training wrote")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to score on")
     parser.add_argument("--batch_size", type=int, default=256, help="images per device and step")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="as in training if not given")
     parser.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
     parser.add_argument("--json", metavar="FILE", help="also write the scores there")
-    # What the checkpoint was trained on, unless the command line says otherwise.
-    checkpoint = parser.parse_known_args(argv)[0].checkpoint
-    if not Path(checkpoint, "config.json").is_file():
-        raise UserError(f"{checkpoint} holds no checkpoint (no config.json)")
-    run = _run_record(Path(checkpoint))
-    recorded = run.get("data_arguments", {})
-    # Columns and revision belong to the dataset they were given for.
-    parser.set_defaults(dataset_name=recorded.get("dataset_name"))
-    chosen = parser.parse_known_args(argv)[0].dataset_name
-    if chosen is None:
-        raise UserError(f"{checkpoint} does not say what it was trained on (no run.json): give --dataset_name")
-    parser.set_defaults(
-        precision=run.get("precision", "fp32"), **(recorded if chosen == recorded.get("dataset_name") else {})
+    parser.add_argument("--output_dir", metavar="FOLDER", help="write an error analysis there: tables and pictures")
+    parser.add_argument("--flip", action="store_true", help="also score with mirror images averaged in, apart")
+    parser.add_argument("--compare", metavar="CHECKPOINT", help="test another checkpoint against it (McNemar)")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="fit a temperature on validation and save it in the checkpoint"
     )
-    data_args, options = parser.parse(argv)
+    options, data_args, run = parse_with_record(parser, argv)
+    options.precision = options.precision or run.get("precision", "fp32")
     if options.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {options.batch_size}")
+    if options.calibrate and not Path(options.checkpoint).is_dir():
+        raise UserError(f"--calibrate saves into the checkpoint: download {options.checkpoint} to a folder first")
     return options, data_args
-
-
-def _run_record(folder):
-    for place in (folder, folder.parent):
-        if (place / records.RUN_JSON).is_file():
-            return records.read_json(place / records.RUN_JSON)
-    return {}
-
-
-def _load(folder):
-    try:
-        return CifarResNetForImageClassification.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the checkpoint {folder} cannot be loaded: {' '.join(str(error).split())}") from error
-
-
-def _load_data(data_args, model, processor):
-    options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
-    options |= {
-        "image_mean": processor.image_mean,
-        "image_std": processor.image_std,
-        "image_size": processor.size["height"],
-        "augmentation": "none",
-    }
-    data = load_splits(**options)
-    if data.label_names != [model.config.id2label[i] for i in range(model.config.num_labels)]:
-        raise UserError(
-            f"the checkpoint knows {model.config.num_labels} classes and {data_args.dataset_name} has "
-            f"{len(data.label_names)}, or their names differ: name the right dataset with --dataset_name"
-        )
-    return data

@@ -5,6 +5,8 @@ python train.py --config quickstart                      # built-in dataset, a s
 accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
 """
 
+from pathlib import Path
+
 import datasets
 import transformers
 from transformers import set_seed
@@ -38,6 +40,8 @@ def main(argv=None, prog=None):
     check_metric(args, data)
     model = build_model(model_args, data, start)
     args.output_dir = output_folder(args, describe.run_name(data_args, model.config, args))
+    # Otherwise a tracker would make up one for the training and another for the test.
+    args.run_name = args.run_name or Path(args.output_dir).name
     publisher = PublishCallback(args, data_args.eval_split) if args.push_to_hub else None
     resume = resume_point(args)
     create_folder(args.output_dir)

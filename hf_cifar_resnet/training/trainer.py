@@ -12,6 +12,7 @@ from ..reporting.repository import TRAINING_ARGS_JSON
 from . import schedules
 from .callbacks import EpochLineCallback, QuietProgressCallback
 from .publish import PublishCallback
+from .trackers import prepare_trackers
 
 
 class CifarTrainer(Trainer):
@@ -50,6 +51,7 @@ class CifarTrainer(Trainer):
         # The layout of the images that come from an `ImageDataset`; 1.1 to 1.6 times as fast on two CPU cores.
         self.model.to(memory_format=torch.channels_last)
         QuietProgressCallback.replace_in(self)
+        prepare_trackers(self.callback_handler.callbacks)
 
     # Data and optimizer
 

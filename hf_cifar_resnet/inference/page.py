@@ -1,0 +1,134 @@
+"""
+The demo's page. A Space gets a copy of this file, so it needs gradio, torch, transformers, numpy and pillow alone.
+"""
+
+import os
+
+# Before the import: nothing is reported to anyone.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
+
+SHOWN_SIZE = 256
+TOP_K = 5
+UNREADABLE = "This file cannot be read as an image. Please try another, such as a JPEG or PNG."
+
+
+def load(checkpoint):
+    """Model and image processor of a checkpoint on the Hub or in a folder, with the code that lies beside them."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(checkpoint, trust_remote_code=True)
+    return model.eval(), AutoImageProcessor.from_pretrained(checkpoint)
+
+
+def upright_rgb(image):
+    """Any PIL image as RGB, turned as its camera says, on white where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+@torch.inference_mode()
+def look(model, processor, image):
+    """
+    What a model makes of a PIL image.
+
+    Returns:
+        probability of each label name (dict); the image that the model sees, uint8 (size, size, 3); and the
+        class-activation map of the most probable class, float (h, w).
+    """
+    pixels = processor(images=upright_rgb(image), return_tensors="pt")["pixel_values"]
+    features = model.base_model(pixel_values=pixels).last_hidden_state
+    logits = model(pixel_values=pixels).logits[0]
+    probabilities = (logits / getattr(model.config, "calibration_temperature", 1.0)).softmax(dim=0).tolist()
+    names = [model.config.id2label[number] for number in range(len(probabilities))]
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_std, processor.image_mean))
+    seen = ((pixels[0] * std + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return dict(zip(names, probabilities, strict=True)), seen, activation_map(model, features[0], int(logits.argmax()))
+
+
+def activation_map(model, features, label):
+    """
+    How much each place of the last feature map speaks for a class (Zhou et al. 2015, https://arxiv.org/abs/1512.04150).
+
+    The features are averaged and then weighted, so that the mean of the map, plus the classifier's bias, is the logit.
+
+    Args:
+        features (`torch.Tensor` of shape `(channels, h, w)`).
+        label (`int`): number of the class.
+
+    Returns:
+        `np.ndarray` (h, w)
+    """
+    return torch.einsum("c,chw->hw", model.classifier.weight[label], features).numpy()
+
+
+def enlarge(array, smooth=False):
+    """A uint8 image (h, w, 3) at the size that is shown."""
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(array).resize((SHOWN_SIZE, SHOWN_SIZE), how))
+
+
+def overlay(seen, activations):
+    """The image in grey, reddened where it speaks for the class and blued where it speaks against it."""
+    strength = activations / max(float(np.abs(activations).max()), 1e-12)
+    colours = np.stack([np.clip(strength, 0, 1), np.zeros_like(strength), np.clip(-strength, 0, 1)], axis=-1)
+    colours = enlarge((255 * colours).round().astype(np.uint8), smooth=True).astype(float)
+    grey = enlarge(seen).mean(axis=2, keepdims=True)
+    share = 0.6 * colours.max(axis=2, keepdims=True) / 255
+    hue = colours / np.maximum(colours.max(axis=2, keepdims=True), 1) * 255
+    return (grey * (1 - share) + hue * share).round().astype(np.uint8)
+
+
+def build(model, processor, title, examples=()):
+    """
+    The page, a `gradio.Blocks`, ready to launch.
+
+    Args:
+        title (`str`): its heading.
+        examples (list of paths): images to try.
+    """
+
+    def answer(image):
+        if image is None:
+            return None, None, None
+        try:
+            probabilities, seen, activations = look(model, processor, image)
+        except OSError as error:  # what PIL raises for a file that breaks off
+            raise gr.Error(UNREADABLE, print_exception=False) from error
+        return probabilities, enlarge(seen), overlay(seen, activations)
+
+    size = processor.size["height"]
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
+        gr.Markdown(f"# {title}\nDrop an image: the model sees it at {size}x{size} pixels and names it.")
+        with gr.Row():
+            with gr.Column():
+                image = gr.Image(type="pil", image_mode=None, sources=["upload", "clipboard"], height=320)
+                image.preprocess = _friendly(image.preprocess)
+            with gr.Column():
+                label = gr.Label(num_top_classes=TOP_K, label="Labels")
+                with gr.Row():
+                    seen = gr.Image(label=f"What it sees ({size}x{size})", interactive=False, buttons=[])
+                    where = gr.Image(label="Where (red: for, blue: against)", interactive=False, buttons=[])
+        image.change(answer, image, [label, seen, where], show_progress="hidden")
+        if examples:
+            gr.Examples([[str(path)] for path in examples], image, cache_examples=False, preload=False)
+    return page
+
+
+def _friendly(preprocess):
+    """Gradio opens the file before `answer` is called, and would only say "Error"."""
+
+    def checked(payload):
+        try:
+            return preprocess(payload)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise gr.Error(UNREADABLE, print_exception=False) from error
+
+    return checked

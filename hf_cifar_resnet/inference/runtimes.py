@@ -1,0 +1,73 @@
+"""
+Ways to run a model on the CPU, each from its own module to a function from a batch to logits.
+
+Every function here takes a [`CifarResNetForImageClassification`] and the image size, and returns a callable: normalised
+float32 (batch, 3, height, width) `np.ndarray` to logits float32 (batch, num_labels). All use as many threads as torch.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .convert import Deployed, needed, onnx_callable, quantize_static, write_onnx
+
+
+def eager(model, image_size=32):
+    """The model as it was trained."""
+    return _torch_callable(lambda batch: model(pixel_values=batch).logits)
+
+
+def folded(model, image_size=32):
+    """PyTorch with the BatchNorms folded into the convolutions."""
+    return _torch_callable(Deployed(model))
+
+
+def onnx(model, image_size=32):
+    """ONNX Runtime, fp32."""
+    with tempfile.TemporaryDirectory() as folder:
+        return onnx_callable(_fp32_file(model, image_size, folder))
+
+
+def onnx_int8(model, image_size=32, calibration=None):
+    """
+    ONNX Runtime with 8-bit weights and activations. For its accuracy see `hf-cifar-resnet export --precision int8`.
+
+    Args:
+        calibration (`np.ndarray`, *optional*): pixel values (n, 3, height, width) to find the ranges of activations
+            on. Noise if not given, which is good for timing alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = _fp32_file(model, image_size, folder), Path(folder, "int8.onnx")
+        if calibration is None:
+            calibration = Deployed(model).example(32, image_size).numpy()
+        quantize_static(source, target, [calibration])
+        return onnx_callable(target)
+
+
+def openvino(model, image_size=32):
+    """OpenVINO, fp32. It is in none of our extras: ONNX Runtime is as fast."""
+    ov = needed("openvino")
+    with tempfile.TemporaryDirectory() as folder:
+        network = ov.Core().read_model(_fp32_file(model, image_size, folder))
+        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        request = ov.Core().compile_model(network, "CPU", settings).create_infer_request()
+    return lambda batch: request.infer([np.ascontiguousarray(batch)])[0]
+
+
+RUNTIMES = {"eager": eager, "folded": folded, "onnx": onnx, "onnx-int8": onnx_int8, "openvino": openvino}
+
+
+def _torch_callable(function):
+    @torch.inference_mode()
+    def call(batch):
+        return function(torch.from_numpy(batch)).numpy()
+
+    return call
+
+
+def _fp32_file(model, image_size, folder):
+    path = Path(folder, "fp32.onnx")
+    write_onnx(Deployed(model), image_size, path)
+    return path

@@ -1,0 +1,229 @@
+"""The demo's page, in a real browser; and the folder of a Space."""
+
+import ast
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.data.dataset import normalize, to_rgb_array
+
+REPOSITORY = Path(__file__).parents[2]
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+from hf_cifar_resnet.inference import page  # noqa: E402
+from hf_cifar_resnet.inference.demo import write_space  # noqa: E402
+
+# What is shown
+
+
+@pytest.fixture
+def loaded(colour_checkpoint):
+    from hf_cifar_resnet.training.checkpoint import load_checkpoint
+
+    return load_checkpoint(str(colour_checkpoint))
+
+
+def test_the_map_is_exact(loaded):
+    """Its mean and the bias are the logit: nothing of what decided is left out."""
+    model, processor = loaded
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    probabilities, seen, activations = page.look(model, processor, image)
+    with torch.no_grad():
+        logits = model(pixel_values=normalize(seen[None], processor.image_mean, processor.image_std)).logits[0]
+        best = int(logits.argmax())
+        bias = float(model.classifier.bias[best])
+        assert activations.mean() + bias == pytest.approx(float(logits[best]), abs=1e-4)
+    assert probabilities == pytest.approx(dict(zip(["red", "green", "blue"], logits.softmax(0).tolist(), strict=True)))
+    assert activations.shape == (16, 16)
+
+
+@pytest.mark.parametrize("mode, size", [("RGB", (32, 32)), ("RGBA", (50, 20)), ("L", (32, 32)), ("P", (90, 90))])
+def test_the_image_is_shown_as_the_model_sees_it(loaded, mode, size):
+    generator = np.random.default_rng(1)
+    image = Image.fromarray(generator.integers(0, 256, (*size[::-1], 4), dtype=np.uint8), "RGBA").convert(mode)
+    _, seen, _ = page.look(*loaded, image)
+    # As in training, up to a grey level where it is resized.
+    assert np.abs(seen.astype(int) - to_rgb_array(image, 32)).max() <= 1
+
+
+def test_the_overlay_marks_for_and_against():
+    seen = np.full((32, 32, 3), 100, dtype=np.uint8)
+    shown = page.overlay(seen, np.array([[1.0, 0.0], [0.0, -1.0]])).astype(int)
+    assert shown[0, 0, 0] > 150 > shown[0, 0, 2] and shown[-1, -1, 2] > 150 > shown[-1, -1, 0]
+    assert (shown[0, -1] == 100).all()
+    assert (page.overlay(seen, np.zeros((2, 2))) == 100).all()
+
+
+# In the browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not BROWSER or not DRIVER:
+        pytest.skip("chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,850"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+class Served:
+    """A process that serves the page, and the page's address once it answers."""
+
+    def __init__(self, *command, cwd, **environment):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [sys.executable, *map(str, command)]
+        environment = os.environ | {"GRADIO_SERVER_PORT": str(self.port)} | environment
+        self.process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        for line in self.process.stdout:
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                return found[0]
+        raise AssertionError("the page was not served")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def address(colour_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    Image.new("RGB", (60, 60), (30, 200, 40)).save(folder / "example.png")
+    command = ["-m", "hf_cifar_resnet.cli", "demo", colour_checkpoint, "--examples", folder / "example.png"]
+    with Served(*command, cwd=folder, PYTHONPATH=str(REPOSITORY)) as found:
+        yield found
+
+
+def wait_for(browser, text, seconds=60):
+    until = time.monotonic() + seconds
+    while True:
+        shown = browser.find_element("tag name", "body").text
+        if text in shown:
+            return shown
+        assert time.monotonic() < until, f"no {text!r} in {shown!r}"
+        time.sleep(0.2)
+
+
+def drop(browser, address, path):
+    """Opens the page and gives it a file."""
+    browser.get(address)
+    wait_for(browser, "What it sees")
+    browser.find_element("css selector", "input[type=file]").send_keys(str(path))
+
+
+@pytest.mark.parametrize("colour", ["red", "blue"])
+def test_an_image_goes_in_and_its_label_comes_out(browser, address, write_image, colour):
+    drop(browser, address, write_image(f"{colour}.png", colour, (70, 40)))
+    shown = wait_for(browser, "%")
+    assert shown.split("Labels\n")[1].startswith(colour)
+    assert len(browser.find_elements("css selector", "img[src*='/file=']")) >= 3
+
+
+def test_an_example_is_a_click_away(browser, address):
+    browser.get(address)
+    wait_for(browser, "Examples")
+    browser.find_element("css selector", ".gallery-item, .gallery button").click()
+    assert wait_for(browser, "%").split("Labels\n")[1].startswith("green")
+
+
+@pytest.mark.parametrize("content", ["no image", "half an image"])
+def test_a_corrupt_file_is_told_kindly(browser, address, tmp_path, content):
+    path = tmp_path / "broken.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(b"no image at all" if content == "no image" else path.read_bytes()[:4000])
+    drop(browser, address, path)
+    assert page.UNREADABLE in wait_for(browser, "cannot be read")
+
+
+def test_nothing_is_loaded_from_elsewhere(browser, address):
+    """No fonts, scripts or figures of use go to or come from other machines."""
+    browser.get(address)
+    wait_for(browser, "What it sees")
+    script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    elsewhere = [url for url in browser.execute_script(script) if not url.startswith((address, "data:", "blob:"))]
+    assert elsewhere == []
+
+
+# A Space
+
+
+@pytest.fixture
+def space(tmp_path, write_image):
+    write_space(tmp_path / "space", "ann/colours", "Colours", [write_image("0-red.png", "red")])
+    return tmp_path / "space"
+
+
+def test_space_folder_says_what_the_hub_needs(space):
+    import gradio
+
+    head = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert (head["sdk"], head["app_file"], head["models"]) == ("gradio", "app.py", ["ann/colours"])
+    assert head["sdk_version"] == gradio.__version__
+    files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+    assert files == {"README.md", "app.py", "page.py", "requirements.txt", "examples/0-red.png"}
+
+
+def test_space_requires_all_that_it_imports_and_not_this_package(space):
+    required = {re.split("[=~]", line)[0] for line in (space / "requirements.txt").read_text().splitlines()}
+    imported = set()
+    for name in ("app.py", "page.py"):
+        for node in ast.walk(ast.parse((space / name).read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                imported.add(node.module.split(".")[0])
+    ours = imported - set(sys.stdlib_module_names) - {"page"}
+    # The model's own code needs torchvision.
+    assert {"pillow" if name == "PIL" else name for name in ours} | {"torchvision"} == required
+
+
+def test_space_answers_without_this_package(browser, colour_checkpoint, space, write_image):
+    """Its checkpoint in the place of one on the Hub."""
+    app = (space / "app.py").read_text()
+    (space / "app.py").write_text(
+        "import sys\nsys.modules['hf_cifar_resnet'] = None\n"
+        + app.replace("'ann/colours'", repr(str(colour_checkpoint)))
+    )
+    with Served("app.py", cwd=space) as address:
+        drop(browser, address, write_image("blue.png", "blue"))
+        assert wait_for(browser, "%").split("Labels\n")[1].startswith("blue")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--space", "ann/colours-demo"], "push it and give user/name"),
+        (["--space", "demo"], "needs USER/NAME"),
+        (["--examples", "nowhere.png"], "there is no file nowhere.png"),
+    ],
+)
+def test_bad_arguments(colour_checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli(["demo", str(colour_checkpoint), *arguments])
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line and not list(tmp_path.iterdir())

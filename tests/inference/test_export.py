@@ -1,0 +1,141 @@
+"""`export`: files that other programs run, with the same answers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
+from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.data.dataset import normalize
+from hf_cifar_resnet.inference.convert import fold_batch_norm
+from hf_cifar_resnet.inference.export import main as export
+from hf_cifar_resnet.inference.runtimes import RUNTIMES
+
+RUN = "--dataset_name shapes100 --max_train_samples 100 --max_eval_samples 100".split()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model for shapes100 whose BatchNorms have something to fold, saved."""
+    data = load_splits("shapes100", max_train_samples=200, max_eval_samples=100, augmentation="none")
+    torch.manual_seed(0)
+    config = CifarResNetConfig(
+        block="bottleneck", stage_depths=[1, 2], stage_widths=[8, 16], id2label=data.id2label, label2id=data.label2id,
+        dropout=0.1, calibration_temperature=1.5,
+    )  # fmt: skip
+    model = CifarResNetForImageClassification(config)
+    batch = data.train.__getitems__(range(200))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(15):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("to-export")
+    model.eval().save_pretrained(folder)
+    data.image_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def reference(checkpoint):
+    """uint8 images (5, 32, 32, 3), their `pixel_values`, and the model's logits."""
+    model = CifarResNetForImageClassification.from_pretrained(checkpoint).eval()
+    processor = json.loads((checkpoint / "preprocessor_config.json").read_text())
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    pixels = normalize(images, processor["image_mean"], processor["image_std"])
+    with torch.no_grad():
+        return images, pixels, model(pixel_values=pixels).logits
+
+
+def test_folding_keeps_the_function(checkpoint, reference):
+    model = CifarResNetForImageClassification.from_pretrained(checkpoint).eval()
+    folded = fold_batch_norm(model)
+    assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    _, pixels, logits = reference
+    torch.testing.assert_close(folded(pixel_values=pixels).logits, logits, rtol=1e-4, atol=1e-4)
+    assert [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)], "the model itself is left alone"
+
+
+@pytest.mark.parametrize(
+    "precision, tolerance, normalization",
+    [("fp32", 1e-4, []), ("fp32", 1e-4, ["--include_normalization"]), ("fp16", 0.05, ["--include_normalization"])],
+    ids=["fp32-pixel_values", "fp32-images", "fp16-images"],
+)
+def test_onnx_gives_the_logits_of_the_model(checkpoint, reference, tmp_path, precision, tolerance, normalization):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "m.onnx"
+    options = ["--format", "onnx", "--precision", precision, "--output", str(path), *normalization]
+    cli(["export", str(checkpoint), *options, *RUN])
+    session = onnxruntime.InferenceSession(path)
+    images, pixels, logits = reference
+    batch = images if normalization else pixels.numpy()
+    for count in (5, 1):
+        name = session.get_inputs()[0].name
+        assert name == ("images" if normalization else "pixel_values")
+        [found] = session.run(["logits"], {name: batch[:count]})
+        np.testing.assert_allclose(found, logits[:count], atol=tolerance)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["labels"])[0] == load_splits("shapes100").label_names[0]
+    assert json.loads(metadata["image_mean"]) and metadata["calibration_temperature"] == "1.5"
+
+
+@pytest.mark.parametrize("normalization", [[], ["--include_normalization"]], ids=["pixel_values", "images"])
+def test_torch_export_gives_the_logits_of_the_model(checkpoint, reference, tmp_path, normalization):
+    path = tmp_path / "m.pt2"
+    cli(["export", str(checkpoint), "--format", "torch", "--output", str(path), *normalization])
+    program = torch.export.load(path).module()
+    images, pixels, logits = reference
+    batch = torch.from_numpy(images) if normalization else pixels
+    for count in (5, 1):
+        torch.testing.assert_close(program(batch[:count]), logits[:count], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8_dynamic"])
+def test_int8_is_smaller_and_its_accuracy_is_measured(checkpoint, tmp_path, capsys, precision):
+    pytest.importorskip("onnxruntime")
+    plain = export([str(checkpoint), "--format", "onnx", "--output", str(tmp_path / "fp32.onnx")])
+    path = tmp_path / "int8.onnx"
+    found = export([str(checkpoint), "--format", "onnx", "--precision", precision, "--output", str(path), *RUN])
+    assert path.stat().st_size == found["bytes"] < 0.7 * plain["bytes"]
+    assert 1e-4 < found["difference"] < 0.5 * found["largest"]
+    # 100 images, 100 classes: far from chance.
+    assert found["agreement"] > 0.7
+    assert f"100 images: top-1 {found['top1']:.2%}, PyTorch {found['pytorch_top1']:.2%}" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fp32.onnx", "int8.onnx"]
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_agrees_with_the_model(checkpoint, reference, name):
+    if name != "eager" and name != "folded":
+        pytest.importorskip("openvino" if name == "openvino" else "onnxruntime")
+        pytest.importorskip("onnxscript")
+    model = CifarResNetForImageClassification.from_pretrained(checkpoint).eval()
+    _, pixels, logits = reference
+    calibration = {"calibration": pixels.numpy()} if name == "onnx-int8" else {}
+    run = RUNTIMES[name](model, **calibration)
+    tolerance = 0.3 if name == "onnx-int8" else 1e-4
+    for count in (5, 1):
+        np.testing.assert_allclose(run(pixels[:count].numpy()), logits[:count], atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--format", "torch", "--precision", "int8"], "has --precision fp32 or fp16, not int8"),
+        (["--format", "torch", "--precision", "fp16"], "give --dataset_name"),
+        (["--format", "torch", "--output", "no/such/model.pt2"], "cannot be written"),
+        (["--format", "tflite"], "invalid choice"),
+        (["--format", "onnx", "--calibration_images", "0"], "at least 1"),
+    ],
+)
+def test_bad_arguments(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(checkpoint.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        cli(["export", str(checkpoint), *arguments])
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert sorted(checkpoint.iterdir()) == before and not list(tmp_path.iterdir())

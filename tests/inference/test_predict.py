@@ -1,0 +1,148 @@
+"""`predict`: files in, labels out."""
+
+import csv
+import io
+import json
+import resource
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.inference.predict import find_images
+
+
+def predicted(capsys, *arguments):
+    """What `predict --format json` says: file name to its predictions."""
+    cli(["predict", *map(str, arguments), "--use_cpu", "--format", "json"])
+    return {entry["image"]: entry["predictions"] for entry in json.loads(capsys.readouterr().out)}
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli(["predict", *map(str, arguments), "--use_cpu"])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert captured.out == ""
+    return line
+
+
+def test_any_size_and_mode(colour_checkpoint, write_image, capsys):
+    files = {
+        write_image("red.png", "red"): "red",
+        write_image("wide.jpg", "green", (200, 33)): "green",
+        write_image("palette.gif", "blue", (7, 90), "P"): "blue",
+        write_image("transparent.png", "blue", (64, 64), "RGBA"): "blue",
+        write_image("print.tiff", "red", (40, 40), "CMYK"): "red",
+    }
+    answers = predicted(capsys, colour_checkpoint, *files)
+    assert {path: answer[0]["label"] for path, answer in answers.items()} == files
+    assert all(sum(entry["score"] for entry in answer) == pytest.approx(1) for answer in answers.values())
+
+
+def test_agrees_with_the_pipeline_of_transformers(colour_checkpoint, write_image, capsys):
+    from transformers import pipeline
+
+    files = [write_image(f"{colour}.png", colour) for colour in ("red", "green", "blue")]
+    classify = pipeline("image-classification", model=str(colour_checkpoint))
+    answers = predicted(capsys, colour_checkpoint, *files)
+    for batch_size in (1, 3):
+        for path, theirs in zip(files, classify(files, batch_size=batch_size), strict=True):
+            assert [entry["label"] for entry in answers[path]] == [entry["label"] for entry in theirs]
+            assert answers[path][0]["score"] == pytest.approx(theirs[0]["score"], abs=1e-5)
+
+
+def test_folders_and_globs(write_image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("a/2.png", "a/1.png", "a/deep/3.JPG", "b/4.png"):
+        write_image(path, "red")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    assert find_images(["a"]) == ["a/1.png", "a/2.png", "a/deep/3.JPG"]
+    assert find_images(["*/[24].png", "a/1.png"]) == ["a/2.png", "b/4.png", "a/1.png"]
+    assert find_images(["**/3.*"]) == ["a/deep/3.JPG"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_unreadable_files_come_last_and_the_rest_is_predicted(
+    colour_checkpoint, write_image, tmp_path, capsys, batch_size
+):
+    for number in range(5):
+        write_image(f"images/{number}.png", "green")
+    (tmp_path / "images" / "1.png").write_bytes(b"this is no image")
+    whole = (tmp_path / "images" / "3.png").read_bytes()
+    (tmp_path / "images" / "3.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit) as stopped:
+        cli(["predict", str(colour_checkpoint), str(tmp_path / "images"), "--batch_size", str(batch_size)])
+    assert stopped.value.code == 1
+    captured = capsys.readouterr()
+    first, *others = captured.err.splitlines()
+    assert first == "2 of 5 files could not be read:"
+    assert others[0].endswith("images/1.png: not an image") and "images/3.png: " in others[1]
+    assert [line.split()[:2] for line in captured.out.splitlines()] == [
+        [str(tmp_path / "images" / f"{number}.png"), "green"] for number in (0, 2, 4)
+    ]
+
+
+def test_csv_has_a_row_for_each_label(colour_checkpoint, write_image, tmp_path, capsys):
+    path = write_image('odd, "name".png', "blue")
+    cli(["predict", str(colour_checkpoint), path, "--format", "csv", "--top_k", "2", "--output", f"{tmp_path}/out.csv"])
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert [(row["image"], row["rank"]) for row in rows] == [(path, "1"), (path, "2")]
+    assert rows[0]["label"] == "blue" and float(rows[0]["probability"]) > float(rows[1]["probability"])
+    assert capsys.readouterr().out == ""
+
+
+def test_json_of_unreadable_files_alone_is_json(colour_checkpoint, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no")
+    with pytest.raises(SystemExit):
+        cli(["predict", str(colour_checkpoint), str(tmp_path / "broken.png"), "--format", "json"])
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_temperature_of_the_checkpoint_softens_what_is_shown(colour_checkpoint, write_image, tmp_path, capsys):
+    warm = shutil.copytree(colour_checkpoint, tmp_path / "warm")
+    config = json.loads((warm / "config.json").read_text())
+    (warm / "config.json").write_text(json.dumps(config | {"calibration_temperature": 10.0}))
+    path = write_image("red.png", "red")
+    [plain], [softened] = predicted(capsys, colour_checkpoint, path).values(), predicted(capsys, warm, path).values()
+    assert plain[0]["label"] == softened[0]["label"] == "red"
+    assert 1 / 3 < softened[0]["score"] < plain[0]["score"] - 0.1
+
+
+def test_memory_does_not_grow_with_the_number_of_files(colour_checkpoint, write_image, tmp_path):
+    """2,000 images of 0.75 MB decoded, in batches of ten, cost less than 100 of them at once."""
+    path = write_image("large.png", "red", (500, 500))
+    batches = [str(colour_checkpoint), *[path] * 10, "--batch_size", "10", "--output", str(tmp_path / "out")]
+    cli(["predict", *batches])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cli(["predict", str(colour_checkpoint), *[path] * 2000, *batches[11:]])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 75 * 1024
+    assert len((tmp_path / "out").read_text().splitlines()) == 2000
+
+
+def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, capsys):
+    image = write_image("red.png", "red")
+    assert "there is no nowhere.png" in refused(capsys, colour_checkpoint, image, "nowhere.png")
+    assert "holds no checkpoint" in refused(capsys, tmp_path, image)
+    assert "holds no checkpoint" in refused(capsys, "./nowhere", image)
+    assert "--top_k must be at least 1" in refused(capsys, colour_checkpoint, image, "--top_k", "0")
+    assert "cannot be written" in refused(capsys, colour_checkpoint, image, "--output", tmp_path / "no" / "out")
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in refused(capsys, colour_checkpoint, tmp_path / "empty")
+
+
+def test_hub_id_that_cannot_be_had(write_image, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "no folder someone/something, and from the Hub: " in refused(
+        capsys, "someone/something", write_image("red.png", "red")
+    )
+
+
+def test_checkpoint_without_its_classifier_is_refused(colour_checkpoint, write_image, tmp_path, capsys):
+    """transformers would make up the missing weights."""
+    part = shutil.copytree(colour_checkpoint, tmp_path / "part")
+    weights = load_file(part / "model.safetensors")
+    save_file({n: w for n, w in weights.items() if "classifier" not in n}, part / "model.safetensors", {"format": "pt"})
+    assert "lacks 2 of the model's weights" in refused(capsys, part, write_image("red.png", "red"))
