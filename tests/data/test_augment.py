@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cifar_resnet.data.augment import COLOR_JITTER, POLICIES, Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import COLOR_JITTER, POLICIES, build_policy
 from hf_cifar_resnet.data.sources import load_splits
 from hf_cifar_resnet.errors import UserError
 

@@ -22,7 +22,8 @@ BATCHES = """
 import hashlib, json, sys
 import numpy as np, torch
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet import ImageDataset
 
 class WithPositions(ImageDataset):

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback
 
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.trainer import CifarTrainer
 
