@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from .curves import plot_study, plot_study_final
 
 # Differences are claimed below this, after Holm's correction for the number of comparisons.
 SIGNIFICANCE = 0.05
+# In the folder's name of a study's run that leaves a part out, before the part.
+WITHOUT = "-without-"
 
 
 def write_report(folder, targets=None):
@@ -73,7 +76,15 @@ def read_run(folder):
 def variant(run, varied):
     """What is compared: the schedule, and the values of the varied arguments."""
     settings = run["run"]["arguments"] | run["run"]["data_arguments"] | run["run"]["model_arguments"]
-    return ", ".join([run["schedule"], *(f"{name} {settings.get(name)}" for name in varied)])
+    part = part_left_out(run)
+    left_out = [f"without {part}"] if part else []
+    return ", ".join([run["schedule"], *left_out, *(f"{name} {settings.get(name)}" for name in varied)])
+
+
+def part_left_out(run):
+    """The part of the recipe that this run of a study left out, or None."""
+    found = re.search(rf"{WITHOUT}(\w+)-", run["name"])
+    return found[1] if found else None
 
 
 def group(runs):

@@ -117,15 +117,13 @@ class CifarTrainingArguments(TrainingArguments):
         256, "images per optimizer step over all devices and accumulation steps; --per_device_train_batch_size wins"
     )
     lr_scaling: str = _option(
-        "none",
-        f"learning_rate is meant for {LR_BATCH} images a step: scale it to the global batch",
-        choices=LR_SCALINGS,
+        "none", f"scale learning_rate from {LR_BATCH} images a step to the global batch", choices=LR_SCALINGS
     )
     mixup_alpha: float = _option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
     cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
     mixing_probability: float = _option(1.0, "share of the batches that are mixed, where one of the two is on")
     cutmix_share: float = _option(0.5, "share of the mixed batches that get CutMix, where both are on")
-    mixing_stop_epoch: float | None = _option(None, "no mixing after so many epochs")
+    mixing_stop_epoch: float | None = _option(None, "no mixing after so many epochs, or below 1 that share of all")
     ema_decay: float = _option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
     saved_weights: str = _option(
         "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")

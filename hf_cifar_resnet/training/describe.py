@@ -19,7 +19,8 @@ _TOLD = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "optim_args", "weight_decay", "max_grad_norm",
     "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share", "mixing_stop_epoch",
-    "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model", "early_stopping_patience", "seed",
+    "ema_decay", "saved_weights",
+    "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model", "early_stopping_patience", "seed",
 )  # fmt: skip
 
 
@@ -137,15 +138,18 @@ def _learning_rate(args):
     return text
 
 
+def _stop(epoch):
+    return f"{epoch:.0%} of the run" if epoch < 1 else f"epoch {epoch:g}"
+
+
 def _methods(run, args):
     """Augmentation, mixing, regularisation and averaging, as far as they are on."""
     data, model = run["data_arguments"], run["model_arguments"]
-    mixing = [
-        f"{name} {alpha:g}" for name, alpha in (("MixUp", args.mixup_alpha), ("CutMix", args.cutmix_alpha)) if alpha
-    ]
+    alphas = {"MixUp": args.mixup_alpha, "CutMix": args.cutmix_alpha}
+    mixing = [f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha]
     if mixing:
         share = "" if args.mixing_probability == 1 else f" in {args.mixing_probability:.0%} of batches"
-        until = "" if args.mixing_stop_epoch is None else f" until epoch {args.mixing_stop_epoch:g}"
+        until = "" if args.mixing_stop_epoch is None else f" until {_stop(args.mixing_stop_epoch)}"
         mixing = [" or ".join(mixing) + share + until]
     valued = {
         "random erasing": data["random_erasing"],

@@ -117,7 +117,7 @@ class EmaCallback(TrainerCallback):
         return self.average.in_model() if self.is_model and self.average is not None else nullcontext()
 
     def save(self, folder):
-        """In training, writes the averages beside a checkpoint's weights; the model that comes of it needs no others."""
+        """In training, writes the averages beside a checkpoint's own weights."""
         if self.average is not None:
             self.average.save(folder)
 

@@ -69,6 +69,8 @@ def _parse(argv, prog):
     parser.set_defaults(
         precision=run.get("precision", "fp32"), **(recorded if chosen == recorded.get("dataset_name") else {})
     )
+    # Whatever the training images went through, also from a file that is no longer there.
+    parser.set_defaults(augmentation="none", random_erasing=0.0)
     data_args, options = parser.parse(argv)
     if options.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {options.batch_size}")
@@ -95,7 +97,6 @@ def _load_data(data_args, model, processor):
         "image_mean": processor.image_mean,
         "image_std": processor.image_std,
         "image_size": processor.size["height"],
-        "augmentation": "none",
     }
     data = load_splits(**options)
     if data.label_names != [model.config.id2label[i] for i in range(model.config.num_labels)]:

@@ -41,19 +41,14 @@ class CifarTrainer(Trainer):
         patience = args.early_stopping_patience
         stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
         self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema") if args.ema_decay else None
+        averaging = [self._ema] if self._ema else []
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator or collate,
             compute_metrics=compute_metrics or Scorer(superclass_of),
             # Whoever changes the schedule runs before the line that reports it.
-            callbacks=[
-                *decided,
-                *(callbacks or []),
-                EpochLineCallback(),
-                *stopping,
-                *([self._ema] if self._ema else []),
-            ],
+            callbacks=[*decided, *(callbacks or []), EpochLineCallback(), *stopping, *averaging],
             **kwargs,
         )
         self._mixer = self._make_mixer()
@@ -131,14 +126,21 @@ class CifarTrainer(Trainer):
 
     def _mixed(self, inputs):
         """The batch with images and labels mixed, until `mixing_stop_epoch`."""
-        stop = self.args.mixing_stop_epoch
-        if self._mixer is None or (stop is not None and (self.state.epoch or 0) >= stop):
+        if self._mixer is None or self._mixing_is_over():
             return inputs
         step = self.state.global_step
         # Which of the batches that are accumulated in this step.
         self._part = (step, self._part[1] + 1 if self._part[0] == step else 0)
         pixel_values, labels = self._mixer(inputs["pixel_values"], inputs["labels"], *self._part)
         return {**inputs, "pixel_values": pixel_values, "labels": labels}
+
+    def _mixing_is_over(self):
+        stop = self.args.mixing_stop_epoch
+        if stop is None:
+            return False
+        if stop < 1:
+            return self.state.global_step >= stop * self.state.max_steps
+        return (self.state.epoch or 0) >= stop
 
     def log(self, logs, start_time=None):
         if "loss" in logs and self._seen:
