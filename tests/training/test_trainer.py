@@ -104,6 +104,18 @@ def test_step_is_the_mean_over_the_accumulated_parts(make_trainer, make_dataset,
         torch.testing.assert_close(trained[name], parameter - 0.1 * parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_nesterov(make_trainer):
+    """The control: torch's SGD, with its momentum as given and no decay of biases and BatchNorm."""
+    trainer = make_trainer(optim="sgd", optim_args="momentum=0.9,nesterov=true", weight_decay=5e-4, learning_rate=0.1)
+    trainer.create_optimizer()
+    groups = trainer.optimizer.param_groups
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert [(g["lr"], g["momentum"], g["nesterov"], g["weight_decay"]) for g in groups] == [
+        (0.1, 0.9, True, 5e-4),
+        (0.1, 0.9, True, 0.0),
+    ]
+
+
 # Losses and scores
 
 
