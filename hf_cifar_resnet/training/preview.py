@@ -4,6 +4,7 @@ Training images before and after augmentation, and mixed where the recipe mixes,
 hf-cifar-resnet preview --policy strong
 """
 
+import numpy as np
 import torch
 
 from ..data.mixing import Mixer
@@ -23,8 +24,7 @@ def main(argv=None, prog=None):
     labels = data.train.labels
     rows = [int((labels == label).nonzero()[0]) for label in labels.unique()[: options.images].tolist()]
     names = [data.label_names[labels[row]] for row in rows]
-    before = torch.from_numpy(data.train.images[rows])
-    columns = [("before", before)]
+    columns = [("before", data.train.images[rows])]
     for epoch in range(options.columns):
         columns.append((f"epoch {epoch + 1}", _augmented(data.train, rows, epoch)))
     if args.mixup_alpha or args.cutmix_alpha:
@@ -40,13 +40,13 @@ def main(argv=None, prog=None):
 
 def _augmented(dataset, rows, epoch):
     if dataset.augmenter is None:
-        return torch.from_numpy(dataset.images[rows])
-    return torch.stack([torch.from_numpy(dataset.augmenter(dataset.images[row], epoch, row)) for row in rows])
+        return dataset.images[rows]
+    return np.stack([dataset.augmenter(dataset.images[row], epoch, row) for row in rows])
 
 
 def _mixed(mixer, images, labels, step):
-    pixel_values, _ = mixer(images.permute(0, 3, 1, 2).float(), labels, step)
-    return pixel_values.permute(0, 2, 3, 1).round().to(torch.uint8)
+    pixel_values, _ = mixer(torch.from_numpy(images).permute(0, 3, 1, 2).float(), labels, step)
+    return pixel_values.permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
 
 
 def _parse(argv, prog):
