@@ -47,8 +47,8 @@ class CifarTrainer(Trainer):
             args=args,
             data_collator=data_collator or collate,
             compute_metrics=compute_metrics or Scorer(superclass_of),
-            # Whoever changes the schedule runs before the line that reports it.
-            callbacks=[*decided, *(callbacks or []), EpochLineCallback(), *stopping, *averaging],
+            # The averages are there before anyone asks for them, and who changes the schedule before who reports it.
+            callbacks=[*averaging, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
             **kwargs,
         )
         self._mixer = self._make_mixer()
@@ -202,5 +202,5 @@ class CifarTrainer(Trainer):
 
     def _load_best_model(self):
         super()._load_best_model()
-        if self._ema:
+        if self._ema and self._ema.is_model:
             self._ema.average.load(self.state.best_model_checkpoint)
