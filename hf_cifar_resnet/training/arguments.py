@@ -16,7 +16,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..data.dataset import IMAGE_SIZE
-from ..data.policies import COLOR_JITTER, POLICIES, build_policy
+from ..data.policies import COLOR_JITTER, POLICIES
 from ..data.sources import BUILT_IN, DEFAULT_DATASET
 from ..errors import UserError
 from ..model.configuration_cifar_resnet import BLOCKS, STANDARD_DEPTHS, STEMS
@@ -97,6 +97,8 @@ class DataArguments:
             raise UserError("give both --image_mean and --image_std, or neither")
         if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):
             raise UserError(f"--image_std must be above 0, got {self.image_std}")
+        from ..data.policies import build_policy
+
         try:
             build_policy(self.augmentation, self.image_size, self.color_jitter, self.random_erasing)
         except ValueError as error:
