@@ -1,80 +1,17 @@
-"""Named Albumentations policies, and randomness that depends on (seed, epoch, sample index) alone."""
+"""Albumentations, with randomness that depends on (seed, epoch, sample index) alone."""
 
 import os
 import random
-import warnings
 
 import numpy as np
 
 # Albumentations asks a package index for updates when imported, unless told otherwise.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A  # noqa: E402
+import albumentations as A  # noqa: E402, F401 (policies.py has it from here)
 import cv2  # noqa: E402
 
 # OpenCV would start threads of its own in every worker.
 cv2.setNumThreads(0)
-
-PADDING = 4
-# Brightness, contrast, saturation, hue: mild enough to keep every colour its name. Albumentations' default hue of
-# 0.5 turns any colour into any other.
-COLOR_JITTER = (0.2, 0.2, 0.2, 0.02)
-
-
-def _crop_and_flip(size):
-    """The usual CIFAR augmentation (He et al. 2015, section 4.2): 4 black pixels on each side, crop, flip."""
-    return [A.Pad(padding=PADDING, fill=0), A.RandomCrop(size, size), A.HorizontalFlip(p=0.5)]
-
-
-def _seed(size, color_jitter):
-    brightness, contrast, saturation, hue = color_jitter
-    jitter = A.ColorJitter(
-        brightness=(1 - brightness, 1 + brightness),
-        contrast=(1 - contrast, 1 + contrast),
-        saturation=(1 - saturation, 1 + saturation),
-        hue=(-hue, hue),
-        p=1.0,
-    )
-    return [*_crop_and_flip(size), jitter]
-
-
-def _notebook(size, color_jitter):
-    """What the notebook meant: its own argument names were ignored by Albumentations, so strengths are ours."""
-    hole = (size // 4, size // 4)
-    dropout = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=hole, hole_width_range=hole, fill=0, p=1.0)
-    return [*_crop_and_flip(size), A.OneOf([dropout, A.GaussNoise(std_range=(0.02, 0.08), p=1.0)], p=0.5)]
-
-
-def _none(size, color_jitter):
-    return []
-
-
-POLICIES = {"seed": _seed, "notebook": _notebook, "none": _none}
-
-
-def build_policy(name, image_size=32, color_jitter=COLOR_JITTER):
-    """
-    The transforms of a policy, uint8 image to uint8 image of the same size.
-
-    Args:
-        name (`str`): one of `POLICIES`.
-        image_size (`int`): height and width in pixels.
-        color_jitter (four floats): strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5); used by
-            policy `seed`.
-
-    Raises:
-        ValueError: for an unknown name, or an argument that Albumentations does not accept.
-    """
-    if name not in POLICIES:
-        raise ValueError(f"unknown augmentation policy {name!r}: choose one of {', '.join(POLICIES)}")
-    if len(color_jitter) != 4 or not all(0 <= s <= 1 for s in color_jitter) or color_jitter[3] > 0.5:
-        raise ValueError(f"color_jitter needs four strengths, 0 to 1 and hue 0 to 0.5, got {list(color_jitter)}")
-    with warnings.catch_warnings():
-        # Albumentations only warns about arguments it does not know, and then uses its defaults.
-        warnings.simplefilter("error", UserWarning)
-        try:
-            return A.Compose(POLICIES[name](image_size, color_jitter))
-        except UserWarning as warning:
-            raise ValueError(f"augmentation policy {name!r}: {warning}") from None
 
 
 class Augmenter:

@@ -15,8 +15,8 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from ..data.augment import COLOR_JITTER, POLICIES
 from ..data.dataset import IMAGE_SIZE
+from ..data.policies import COLOR_JITTER, POLICIES
 from ..data.sources import BUILT_IN, DEFAULT_DATASET
 from ..errors import UserError
 from ..model.configuration_cifar_resnet import BLOCKS, STANDARD_DEPTHS, STEMS
@@ -30,6 +30,7 @@ REPLACES = (
     (("block", "stage_depths"), ("depth",)),
     (("global_batch_size",), ("per_device_train_batch_size",)),
 )
+LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
 PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
 
 
@@ -52,6 +53,9 @@ class ModelArguments:
     stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
     stage_widths: list[int] | None = _option(None, "channels of each stage, such as 16 32 64")
     dropout: float | None = _option(None, "probability of zeroing each feature before the classifier; 0 if not given")
+    drop_path_rate: float | None = _option(
+        None, "stochastic depth: probability of dropping the last block's residual branch; 0 if not given"
+    )
     zero_init_residual: bool | None = _option(None, "start every block as the identity")
 
     @property
@@ -83,11 +87,14 @@ class DataArguments:
     image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
     image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
-    augmentation: str = _option("seed", "Albumentations policy of the training images", choices=tuple(POLICIES))
+    augmentation: str = _option(
+        "seed", f"Albumentations policy of the training images: {', '.join(POLICIES)}, or a YAML or JSON file"
+    )
     color_jitter: list[float] = field(
         default_factory=lambda: list(COLOR_JITTER),
         metadata={"help": "brightness, contrast, saturation, hue of policy seed"},
     )
+    random_erasing: float = _option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -100,6 +107,12 @@ class DataArguments:
             raise UserError("give both --image_mean and --image_std, or neither")
         if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):
             raise UserError(f"--image_std must be above 0, got {self.image_std}")
+        from ..data.policies import build_policy
+
+        try:
+            build_policy(self.augmentation, self.image_size, self.color_jitter, self.random_erasing)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 @dataclass
@@ -114,6 +127,18 @@ class CifarTrainingArguments(TrainingArguments):
     # Ours
     global_batch_size: int = _option(
         256, "images per optimizer step over all devices and accumulation steps; --per_device_train_batch_size wins"
+    )
+    lr_scaling: str = _option(
+        "none", f"scale learning_rate from {LR_BATCH} images a step to the global batch", choices=LR_SCALINGS
+    )
+    mixup_alpha: float = _option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
+    cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
+    mixing_probability: float = _option(1.0, "share of the batches that are mixed, where one of the two is on")
+    cutmix_share: float = _option(0.5, "share of the mixed batches that get CutMix, where both are on")
+    mixing_stop_epoch: float | None = _option(None, "no mixing after so many epochs, or below 1 that share of all")
+    ema_decay: float = _option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
+    saved_weights: str = _option(
+        "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")
     )
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
     plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
@@ -167,6 +192,8 @@ class CifarTrainingArguments(TrainingArguments):
             raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.given_or_default(chosen, self.warmup_steps)
         self._divide_batch()
+        self.unscaled_learning_rate = self.learning_rate
+        self.learning_rate *= self._lr_factor()
 
     def _check_values(self):
         for name, value in vars(self).items():
@@ -184,10 +211,16 @@ class CifarTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers"):
+        for name in ("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers", "mixup_alpha", "cutmix_alpha",
+                     "mixing_stop_epoch"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+        for name in ("mixing_probability", "cutmix_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}")
         if self.optim_args and not all("=" in part for part in self.optim_args.split(",")):
@@ -244,6 +277,11 @@ class CifarTrainingArguments(TrainingArguments):
                 )
             self.per_device_train_batch_size = self.global_batch_size // parts
         self.global_batch_size = self.per_device_train_batch_size * parts
+
+    def _lr_factor(self):
+        """What the learning rate is multiplied by: Goyal et al. 2017 scale it linearly, for Adam the root is usual."""
+        ratio = self.global_batch_size / LR_BATCH
+        return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
 
     @property
     def precision(self):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cifar_resnet.data.augment import COLOR_JITTER, POLICIES, Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import COLOR_JITTER, POLICIES, build_policy
 from hf_cifar_resnet.data.sources import load_splits
 from hf_cifar_resnet.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
-random_policies = pytest.mark.parametrize("name", ["seed", "notebook"])
+random_policies = pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
 
 
 def augmented(name, seed=0, epoch=0, index=0):
@@ -178,8 +179,8 @@ def test_argument_that_albumentations_does_not_know(monkeypatch, transform, argu
 
 
 def test_unknown_policy_names_the_known_ones():
-    with pytest.raises(ValueError, match="'strong': choose one of seed, notebook, none"):
-        build_policy("strong")
+    with pytest.raises(ValueError, match="'stronk': choose one of seed, notebook, crop, .*, none"):
+        build_policy("stronk")
 
 
 @pytest.mark.parametrize(

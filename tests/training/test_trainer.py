@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback
 
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.trainer import CifarTrainer
 
@@ -101,6 +102,18 @@ def test_step_is_the_mean_over_the_accumulated_parts(make_trainer, make_dataset,
     trained = dict(trainer.model.named_parameters())
     for name, parameter in reference.named_parameters():
         torch.testing.assert_close(trained[name], parameter - 0.1 * parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_nesterov(make_trainer):
+    """The control: torch's SGD, with its momentum as given and no decay of biases and BatchNorm."""
+    trainer = make_trainer(optim="sgd", optim_args="momentum=0.9,nesterov=true", weight_decay=5e-4, learning_rate=0.1)
+    trainer.create_optimizer()
+    groups = trainer.optimizer.param_groups
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert [(g["lr"], g["momentum"], g["nesterov"], g["weight_decay"]) for g in groups] == [
+        (0.1, 0.9, True, 5e-4),
+        (0.1, 0.9, True, 0.0),
+    ]
 
 
 # Losses and scores
