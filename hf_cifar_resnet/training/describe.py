@@ -19,8 +19,8 @@ _TOLD = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "optim_args", "weight_decay", "max_grad_norm",
     "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share", "mixing_stop_epoch",
-    "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model", "load_best_model_at_end",
-    "early_stopping_patience", "seed",
+    "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model",
+    "load_best_model_at_end", "early_stopping_patience", "seed",
 )  # fmt: skip
 
 
