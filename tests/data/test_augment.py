@@ -112,7 +112,7 @@ def hue_shifts(hue, value, color_jitter):
 def test_colours_keep_their_hue(number, value):
     """Ten colours 36 degrees apart: none becomes its neighbour, but for a few that are clipped at full brightness."""
     kept = hue_shifts(36.0 * number, value, COLOR_JITTER) < 18
-    assert kept.all() if value < 1 else kept.mean() >= 0.99
+    assert kept.all() if value < 1 else kept.mean() >= 0.98
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.02, 0.1])

@@ -189,6 +189,7 @@ def assert_same(first, second):
         {"num_workers": 1},
         {"num_workers": 2},
         {"num_workers": 2, "batch_size": 16},
+        {"num_workers": 4},
         {"num_workers": 2, "persistent_workers": True},
         {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 4},
     ],
