@@ -31,7 +31,7 @@ def test_colour_jitter_is_that_of_albumentations(image, strength):
         factors |= {"hue": 0.5 * strength * draw.uniform(-1, 1), "order": draw.sample(range(4), 4)}
         differences.append(np.abs(fast.apply(image, **factors).astype(int) - stock.apply(image, **factors)))
     # A product cut off to one grey level or the next, which the steps of the hue may then enlarge.
-    assert np.mean(np.array(differences) > 0) < 1e-4
+    assert np.mean(np.array(differences) > 0) < 1e-3
     assert np.mean(np.array(differences) > 1) < 1e-5
 
 
