@@ -7,12 +7,10 @@ import albumentations as A
 import numpy as np
 from albumentations.core.transforms_interface import BasicTransform
 
+from ..names import COLOR_JITTER
 from .transforms import FastColorJitter, PadAndCrop
 
 PADDING = 4
-# Brightness, contrast, saturation, hue: mild enough to keep every colour its name. Albumentations' default hue of
-# 0.5 turns any colour into any other.
-COLOR_JITTER = (0.2, 0.2, 0.2, 0.02)
 
 
 def _crop_and_flip(size):

@@ -10,9 +10,8 @@ import torch
 from PIL import Image, ImageOps
 
 from ..errors import UserError
+from ..names import IMAGE_SIZE
 from .augment import Augmenter
-
-IMAGE_SIZE = 32
 
 
 def to_rgb_array(image, size=IMAGE_SIZE):

@@ -15,11 +15,17 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from ..data.augment import COLOR_JITTER, POLICIES
-from ..data.dataset import IMAGE_SIZE
-from ..data.sources import BUILT_IN, DEFAULT_DATASET
 from ..errors import UserError
-from ..model.configuration_cifar_resnet import BLOCKS, STANDARD_DEPTHS, STEMS
+from ..names import (
+    AUGMENTATIONS,
+    BLOCKS,
+    BUILT_IN_DATASETS,
+    COLOR_JITTER,
+    DEFAULT_DATASET,
+    DEPTHS,
+    IMAGE_SIZE,
+    STEMS,
+)
 from . import schedules
 
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
@@ -43,7 +49,7 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    depth: int | None = _option(None, f"layers, {', '.join(map(str, STANDARD_DEPTHS))}; 50 if nothing is given")
+    depth: int | None = _option(None, f"layers, {', '.join(map(str, DEPTHS))}; 50 if nothing is given")
     stem: str = _option("cifar", "3x3 stride 1 (cifar), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS)
     block: str | None = _option(None, "block of a ResNet of your own shape", choices=BLOCKS)
     stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
@@ -59,7 +65,7 @@ class DataArguments:
     _argument_group_name = "data"
 
     dataset_name: str = _option(
-        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN)}"
+        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN_DATASETS)}"
     )
     dataset_config_name: str | None = _option(None, "configuration of a Hub dataset that has several")
     dataset_revision: str | None = _option(None, "branch, tag or commit of a Hub dataset")
@@ -75,7 +81,7 @@ class DataArguments:
     image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
     image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
-    augmentation: str = _option("seed", "Albumentations policy of the training images", choices=tuple(POLICIES))
+    augmentation: str = _option("seed", "Albumentations policy of the training images", choices=AUGMENTATIONS)
     color_jitter: list[float] = field(
         default_factory=lambda: list(COLOR_JITTER),
         metadata={"help": "brightness, contrast, saturation, hue of policy seed"},

@@ -7,26 +7,25 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 
 from pathlib import Path
 
-import datasets
-import transformers
-from transformers import set_seed
-
-from ..data.sources import load_splits
 from ..errors import UserError, reports_user_errors
-from ..model import CifarResNetConfig, CifarResNetForImageClassification
 from ..reporting import records
 from ..reporting.card import model_card
 from ..reporting.curves import plot_history
-from . import describe
 from .arguments import parse_arguments
-from .launch import check_processes, output_folder, resume_point
-from .trainer import CifarTrainer
+
+# What takes seconds to load is imported where it is used: `--help` and a mistyped argument do not wait for it.
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
     """Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and model card. Returns the metrics."""
     model_args, data_args, args = parse_arguments(argv, prog)
+
+    from transformers import set_seed
+
+    from . import describe
+    from .launch import check_processes, output_folder, resume_point
+
     check_processes(args)
     quieten_libraries(args)
     set_seed(args.seed)
@@ -53,6 +52,9 @@ def main(argv=None, prog=None):
 
 def quieten_libraries(args):
     """No progress bar for writing one small file, and none at all where nobody watches."""
+    import datasets
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     if args.disable_tqdm:
         datasets.disable_progress_bars()
@@ -60,6 +62,8 @@ def quieten_libraries(args):
 
 def load_data(data_args, seed):
     """[`ImageSplits`] for [`DataArguments`]."""
+    from ..data.sources import load_splits
+
     options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
     data = load_splits(**options, seed=seed)
     if data_args.eval_split == "validation" and data.validation is None:
@@ -76,6 +80,8 @@ def check_metric(args, data):
 
 def build_model(model_args, data):
     """A freshly initialised model for the data's labels."""
+    from ..model import CifarResNetConfig, CifarResNetForImageClassification
+
     try:
         config = CifarResNetConfig(**vars(model_args), id2label=data.id2label, label2id=data.label2id)
     except ValueError as error:
@@ -85,6 +91,8 @@ def build_model(model_args, data):
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """The Trainer, which selects on `eval_split`; `kwargs` go to it as they are."""
+    from .trainer import CifarTrainer
+
     return CifarTrainer(
         model=model,
         args=args,
