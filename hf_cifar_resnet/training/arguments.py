@@ -14,6 +14,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
+from transformers.utils import is_torch_tf32_available
 
 from ..errors import UserError
 from ..names import (
@@ -143,6 +144,10 @@ class CifarTrainingArguments(TrainingArguments):
     # Both its reads of the loss stall the device, and it hides a NaN.
     logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
     ddp_find_unused_parameters: bool | None = _option(False, "there are none")
+    # Training normalises with each batch's own statistics; evaluation and checkpoints take those of the first process.
+    ddp_broadcast_buffers: bool | None = _option(False, "send the BatchNorm statistics around at every step")
+    eval_accumulation_steps: int | None = _option(16, "batches of logits to keep on the device while evaluating")
+    tf32: bool | None = _option(None, "TF32 for what stays in fp32; on where the GPU has it, if not given")
     restore_callback_states_from_checkpoint: bool = _option(True, "resume early stopping where it was")
     disable_tqdm: bool | None = _option(None, "no progress bar; off where the output is not a terminal, if not given")
 
@@ -158,6 +163,9 @@ class CifarTrainingArguments(TrainingArguments):
         chosen, self.lr_scheduler_type = self.lr_scheduler_type, "constant"
         super().__post_init__()
         self.lr_scheduler_type = chosen
+        if self.torch_compile:
+            # Without it, the last batch of an epoch turns all others into batches of unknown size, which are slower.
+            os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
         schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
         if schedules.PLATEAU in chosen and self.eval_strategy == "no":
             raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
@@ -219,6 +227,11 @@ class CifarTrainingArguments(TrainingArguments):
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
+        if on_gpu and self.tf32 is None and is_torch_tf32_available():
+            self.tf32 = True
+        if self.accelerator_config is None:
+            # A blocking copy waits for all work that is queued on the GPU.
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
 
