@@ -267,7 +267,8 @@ def test_second_training_counts_from_zero(make_trainer):
 
 LINE = re.compile(
     r"epoch +(?P<epoch>[\d.]+)/(?P<epochs>[\d.]+)  loss (?P<loss>[\d.]+)  train +(?P<train>[\d.]+)%  "
-    r"lr (?P<lr>\S+)  (?P<speed>[\d,]+) img/s  (?P<wait>[\d.]+)% waiting for data  \| eval loss (?P<eval>[\d.]+)  top-1 +(?P<top1>[\d.]+)%  "
+    r"lr (?P<lr>\S+)  (?P<speed>[\d,]+) img/s  (?P<wait>[\d.]+)% waiting for data  "
+    r"\| eval loss (?P<eval>[\d.]+)  top-1 +(?P<top1>[\d.]+)%  "
     r"top-5 +(?P<top5>[\d.]+)%(?P<more>.*)"
 )
 
@@ -309,10 +310,8 @@ def test_line_without_evaluation(make_trainer, capsys):
     make_trainer(logging_strategy="epoch", num_train_epochs=2).train()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert all(
-        re.fullmatch(r"epoch +[12]/2  loss \S+  train +\S+%  lr \S+  \S+ img/s  \S+ waiting for data", line)
-        for line in lines
-    )
+    pattern = re.compile(r"epoch +[12]/2  loss \S+  train +\S+%  lr \S+  \S+ img/s  \S+ waiting for data")
+    assert all(map(pattern.fullmatch, lines))
 
 
 def test_superclass(make_args, make_model, make_dataset, capsys):
