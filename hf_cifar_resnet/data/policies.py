@@ -3,14 +3,13 @@
 import warnings
 from pathlib import Path
 
+import albumentations as A
 import numpy as np
 
-from .augment import A
+from ..names import COLOR_JITTER
+from .transforms import FastColorJitter, PadAndCrop
 
 PADDING = 4
-# Brightness, contrast, saturation, hue: mild enough to keep every colour its name. Albumentations' default hue of
-# 0.5 turns any colour into any other.
-COLOR_JITTER = (0.2, 0.2, 0.2, 0.02)
 # Where random erasing is done, and by how much (Zhong et al. 2017, https://arxiv.org/abs/1708.04896, section 4.2).
 ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)
 FILE_FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
@@ -45,7 +44,7 @@ class Cutout(A.ImageOnlyTransform):
 
 def crop_and_flip(size):
     """The usual CIFAR augmentation (He et al. 2015, section 4.2): 4 black pixels on each side, crop, flip."""
-    return [A.Pad(padding=PADDING, fill=0), A.RandomCrop(size, size), A.HorizontalFlip(p=0.5)]
+    return [PadAndCrop(PADDING), A.HorizontalFlip(p=0.5)]
 
 
 def color_and_shape(size, strength=1.0):
@@ -76,7 +75,7 @@ def color_and_shape(size, strength=1.0):
 
 def _seed(size, color_jitter):
     brightness, contrast, saturation, hue = color_jitter
-    jitter = A.ColorJitter(
+    jitter = FastColorJitter(
         brightness=(1 - brightness, 1 + brightness),
         contrast=(1 - contrast, 1 + contrast),
         saturation=(1 - saturation, 1 + saturation),

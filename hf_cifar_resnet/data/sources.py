@@ -8,13 +8,13 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
+from ..names import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
 from .augment import Augmenter
-from .dataset import IMAGE_SIZE, ImageDataset, channel_statistics, decode
-from .policies import COLOR_JITTER, build_policy
+from .dataset import ImageDataset, channel_statistics, decode
+from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100
 
-DEFAULT_DATASET = "uoft-cs/cifar100"
 BUILT_IN = {"shapes100": shapes100}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")

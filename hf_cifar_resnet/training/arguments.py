@@ -14,12 +14,19 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
+from transformers.utils import is_torch_tf32_available
 
-from ..data.dataset import IMAGE_SIZE
-from ..data.policies import COLOR_JITTER, POLICIES
-from ..data.sources import BUILT_IN, DEFAULT_DATASET
 from ..errors import UserError
-from ..model.configuration_cifar_resnet import BLOCKS, STANDARD_DEPTHS, STEMS
+from ..names import (
+    AUGMENTATIONS,
+    BLOCKS,
+    BUILT_IN_DATASETS,
+    COLOR_JITTER,
+    DEFAULT_DATASET,
+    DEPTHS,
+    IMAGE_SIZE,
+    STEMS,
+)
 from . import schedules, trackers
 
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
@@ -45,7 +52,7 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str | None = _option(None, "fine-tune this one: a folder, user/repo or user/repo@revision")
-    depth: int | None = _option(None, f"layers, {', '.join(map(str, STANDARD_DEPTHS))}; 50 if nothing is given")
+    depth: int | None = _option(None, f"layers, {', '.join(map(str, DEPTHS))}; 50 if nothing is given")
     stem: str | None = _option(
         None, "3x3 stride 1 (cifar, if not given), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS
     )
@@ -71,7 +78,7 @@ class DataArguments:
     _argument_group_name = "data"
 
     dataset_name: str = _option(
-        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN)}"
+        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN_DATASETS)}"
     )
     dataset_config_name: str | None = _option(None, "configuration of a Hub dataset that has several")
     dataset_revision: str | None = _option(None, "branch, tag or commit of a Hub dataset")
@@ -88,7 +95,7 @@ class DataArguments:
     image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     augmentation: str = _option(
-        "seed", f"Albumentations policy of the training images: {', '.join(POLICIES)}, or a YAML or JSON file"
+        "seed", f"Albumentations policy of the training images: {', '.join(AUGMENTATIONS)}, or a YAML or JSON file"
     )
     color_jitter: list[float] = field(
         default_factory=lambda: list(COLOR_JITTER),
@@ -170,6 +177,10 @@ class CifarTrainingArguments(TrainingArguments):
     # Both its reads of the loss stall the device, and it hides a NaN.
     logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
     ddp_find_unused_parameters: bool | None = _option(False, "there are none")
+    # Training normalises with each batch's own statistics; evaluation and checkpoints take those of the first process.
+    ddp_broadcast_buffers: bool | None = _option(False, "send the BatchNorm statistics around at every step")
+    eval_accumulation_steps: int | None = _option(16, "batches of logits to keep on the device while evaluating")
+    tf32: bool | None = _option(None, "TF32 for what stays in fp32; on where the GPU has it, if not given")
     restore_callback_states_from_checkpoint: bool = _option(True, "resume early stopping where it was")
     hub_strategy: str = _option("end", "push at the end; or at every_save too; checkpoint: with the state to resume")
     disable_tqdm: bool | None = _option(None, "no progress bar; off where the output is not a terminal, if not given")
@@ -187,6 +198,9 @@ class CifarTrainingArguments(TrainingArguments):
         chosen, self.lr_scheduler_type = self.lr_scheduler_type, "constant"
         super().__post_init__()
         self.lr_scheduler_type = chosen
+        if self.torch_compile:
+            # Without it, the last batch of an epoch turns all others into batches of unknown size, which are slower.
+            os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
         schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
         if schedules.PLATEAU in chosen and self.eval_strategy == "no":
             raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
@@ -254,6 +268,11 @@ class CifarTrainingArguments(TrainingArguments):
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
+        if on_gpu and self.tf32 is None and is_torch_tf32_available():
+            self.tf32 = True
+        if self.accelerator_config is None:
+            # A blocking copy waits for all work that is queued on the GPU.
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
 

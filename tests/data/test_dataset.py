@@ -54,6 +54,16 @@ def test_pixels_are_the_normalised_image(images):
     np.testing.assert_allclose(batch, expected.transpose(0, 3, 1, 2), atol=1e-5)
 
 
+def test_bytes_to_normalise_elsewhere(dataset):
+    """The same pixels, a quarter of their size."""
+    positions = [5, 48 + 3, 5]
+    raw = dataset.as_bytes().__getitems__(positions)["pixel_values"]
+    assert (raw.dtype, raw.shape) == (torch.uint8, (3, 32, 32, 3))
+    pixels = dataset.__getitems__(positions)["pixel_values"]
+    assert normalize(raw, MEAN, STD).equal(pixels)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_augmentation_depends_on_epoch_and_leaves_the_images_alone(dataset, images):
     before = images.copy()
     epochs = [dataset[epoch * 48 + 7]["pixel_values"] for epoch in range(3)]
@@ -190,6 +200,7 @@ def assert_same(first, second):
         {"num_workers": 1},
         {"num_workers": 2},
         {"num_workers": 2, "batch_size": 16},
+        {"num_workers": 4},
         {"num_workers": 2, "persistent_workers": True},
         {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 4},
     ],
