@@ -12,6 +12,7 @@ COMMANDS = {
     "study": ("study", "compare schedules over seeds"),
     "search": ("search", "search hyper-parameters with Optuna"),
     "evaluate": ("training.evaluate", "score a checkpoint on a split"),
+    "benchmark": ("benchmark.main", "measure where the time goes on this machine"),
 }
 
 

@@ -74,10 +74,14 @@ def table(rates, ratios_to, unit):
         row = [name, _number(told["median"]), f"{_number(low)} to {_number(high)}"]
         for ratios in ratios_to.values():
             found = ratios.get(name)
-            row.append("1" if found is None else "{:.3g} ({:.3g} to {:.3g})".format(found["median"], *found["interval"]))
+            row.append(
+                "1" if found is None else "{:.3g} ({:.3g} to {:.3g})".format(found["median"], *found["interval"])
+            )
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _number(value):
