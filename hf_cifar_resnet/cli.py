@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("inference.predict", "label images"),
     "export": ("inference.export", "write a checkpoint as ONNX or torch.export"),
     "demo": ("inference.demo", "show a model in the browser, or write its Hugging Face Space"),
+    "benchmark": ("benchmark.main", "measure where the time goes on this machine"),
 }
 
 

@@ -14,7 +14,7 @@ from ..training.trainer import CifarTrainer
 OURS, BARE, SYNTHETIC = "our Trainer", "bare loop", "synthetic data"
 
 
-def measure(model, args, data, windows, steps):
+def measure(model, args, data, windows, steps, profile=False):
     """
     Trains with all three in turns, in one process: a window of the Trainer's steps, one of a bare loop with the same
     data, optimizer and settings, one of the bare loop on a single batch that lies on the device.
@@ -24,10 +24,11 @@ def measure(model, args, data, windows, steps):
         steps (`int`): timed steps of a window; before them come as many untimed ones as batches may lie ready.
 
     Returns:
-        Images/s of each window by name, and the share of the Trainer's timed steps spent waiting for data.
+        Images/s of each window by name, the share of the Trainer's timed steps spent waiting for data, and with
+        `profile` a table of what a last window of its steps consists of, else None.
     """
     settle = 2 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
-    args.max_steps = 1 + windows * (settle + steps)
+    args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
     args.eval_strategy = args.save_strategy = "no"
     args.logging_strategy, args.load_best_model_at_end = "epoch", False
     # Copied before the Trainer compiles or wraps it.
@@ -37,12 +38,12 @@ def measure(model, args, data, windows, steps):
         BARE: BareLoop(copies[0], args, endless_batches(data.train, args)),
         SYNTHETIC: BareLoop(copies[1], args, synthetic_batches(data.train, args)),
     }
-    turns = Turns(trainer, rivals, settle, steps)
+    turns = Turns(trainer, rivals, settle, steps, windows)
     trainer.add_callback(turns)
     trainer.train()
     images = steps * args.per_device_train_batch_size
     rates = {name: [images / seconds for seconds in times] for name, times in turns.seconds.items()}
-    return rates, turns.waited / sum(turns.seconds[OURS])
+    return rates, turns.waited / sum(turns.seconds[OURS]), turns.profile
 
 
 class WatchedTrainer(CifarTrainer):
@@ -58,17 +59,20 @@ class WatchedTrainer(CifarTrainer):
 
 
 class Turns(TrainerCallback):
-    """Times windows of the Trainer's steps, and runs the others between them."""
+    """Times windows of the Trainer's steps, and runs the others between them; a window too many is profiled."""
 
-    def __init__(self, trainer, rivals, settle, steps):
+    def __init__(self, trainer, rivals, settle, steps, windows):
         self.trainer, self.rivals, self.settle, self.steps = trainer, rivals, settle, steps
+        self.windows, self.profile = windows, None
         self.seconds = {name: [] for name in (OURS, *rivals)}
         self.waited = 0.0
         self._done = -1  # the first step of all is nobody's
 
     def on_step_end(self, args, state, control, **kwargs):
         self._done += 1
-        if self._done == self.settle:
+        if len(self.seconds[OURS]) == self.windows:
+            self._profile()
+        elif self._done == self.settle:
             self._start()
         elif self._done == self.settle + self.steps:
             wait_for(args.device)
@@ -82,6 +86,15 @@ class Turns(TrainerCallback):
     def _start(self):
         wait_for(self.trainer.args.device)
         self._waited_before, self._started = self.trainer.waited_in_all, time.perf_counter()
+
+    def _profile(self):
+        if self._done == self.settle:
+            self._profiler = torch.profiler.profile()
+            self._profiler.start()
+        elif self._done == self.settle + self.steps:
+            self._profiler.stop()
+            by = "self_device_time_total" if self.trainer.args.device.type == "cuda" else "self_cpu_time_total"
+            self.profile = self._profiler.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=60)
 
 
 class BareLoop:

@@ -114,12 +114,6 @@ class DataArguments:
             raise UserError("give both --image_mean and --image_std, or neither")
         if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):
             raise UserError(f"--image_std must be above 0, got {self.image_std}")
-        from ..data.policies import build_policy
-
-        try:
-            build_policy(self.augmentation, self.image_size, self.color_jitter, self.random_erasing)
-        except ValueError as error:
-            raise UserError(str(error)) from error
 
 
 @dataclass

@@ -335,10 +335,6 @@ def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
 @pytest.mark.parametrize(
     "line, told",
     [
-        ("--augmentation stronk", "unknown augmentation policy 'stronk': choose one of seed, notebook"),
-        ("--augmentation no/mine.json", "there is no augmentation policy file no/mine.json"),
-        ("--random_erasing 2", "random_erasing"),
-        ("--color_jitter 1 1", "four strengths"),
         ("--lr_scaling cubic", "--lr_scaling"),
         ("--saved_weights best", "--saved_weights"),
         ("--ema_decay 1", "ema_decay"),
