@@ -96,7 +96,8 @@ def _step(options, model_args, data_args, args):
 
     from transformers import set_seed
 
-    from ..training.run import build_model, load_data, quieten_libraries
+    from ..training.run import load_data, quieten_libraries
+    from ..training.starting_point import build_model
     from . import ceilings, step
 
     quieten_libraries(args)
@@ -119,7 +120,8 @@ def _step(options, model_args, data_args, args):
 
 
 def _inference(options, model_args, data_args, args):
-    from ..training.run import build_model, load_data, quieten_libraries
+    from ..training.run import load_data, quieten_libraries
+    from ..training.starting_point import build_model
     from . import inference, timing
 
     quieten_libraries(args)
