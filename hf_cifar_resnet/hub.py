@@ -2,11 +2,13 @@
 
 import contextlib
 import re
+import sys
 import time
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
@@ -15,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import logging, validate_repo_id
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging, validate_repo_id
 
 # What a repository of a model holds: no pickle, nothing that runs but the model's own code.
 PUBLISHED = (".safetensors", ".json", ".py", ".md", ".png")
@@ -23,6 +25,8 @@ PUBLISHED = (".safetensors", ".json", ".py", ".md", ".png")
 WAITS = (1, 2, 4, 8)
 # The Hub may ask for longer waits; this is as long as we follow.
 LONGEST_WAIT = 300
+# Seconds in which a Hub that is there sends or takes something; `huggingface_hub` itself waits for ever.
+SILENCE = 60
 _REFERENCE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@.+)?")
 
 
@@ -142,6 +146,7 @@ def _api(token):
     token = token or get_token()
     if token is None:
         raise LocalTokenNotFoundError
+    get_session().timeout = SILENCE
     return HfApi(token=token)
 
 
@@ -187,6 +192,8 @@ def _check_files(folder, suffixes, token):
 
 
 def _retried(action, repo_id):
+    if not sys.stderr.isatty() and not are_progress_bars_disabled():
+        disable_progress_bars()
     for wait in (*WAITS, None):
         try:
             with _in_words(repo_id):
@@ -214,7 +221,8 @@ def _in_words(repo_id):
             raise _answered(known, repo_id) from error
         if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
             raise HubError("the Hub is switched off by HF_HUB_OFFLINE") from error
-        if known is not None or any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in chain):
+        # JSON is what is expected of a server, but an overloaded one answers in HTML.
+        if known is not None or any(isinstance(c, (ConnectionError, TimeoutError, JSONDecodeError)) for c in chain):
             raise HubError(f"the Hub cannot be reached: {_one_line(known or error)}", temporary=True) from error
         if isinstance(error, (OSError, ValueError, RuntimeError)):
             raise HubError(f"{repo_id}: {_one_line(error)}") from error

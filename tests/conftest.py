@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,12 +9,15 @@ CACHE = tempfile.mkdtemp(prefix="hf-cifar-resnet-tests-")
 os.environ["HF_HOME"] = CACHE
 for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
     os.environ.pop(name, None)
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # the Hub of the tests speaks plain LFS
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
+
+sys.path.append(str(Path(__file__).parent))  # for `loopback_hub`
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -33,6 +37,16 @@ def shared_dataset():
         return str(folder)
 
     return find
+
+
+@pytest.fixture
+def hub():
+    """An empty Hub of its own for every test, with one user: ann, who may write with the token hf_ann."""
+    from loopback_hub import LoopbackHub
+
+    with LoopbackHub() as hub:
+        hub.add_user("ann", token="hf_ann")
+        yield hub
 
 
 @pytest.fixture

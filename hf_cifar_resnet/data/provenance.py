@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import DatasetCard, try_to_load_from_cache
 
 _BIBTEX = re.compile(r"^@\w+\s*\{.*?^\s*\}\s*$|^@\w+\s*\{[^\n]*\}\}?\s*$", re.M | re.S)
-_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def provenance(name, raw):
@@ -36,12 +36,10 @@ def provenance(name, raw):
 
 
 def _revision(raw):
-    for part in raw.values():
-        for source in part.info.download_checksums or {}:
-            commit = _COMMIT.search(source)
-            if commit:
-                return commit[1]
-    return None
+    """`datasets` calls the cache folder of what comes from the Hub after the commit."""
+    files = [file["filename"] for part in raw.values() for file in part.cache_files]
+    folder = Path(files[0]).parent.name if files else ""
+    return folder if _COMMIT.fullmatch(folder) else None
 
 
 def _card(name, revision):

@@ -5,7 +5,6 @@ import tempfile
 import threading
 from pathlib import Path
 
-from huggingface_hub.utils import disable_progress_bars
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
@@ -37,7 +36,6 @@ class PublishCallback(TrainerCallback):
         self.repo_id = args.hub_model_id or Path(args.output_dir).name
         self.run = None
         self._thread, self._trouble = None, None
-        disable_progress_bars()
         if args.process_index == 0:
             self._check_access()
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor
 
@@ -32,7 +33,7 @@ def load_start(model_args, data_args):
             processor = AutoImageProcessor.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise _unusable(name, error) from error
-        data_args.image_mean, data_args.image_std = processor.image_mean, processor.image_std
+        data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
     return folder
 
 
@@ -67,7 +68,7 @@ def build_model(model_args, data, start=None):
 def _trained(model_args, folder):
     try:
         return CifarResNetForImageClassification.from_pretrained(folder, use_safetensors=True, **model_args.given)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unusable(model_args.model_name_or_path, error) from error
 
 

@@ -1,0 +1,399 @@
+"""Training, pushing and loading against a real server that speaks the Hub's protocol."""
+
+import io
+import json
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from huggingface_hub import EvalResult, ModelCard
+from loopback_hub import Fault, LoopbackHub
+from PIL import Image
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).parents[2]
+TOKEN = "hf_AnnsOwnSecretToken"
+NAMES = ["oak", "pine", "cat", "dog"]
+DATASET_CARD = "---\nlicense: cc-by-4.0\n---\n\n# Trees\n\n```bibtex\n@misc{trees,\n  year={2009}\n}\n```\n"
+SMALL = "--block basic --stage_depths 1 1 --stage_widths 8 16 --global_batch_size 8 --use_cpu --seed 7".split()
+EVERY_3 = "--max_steps 6 --eval_strategy steps --eval_steps 3 --save_strategy steps --save_steps 3".split()
+ON_TREES = ["--dataset_name", "ann/trees", *SMALL, *EVERY_3]
+PUSHED = {
+    "README.md", "config.json", "configuration_cifar_resnet.py", "curves.png", "metrics.json", "model.safetensors",
+    "modeling_cifar_resnet.py", "preprocessor_config.json", "run.json", "training_args.json",
+}  # fmt: skip
+
+
+def parquet(split, count):
+    generator = np.random.default_rng(len(split))
+    images = [Image.fromarray(array) for array in generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)]
+    features = Features(image=ImageFeature(), label=ClassLabel(names=NAMES))
+    buffer = io.BytesIO()
+    Dataset.from_dict({"image": images, "label": [i % 4 for i in range(count)]}, features=features).to_parquet(buffer)
+    return {f"data/{split}-00000-of-00001.parquet": buffer.getvalue()}
+
+
+def add_ann(hub):
+    hub.add_user("ann", token=TOKEN)
+    hub.add_repo("ann/trees", parquet("train", 40) | parquet("test", 12) | {"README.md": DATASET_CARD}, kind="dataset")
+
+
+def run(hub, cwd, *words, token=TOKEN):
+    """`hf-cifar-resnet WORDS` in a process that knows this Hub alone, with a cache of its own."""
+    environment = hub.environment(token=token, cache=cwd / "cache") | {"PYTHONPATH": str(REPOSITORY)}
+    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS")  # the Trainer warns where it is set
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", *map(str, words)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+
+
+def check_one_line(result):
+    """The only thing said on standard error is one line."""
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+def check_whole(files):
+    assert set(files) - {".gitattributes"} == PUSHED
+
+
+def check_tells_nothing(files, *places):
+    for name, content in files.items():
+        assert TOKEN.encode() not in content, name
+        for place in (*places, REPOSITORY, Path.home()):
+            assert name.endswith(".safetensors") or str(place).encode() not in content, name
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on a dataset of the Hub that was pushed while it trained and at its end, state included."""
+    folder = tmp_path_factory.mktemp("hub")
+    with LoopbackHub() as hub:
+        add_ann(hub)
+        where = ["--output_dir", folder / "my runs" / "one"]
+        push = "--push_to_hub --hub_model_id model --hub_strategy all_checkpoints --hub_token".split()
+        result = run(hub, folder, "train", *ON_TREES, *where, *push, TOKEN, token=None)
+        assert result.returncode == 0, result.stderr
+        yield SimpleNamespace(hub=hub, cwd=folder, folder=where[1], result=result)
+
+
+# A run that is pushed
+
+
+def test_repository_is_whole_and_tells_nothing(trained):
+    files = trained.hub.files("ann/model")
+    check_whole(files)
+    check_tells_nothing(files, trained.cwd)
+    assert files["model.safetensors"] == (trained.folder / "model.safetensors").read_bytes()
+    assert TOKEN not in trained.result.stdout + trained.result.stderr
+    assert f"Pushed     {trained.hub.endpoint}/ann/model" in trained.result.stdout
+
+
+def test_push_during_training_is_whole_too(trained):
+    first = commits_since_creation(trained.hub, "ann/model")[-1]
+    files = trained.hub.files("ann/model", revision=first)
+    check_whole(files)
+    check_tells_nothing(files, trained.cwd)
+    assert b"Training is still going on" in files["README.md"]
+
+
+def commits_since_creation(hub, repo_id):
+    return [c.sha for c in hub.repos["model", repo_id].branches["main"].history()][:-1]
+
+
+def test_state_is_on_a_branch_of_its_own_without_pickle(trained):
+    assert trained.hub.branches("ann/model") == ["main", "checkpoint-3"] or "checkpoint-6" in trained.hub.branches(
+        "ann/model"
+    )
+    files = trained.hub.files("ann/model", revision="checkpoint-3")
+    assert {Path(name).suffix for name in files} == {"", ".json", ".md", ".png", ".py", ".safetensors"}
+    assert {"optimizer.pt.safetensors", "scheduler.pt.json", "rng_state.pth.json", "trainer_state.json"} <= set(files)
+    check_tells_nothing(files, trained.cwd)
+
+
+def test_loads_elsewhere_with_transformers_alone(trained, tmp_path):
+    code = """
+        import json, sys
+        class NoPackage:
+            def find_spec(self, name, *_):
+                if name.split(".")[0] in ("hf_cifar_resnet", "datasets", "albumentations"):
+                    raise ImportError(name)
+        sys.meta_path.insert(0, NoPackage())
+        import torch
+        from PIL import Image
+        from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+        name, remote = "ann/model", dict(trust_remote_code=True)
+        image = Image.linear_gradient("L").resize((40, 32)).convert("RGB")
+        model = AutoModelForImageClassification.from_pretrained(name, **remote).eval()
+        pixels = AutoImageProcessor.from_pretrained(name)(image, return_tensors="pt")["pixel_values"]
+        logits = model(pixels).logits[0]
+        features = AutoModel.from_pretrained(name, **remote)(pixels).pooler_output
+        scores = pipeline("image-classification", model=name, **remote)(image, top_k=4)
+        assert AutoConfig.from_pretrained(name, **remote).depth is None and features.shape == (1, 16, 1, 1)
+        print(json.dumps([logits.tolist(), {s["label"]: s["score"] for s in scores}]))
+    """
+    environment = trained.hub.environment(cache=tmp_path / "cache")
+    environment.pop("PYTHONPATH", None)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    logits, scores = json.loads(result.stdout.splitlines()[-1])
+    np.testing.assert_allclose(logits, own_logits(trained.folder), rtol=1e-5, atol=1e-6)
+    assert set(scores) == set(NAMES)
+    np.testing.assert_allclose([scores[name] for name in NAMES], softmax(logits), rtol=1e-4)
+
+
+def own_logits(folder):
+    import torch
+    from transformers import AutoImageProcessor
+
+    from hf_cifar_resnet import CifarResNetForImageClassification
+
+    image = Image.linear_gradient("L").resize((40, 32)).convert("RGB")
+    pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        return CifarResNetForImageClassification.from_pretrained(folder)(pixels).logits[0].tolist()
+
+
+def softmax(logits):
+    exponentials = np.exp(np.array(logits) - max(logits))
+    return exponentials / exponentials.sum()
+
+
+def test_card(trained, tmp_path):
+    files = trained.hub.files("ann/model")
+    (tmp_path / "README.md").write_bytes(files["README.md"])
+    card = ModelCard.load(tmp_path / "README.md")
+    metrics = json.loads(files["metrics.json"])
+    revision = trained.hub.repos["dataset", "ann/trees"].branches["main"].sha
+    assert (card.data.datasets, card.data.pipeline_tag) == (["ann/trees"], "image-classification")
+    scored = {(r.dataset_split, r.metric_name): r for r in card.data.eval_results}
+    for name, score in (("loss", "loss"), ("top-1 accuracy", "top1"), ("top-5 accuracy", "top5")):
+        assert scored["test", name].metric_value == metrics["test"][score]
+        assert scored["test", name].dataset_revision == revision
+    assert all(isinstance(result, EvalResult) for result in card.data.eval_results)
+    for text in (
+        f"revision `{revision}`",
+        "Licence: cc-by-4.0",
+        "@misc{trees,\n  year={2009}\n}",
+        'model="ann/model"',
+        '.from_pretrained("ann/model")',
+        "--dataset_name ann/trees",
+        "--output_dir one",
+        "--hub_token '<HUB_TOKEN>'",
+        "trained from scratch",
+    ):
+        assert text in card.text, text
+
+
+def test_pushing_the_same_again_makes_no_commit(trained):
+    before = trained.hub.commits("ann/model")
+    result = run(trained.hub, trained.cwd, "push", trained.folder, "ann/model")
+    assert result.stdout == f"Nothing new: {trained.hub.endpoint}/ann/model holds it already\n", result.stderr
+    assert trained.hub.commits("ann/model") == before
+
+
+def test_private_repository_branch_and_tag(trained):
+    hub, where = trained.hub, ("ann/private", "--private", "--revision", "v1-branch", "--tag", "v1.0")
+    for _ in range(2):
+        result = run(hub, trained.cwd, "push", trained.folder, *where)
+        assert result.returncode == 0, result.stderr
+    assert hub.repos["model", "ann/private"].private
+    assert hub.branches("ann/private") == ["main", "v1-branch"] and hub.tags("ann/private") == ["v1.0"]
+    check_whole(hub.files("ann/private", revision="v1.0"))
+    assert hub.commits("ann/private", revision="v1-branch") == ["Push a trained model", "initial commit"]
+    other = run(hub, trained.cwd, "push", trained.folder, *where[:-4], "--tag", "v1.0")
+    assert "the tag v1.0 marks an older commit" in check_one_line(other)
+
+
+# Going on from the Hub
+
+
+def test_resuming_from_a_branch_ends_with_the_same_weights(trained, tmp_path):
+    words = [*ON_TREES, "--resume_from_checkpoint", "ann/model@checkpoint-3", "--output_dir", "resumed"]
+    result = run(trained.hub, tmp_path, "train", *words)
+    assert result.returncode == 0, result.stderr
+    again = tmp_path / "resumed"
+    for name in ("checkpoint-6/model.safetensors", "model.safetensors"):
+        assert (again / name).read_bytes() == (trained.folder / name).read_bytes()
+    untimed = [json.loads((f / "metrics.json").read_text()) | {"timing": None} for f in (again, trained.folder)]
+    assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize(
+    "reference, reason",
+    [("ann/model@main", "holds a model, but not the state"), ("ann/model@nowhere", "no such revision"),
+     ("ann/nothing@last-checkpoint", "there is no ann/nothing")],
+)  # fmt: skip
+def test_nothing_to_resume_from_there(trained, tmp_path, reference, reason):
+    result = run(trained.hub, tmp_path, "train", *ON_TREES, "--resume_from_checkpoint", reference)
+    assert reason in check_one_line(result)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_fine_tuning_with_the_same_labels_keeps_the_classifier(trained, tmp_path):
+    words = [
+        "--dataset_name",
+        "ann/trees",
+        "--model_name_or_path",
+        "ann/model",
+        "--use_cpu",
+        "--global_batch_size",
+        "8",
+    ]
+    result = run(trained.hub, tmp_path, "train", *words, "--max_steps", "1", "--learning_rate", "1e-9")
+    assert result.returncode == 0 and "New classifier" not in result.stdout, result.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    first, second = (load_file(f / "model.safetensors") for f in (trained.folder, folder))
+    for name in ("classifier.weight", "resnet.backbone.conv1.weight"):
+        np.testing.assert_allclose(first[name], second[name], atol=1e-6)
+    assert "fine-tuned from `ann/model`" in (folder / "README.md").read_text()
+    assert ModelCard.load(folder / "README.md").data.base_model == "ann/model"
+    processors = [json.loads((f / "preprocessor_config.json").read_text()) for f in (trained.folder, folder)]
+    assert processors[0]["image_mean"] == processors[1]["image_mean"]
+
+
+def test_fine_tuning_on_other_labels(trained, tmp_path):
+    limits = "--max_train_samples 100 --max_eval_samples 100 --max_steps 1 --global_batch_size 8 --use_cpu".split()
+    words = ["--dataset_name", "shapes100", "--model_name_or_path", trained.folder, *limits, "--output_dir", "shapes"]
+    result = run(trained.hub, tmp_path, "train", *words)
+    assert result.returncode == 0, result.stderr
+    assert "New classifier for 100 classes: the checkpoint knows 4 of other names" in result.stdout
+    assert load_file(tmp_path / "shapes" / "model.safetensors")["classifier.weight"].shape == (100, 16)
+    assert str(tmp_path) not in (tmp_path / "shapes" / "README.md").read_text()
+
+
+def test_nothing_to_fine_tune(trained, tmp_path):
+    result = run(trained.hub, tmp_path, "train", "--model_name_or_path", "ann/nothing")
+    assert "--model_name_or_path ann/nothing: there is no ann/nothing on the Hub" in check_one_line(result)
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("create", status=500),
+        Fault("create", status=429, headers={"Retry-After": "1"}),
+        Fault("info", cut=True),
+        Fault("preupload", status=503),
+        Fault("preupload", cut=True),
+        Fault("lfs_batch", status=500, times=2),
+        Fault("lfs_upload", status=500),
+        Fault("lfs_upload", cut=True),
+        Fault("lfs_upload", reset=True),
+        Fault("commit", status=409),
+        Fault("commit", status=429, headers={"Retry-After": "2"}),
+        Fault("commit", status=500, after=True),
+        Fault("commit", cut=True),
+        Fault("commit", cut=True, after=True),
+    ],
+    ids=lambda fault: f"{fault.stage}-{fault.status or 'cut'}{'-after' * fault.after}",
+)
+def test_push_gets_over_a_fault(trained, tmp_path, hub, fault):
+    hub.add_user("ann", token=TOKEN)
+    hub.plant(fault)
+    result = run(hub, tmp_path, "push", trained.folder, "ann/model")
+    assert result.returncode == 0, result.stderr
+    check_whole(hub.files("ann/model"))
+    assert hub.commits("ann/model") == ["Push a trained model", "initial commit"]
+
+
+@pytest.mark.parametrize(
+    "token, fault, reason",
+    [
+        (None, None, "there is no Hugging Face token: run `hf auth login`"),
+        ("hf_unknown", None, "does not accept the token (401)"),
+        ("hf_reads", None, "may not write to ann/model (403)"),
+        (TOKEN, Fault("commit", status=403, times=None), "may not write to ann/model (403)"),
+        (TOKEN, Fault("lfs_upload", status=403, times=None), "(403)"),
+        (TOKEN, Fault("commit", status=500, times=None), "the Hub answers 500"),
+    ],
+)
+def test_push_that_fails_says_why_and_is_completed_later(trained, tmp_path, hub, token, fault, reason):
+    hub.add_user("ann", token=TOKEN)
+    hub.add_user("ann", token="hf_reads", write=False)
+    if fault:
+        hub.plant(fault)
+    result = run(hub, tmp_path, "push", trained.folder, "ann/model", token=token)
+    assert check_one_line(result).startswith("error: not pushed: ") and reason in result.stderr
+    hub.clear_faults()
+    assert run(hub, tmp_path, "push", trained.folder, "ann/model").returncode == 0
+    check_whole(hub.files("ann/model"))
+
+
+def test_no_network(trained, tmp_path, hub):
+    hub.close()
+    assert "the Hub cannot be reached" in check_one_line(run(hub, tmp_path, "push", trained.folder, "ann/model"))
+
+
+def test_training_without_the_right_to_write_does_not_start(tmp_path, hub):
+    add_ann(hub)
+    hub.add_user("bob", token="hf_bobs_token")
+    for token, reason in ((None, "there is no Hugging Face token"), ("hf_bobs_token", "may not write to ann/model")):
+        words = [*ON_TREES, "--push_to_hub", "--hub_model_id", "ann/model"]
+        result = run(hub, tmp_path, "train", *words, token=token)
+        assert reason in check_one_line(result)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_training_comes_first(tmp_path, hub):
+    """The Hub does not answer at the start, and refuses every commit; the printed command finishes the push."""
+    add_ann(hub)
+    hub.plant(Fault("create", status=500))
+    hub.plant(Fault("commit", status=403, times=None))
+    where = ["--output_dir", "run", "--push_to_hub", "--hub_model_id", "ann/model", "--hub_private_repo", "true"]
+    result = run(hub, tmp_path, "train", *ON_TREES, *where, "--hub_strategy", "every_save")
+    assert "training starts, and pushes when the Hub answers again" in result.stdout
+    assert "warning: not pushed: the token may not write to ann/model (403)" in result.stdout
+    said = result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "all is trained and saved, but not pushed: the token may not write to ann/model" in said
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= PUSHED
+    hub.clear_faults()
+    [_, command] = said.strip().split("This finishes the push: ")
+    assert run(hub, tmp_path, *shlex.split(command)[1:]).returncode == 0
+    check_whole(hub.files("ann/model"))
+    assert hub.repos["model", "ann/model"].private
+
+
+# What is not pushed
+
+
+def test_unfinished_run(trained, tmp_path, hub):
+    hub.add_user("ann", token=TOKEN)
+    result = run(hub, tmp_path, "push", trained.folder / "checkpoint-6", "ann/model")
+    assert "is not the folder of a finished run: it lacks README.md, metrics.json, run.json" in check_one_line(result)
+    assert not hub.repos
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [(f"My token is {TOKEN}", "README.md holds your token"), ("See {cwd}/notes", "README.md names the folder")],
+)
+def test_edited_card_with_a_secret(trained, tmp_path, hub, text, reason):
+    import shutil
+
+    hub.add_user("ann", token=TOKEN)
+    folder = shutil.copytree(trained.folder, tmp_path / "run")
+    with open(folder / "README.md", "a", encoding="utf-8") as card:
+        card.write(text.format(cwd=tmp_path))
+    assert reason in check_one_line(run(hub, tmp_path, "push", folder, "ann/model"))
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("repo_id", ["a/b/c", "an n/model", "--x"])
+def test_name_that_is_none(trained, tmp_path, hub, repo_id):
+    check_one_line(run(hub, tmp_path, "push", trained.folder, repo_id))
