@@ -91,7 +91,8 @@ def _parse(argv, prog):
         if Path(options.checkpoint).is_dir():
             raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
         options.space_folder = Path(options.output_dir or options.space.split("/")[1])
-        if options.space_folder.exists() and any(options.space_folder.iterdir()):
+        ours = (options.space_folder / "page.py").is_file()
+        if options.space_folder.exists() and any(options.space_folder.iterdir()) and not ours:
             raise UserError(f"{options.space_folder} is not empty: choose another --output_dir")
     return options, data_args
 
@@ -105,7 +106,7 @@ def _push(options):
             private=options.private or None,
         )  # fmt: skip
     except hub.HubError as error:
-        raise UserError(f"the Space is written but not pushed: {error}") from error
+        raise UserError(f"{options.space_folder} is written but not pushed: {error}") from error
     return pushed.url
 
 

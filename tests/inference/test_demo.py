@@ -200,14 +200,12 @@ def test_space_requires_all_that_it_imports_and_not_this_package(space):
     assert {"pillow" if name == "PIL" else name for name in ours} | {"torchvision"} == required
 
 
-def test_space_answers_without_this_package(browser, colour_checkpoint, space, write_image):
-    """Its checkpoint in the place of one on the Hub."""
+def test_space_answers_for_a_model_on_the_hub(browser, hub, colour_checkpoint, space, write_image, tmp_path):
+    """Its environment has no package of ours."""
+    hub.add_repo("ann/colours", {path.name: path.read_bytes() for path in colour_checkpoint.iterdir()})
     app = (space / "app.py").read_text()
-    (space / "app.py").write_text(
-        "import sys\nsys.modules['hf_cifar_resnet'] = None\n"
-        + app.replace("'ann/colours'", repr(str(colour_checkpoint)))
-    )
-    with Served("app.py", cwd=space) as address:
+    (space / "app.py").write_text(f"import sys\nsys.modules['hf_cifar_resnet'] = None\n{app}")
+    with Served("app.py", cwd=space, **hub.environment(cache=tmp_path / "cache")) as address:
         drop(browser, address, write_image("blue.png", "blue"))
         assert wait_for(browser, "%").split("Labels\n")[1].startswith("blue")
 

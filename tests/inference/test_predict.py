@@ -3,14 +3,20 @@
 import csv
 import io
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.inference.predict import find_images
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def predicted(capsys, *arguments):
@@ -138,6 +144,15 @@ def test_hub_id_that_cannot_be_had(write_image, capsys, monkeypatch):
     assert "no folder someone/something, and from the Hub: " in refused(
         capsys, "someone/something", write_image("red.png", "red")
     )
+
+
+def test_checkpoint_on_the_hub(hub, colour_checkpoint, write_image, tmp_path):
+    hub.add_repo("ann/colours", {path.name: path.read_bytes() for path in colour_checkpoint.iterdir()})
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", "ann/colours", write_image("red.png", "red")]
+    environment = os.environ | hub.environment(cache=tmp_path / "cache") | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[1] == "red"
 
 
 def test_checkpoint_without_its_classifier_is_refused(colour_checkpoint, write_image, tmp_path, capsys):
