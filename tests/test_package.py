@@ -21,9 +21,8 @@ MAY_IMPORT = {
     "evaluation": {"model", "data"},
     "reporting": {"model", "data", "evaluation"},
     "training": {"model", "data", "evaluation", "reporting", "hub"},
-    **dict.fromkeys(
-        ["study", "search", "inference", "benchmark"], {"model", "data", "evaluation", "reporting", "training", "hub"}
-    ),
+    **dict.fromkeys(["study", "search", "inference"], {"model", "data", "evaluation", "reporting", "training", "hub"}),
+    "benchmark": {"model", "data", "evaluation", "reporting", "training", "inference"},
     "hub": set(),
 }
 ANYWHERE = {"errors", "names", "__init__"}

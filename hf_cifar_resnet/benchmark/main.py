@@ -11,10 +11,10 @@ import sys
 from ..errors import UserError, reports_user_errors
 from ..reporting import records
 from ..training.arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
+from .inference import BATCH_SIZES, ENGINES
 
 KINDS = ("input", "step", "inference", "startup")
 REPEATS = {"input": 9, "step": 20, "inference": 9, "startup": 5}
-ENGINES = ("eager", "channels_last", "compiled")
 
 
 @reports_user_errors
@@ -38,18 +38,19 @@ def _parse(argv, prog):
     parser.add_argument("kind", choices=KINDS, help="what to measure")
     parser.add_argument("--repeats", type=int, help=f"turns of each way; {REPEATS} if not given")
     parser.add_argument("--steps", type=int, default=20, help="step: timed steps in a turn")
+    parser.add_argument("--profile", action="store_true", help="step: also print what its time is made of")
     parser.add_argument(
-        "--profile", action="store_true", help="step: also print what the time of some steps is made of"
+        "--engines", nargs="+", default=list(ENGINES), choices=ENGINES, help="inference: what runs the model"
     )
-    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES, help="inference: what runs the model")
-    parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 32, 256], help="inference: images at once")
+    sizes = f"images at once; step: the training batch, inference: {BATCH_SIZES}, if not given"
+    parser.add_argument("--batch_sizes", nargs="+", type=int, help=sizes)
     parser.add_argument("--json", metavar="FILE", help="also write all figures there")
     recipe = [] if any(word.split("=")[0] == "--config" for word in argv) else ["--config", "quickstart"]
     *parsed, options = parser.parse([*argv, *recipe])
     for name in ("repeats", "steps"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    if min(options.batch_sizes) < 1:
+    if options.batch_sizes and min(options.batch_sizes) < 1:
         raise UserError(f"--batch_sizes must be at least 1, got {min(options.batch_sizes)}")
     options.repeats = options.repeats or REPEATS[options.kind]
     return options, parsed
@@ -92,29 +93,41 @@ def _input(options, model_args, data_args, args):
 
 
 def _step(options, model_args, data_args, args):
+    from ..training.run import load_data, quieten_libraries
+
+    quieten_libraries(args)
+    data = load_data(data_args, args.seed)
+    found = {}
+    for batch_size in options.batch_sizes or [args.per_device_train_batch_size]:
+        print(f"batch {batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
+        args.per_device_train_batch_size = batch_size
+        found[str(batch_size)] = _steps_of(options, model_args, data, args)
+    return {"batch_sizes": found}
+
+
+def _steps_of(options, model_args, data, args):
     import tempfile
 
     from transformers import set_seed
 
-    from ..training.run import load_data, quieten_libraries
     from ..training.starting_point import build_model
     from . import ceilings, step
 
-    quieten_libraries(args)
     set_seed(args.seed)
-    data = load_data(data_args, args.seed)
     model = build_model(model_args, data)
     with tempfile.TemporaryDirectory() as args.output_dir:
-        rates, waiting, profile = step.measure(model, args, data, options.repeats, options.steps, options.profile)
-    found = _told(rates, (step.BARE, step.SYNTHETIC), "images/s") | {"data_wait": waiting}
-    print(f"our Trainer spent {waiting:.1%} of its time waiting for data")
+        rates, waiting, profile = step.measure(model, args, data.train, options.repeats, options.steps, options.profile)
+    found = _told(rates, (step.BARE, step.SYNTHETIC), "images/s")
+    speed = found["rates"][step.OURS]["median"]
+    found |= {"data_wait": waiting, "minutes_for_50_epochs": 50 * step.EPOCH / speed / 60, "profile": profile}
+    print(
+        f"our Trainer waited for data {waiting:.1%} of its time; 50 epochs of {step.EPOCH:,} images would take it "
+        f"{found['minutes_for_50_epochs']:,.1f} minutes"
+    )
     if args.device.type == "cuda":
-        speed = found["rates"][step.OURS]["median"]
-        found["ceilings"] = ceilings.shares(model, args, data.image_size, speed)
-        for name, value in found["ceilings"].items():
-            print(f"{name:<24} {value:.3g}")
+        found["ceilings"] = ceilings.shares(build_model(model_args, data), args, data.image_size, speed)
+        print("\n".join(f"{name:<24} {value:.3g}" for name, value in found["ceilings"].items()))
     if profile:
-        found["profile"] = profile
         print(profile)
     return found
 
@@ -127,7 +140,8 @@ def _inference(options, model_args, data_args, args):
     quieten_libraries(args)
     data = load_data(data_args, args.seed)
     model, found = build_model(model_args, data), {}
-    ways = inference.ways(model, data.image_size, args, options.engines, options.batch_sizes)
+    sizes = options.batch_sizes or BATCH_SIZES
+    ways = inference.ways(model, data.image_size, args, options.engines, sizes)
     for batch_size, engines in ways.items():
         print(f"batch {batch_size}")
         rates = timing.take_turns(engines, options.repeats)

@@ -5,16 +5,19 @@ import copy
 import itertools
 import time
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from ..data.dataset import EpochSampler, collate
+from ..data.dataset import EpochSampler, ImageDataset, collate
+from ..training.callbacks import EpochLineCallback
 from ..training.trainer import CifarTrainer
 
+EPOCH = 50_000  # images: CIFAR-100's; a small dataset is repeated, so that its epochs do not end every few steps
 OURS, BARE, SYNTHETIC = "our Trainer", "bare loop", "synthetic data"
 
 
-def measure(model, args, data, windows, steps, profile=False):
+def measure(model, args, dataset, windows, steps, profile=False):
     """
     Trains with all three in turns, in one process: a window of the Trainer's steps, one of a bare loop with the same
     data, optimizer and settings, one of the bare loop on a single batch that lies on the device.
@@ -31,19 +34,28 @@ def measure(model, args, data, windows, steps, profile=False):
     args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
     args.eval_strategy = args.save_strategy = "no"
     args.logging_strategy, args.load_best_model_at_end = "epoch", False
+    args.dataloader_drop_last = True
+    dataset = as_long_as_an_epoch(dataset)
     # Copied before the Trainer compiles or wraps it.
     copies = [copy.deepcopy(model) for _ in range(2)]
-    trainer = WatchedTrainer(model=model, args=args, train_dataset=data.train, eval_dataset=data.test)
+    trainer = WatchedTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
     rivals = {
-        BARE: BareLoop(copies[0], args, endless_batches(data.train, args)),
-        SYNTHETIC: BareLoop(copies[1], args, synthetic_batches(data.train, args)),
+        BARE: BareLoop(copies[0], args, endless_batches(dataset, args)),
+        SYNTHETIC: BareLoop(copies[1], args, synthetic_batches(dataset, args)),
     }
     turns = Turns(trainer, rivals, settle, steps, windows)
+    trainer.remove_callback(EpochLineCallback)
     trainer.add_callback(turns)
     trainer.train()
     images = steps * args.per_device_train_batch_size
     rates = {name: [images / seconds for seconds in times] for name, times in turns.seconds.items()}
     return rates, turns.waited / sum(turns.seconds[OURS]), turns.profile
+
+
+def as_long_as_an_epoch(dataset):
+    """The dataset, repeated to at least `EPOCH` images."""
+    indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
+    return ImageDataset(dataset.images[indices], dataset.labels[indices], dataset.mean, dataset.std, dataset.augmenter)
 
 
 class WatchedTrainer(CifarTrainer):

@@ -74,14 +74,15 @@ def table(rates, ratios_to, unit):
         row = [name, _number(told["median"]), f"{_number(low)} to {_number(high)}"]
         for ratios in ratios_to.values():
             found = ratios.get(name)
-            row.append(
-                "1" if found is None else "{:.3g} ({:.3g} to {:.3g})".format(found["median"], *found["interval"])
-            )
+            row.append("1" if found is None else _interval(found["median"], *found["interval"]))
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _interval(median, low, high):
+    return f"{median:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _number(value):

@@ -5,6 +5,7 @@ import pytest
 from hf_cifar_resnet.training import describe
 from hf_cifar_resnet.training.arguments import parse_arguments
 from hf_cifar_resnet.training.run import load_data
+from hf_cifar_resnet.training.starting_point import build_model
 
 SMALL = "--use_cpu --config quickstart --max_train_samples 200 --max_eval_samples 100 --output_dir nowhere"
 
