@@ -101,7 +101,7 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
         (["--vary", "weight_dekay=1"], "did you mean --weight_decay?"),
         (["--without", "ema_decay=0"], "PART:NAME=VALUE"),
         (["--without", "the ema:ema_decay=0"], "PART:NAME=VALUE"),
-        (["--without", "ema:ema_dekay=0"], "cosine-without-ema-seed42: unknown argument --ema_dekay"),
+        (["--without", "ema:ema_dekay=0"], "constant-without-ema-seed42: unknown argument --ema_dekay"),
         (["--seed", "3"], "decided by the study"),
         (["--report", "nowhere"], "no finished run"),
         (["--seeds", "x"], "invalid int value"),
