@@ -4,6 +4,8 @@ import copy
 
 import torch
 
+from ..inference.runtimes import RUNTIMES
+
 BATCH_SIZES = (1, 32, 256)
 
 
@@ -20,9 +22,23 @@ def _compiled(model, pixels):
     return _eager(compiled, pixels.to(memory_format=torch.channels_last))
 
 
+def _runtime(name):
+    """One of `inference.runtimes`, which take arrays on the CPU."""
+
+    def engine(model, pixels):
+        predict, batch = RUNTIMES[name](model.cpu(), pixels.shape[-1]), pixels.cpu().numpy()
+        return lambda: torch.from_numpy(predict(batch))
+
+    return engine
+
+
 # From a model in evaluation mode and `pixel_values` on its device to a function that predicts them, logits
-# (batch, num_labels). Whatever else runs a model adds itself here.
-ENGINES = {"eager": _eager, "channels_last": _channels_last, "compiled": _compiled}
+# (batch, num_labels).
+ENGINES = {name: _runtime(name) for name in RUNTIMES} | {
+    "eager": _eager,
+    "channels_last": _channels_last,
+    "compiled": _compiled,
+}
 
 
 def ways(model, image_size, args, engines, batch_sizes=BATCH_SIZES):
