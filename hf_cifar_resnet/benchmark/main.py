@@ -94,10 +94,13 @@ def _input(options, model_args, data_args, args):
 
 def _step(options, model_args, data_args, args):
     from ..training.run import load_data, quieten_libraries
+    from . import step
 
     quieten_libraries(args)
     data = load_data(data_args, args.seed)
     found = {}
+    if max(options.batch_sizes or [1]) > step.EPOCH:
+        raise UserError(f"--batch_sizes must be at most {step.EPOCH}, got {max(options.batch_sizes)}")
     for batch_size in options.batch_sizes or [args.per_device_train_batch_size]:
         print(f"batch {batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
         args.per_device_train_batch_size = batch_size

@@ -32,9 +32,7 @@ def ways():
 
 
 def take_turns(ways, repeats):
-    """dict of lists of seconds: each way once, then all again; one turn more that is not counted comes first."""
-    for work in ways.values():
-        work()
+    """dict of lists of seconds: each way once, then all again."""
     seconds = {name: [] for name in ways}
     for _ in range(repeats):
         for name, work in ways.items():
