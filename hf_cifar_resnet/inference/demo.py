@@ -16,7 +16,6 @@ from ..training.checkpoint import load_checkpoint
 from ..training.recorded import load_data_for, parse_with_record
 
 NUM_EXAMPLES = 8
-EXAMPLE_SIZE = 128
 # Beside gradio, what the Space's page imports.
 SPACE_REQUIREMENTS = ("torch", "torchvision", "transformers", "numpy", "pillow")
 APP = '''"""Shows what the model {checkpoint} makes of an image."""
@@ -59,7 +58,7 @@ def main(argv=None, prog=None):
         raise UserError("gradio is not installed: pip install 'hf-cifar-resnet[demo]'") from error
     model, processor = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
-        examples = options.examples or _write_examples(options.checkpoint, data_args, model, processor, scratch)
+        examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
         title = f"{Path(options.checkpoint).name} in {model.config.num_labels} classes"
         if options.space is not None:
             write_space(options.space_folder, options.checkpoint, title, examples)
@@ -110,7 +109,7 @@ def _push(options):
     return pushed.url
 
 
-def _write_examples(name, data_args, model, processor, folder):
+def write_examples(name, data_args, model, processor, folder):
     """Test images of different classes as PNG files; none where the data cannot be had, which is said."""
     try:
         data = load_data_for(name, data_args, model, processor)
@@ -123,9 +122,8 @@ def _write_examples(name, data_args, model, processor, folder):
     for number, index in enumerate(chosen):
         label = data.label_names[int(data.test.labels[index])]
         paths.append(Path(folder, f"{number}-{''.join(c if c.isalnum() else '_' for c in label)}.png"))
-        # Enlarged, so that the thumbnails can be told.
-        image = Image.fromarray(data.test.images[index])
-        image.resize((EXAMPLE_SIZE, EXAMPLE_SIZE), Image.Resampling.NEAREST).save(paths[-1])
+        # As small as they are: the model would see an enlarged one blurred.
+        Image.fromarray(data.test.images[index]).save(paths[-1])
     return paths
 
 

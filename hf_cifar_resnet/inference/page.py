@@ -114,12 +114,21 @@ def build(model, processor, title, examples=()):
             with gr.Column():
                 label = gr.Label(num_top_classes=TOP_K, label="Labels")
                 with gr.Row():
-                    seen = gr.Image(label=f"What it sees ({size}x{size})", interactive=False, buttons=[])
-                    where = gr.Image(label="Where (red: for, blue: against)", interactive=False, buttons=[])
+                    seen, where = (
+                        _picture(f"What it sees: {size}x{size} pixels"),
+                        _picture("Where it looks (red: for, blue: against)"),
+                    )
         image.change(answer, image, [label, seen, where], show_progress="hidden")
         if examples:
             gr.Examples([[str(path)] for path in examples], image, cache_examples=False, preload=False)
     return page
+
+
+def _picture(caption):
+    """A picture with its caption above it, not over it."""
+    with gr.Column(min_width=120):
+        gr.Markdown(caption)
+        return gr.Image(show_label=False, interactive=False, buttons=[])
 
 
 def _friendly(preprocess):

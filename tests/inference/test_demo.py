@@ -67,6 +67,29 @@ def test_the_overlay_marks_for_and_against():
     assert (page.overlay(seen, np.zeros((2, 2))) == 100).all()
 
 
+def test_examples_are_seen_as_they_are_in_the_data(finished_examples):
+    """The model answers for an example what it answers for the test image."""
+    images, paths = finished_examples
+    assert len(paths) == 8
+    for path in paths:
+        with Image.open(path) as image:
+            assert any((np.asarray(image) == other).all() for other in images)
+
+
+@pytest.fixture
+def finished_examples(tmp_path):
+    from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
+    from hf_cifar_resnet.inference.demo import write_examples
+    from hf_cifar_resnet.training.arguments import DataArguments
+
+    given = {"dataset_name": "shapes100", "max_train_samples": 100, "max_eval_samples": 100, "augmentation": "none"}
+    data = load_splits(**given)
+    shape = {"block": "basic", "stage_depths": [1], "stage_widths": [8]}
+    model = CifarResNetForImageClassification(CifarResNetConfig(**shape, id2label=data.id2label))
+    paths = write_examples("model", DataArguments(**given), model, data.image_processor(), tmp_path)
+    return data.test.images, paths
+
+
 # In the browser
 
 
