@@ -7,6 +7,8 @@ import torch
 from ..inference.runtimes import RUNTIMES
 
 BATCH_SIZES = (1, 32, 256)
+# The others need the extra `export`, or more.
+DEFAULT_ENGINES = ("eager", "channels_last", "compiled")
 
 
 def _eager(model, pixels):

@@ -11,7 +11,7 @@ import sys
 from ..errors import UserError, reports_user_errors
 from ..reporting import records
 from ..training.arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
-from .inference import BATCH_SIZES, ENGINES
+from .inference import BATCH_SIZES, DEFAULT_ENGINES, ENGINES
 
 KINDS = ("input", "step", "inference", "startup")
 REPEATS = {"input": 9, "step": 20, "inference": 9, "startup": 5}
@@ -40,7 +40,7 @@ def _parse(argv, prog):
     parser.add_argument("--steps", type=int, default=20, help="step: timed steps in a turn")
     parser.add_argument("--profile", action="store_true", help="step: also print what its time is made of")
     parser.add_argument(
-        "--engines", nargs="+", default=list(ENGINES), choices=ENGINES, help="inference: what runs the model"
+        "--engines", nargs="+", default=DEFAULT_ENGINES, choices=ENGINES, help="inference: what runs the model"
     )
     sizes = f"images at once; step: the training batch, inference: {BATCH_SIZES}, if not given"
     parser.add_argument("--batch_sizes", nargs="+", type=int, help=sizes)
