@@ -250,7 +250,7 @@ def reading_of_parts(groups):
         said.append(f"The seeds support a difference for {listed}.")
     open_ones = [f"{changes[name]})" for name in wholes if name not in clear]
     if open_ones:
-        said.append(f"They do not for {', '.join(open_ones)}.")
+        said.append(f"The seeds do not support a difference for {', '.join(open_ones)}.")
     said.append("(Welch's t-test, Holm-corrected, 5%.)")
     return " ".join(said)
 

@@ -40,8 +40,8 @@ def shown(scores):
 
 
 def test_start_block(finished):
-    told = dict(line.split(maxsplit=1) for line in finished.lines[:7])
-    assert list(told) == ["Dataset", "Model", "Training", "Schedule", "Precision", "Device", "Output"]
+    told = dict(line.split(maxsplit=1) for line in finished.lines[:8])
+    assert list(told) == ["Dataset", "Model", "Training", "Schedule", "Methods", "Precision", "Device", "Output"]
     assert told["Dataset"].startswith("shapes100: 400 train, 200 validation, 200 test; 100 classes")
     assert told["Training"].startswith("6 steps, global batch 32 (processes x per device x accumulation: 1 x 32 x 1)")
     assert told["Output"] == str(finished.folder)
@@ -56,8 +56,8 @@ def test_end_lines(finished):
 
 
 def test_one_line_an_evaluation(finished):
-    # Seven lines before and three after.
-    assert [line.split()[0] for line in finished.lines[7:-3]] == ["epoch"]
+    # Eight lines before and three after.
+    assert [line.split()[0] for line in finished.lines[8:-3]] == ["epoch"]
 
 
 # What is written

@@ -33,7 +33,7 @@ def test_only_differences_that_the_seeds_support_are_claimed():
             "cosine, without mixing": runs("mixing", 0.52, 0.48, 0.54),
         }
     )
-    claimed, open_ones = text.split("They do not for")
+    claimed, open_ones = text.split("The seeds do not support a difference for")
     assert "The whole: cosine with 50.00 ± 0.10% (n = 3)" in claimed
     assert "without ema (-10.00 points, p = " in claimed and "mixing" not in claimed
     assert "without mixing (+1.33 points)" in open_ones and "ema" not in open_ones
