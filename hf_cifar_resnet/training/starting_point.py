@@ -10,8 +10,8 @@ from .. import hub
 from ..errors import UserError
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
-# What may differ from the checkpoint's: it has no weights.
-_FREE = ("dropout",)
+# What may differ from the checkpoint's: these have no weights.
+_FREE = ("dropout", "drop_path_rate")
 
 
 def load_start(model_args, data_args):
