@@ -8,6 +8,7 @@ from . import __version__
 COMMANDS = {
     "train": ("training.run", "train a model; the same program as train.py"),
     "schedules": ("training.draw_schedules", "draw every learning-rate schedule, without training"),
+    "preview": ("training.preview", "draw training images before and after augmentation"),
     "find-lr": ("training.find_lr", "find a learning rate by a range test"),
     "study": ("study", "compare schedules over seeds"),
     "search": ("search", "search hyper-parameters with Optuna"),
@@ -16,6 +17,7 @@ COMMANDS = {
     "predict": ("inference.predict", "label images"),
     "export": ("inference.export", "write a checkpoint as ONNX or torch.export"),
     "demo": ("inference.demo", "show a model in the browser, or write its Hugging Face Space"),
+    "benchmark": ("benchmark.main", "measure where the time goes on this machine"),
 }
 
 

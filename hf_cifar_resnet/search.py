@@ -5,7 +5,8 @@ from pathlib import Path
 from .errors import UserError, reports_user_errors
 from .reporting import records
 from .training.arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
-from .training.run import build_model, build_trainer, check_metric, load_data, quieten_libraries
+from .training.run import build_trainer, check_metric, load_data, quieten_libraries
+from .training.starting_point import build_model
 
 BEST_JSON = "search.json"
 # What can change from trial to trial: the Trainer sets it after the arguments were checked and divided over devices.

@@ -2,6 +2,10 @@
 Which learning-rate schedule? Every schedule with every seed, each an ordinary training run in a folder of its own.
 
 hf-cifar-resnet study --schedules constant cosine one_cycle --seeds 42 43 44 --config quickstart
+
+Or: what does each part of a recipe bring? The recipe as it is, and without each of its parts:
+
+hf-cifar-resnet study --config strong --schedules cosine --without ema:ema_decay=0 --seeds 42 43 44
 """
 
 import argparse
@@ -59,7 +63,7 @@ def main(argv=None, prog=None):
         print(tables.write_report(options.report, options.targets))
         return
     folder = Path(options.output_dir)
-    runs = plan(folder, options.schedules, options.seeds, options.vary)
+    runs = plan(folder, options.schedules, options.seeds, options.vary, options.without)
     check(runs, common)
     remember(folder, options, common)
     # So that `finally` ends the run at hand, and what it saved can be gone on from.
@@ -87,6 +91,10 @@ def _parse(argv, prog):
     parser.add_argument(
         "--vary", action="append", default=[], metavar="NAME=A,B", help="also vary this argument of train; repeatable"
     )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="PART:NAME=VALUE,...",
+        help="also run with these arguments instead, which leave a part out; repeatable",
+    )  # fmt: skip
     parser.add_argument("--output_dir", default="studies/schedules", help="the folder of the study")
     parser.add_argument(
         "--targets", nargs="+", type=float, metavar="ACCURACY", help="accuracies, 0 to 1, to report the time to"
@@ -96,6 +104,7 @@ def _parse(argv, prog):
     )
     options, common = parser.parse_known_args(argv)
     options.vary = dict(_parse_vary(text) for text in options.vary)
+    options.without = dict(_parse_without(text) for text in options.without)
     return options, common
 
 
@@ -110,16 +119,24 @@ def _parse_vary(text):
     return name.lstrip("-").replace("-", "_"), values.split(",")
 
 
-def plan(folder, schedule_names, seeds, vary):
-    """The runs of a study, seed by seed, so that a study that is cut off compares all schedules on what it has."""
+def _parse_without(text):
+    part, _, settings = text.partition(":")
+    settings = [setting.partition("=") for setting in settings.split(",")]
+    if not part.replace("_", "").isalnum() or not all(name and value for name, _, value in settings):
+        raise UserError(f"--without {text}: write it as PART:NAME=VALUE,NAME=VALUE, where PART is one word")
+    return part, {name.lstrip("-").replace("-", "_"): value for name, _, value in settings}
+
+
+def plan(folder, schedule_names, seeds, vary, without=None):
+    """The runs of a study, seed by seed, so that a study that is cut off compares all variants on what it has."""
     runs = []
+    left_out = {"": {}} | {f"{tables.WITHOUT}{part}": settings for part, settings in (without or {}).items()}
     for seed in dict.fromkeys(seeds):
-        for schedule, *values in itertools.product(dict.fromkeys(schedule_names), *vary.values()):
+        for schedule, part, *values in itertools.product(dict.fromkeys(schedule_names), left_out, *vary.values()):
             varied = dict(zip(vary, values, strict=True))
-            name = "-".join([schedule, *(f"{key}={value}" for key, value in varied.items()), f"seed{seed}"])
-            runs.append(
-                Run(folder / name.replace(os.sep, "_"), {"lr_scheduler_type": schedule, **varied, "seed": seed})
-            )
+            name = "-".join([schedule + part, *(f"{key}={value}" for key, value in varied.items()), f"seed{seed}"])
+            settings = {"lr_scheduler_type": schedule, **varied, **left_out[part], "seed": seed}
+            runs.append(Run(folder / name.replace(os.sep, "_"), settings))
     return runs
 
 
@@ -138,17 +155,20 @@ def check(runs, common):
 def remember(folder, options, common):
     """Writes what the study is; refuses to mix runs of different settings in one folder."""
     path = folder / STUDY_JSON
-    vary = sorted(options.vary)
+    vary, without = sorted(options.vary), dict(options.without)
     if path.is_file():
         before = records.read_json(path)
-        if (before["arguments"], before["varied"]) != (common, vary):
+        known = before.get("without", {})
+        without = known | without
+        changed = [part for part in known if without[part] != known[part]]
+        if (before["arguments"], before["varied"]) != (common, vary) or changed:
             raise UserError(
                 f"{folder} holds a study with other arguments ({shlex.join(before['arguments'])}): "
                 "choose another --output_dir"
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        records.write_json({"arguments": common, "varied": vary}, path)
+        records.write_json({"arguments": common, "varied": vary, "without": without}, path)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be written: {error.strerror or error}") from error
 

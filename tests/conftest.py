@@ -9,6 +9,8 @@ CACHE = tempfile.mkdtemp(prefix="hf-cifar-resnet-tests-")
 os.environ["HF_HOME"] = CACHE
 for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
     os.environ.pop(name, None)
+# Several processes test at once, and threads that wait for each other would make all of them slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_DISABLE_XET"] = "1"  # the Hub of the tests speaks plain LFS
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

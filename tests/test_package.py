@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ MAY_IMPORT = {
     "reporting": {"model", "data", "evaluation"},
     "training": {"model", "data", "evaluation", "reporting", "hub"},
     **dict.fromkeys(["study", "search", "inference"], {"model", "data", "evaluation", "reporting", "training", "hub"}),
+    "benchmark": {"model", "data", "evaluation", "reporting", "training", "inference"},
     "hub": set(),
 }
-ANYWHERE = {"errors", "__init__"}
+ANYWHERE = {"errors", "names", "__init__"}
 
 
 def room(module):
@@ -81,6 +83,32 @@ def test_costs_nothing_until_it_is_used(code):
     assert loaded.splitlines()[-1] == "LOADED"
 
 
+@pytest.mark.parametrize("arguments", ["--help", "--learning_rat 1"])
+def test_training_loads_nothing_of_its_own_before_it_knows_its_arguments(arguments):
+    code = f"""
+        import sys
+        from hf_cifar_resnet import cli
+        late = {{"albumentations", "datasets", "evaluate", "matplotlib", "hf_cifar_resnet.model"}}
+        try:
+            cli.main(["train", *{arguments!r}.split()])
+        except SystemExit:
+            print("LOADED", *(late & sys.modules.keys()))
+    """
+    assert run_python(textwrap.dedent(code)).splitlines()[-1] == "LOADED"
+
+
+def test_what_the_command_line_lists_is_what_there_is():
+    from hf_cifar_resnet import names
+    from hf_cifar_resnet.data.policies import POLICIES
+    from hf_cifar_resnet.data.sources import BUILT_IN
+    from hf_cifar_resnet.model import configuration_cifar_resnet as configuration
+
+    assert tuple(POLICIES) == names.AUGMENTATIONS
+    assert tuple(BUILT_IN) == names.BUILT_IN_DATASETS
+    assert tuple(configuration.STANDARD_DEPTHS) == names.DEPTHS
+    assert (configuration.BLOCKS, configuration.STEMS) == (names.BLOCKS, names.STEMS)
+
+
 def test_command_line_help_lists_the_commands():
     shown = run_python("from hf_cifar_resnet import cli; cli.main(['--help'])")
     assert all(f"\n  {name}" in shown for name in COMMANDS)
@@ -129,8 +157,9 @@ def test_imports_go_one_way(module):
     assert imported_rooms(module) <= allowed
 
 
-def test_errors_import_nothing_of_ours():
-    assert imported_rooms(Path("errors.py")) == set()
+@pytest.mark.parametrize("module", ["errors.py", "names.py"])
+def test_leaves_import_nothing_of_ours(module):
+    assert imported_rooms(Path(module)) == set()
 
 
 def test_import_checker_sees_every_form_of_import(tmp_path, monkeypatch):

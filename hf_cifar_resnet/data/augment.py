@@ -1,80 +1,10 @@
-"""Named Albumentations policies, and randomness that depends on (seed, epoch, sample index) alone."""
+"""Albumentations, with randomness that depends on (seed, epoch, sample index) alone."""
 
-import os
 import random
-import warnings
 
+import albumentations as A
 import numpy as np
-
-# Albumentations asks a package index for updates when imported, unless told otherwise.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A  # noqa: E402
-import cv2  # noqa: E402
-
-# OpenCV would start threads of its own in every worker.
-cv2.setNumThreads(0)
-
-PADDING = 4
-# Brightness, contrast, saturation, hue: mild enough to keep every colour its name. Albumentations' default hue of
-# 0.5 turns any colour into any other.
-COLOR_JITTER = (0.2, 0.2, 0.2, 0.02)
-
-
-def _crop_and_flip(size):
-    """The usual CIFAR augmentation (He et al. 2015, section 4.2): 4 black pixels on each side, crop, flip."""
-    return [A.Pad(padding=PADDING, fill=0), A.RandomCrop(size, size), A.HorizontalFlip(p=0.5)]
-
-
-def _seed(size, color_jitter):
-    brightness, contrast, saturation, hue = color_jitter
-    jitter = A.ColorJitter(
-        brightness=(1 - brightness, 1 + brightness),
-        contrast=(1 - contrast, 1 + contrast),
-        saturation=(1 - saturation, 1 + saturation),
-        hue=(-hue, hue),
-        p=1.0,
-    )
-    return [*_crop_and_flip(size), jitter]
-
-
-def _notebook(size, color_jitter):
-    """What the notebook meant: its own argument names were ignored by Albumentations, so strengths are ours."""
-    hole = (size // 4, size // 4)
-    dropout = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=hole, hole_width_range=hole, fill=0, p=1.0)
-    return [*_crop_and_flip(size), A.OneOf([dropout, A.GaussNoise(std_range=(0.02, 0.08), p=1.0)], p=0.5)]
-
-
-def _none(size, color_jitter):
-    return []
-
-
-POLICIES = {"seed": _seed, "notebook": _notebook, "none": _none}
-
-
-def build_policy(name, image_size=32, color_jitter=COLOR_JITTER):
-    """
-    The transforms of a policy, uint8 image to uint8 image of the same size.
-
-    Args:
-        name (`str`): one of `POLICIES`.
-        image_size (`int`): height and width in pixels.
-        color_jitter (four floats): strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5); used by
-            policy `seed`.
-
-    Raises:
-        ValueError: for an unknown name, or an argument that Albumentations does not accept.
-    """
-    if name not in POLICIES:
-        raise ValueError(f"unknown augmentation policy {name!r}: choose one of {', '.join(POLICIES)}")
-    if len(color_jitter) != 4 or not all(0 <= s <= 1 for s in color_jitter) or color_jitter[3] > 0.5:
-        raise ValueError(f"color_jitter needs four strengths, 0 to 1 and hue 0 to 0.5, got {list(color_jitter)}")
-    with warnings.catch_warnings():
-        # Albumentations only warns about arguments it does not know, and then uses its defaults.
-        warnings.simplefilter("error", UserWarning)
-        try:
-            return A.Compose(POLICIES[name](image_size, color_jitter))
-        except UserWarning as warning:
-            raise ValueError(f"augmentation policy {name!r}: {warning}") from None
+from albumentations.core.transforms_interface import BasicTransform
 
 
 class Augmenter:
@@ -83,6 +13,10 @@ class Augmenter:
 
     Albumentations ignores the global seeds, and its own would be the same in every worker and every epoch. Here all
     transforms share one counter-based generator (Philox, Salmon et al. 2011), set anew for each image.
+
+    Args:
+        policy (`A.Compose`): uint8 image to uint8 image of the same size.
+        seed (`int`): 0 to 2**32 - 1.
     """
 
     def __init__(self, policy, seed=0):
@@ -91,20 +25,48 @@ class Augmenter:
         self._bits = np.random.Philox()
         self._generator = np.random.Generator(self._bits)
         self._py_random = random.Random()
+        self._state = self._bits.state | {"buffer_pos": 4, "has_uint32": 0}
         policy.set_random_state(self._generator, self._py_random)
+        self._steps = [(step, _is_plain(step)) for step in policy.transforms] if _only_images(policy) else None
 
     def __call__(self, image, epoch, index):
-        """`image`: uint8 (height, width, 3). Returns an augmented copy of the same shape."""
-        self._bits.state = {
-            "bit_generator": "Philox",
-            "state": {
-                "key": np.array([self.seed, epoch], dtype=np.uint64),
-                "counter": np.array([0, index, 0, 0], dtype=np.uint64),
-            },
-            "buffer": np.zeros(4, dtype=np.uint64),
-            "buffer_pos": 4,
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        self._py_random.seed(self.seed << 64 | epoch << 32 | index)
-        return self.policy(image=image)["image"]
+        """`image`: uint8 (height, width, 3), contiguous. Returns an augmented image of the same shape."""
+        self._reseed(epoch, index)
+        if self._steps is None:
+            return self.policy(image=image)["image"]
+        # What Compose does, without the checks that cost more than a transform of a small image.
+        if self._py_random.random() >= self.policy.p:
+            return image
+        for step, is_plain in self._steps:
+            image = _apply(step, image) if is_plain else step(image=image)["image"]
+        return image
+
+    def _reseed(self, epoch, index):
+        state = self._state["state"]
+        state["key"][:] = self.seed, epoch
+        state["counter"][:] = 0, index, 0, 0
+        self._bits.state = self._state
+        # The leading 1 gives all seeds one length: of different lengths, some seeds make the same stream.
+        self._py_random.seed(1 << 96 | self.seed << 64 | epoch << 32 | index)
+
+
+def _only_images(policy):
+    """Whether a Compose adds nothing to the sequence of its transforms when it is given an image alone."""
+    return type(policy) is A.Compose and not policy.processors and not policy.save_applied_params
+
+
+def _is_plain(transform):
+    """Whether [`_apply`] is all that a transform does: it is no group, and overrides nothing around `apply`."""
+    return isinstance(transform, BasicTransform) and all(
+        getattr(type(transform), name) is getattr(BasicTransform, name)
+        for name in ("__call__", "apply_with_params", "should_apply", "update_transform_params")
+    )
+
+
+def _apply(transform, image):
+    if transform.p < 1 and not transform.should_apply():
+        return image
+    data = {"image": image}
+    params = transform.update_transform_params(transform.get_params(), data)
+    params |= transform.get_params_dependent_on_data(params, data)
+    return np.ascontiguousarray(transform.targets["image"](image, **params))

@@ -8,12 +8,13 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
-from .augment import COLOR_JITTER, Augmenter, build_policy
-from .dataset import IMAGE_SIZE, ImageDataset, channel_statistics, decode
+from ..names import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
+from .augment import Augmenter
+from .dataset import ImageDataset, channel_statistics, decode
+from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100
 
-DEFAULT_DATASET = "uoft-cs/cifar100"
 BUILT_IN = {"shapes100": shapes100}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
@@ -75,6 +76,7 @@ def load_splits(
     image_std=None,
     augmentation="seed",
     color_jitter=COLOR_JITTER,
+    random_erasing=0.0,
     seed=42,
 ):
     """
@@ -88,7 +90,7 @@ def load_splits(
         max_train_samples, max_eval_samples (`int`, *optional*): stratified slices of the training, and of the
             validation and test images.
         image_mean, image_std (three floats, *optional*): computed from the training images by default.
-        augmentation (`str`), color_jitter: see [`~hf_cifar_resnet.data.augment.build_policy`].
+        augmentation (`str`), color_jitter, random_erasing: see [`~hf_cifar_resnet.data.policies.build_policy`].
         seed (`int`): of the augmentation.
 
     Returns:
@@ -100,7 +102,7 @@ def load_splits(
     if (image_mean is None) != (image_std is None):
         raise UserError("give both --image_mean and --image_std, or neither")
     try:
-        policy = build_policy(augmentation, image_size, color_jitter)
+        policy = build_policy(augmentation, image_size, color_jitter, random_erasing)
     except ValueError as error:
         raise UserError(str(error)) from error
     raw = load_raw(dataset_name, dataset_config_name, dataset_revision)

@@ -35,6 +35,9 @@ class CifarResNetConfig(PreTrainedConfig):
         stem (`str`, defaults to `"cifar"`): `"cifar"` is a 3x3 convolution of stride 1 without max-pool (section 4.2
             of the paper); `"imagenet"` the 7x7 convolution of stride 2 with max-pool (its table 1).
         dropout (`float`, defaults to 0.0): probability of zeroing each pooled feature before the classifier.
+        drop_path_rate (`float`, defaults to 0.0): in training, probability of dropping the last block's residual
+            branch for an image; it rises linearly over the blocks from 0 at the stem (Huang et al. 2016,
+            https://arxiv.org/abs/1603.09382).
         zero_init_residual (`bool`, defaults to `False`): start every block's last BatchNorm weight at 0, so that each
             block starts as the identity (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
         num_channels (`int`, defaults to 3): channels of the images.
@@ -54,6 +57,7 @@ class CifarResNetConfig(PreTrainedConfig):
     stage_widths: list[int] | None = None
     stem: str = "cifar"
     dropout: float = 0.0
+    drop_path_rate: float = 0.0
     zero_init_residual: bool = False
     num_channels: int = 3
     format_version: int = FORMAT_VERSION
@@ -119,8 +123,10 @@ class CifarResNetConfig(PreTrainedConfig):
                 "stage_depths and stage_widths must have the same length, "
                 f"got {self.stage_depths} and {self.stage_widths}"
             )
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        for name in ("dropout", "drop_path_rate"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
         if not self.calibration_temperature > 0:
             raise ValueError(f"calibration_temperature must be above 0, got {self.calibration_temperature!r}")
         if not _is_positive_int(self.num_channels):

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import (
 
 from .configuration_cifar_resnet import STANDARD_WIDTHS, CifarResNetConfig
 
-BLOCK_CLASSES = {"basic": BasicBlock, "bottleneck": Bottleneck}
+TORCHVISION_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 def classification_loss(logits, labels, label_smoothing=0.0):
@@ -29,6 +29,37 @@ def classification_loss(logits, labels, label_smoothing=0.0):
             https://arxiv.org/abs/1512.00567, section 7).
     """
     return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+
+
+class DropPathBlock:
+    """
+    Over a torchvision block: in training, each image's residual branch is dropped with probability `drop_path`, and
+    the others' are scaled so that the expectation stays.
+    """
+
+    drop_path = 0.0
+
+    def forward(self, hidden):
+        shortcut = hidden if self.downsample is None else self.downsample(hidden)
+        branch = self.branch(hidden)
+        if self.training and self.drop_path > 0:
+            kept = branch.new_empty(len(branch), 1, 1, 1).bernoulli_(1 - self.drop_path)
+            branch = branch * kept / (1 - self.drop_path)
+        branch += shortcut
+        return self.relu(branch)
+
+
+class CifarBasicBlock(DropPathBlock, BasicBlock):
+    def branch(self, hidden):
+        hidden = self.relu(self.bn1(self.conv1(hidden)))
+        return self.bn2(self.conv2(hidden))
+
+
+class CifarBottleneck(DropPathBlock, Bottleneck):
+    def branch(self, hidden):
+        hidden = self.relu(self.bn1(self.conv1(hidden)))
+        hidden = self.relu(self.bn2(self.conv2(hidden)))
+        return self.bn3(self.conv3(hidden))
 
 
 class CifarResNetBackbone(torchvision.models.ResNet):
@@ -50,7 +81,7 @@ class CifarResNetBackbone(torchvision.models.ResNet):
         self.bn1 = nn.BatchNorm2d(self.inplanes)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
-        block = BLOCK_CLASSES[config.block]
+        block = CifarBottleneck if config.block == "bottleneck" else CifarBasicBlock
         self.stage_names = [f"layer{i + 1}" for i in range(len(config.stage_depths))]
         for i, name in enumerate(self.stage_names):
             stage = self._make_layer(block, config.stage_widths[i], config.stage_depths[i], stride=1 if i == 0 else 2)
@@ -59,6 +90,9 @@ class CifarResNetBackbone(torchvision.models.ResNet):
                 last = residual_block.bn3 if config.block == "bottleneck" else residual_block.bn2
                 last.starts_at_zero = config.zero_init_residual
             self.add_module(name, stage)
+        blocks = [block for name in self.stage_names for block in getattr(self, name)]
+        for number, residual_block in enumerate(blocks, 1):
+            residual_block.drop_path = config.drop_path_rate * number / len(blocks)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.total_stride = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
         self.num_features = self.inplanes
@@ -76,7 +110,7 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
     base_model_prefix = "resnet"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _no_split_modules = ["BasicBlock", "Bottleneck"]
+    _no_split_modules = ["CifarBasicBlock", "CifarBottleneck"]
     # The loss is a mean over the batch: the Trainer has to divide it over accumulation steps and processes itself.
     accepts_loss_kwargs = False
 
@@ -213,10 +247,10 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
 
         Raises:
             ValueError: if torchvision has no such ResNet (other than four stages of 64 to 512 channels), or if there
-                is dropout, which torchvision's ResNet lacks.
+                is dropout or stochastic depth, which torchvision's ResNet lacks.
         """
-        if self.config.dropout > 0:
-            raise ValueError("torchvision's ResNet has no dropout")
+        if self.config.dropout > 0 or self.config.drop_path_rate > 0:
+            raise ValueError("torchvision's ResNet has no dropout and no stochastic depth")
         module = _build_torchvision(self.config)
         module.load_state_dict(
             {
@@ -231,7 +265,9 @@ def _build_torchvision(config):
     """torchvision's own module for a configuration, with its own initialisation."""
     if config.stage_widths != STANDARD_WIDTHS or config.num_channels != 3:
         raise ValueError("torchvision's ResNet has four stages of 64, 128, 256 and 512 channels, and RGB input")
-    module = torchvision.models.ResNet(BLOCK_CLASSES[config.block], config.stage_depths, num_classes=config.num_labels)
+    module = torchvision.models.ResNet(
+        TORCHVISION_BLOCKS[config.block], config.stage_depths, num_classes=config.num_labels
+    )
     if config.stem == "cifar":
         module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         module.maxpool = nn.Identity()

@@ -159,3 +159,22 @@ def plot_lr_range(rates, losses, smoothed, suggestion, path):
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def plot_images(names, columns, path):
+    """
+    A sheet of images, as a PNG.
+
+    Args:
+        names (list of str): of the rows.
+        columns: pairs of a title and uint8 images (rows, height, width, 3).
+    """
+    figure, axes = new_figure(len(columns), len(names), width=1.1, height=1.2)
+    for number, cell in enumerate(axes):
+        row, column = divmod(number, len(columns))
+        title, images = columns[column]
+        cell.imshow(images[row])
+        cell.set(xticks=[], yticks=[], title=title if row == 0 else "")
+        if column == 0:
+            cell.set_ylabel(names[row])
+    figure.savefig(path, dpi=120)

@@ -11,6 +11,7 @@ _TRAINING = {
     "train_accuracy": "train_accuracy",
     "learning_rate": "learning_rate",
     "images_per_second": "images_per_second",
+    "data_wait": "data_wait",
     "train_seconds": "train_seconds",
 }
 SCORES = ("loss", "top1", "top5", "superclass")
@@ -24,8 +25,8 @@ def history(log_history):
         log_history (list of dicts): the Trainer's `state.log_history`.
 
     Returns:
-        list of dicts with step, epoch, train_loss, train_accuracy, learning_rate, images_per_second, train_seconds,
-        eval_loss, eval_top1, ...; accuracies are 0 to 1.
+        list of dicts with step, epoch, train_loss, train_accuracy, learning_rate, images_per_second, data_wait (share
+        of the time), train_seconds, eval_loss, eval_top1, ...; accuracies are 0 to 1.
     """
     rows = {}
     for entry in log_history:

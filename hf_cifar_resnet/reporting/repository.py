@@ -38,10 +38,11 @@ def stage_run(run_folder, repo_id, folder):
     _publish_records(folder)
 
 
-def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows):
+def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows, weights=WEIGHTS):
     """The same of a run that still goes on: the model of a checkpoint, with the results so far."""
     folder = Path(folder)
-    for pattern in (WEIGHTS, "config.json", "preprocessor_config.json", TRAINING_ARGS_JSON, "*.py"):
+    _link([Path(checkpoint, weights)], folder, WEIGHTS)
+    for pattern in ("config.json", "preprocessor_config.json", TRAINING_ARGS_JSON, "*.py"):
         _link(Path(checkpoint).glob(pattern), folder)
     write_results(folder, _at(repo_id, run), metrics, rows)
     _publish_records(folder)
@@ -59,13 +60,13 @@ def _publish_records(folder):
             records.write_json(content, folder / name)
 
 
-def _link(files, folder):
+def _link(files, folder, name=None):
     """Costs no time for large files, and the Trainer may delete its own meanwhile."""
     for file in files:
         with contextlib.suppress(OSError):
-            os.link(file, folder / file.name)
+            os.link(file, folder / (name or file.name))
             continue
-        shutil.copy(file, folder)
+        shutil.copy(file, folder / (name or file.name))
 
 
 def _replace(path, text):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from .curves import plot_study, plot_study_final
 
 # Differences are claimed below this, after Holm's correction for the number of comparisons.
 SIGNIFICANCE = 0.05
+# In the folder's name of a study's run that leaves a part out, before the part.
+WITHOUT = "-without-"
 
 
 def write_report(folder, targets=None):
@@ -73,7 +76,15 @@ def read_run(folder):
 def variant(run, varied):
     """What is compared: the schedule, and the values of the varied arguments."""
     settings = run["run"]["arguments"] | run["run"]["data_arguments"] | run["run"]["model_arguments"]
-    return ", ".join([run["schedule"], *(f"{name} {settings.get(name)}" for name in varied)])
+    part = part_left_out(run)
+    left_out = [f"without {part}"] if part else []
+    return ", ".join([run["schedule"], *left_out, *(f"{name} {settings.get(name)}" for name in varied)])
+
+
+def part_left_out(run):
+    """The part of the recipe that this run of a study left out, or None."""
+    found = re.search(rf"{WITHOUT}(\w+)-", run["name"])
+    return found[1] if found else None
 
 
 def group(runs):
@@ -130,14 +141,15 @@ def results_markdown(groups, targets, unfinished):
         if selected_on == "test"
         else "Epochs were chosen on the validation split; test was scored once a run."
     )
+    subject = "What each part brings," if _parts(groups) else "Learning-rate schedules"
     lines = [
-        f"# Learning-rate schedules on {run['dataset']['name']}",
+        f"# {subject} on {run['dataset']['name']}",
         "",
         f"{run['model']['description']}; {run['dataset']['train']:,} training, {run['dataset']['test']:,} test images; "
         f"{first['metrics']['epochs']:g} epochs, {run['arguments']['optim']}, peak LR "
         f"{run['arguments']['learning_rate']:g}, global batch {run['arguments']['global_batch_size']}. {selection}",
         "",
-        reading(groups, selected_on),
+        reading_of_parts(groups) if _parts(groups) else reading(groups, selected_on),
         "",
         *_table(groups, targets, selected_on),
         "",
@@ -209,6 +221,36 @@ def reading(groups, selected_on="validation"):
     open_ones = [name for name in others if name not in clear]
     if open_ones:
         said.append(f"The seeds do not support a difference between it and {', '.join(open_ones)}.")
+    said.append("(Welch's t-test, Holm-corrected, 5%.)")
+    return " ".join(said)
+
+
+def _parts(groups):
+    """Of each variant that leaves a part out, the name of the whole it is compared with, where that was run."""
+    parts = {name: part_left_out(members[0]) for name, members in groups.items()}
+    wholes = {name: name.replace(f", without {part}", "") for name, part in parts.items() if part}
+    return {name: whole for name, whole in wholes.items() if whole in groups}
+
+
+def reading_of_parts(groups):
+    """One paragraph on what leaving each part out does to final test accuracy, with the claims of [`reading`]."""
+    wholes = _parts(groups)
+    said = [f"The whole: {name} with {_describe(_test_top1(groups[name]))}." for name in dict.fromkeys(wholes.values())]
+    compared = [*wholes, *wholes.values()]
+    if min(len(groups[name]) for name in compared) < 2:
+        return " ".join([*said, "Not every variant has two seeds or more, so no difference is claimed."])
+    p_values = {name: _welch(_test_top1(groups[whole]), _test_top1(groups[name])) for name, whole in wholes.items()}
+    clear = _holm(p_values)
+    changes = {
+        name: f"{name} ({100 * (_mean_test(groups[name]) - _mean_test(groups[whole])):+.2f} points"
+        for name, whole in wholes.items()
+    }
+    if clear:
+        listed = ", ".join(f"{changes[name]}, p = {clear[name]:.2g})" for name in clear)
+        said.append(f"The seeds support a difference for {listed}.")
+    open_ones = [f"{changes[name]})" for name in wholes if name not in clear]
+    if open_ones:
+        said.append(f"They do not for {', '.join(open_ones)}.")
     said.append("(Welch's t-test, Holm-corrected, 5%.)")
     return " ".join(said)
 

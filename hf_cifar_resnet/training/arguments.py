@@ -14,12 +14,19 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
+from transformers.utils import is_torch_tf32_available
 
-from ..data.augment import COLOR_JITTER, POLICIES
-from ..data.dataset import IMAGE_SIZE
-from ..data.sources import BUILT_IN, DEFAULT_DATASET
 from ..errors import UserError
-from ..model.configuration_cifar_resnet import BLOCKS, STANDARD_DEPTHS, STEMS
+from ..names import (
+    AUGMENTATIONS,
+    BLOCKS,
+    BUILT_IN_DATASETS,
+    COLOR_JITTER,
+    DEFAULT_DATASET,
+    DEPTHS,
+    IMAGE_SIZE,
+    STEMS,
+)
 from . import schedules, trackers
 
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
@@ -30,6 +37,7 @@ REPLACES = (
     (("block", "stage_depths"), ("depth",)),
     (("global_batch_size",), ("per_device_train_batch_size",)),
 )
+LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
 PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
 
 
@@ -44,7 +52,7 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str | None = _option(None, "fine-tune this one: a folder, user/repo or user/repo@revision")
-    depth: int | None = _option(None, f"layers, {', '.join(map(str, STANDARD_DEPTHS))}; 50 if nothing is given")
+    depth: int | None = _option(None, f"layers, {', '.join(map(str, DEPTHS))}; 50 if nothing is given")
     stem: str | None = _option(
         None, "3x3 stride 1 (cifar, if not given), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS
     )
@@ -52,6 +60,9 @@ class ModelArguments:
     stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
     stage_widths: list[int] | None = _option(None, "channels of each stage, such as 16 32 64")
     dropout: float | None = _option(None, "probability of zeroing each feature before the classifier; 0 if not given")
+    drop_path_rate: float | None = _option(
+        None, "stochastic depth: probability of dropping the last block's residual branch; 0 if not given"
+    )
     zero_init_residual: bool | None = _option(None, "start every block as the identity")
 
     @property
@@ -67,7 +78,7 @@ class DataArguments:
     _argument_group_name = "data"
 
     dataset_name: str = _option(
-        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN)}"
+        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN_DATASETS)}"
     )
     dataset_config_name: str | None = _option(None, "configuration of a Hub dataset that has several")
     dataset_revision: str | None = _option(None, "branch, tag or commit of a Hub dataset")
@@ -83,11 +94,14 @@ class DataArguments:
     image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
     image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
-    augmentation: str = _option("seed", "Albumentations policy of the training images", choices=tuple(POLICIES))
+    augmentation: str = _option(
+        "seed", f"Albumentations policy of the training images: {', '.join(AUGMENTATIONS)}, or a YAML or JSON file"
+    )
     color_jitter: list[float] = field(
         default_factory=lambda: list(COLOR_JITTER),
         metadata={"help": "brightness, contrast, saturation, hue of policy seed"},
     )
+    random_erasing: float = _option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -114,6 +128,18 @@ class CifarTrainingArguments(TrainingArguments):
     # Ours
     global_batch_size: int = _option(
         256, "images per optimizer step over all devices and accumulation steps; --per_device_train_batch_size wins"
+    )
+    lr_scaling: str = _option(
+        "none", f"scale learning_rate from {LR_BATCH} images a step to the global batch", choices=LR_SCALINGS
+    )
+    mixup_alpha: float = _option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
+    cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
+    mixing_probability: float = _option(1.0, "share of the batches that are mixed, where one of the two is on")
+    cutmix_share: float = _option(0.5, "share of the mixed batches that get CutMix, where both are on")
+    mixing_stop_epoch: float | None = _option(None, "no mixing after so many epochs, or below 1 that share of all")
+    ema_decay: float = _option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
+    saved_weights: str = _option(
+        "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")
     )
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
     plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
@@ -145,6 +171,10 @@ class CifarTrainingArguments(TrainingArguments):
     # Both its reads of the loss stall the device, and it hides a NaN.
     logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
     ddp_find_unused_parameters: bool | None = _option(False, "there are none")
+    # Training normalises with each batch's own statistics; evaluation and checkpoints take those of the first process.
+    ddp_broadcast_buffers: bool | None = _option(False, "send the BatchNorm statistics around at every step")
+    eval_accumulation_steps: int | None = _option(16, "batches of logits to keep on the device while evaluating")
+    tf32: bool | None = _option(None, "TF32 for what stays in fp32; on where the GPU has it, if not given")
     restore_callback_states_from_checkpoint: bool = _option(True, "resume early stopping where it was")
     hub_strategy: str = _option("end", "push at the end; or at every_save too; checkpoint: with the state to resume")
     disable_tqdm: bool | None = _option(None, "no progress bar; off where the output is not a terminal, if not given")
@@ -162,11 +192,16 @@ class CifarTrainingArguments(TrainingArguments):
         chosen, self.lr_scheduler_type = self.lr_scheduler_type, "constant"
         super().__post_init__()
         self.lr_scheduler_type = chosen
+        if self.torch_compile:
+            # Without it, the last batch of an epoch turns all others into batches of unknown size, which are slower.
+            os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
         schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
         if schedules.PLATEAU in chosen and self.eval_strategy == "no":
             raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.given_or_default(chosen, self.warmup_steps)
         self._divide_batch()
+        self.unscaled_learning_rate = self.learning_rate
+        self.learning_rate *= self._lr_factor()
 
     def _check_values(self):
         for name, value in vars(self).items():
@@ -184,10 +219,16 @@ class CifarTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers"):
+        for name in ("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers", "mixup_alpha", "cutmix_alpha",
+                     "mixing_stop_epoch"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+        for name in ("mixing_probability", "cutmix_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}")
         if self.optim_args and not all("=" in part for part in self.optim_args.split(",")):
@@ -221,6 +262,11 @@ class CifarTrainingArguments(TrainingArguments):
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
+        if on_gpu and self.tf32 is None and is_torch_tf32_available():
+            self.tf32 = True
+        if self.accelerator_config is None:
+            # A blocking copy waits for all work that is queued on the GPU.
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
 
@@ -244,6 +290,11 @@ class CifarTrainingArguments(TrainingArguments):
                 )
             self.per_device_train_batch_size = self.global_batch_size // parts
         self.global_batch_size = self.per_device_train_batch_size * parts
+
+    def _lr_factor(self):
+        """What the learning rate is multiplied by: Goyal et al. 2017 scale it linearly, for Adam the root is usual."""
+        ratio = self.global_batch_size / LR_BATCH
+        return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
 
     @property
     def precision(self):

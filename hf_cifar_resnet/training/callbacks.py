@@ -57,6 +57,7 @@ def _training_part(logs):
         f"train {logs['train_accuracy']:6.2%}",
         f"lr {logs['learning_rate']:.3g}",
         f"{logs['images_per_second']:,.0f} img/s",
+        f"{logs['data_wait']:.1%} waiting for data",
     ]
 
 

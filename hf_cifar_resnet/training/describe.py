@@ -12,13 +12,15 @@ from .. import __version__
 from ..data.sources import BUILT_IN
 from ..model.configuration_cifar_resnet import STANDARD_WIDTHS
 from ..reporting import records
+from .arguments import LR_BATCH
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.
 _TOLD = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
-    "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "label_smoothing_factor",
-    "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model", "load_best_model_at_end",
-    "early_stopping_patience", "seed",
+    "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "optim_args", "weight_decay", "max_grad_norm",
+    "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share", "mixing_stop_epoch",
+    "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model",
+    "load_best_model_at_end", "early_stopping_patience", "seed",
 )  # fmt: skip
 
 
@@ -155,7 +157,8 @@ def start(run, args, hub=None):
         "Model": run["model"]["description"],
         "Training": f"{length}, global batch {args.global_batch_size} "
         f"(processes x per device x accumulation: {batch}), {_optimizer(args)}",
-        "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {args.learning_rate:g}",
+        "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {_learning_rate(args)}",
+        "Methods": _methods(run, args),
         "Precision": f"{args.precision} ({args.precision_source})",
         "Device": f"{run['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
         "Output": args.output_dir,
@@ -169,7 +172,42 @@ def start(run, args, hub=None):
 
 def _optimizer(args):
     clipping = f", clipping at {args.max_grad_norm:g}" if args.max_grad_norm else ""
-    return f"{_plain(args.optim)}, weight decay {args.weight_decay:g}{clipping}"
+    options = f" ({args.optim_args})" if args.optim_args else ""
+    return f"{_plain(args.optim)}{options}, weight decay {args.weight_decay:g}{clipping}"
+
+
+def _learning_rate(args):
+    text = f"{args.learning_rate:g}"
+    if args.lr_scaling != "none":
+        given = f"{args.unscaled_learning_rate:g} at batch {LR_BATCH}"
+        text += f" ({given}, {args.lr_scaling} scaling to batch {args.global_batch_size})"
+    return text
+
+
+def _stop(epoch):
+    return f"{epoch:.0%} of the run" if epoch < 1 else f"epoch {epoch:g}"
+
+
+def _methods(run, args):
+    """Augmentation, mixing, regularisation and averaging, as far as they are on."""
+    data, model = run["data_arguments"], run["model_arguments"]
+    alphas = {"MixUp": args.mixup_alpha, "CutMix": args.cutmix_alpha}
+    mixing = [f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha]
+    if mixing:
+        share = "" if args.mixing_probability == 1 else f" in {args.mixing_probability:.0%} of batches"
+        until = "" if args.mixing_stop_epoch is None else f" until {_stop(args.mixing_stop_epoch)}"
+        mixing = [" or ".join(mixing) + share + until]
+    valued = {
+        "random erasing": data["random_erasing"],
+        "label smoothing": args.label_smoothing_factor,
+        "dropout": model["dropout"],
+        "drop path": model["drop_path_rate"],
+        "EMA": args.ema_decay,
+    }
+    rest = [f"{name} {value:g}" for name, value in valued.items() if value]
+    if args.ema_decay:
+        rest[-1] += f" ({args.saved_weights} weights are evaluated and saved)"
+    return ", ".join([f"augmentation {data['augmentation']}", *mixing, *rest])
 
 
 def _unused_gpus(args):

@@ -12,7 +12,8 @@ from ..errors import UserError, reports_user_errors
 from ..reporting.curves import plot_lr_range
 from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
 from .callbacks import EpochLineCallback
-from .run import build_model, build_trainer, load_data, quieten_libraries
+from .run import build_trainer, load_data, quieten_libraries
+from .starting_point import build_model
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0

@@ -11,8 +11,9 @@ from transformers import TrainerCallback
 from .. import hub
 from ..errors import UserError
 from ..reporting import records
-from ..reporting.repository import stage_checkpoint, stage_run
+from ..reporting.repository import WEIGHTS, stage_checkpoint, stage_run
 from . import describe
+from .ema import EMA_FILE
 from .portable import write_portable
 
 LAST = "last-checkpoint"
@@ -84,7 +85,9 @@ class PublishCallback(TrainerCallback):
     def _stage(self, checkpoint, state, folder):
         folder.mkdir()
         metrics = describe.metrics(state, self.args, self.eval_split)
-        stage_checkpoint(checkpoint, self.repo_id, folder, self.run, metrics, records.history(state.log_history))
+        weights = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
+        rows = records.history(state.log_history)
+        stage_checkpoint(checkpoint, self.repo_id, folder, self.run, metrics, rows, weights)
         return folder
 
     def _push_aside(self, place, pushes):

@@ -24,6 +24,8 @@ def parse_with_record(parser, argv):
     # Columns and revision belong to the dataset they were given for.
     if parser.parse_known_args(argv)[0].dataset_name == recorded.get("dataset_name"):
         parser.set_defaults(**recorded)
+    # Whatever the training images went through, also from a file that is no longer there.
+    parser.set_defaults(augmentation="none", random_erasing=0.0)
     data_args, options = parser.parse(argv)
     return options, data_args, run
 

@@ -7,21 +7,12 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 
 from pathlib import Path
 
-import datasets
-import transformers
-from transformers import set_seed
-
-from ..data.sources import load_splits
 from ..errors import UserError, reports_user_errors
-from ..evaluation.analysis import most_confused
 from ..reporting import records
 from ..reporting.results import write_results
-from . import describe
 from .arguments import parse_arguments
-from .launch import check_processes, create_folder, output_folder, resume_point
-from .publish import PublishCallback
-from .starting_point import build_model, load_start
-from .trainer import CifarTrainer
+
+# What takes seconds to load is imported where it is used: `--help` and a mistyped argument do not wait for it.
 
 # Pairs of classes that the card names.
 MOST_CONFUSED = 5
@@ -31,6 +22,14 @@ MOST_CONFUSED = 5
 def main(argv=None, prog=None):
     """Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and card -> Hub. Returns the metrics."""
     model_args, data_args, args = parse_arguments(argv, prog)
+
+    from transformers import set_seed
+
+    from . import describe
+    from .launch import check_processes, create_folder, output_folder, resume_point
+    from .publish import PublishCallback
+    from .starting_point import build_model, load_start
+
     check_processes(args)
     quieten_libraries(args)
     set_seed(args.seed)
@@ -64,6 +63,9 @@ def main(argv=None, prog=None):
 
 def quieten_libraries(args):
     """No progress bar for writing one small file, and none at all where nobody watches."""
+    import datasets
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     if args.disable_tqdm:
         datasets.disable_progress_bars()
@@ -71,6 +73,8 @@ def quieten_libraries(args):
 
 def load_data(data_args, seed):
     """[`ImageSplits`] for [`DataArguments`]."""
+    from ..data.sources import load_splits
+
     options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
     data = load_splits(**options, seed=seed)
     if data_args.eval_split == "validation" and data.validation is None:
@@ -87,6 +91,8 @@ def check_metric(args, data):
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """The Trainer, which selects on `eval_split`; `kwargs` go to it as they are."""
+    from .trainer import CifarTrainer
+
     return CifarTrainer(
         model=model,
         args=args,
@@ -100,6 +106,9 @@ def build_trainer(model, args, data, eval_split, **kwargs):
 
 def finish(trainer, run, data, eval_split):
     """Scores the test split, here alone, and writes the model and all that was found. Returns the metrics."""
+    from ..evaluation.analysis import most_confused
+    from . import describe
+
     output = trainer.predict(data.test, metric_key_prefix="test")
     test = records.scores(output.metrics, "test")
     confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cifar_resnet.data.augment import COLOR_JITTER, POLICIES, Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import POLICIES, build_policy
 from hf_cifar_resnet.data.sources import load_splits
 from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.names import COLOR_JITTER
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
-random_policies = pytest.mark.parametrize("name", ["seed", "notebook"])
+random_policies = pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
 
 
 def augmented(name, seed=0, epoch=0, index=0):
@@ -112,7 +114,7 @@ def hue_shifts(hue, value, color_jitter):
 def test_colours_keep_their_hue(number, value):
     """Ten colours 36 degrees apart: none becomes its neighbour, but for a few that are clipped at full brightness."""
     kept = hue_shifts(36.0 * number, value, COLOR_JITTER) < 18
-    assert kept.all() if value < 1 else kept.mean() >= 0.99
+    assert kept.all() if value < 1 else kept.mean() >= 0.98
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.02, 0.1])
@@ -178,8 +180,8 @@ def test_argument_that_albumentations_does_not_know(monkeypatch, transform, argu
 
 
 def test_unknown_policy_names_the_known_ones():
-    with pytest.raises(ValueError, match="'strong': choose one of seed, notebook, none"):
-        build_policy("strong")
+    with pytest.raises(ValueError, match="'stronk': choose one of seed, notebook, crop, .*, none"):
+        build_policy("stronk")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, collate, normalize, to_rgb_array
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.data.sources import ImageSplits, load_splits
 
 MEAN, STD = [0.507, 0.487, 0.441], [0.267, 0.256, 0.276]
@@ -51,6 +52,16 @@ def test_pixels_are_the_normalised_image(images):
     expected = (images[[5, 3]] / 255 - MEAN) / STD
     batch = dataset.__getitems__([5, 48 + 3])["pixel_values"].numpy()
     np.testing.assert_allclose(batch, expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_bytes_to_normalise_elsewhere(dataset):
+    """The same pixels, a quarter of their size."""
+    positions = [5, 48 + 3, 5]
+    raw = dataset.as_bytes().__getitems__(positions)["pixel_values"]
+    assert (raw.dtype, raw.shape) == (torch.uint8, (3, 32, 32, 3))
+    pixels = dataset.__getitems__(positions)["pixel_values"]
+    assert normalize(raw, MEAN, STD).equal(pixels)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_augmentation_depends_on_epoch_and_leaves_the_images_alone(dataset, images):
@@ -189,6 +200,7 @@ def assert_same(first, second):
         {"num_workers": 1},
         {"num_workers": 2},
         {"num_workers": 2, "batch_size": 16},
+        {"num_workers": 4},
         {"num_workers": 2, "persistent_workers": True},
         {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 4},
     ],

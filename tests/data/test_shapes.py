@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.data.shapes import COLOURS, shapes100
 from hf_cifar_resnet.data.sources import load_splits
 

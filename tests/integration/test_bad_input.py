@@ -27,7 +27,7 @@ TYPED = {
     "missing folder": ("--dataset_name ./nowhere", "no such folder"),
     "unknown schedule": ("--lr_scheduler_type cosin", "choose one of constant"),
     "unknown flag": ("--depht 18", "did you mean --depth?"),
-    "unknown recipe": ("--config nothing", "there is no such recipe or file; recipes: quickstart, seed"),
+    "unknown recipe": ("--config nothing", "there is no such recipe or file; recipes: fast, long, quickstart"),
     "negative epochs": ("--num_train_epochs -1", "num_train_epochs must be above 0"),
     "no number": ("--learning_rate fast", "invalid float value"),
     "impossible depth": ("--depth 20", "depth must be one of 18, 34"),

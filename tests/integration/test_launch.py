@@ -22,7 +22,8 @@ BATCHES = """
 import hashlib, json, sys
 import numpy as np, torch
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet import ImageDataset
 
 class WithPositions(ImageDataset):
@@ -64,6 +65,7 @@ def two(python, script, quick, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "run"
     # 203 does not divide by two processes or any batch.
     arguments = [*quick, "--max_eval_samples", "203", "--logging_strategy", "steps", "--logging_steps", "1"]
+    arguments += ["--ema_decay", "0.9", "--cutmix_alpha", "1"]
     result = python(*LAUNCH, script, *arguments, "--output_dir", folder, cwd=script.parent)
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
@@ -107,6 +109,15 @@ def test_scores_do_not_depend_on_the_number_of_processes(python, two, tmp_path, 
     for name in ("top1", "top5", "superclass"):
         assert round(found[name] * 203) == round(expected[name] * 203) == pytest.approx(found[name] * 203)
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+
+
+def test_saved_averages_are_those_that_both_processes_evaluated(two, tmp_path):
+    arguments = ["--split", "validation", "--use_cpu", "--json", str(tmp_path / "scores.json")]
+    cli(["evaluate", str(two[0]), *arguments])
+    expected, found = read_json(two[0] / "metrics.json")["validation"], read_json(tmp_path / "scores.json")
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    [checkpoint] = two[0].glob("checkpoint-*")
+    assert (checkpoint / "ema.safetensors").read_bytes() != (checkpoint / "model.safetensors").read_bytes()
 
 
 def test_each_augmented_sample_is_the_same_in_one_process_and_in_two(found):

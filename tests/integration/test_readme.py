@@ -2,16 +2,20 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
+from loopback_hub import LoopbackHub
 from PIL import Image
 
 from hf_cifar_resnet import CifarTrainer
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.training.portable import write_portable
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -21,6 +25,8 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
 
 
+# Of the user on the test Hub.
+USER = "ann"
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
 IN_CI = [command for command in COMMANDS if command.startswith("pip install")]
 TINY_DATA = "--max_train_samples 100 --max_eval_samples 100 --max_steps 1 --per_device_train_batch_size 8 --use_cpu"
@@ -69,7 +75,7 @@ def substitute(command, place, run):
     for written, instead in SUBSTITUTES.items():
         command = command.replace(written, instead.format(data=place / "images", run=run))
     words = shlex.split(command)
-    trains = words[0] in ("python", "accelerate") or words[1] in ("study", "search", "find-lr")
+    trains = words[0] in ("python", "accelerate") or words[1] in ("study", "search", "find-lr", "preview")
     if "--help" in words or not trains:
         return words
     words += TINY_DATA.split()
@@ -82,7 +88,38 @@ def substitute(command, place, run):
     return words
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in IN_CI])
+ON_HUB = [command for command in COMMANDS if "USER/" in command or "--push_to_hub" in command]
+
+
+@pytest.fixture(scope="module")
+def hub_with_a_model(finished, tmp_path_factory):
+    """A Hub on which USER/my-model has the model and the state of a run of six steps."""
+    folder = tmp_path_factory.mktemp("state")
+    write_portable(finished.folder / "checkpoint-6", folder)
+    with LoopbackHub() as hub:
+        hub.add_user(USER, token="hf_token")
+        hub.add_repo(f"{USER}/my-model", {path.name: path for path in folder.iterdir()})
+        repository = hub.repos["model", f"{USER}/my-model"]
+        repository.branches["last-checkpoint"] = repository.branches["main"]
+        yield hub
+
+
+@pytest.mark.parametrize("command", ON_HUB)
+def test_command_on_the_hub(command, hub_with_a_model, finished, tmp_path):
+    words = shlex.split(command.replace("USER/", f"{USER}/").replace("runs/my-run", str(finished.folder)))
+    arguments = ["train", *words[2:]] if words[0] == "python" else words[1:]
+    if words[0] == "python":
+        arguments += [*TINY_DATA.replace("--max_steps 1", "--max_steps 7").split(), "--dataset_name", "shapes100"]
+    environment = hub_with_a_model.environment(token="hf_token", cache=tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        [sys.executable, "-m", "hf_cifar_resnet.cli", *arguments],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Saved" in result.stdout or f"{hub_with_a_model.endpoint}/{USER}/my-model" in result.stdout
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in [*IN_CI, *ON_HUB]])
 def test_command(command, place, finished, python, script, monkeypatch, capsys):
     if " export " in command:
         pytest.importorskip("onnxruntime")

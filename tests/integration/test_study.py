@@ -99,6 +99,9 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
         (["--schedules", "cosin"], "cosin-seed42: unknown lr_scheduler_type"),
         (["--vary", "weight_decay"], "NAME=A,B"),
         (["--vary", "weight_dekay=1"], "did you mean --weight_decay?"),
+        (["--without", "ema_decay=0"], "PART:NAME=VALUE"),
+        (["--without", "the ema:ema_decay=0"], "PART:NAME=VALUE"),
+        (["--without", "ema:ema_dekay=0"], "constant-without-ema-seed42: unknown argument --ema_dekay"),
         (["--seed", "3"], "decided by the study"),
         (["--report", "nowhere"], "no finished run"),
         (["--seeds", "x"], "invalid int value"),
@@ -111,6 +114,25 @@ def test_bad_arguments_stop_before_anything_is_run(capsys, tmp_path, monkeypatch
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line and list(tmp_path.iterdir()) == []
+
+
+def test_parts_are_left_out_one_at_a_time(python, tmp_path):
+    options = ["--schedules", "constant", "--seeds", "1", "2", "--ema_decay", "0.9", "--cutmix_alpha", "1"]
+    parts = ["--without", "ema:ema_decay=0", "--without", "all:ema_decay=0,cutmix_alpha=0"]
+    program = ["-m", "hf_cifar_resnet.cli", "study", *options, *parts, "--output_dir", tmp_path / "out", *SIZES]
+    result = python(*program, "--max_steps", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = ("constant", "constant-without-ema", "constant-without-all")
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/run.json")} == {
+        f"{name}-seed{seed}" for name in names for seed in (1, 2)
+    }
+    used = [read_json(tmp_path / "out" / f"{name}-seed1" / "run.json")["arguments"] for name in names]
+    assert [(run["ema_decay"], run["cutmix_alpha"]) for run in used] == [(0.9, 1.0), (0.0, 1.0), (0.0, 0.0)]
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "# What each part brings" in text and "The whole: constant with" in text
+    assert all(f"| constant{name} | 2 |" in text for name in ("", ", without ema", ", without all"))
+    other = python(*program, "--max_steps", "2", "--without", "ema:ema_decay=0.5", cwd=tmp_path)
+    assert other.returncode == 2 and "holds a study with other arguments" in other.stderr
 
 
 def test_other_arguments_are_not_mixed_into_a_study(capsys, study):

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from PIL import Image
 
 from hf_cifar_resnet.cli import main as cli
 
@@ -31,6 +32,19 @@ def test_schedules_are_drawn_without_training(tmp_path, capsys):
     assert "choose one of" in capsys.readouterr().err
 
 
+def test_preview_draws_what_training_will_see(tmp_path, capsys):
+    def width(*arguments):
+        cli(["preview", *SMALL, "--images", "2", "--columns", "4", "--output", str(tmp_path / "sheet.png"), *arguments])
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            return sheet.width
+
+    # Before and four after; with mixing two more.
+    assert width("--policy", "strong") * 7 == pytest.approx(
+        width("--policy", "none", "--cutmix_alpha", "1") * 5, rel=0.01
+    )
+    assert "Policy strong on 2 images of shapes100" in capsys.readouterr().out
+
+
 def test_search_finds_the_better_of_two(tmp_path, capsys):
     pytest.importorskip("optuna")
     space = ["--space", "learning_rate=1e-9,1e-2", "--trials", "4", "--metric_for_best_model", "loss"]
@@ -48,6 +62,9 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["search", "--space", "colour=1,2"], "cannot search colour, only learning_rate"),
         (["find-lr", "--start_lr", "1", "--end_lr", "0.1"], "below --end_lr"),
         (["evaluate", "nowhere"], "holds no checkpoint"),
+        (["preview", "--policy", "stronk"], "unknown augmentation policy 'stronk': choose one of seed"),
+        (["preview", "--policy", "mine.yaml"], "there is no augmentation policy file mine.yaml"),
+        (["preview", "--images", "0"], "must be at least 1"),
         (["fly"], "there is no command fly; choose one of train"),
     ],
 )

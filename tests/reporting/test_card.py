@@ -128,3 +128,11 @@ def test_local_dataset_is_not_linked_to_the_hub(saved_card):
 def test_card_of_a_run_that_logged_no_training(saved_card, missing):
     """As with `--logging_strategy no`, or where the last evaluation was at a step without a log."""
     assert "None" not in saved_card(metrics=METRICS | missing).text
+
+
+@pytest.mark.parametrize("alpha", ["mixup_alpha", "cutmix_alpha"])
+def test_card_says_where_labels_were_mixed(saved_card, alpha):
+    plain = saved_card().text
+    mixed = saved_card(RUN | {"arguments": RUN["arguments"] | {alpha: 0.2}}).text
+    assert "with augmentation." in plain and "mixed" not in plain
+    assert "with augmentation and against mixed labels." in mixed

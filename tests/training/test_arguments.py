@@ -313,3 +313,34 @@ def test_arguments_survive_json(tmp_path):
     args = CifarTrainingArguments(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_type="one_cycle")
     written = json.loads(args.to_json_string())
     assert (written["lr_scheduler_type"], written["global_batch_size"]) == ("one_cycle", 256)
+
+
+# Methods of accuracy
+
+
+@pytest.mark.parametrize(
+    "line, rate",
+    [
+        ("", 1e-3),
+        ("--global_batch_size 1024", 1e-3),
+        ("--global_batch_size 1024 --lr_scaling linear", 4e-3),
+        ("--global_batch_size 1024 --lr_scaling sqrt", 2e-3),
+        ("--per_device_train_batch_size 32 --gradient_accumulation_steps 2 --lr_scaling linear", 2.5e-4),
+    ],
+)
+def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
+    assert parse(line)[2].learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("--lr_scaling cubic", "--lr_scaling"),
+        ("--saved_weights best", "--saved_weights"),
+        ("--ema_decay 1", "ema_decay"),
+        ("--mixing_probability 2", "mixing_probability"),
+    ],
+)
+def test_impossible_methods(parse, line, told):
+    with pytest.raises(UserError, match=told):
+        parse(line)

@@ -4,7 +4,8 @@ import shutil
 import pytest
 import torch
 
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.portable import read_portable, write_portable
 

@@ -1,5 +1,6 @@
 import copy
 import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback
 
-from hf_cifar_resnet.data.augment import Augmenter, build_policy
+from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset
+from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.reporting.records import history
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.trainer import CifarTrainer
 
@@ -103,6 +106,18 @@ def test_step_is_the_mean_over_the_accumulated_parts(make_trainer, make_dataset,
         torch.testing.assert_close(trained[name], parameter - 0.1 * parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_nesterov(make_trainer):
+    """The control: torch's SGD, with its momentum as given and no decay of biases and BatchNorm."""
+    trainer = make_trainer(optim="sgd", optim_args="momentum=0.9,nesterov=true", weight_decay=5e-4, learning_rate=0.1)
+    trainer.create_optimizer()
+    groups = trainer.optimizer.param_groups
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert [(g["lr"], g["momentum"], g["nesterov"], g["weight_decay"]) for g in groups] == [
+        (0.1, 0.9, True, 5e-4),
+        (0.1, 0.9, True, 0.0),
+    ]
+
+
 # Losses and scores
 
 
@@ -144,6 +159,20 @@ def test_another_dataset_under_its_own_name(make_trainer, make_dataset, count, p
     assert scores[f"{prefix}_loss"] == pytest.approx(loss, abs=1e-6)
     assert scores[f"{prefix}_top1"] == top1
     assert not [name for name in scores if name.startswith("eval_")]
+
+
+def test_another_dataset_with_a_normalisation_of_its_own(make_trainer, make_dataset):
+    other = make_dataset(13, seed=2)
+    other.mean, other.std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
+    trainer = make_trainer()
+    trainer.train()
+    assert trainer.evaluate(other)["eval_loss"] == pytest.approx(exact_scores(trainer.model, other)[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("kept", [1, 2, None])
+def test_logits_kept_on_the_device_change_nothing(make_trainer, kept):
+    trainer = make_trainer(per_device_eval_batch_size=7, eval_accumulation_steps=kept)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(exact_scores(trainer.model, trainer.eval_dataset)[0])
 
 
 def test_predictions(make_trainer, make_dataset):
@@ -210,6 +239,24 @@ def test_speed_is_that_of_all_images(make_trainer):
     assert np.array(logged(trainer, "images_per_second")) * seconds == pytest.approx(16)
 
 
+class Slow(ImageDataset):
+    """Takes 30 ms a batch."""
+
+    def __getitems__(self, positions):
+        time.sleep(0.03)
+        return super().__getitems__(positions)
+
+
+@pytest.mark.parametrize("kind, least", [(ImageDataset, 0), (Slow, 5 * 0.03)])
+def test_time_spent_waiting_for_data(make_trainer, make_dataset, kind, least):
+    trainer = make_trainer(train=make_dataset(kind=kind), logging_strategy="epoch", num_train_epochs=2)
+    trainer.train()
+    rows = history(trainer.state.log_history)
+    seconds = np.diff([0, *(row["train_seconds"] for row in rows)])
+    waited = [row["data_wait"] for row in rows] * seconds
+    assert len(rows) == 2 and (waited < seconds).all() and (waited > least).all()
+
+
 def test_time_of_several_evaluations_is_counted_once(make_trainer, make_dataset):
     trainer = make_trainer(
         evaluate={"one": make_dataset(3000, seed=1), "other": make_dataset(3000, seed=2)},
@@ -233,7 +280,8 @@ def test_second_training_counts_from_zero(make_trainer):
 
 LINE = re.compile(
     r"epoch +(?P<epoch>[\d.]+)/(?P<epochs>[\d.]+)  loss (?P<loss>[\d.]+)  train +(?P<train>[\d.]+)%  "
-    r"lr (?P<lr>\S+)  (?P<speed>[\d,]+) img/s  \| eval loss (?P<eval>[\d.]+)  top-1 +(?P<top1>[\d.]+)%  "
+    r"lr (?P<lr>\S+)  (?P<speed>[\d,]+) img/s  (?P<wait>[\d.]+)% waiting for data  "
+    r"\| eval loss (?P<eval>[\d.]+)  top-1 +(?P<top1>[\d.]+)%  "
     r"top-5 +(?P<top5>[\d.]+)%(?P<more>.*)"
 )
 
@@ -253,6 +301,7 @@ def test_line_of_an_epoch(make_trainer, capsys):
         assert [line[name] for line in lines] == [f"{scale * value:.{digits}f}" for value in logged(trainer, key)]
     assert [float(line["lr"]) for line in lines] == pytest.approx(logged(trainer, "learning_rate"), rel=5e-3)
     assert all(int(line["speed"].replace(",", "")) > 0 for line in lines)
+    assert [line["wait"] for line in lines] == [f"{100 * share:.1f}" for share in logged(trainer, "data_wait")]
 
 
 def test_line_says_when_the_rate_is_cut(make_trainer, capsys):
@@ -274,7 +323,8 @@ def test_line_without_evaluation(make_trainer, capsys):
     make_trainer(logging_strategy="epoch", num_train_epochs=2).train()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert all(re.fullmatch(r"epoch +[12]/2  loss \S+  train +\S+%  lr \S+  \S+ img/s", line) for line in lines)
+    pattern = re.compile(r"epoch +[12]/2  loss \S+  train +\S+%  lr \S+  \S+ img/s  \S+ waiting for data")
+    assert all(map(pattern.fullmatch, lines))
 
 
 def test_superclass(make_args, make_model, make_dataset, capsys):

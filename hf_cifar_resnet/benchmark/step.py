@@ -1,0 +1,188 @@
+"""Images a second of the Trainer's loop, beside a bare PyTorch loop on the same model and data, and without data."""
+
+import contextlib
+import copy
+import itertools
+import time
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from ..data.dataset import EpochSampler, ImageDataset, collate
+from ..training.callbacks import EpochLineCallback
+from ..training.trainer import CifarTrainer
+
+EPOCH = 50_000  # images: CIFAR-100's; a small dataset is repeated, so that its epochs do not end every few steps
+OURS, BARE, SYNTHETIC = "our Trainer", "bare loop", "synthetic data"
+
+
+def measure(model, args, dataset, windows, steps, profile=False):
+    """
+    Trains with all three in turns, in one process: a window of the Trainer's steps, one of a bare loop with the same
+    data, optimizer and settings, one of the bare loop on a single batch that lies on the device.
+
+    Args:
+        windows (`int`): windows of each.
+        steps (`int`): timed steps of a window; before them come as many untimed ones as batches may lie ready.
+
+    Returns:
+        Images/s of each window by name, the share of the Trainer's timed steps spent waiting for data, and with
+        `profile` a table of what a last window of its steps consists of, else None.
+    """
+    settle = 2 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
+    args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
+    args.eval_strategy = args.save_strategy = "no"
+    args.logging_strategy, args.load_best_model_at_end = "epoch", False
+    args.dataloader_drop_last = True
+    dataset = as_long_as_an_epoch(dataset)
+    # Copied before the Trainer compiles or wraps it.
+    copies = [copy.deepcopy(model) for _ in range(2)]
+    trainer = WatchedTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
+    rivals = {
+        BARE: BareLoop(copies[0], args, endless_batches(dataset, args)),
+        SYNTHETIC: BareLoop(copies[1], args, synthetic_batches(dataset, args)),
+    }
+    turns = Turns(trainer, rivals, settle, steps, windows)
+    trainer.remove_callback(EpochLineCallback)
+    trainer.add_callback(turns)
+    trainer.train()
+    images = steps * args.per_device_train_batch_size
+    rates = {name: [images / seconds for seconds in times] for name, times in turns.seconds.items()}
+    return rates, turns.waited / sum(turns.seconds[OURS]), turns.profile
+
+
+def as_long_as_an_epoch(dataset):
+    """The dataset, repeated to at least `EPOCH` images."""
+    indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
+    return ImageDataset(dataset.images[indices], dataset.labels[indices], dataset.mean, dataset.std, dataset.augmenter)
+
+
+class WatchedTrainer(CifarTrainer):
+    """Tells how long it waited for data."""
+
+    waited_in_all = 0.0
+
+    def get_batch_samples(self, *args):
+        before = self._waited
+        batches = super().get_batch_samples(*args)
+        self.waited_in_all += self._waited - before
+        return batches
+
+
+class Turns(TrainerCallback):
+    """Times windows of the Trainer's steps, and runs the others between them; a window too many is profiled."""
+
+    def __init__(self, trainer, rivals, settle, steps, windows):
+        self.trainer, self.rivals, self.settle, self.steps = trainer, rivals, settle, steps
+        self.windows, self.profile = windows, None
+        self.seconds = {name: [] for name in (OURS, *rivals)}
+        self.waited = 0.0
+        self._done = -1  # the first step of all is nobody's
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._done += 1
+        if len(self.seconds[OURS]) == self.windows:
+            self._profile()
+        elif self._done == self.settle:
+            self._start()
+        elif self._done == self.settle + self.steps:
+            wait_for(args.device)
+            self.seconds[OURS].append(time.perf_counter() - self._started)
+            self.waited += self.trainer.waited_in_all - self._waited_before
+            for name, loop in self.rivals.items():
+                loop.run(self.settle)
+                self.seconds[name].append(timed(loop.run, self.steps, args.device))
+            self._done = 0
+
+    def _start(self):
+        wait_for(self.trainer.args.device)
+        self._waited_before, self._started = self.trainer.waited_in_all, time.perf_counter()
+
+    def _profile(self):
+        if self._done == self.settle:
+            self._profiler = torch.profiler.profile()
+            self._profiler.start()
+        elif self._done == self.settle + self.steps:
+            self._profiler.stop()
+            by = "self_device_time_total" if self.trainer.args.device.type == "cuda" else "self_cpu_time_total"
+            self.profile = self._profiler.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=60)
+
+
+class BareLoop:
+    """What one would write without a Trainer: forward, backward, clipping, AdamW, schedule."""
+
+    def __init__(self, model, args, batches):
+        self.args, self.batches = args, batches
+        self.model = model.to(args.device, memory_format=torch.channels_last).train()
+        self.parameters = list(model.parameters())
+        decayed = [p for p in self.parameters if p.ndim > 1]
+        others = [p for p in self.parameters if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=args.learning_rate,
+            fused=True,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / (1 + step / 1000))
+        if args.torch_compile:
+            options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+            self.model = torch.compile(self.model, dynamic=False, **options)
+
+    def run(self, steps):
+        for batch in itertools.islice(self.batches, steps):
+            batch = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in batch.items()}
+            with autocast(self.args):
+                loss = self.model(**batch, label_smoothing=self.args.label_smoothing_factor).loss
+            loss.backward()
+            if self.args.max_grad_norm > 0:
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+
+def autocast(args):
+    """bf16 where the Trainer uses it; fp16 would need a gradient scaler too, which is not compared here."""
+    return torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
+
+
+def endless_batches(dataset, args):
+    """The training batches, epoch after epoch, as any loop would read them."""
+    sampler = EpochSampler(len(dataset), args.seed)
+    workers = args.dataloader_num_workers
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        args.per_device_train_batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=args.dataloader_pin_memory,
+        prefetch_factor=args.dataloader_prefetch_factor if workers else None,
+    )
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch)
+        yield from loader
+
+
+def synthetic_batches(dataset, args):
+    """One batch of noise, again and again, that lies on the device already."""
+    shape = args.per_device_train_batch_size, 3, *dataset.images.shape[1:3]
+    pixels = torch.randn(shape, device=args.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(int(dataset.labels.max()) + 1, shape[:1], device=args.device)
+    return itertools.repeat({"pixel_values": pixels, "labels": labels})
+
+
+def timed(run, steps, device):
+    """Seconds that `run(steps)` takes until the device has done it."""
+    wait_for(device)
+    started = time.perf_counter()
+    run(steps)
+    wait_for(device)
+    return time.perf_counter() - started
+
+
+def wait_for(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,201 @@
+"""Named Albumentations policies, and policies from files."""
+
+import warnings
+from pathlib import Path
+
+import albumentations as A
+import numpy as np
+
+from ..names import COLOR_JITTER
+from .transforms import FastColorJitter, PadAndCrop
+
+PADDING = 4
+# Where random erasing is done, and by how much (Zhong et al. 2017, https://arxiv.org/abs/1708.04896, section 4.2).
+ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)
+FILE_FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+
+
+class Cutout(A.ImageOnlyTransform):
+    """
+    A black square with a uniform centre; what lies outside the image is cut off (DeVries and Taylor 2017,
+    https://arxiv.org/abs/1708.04552).
+
+    Args:
+        length (`int`): side of the square in pixels.
+        p (`float`): probability of applying it.
+    """
+
+    class InitSchema(A.ImageOnlyTransform.InitSchema):
+        length: int
+
+    def __init__(self, length=8, p=1.0):
+        super().__init__(p=p)
+        self.length = length
+
+    def get_params_dependent_on_data(self, params, data):
+        return {"centre": [int(self.random_generator.integers(size)) for size in params["shape"][:2]]}
+
+    def apply(self, img, centre, **params):
+        rows, columns = (slice(max(0, c - self.length // 2), c - self.length // 2 + self.length) for c in centre)
+        img = img.copy()
+        img[rows, columns] = 0
+        return img
+
+
+def crop_and_flip(size):
+    """The usual CIFAR augmentation (He et al. 2015, section 4.2): 4 black pixels on each side, crop, flip."""
+    return [PadAndCrop(PADDING), A.HorizontalFlip(p=0.5)]
+
+
+def color_and_shape(size, strength=1.0):
+    """
+    The 14 operations of TrivialAugment (Müller and Hutter 2021, https://arxiv.org/abs/2103.10158, table 8, "wide"),
+    each at a strength drawn uniformly from nothing up to `strength` times its widest.
+    """
+    shear, rotation, shift = np.degrees(np.arctan(0.99 * strength)), 135 * strength, round(size * strength)
+    factor = (1 - 0.99 * strength, 1 + 0.99 * strength)
+    plain = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0), "p": 1}
+    return [
+        A.NoOp(p=1),
+        A.Affine(shear={"x": (-shear, shear), "y": (0, 0)}, p=1),
+        A.Affine(shear={"x": (0, 0), "y": (-shear, shear)}, p=1),
+        A.Affine(translate_px={"x": (-shift, shift), "y": (0, 0)}, p=1),
+        A.Affine(translate_px={"x": (0, 0), "y": (-shift, shift)}, p=1),
+        A.Rotate(limit=(-rotation, rotation), p=1),
+        A.ColorJitter(**plain | {"brightness": factor}),
+        A.ColorJitter(**plain | {"contrast": factor}),
+        A.ColorJitter(**plain | {"saturation": factor}),
+        A.Sharpen(alpha=(0, 0.99 * strength), lightness=(1, 1), p=1),
+        A.Posterize(num_bits=(round(8 - 6 * strength), 8), p=1),
+        A.Solarize(threshold_range=(1 - strength, 1), p=1),
+        A.AutoContrast(p=1),
+        A.Equalize(p=1),
+    ]
+
+
+def _seed(size, color_jitter):
+    brightness, contrast, saturation, hue = color_jitter
+    jitter = FastColorJitter(
+        brightness=(1 - brightness, 1 + brightness),
+        contrast=(1 - contrast, 1 + contrast),
+        saturation=(1 - saturation, 1 + saturation),
+        hue=(-hue, hue),
+        p=1.0,
+    )
+    return [*crop_and_flip(size), jitter]
+
+
+def _notebook(size, color_jitter):
+    """What the notebook meant: its own argument names were ignored by Albumentations, so strengths are ours."""
+    hole = (size // 4, size // 4)
+    dropout = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=hole, hole_width_range=hole, fill=0, p=1.0)
+    return [*crop_and_flip(size), A.OneOf([dropout, A.GaussNoise(std_range=(0.02, 0.08), p=1.0)], p=0.5)]
+
+
+def _crop(size, color_jitter):
+    return crop_and_flip(size)
+
+
+def _cutout(size, color_jitter):
+    """A square of half the width, the paper's for CIFAR-10 (for CIFAR-100 it has a quarter)."""
+    return [*crop_and_flip(size), Cutout(size // 2)]
+
+
+def _trivial(size, color_jitter):
+    return [*crop_and_flip(size), A.OneOf(color_and_shape(size), p=1)]
+
+
+def _randaugment(size, color_jitter):
+    """
+    Two operations, as in RandAugment (Cubuk et al. 2019, https://arxiv.org/abs/1909.13719), at up to a third of
+    TrivialAugment's strengths; there each has the same fixed strength.
+    """
+    return [*crop_and_flip(size), A.SomeOf(color_and_shape(size, 1 / 3), n=2, replace=True, p=1)]
+
+
+def _strong(size, color_jitter):
+    """One operation at up to half of TrivialAugment's strengths, then a square of a quarter of the width."""
+    return [*crop_and_flip(size), A.OneOf(color_and_shape(size, 0.5), p=1), Cutout(size // 4)]
+
+
+def _none(size, color_jitter):
+    return []
+
+
+POLICIES = {
+    "seed": _seed,
+    "notebook": _notebook,
+    "crop": _crop,
+    "cutout": _cutout,
+    "trivial": _trivial,
+    "randaugment": _randaugment,
+    "strong": _strong,
+    "none": _none,
+}
+
+
+def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=0.0):
+    """
+    The transforms of a policy, uint8 image to uint8 image of the same size.
+
+    Args:
+        name (`str`): one of `POLICIES`, or a YAML or JSON file that Albumentations wrote (`albumentations.save`).
+        image_size (`int`): height and width in pixels.
+        color_jitter (four floats): strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5); used by
+            policy `seed`.
+        random_erasing (`float`): probability of filling a rectangle of each image with noise, after the policy.
+
+    Raises:
+        ValueError: for an unknown name, a file that holds no policy or one of another size or type, or an argument
+            that Albumentations does not accept.
+    """
+    if len(color_jitter) != 4 or not all(0 <= s <= 1 for s in color_jitter) or color_jitter[3] > 0.5:
+        raise ValueError(f"color_jitter needs four strengths, 0 to 1 and hue 0 to 0.5, got {list(color_jitter)}")
+    if not 0 <= random_erasing <= 1:
+        raise ValueError(f"random_erasing must be a probability, 0 to 1, got {random_erasing}")
+    with warnings.catch_warnings():
+        # Albumentations only warns about arguments it does not know, and then uses its defaults.
+        warnings.simplefilter("error", UserWarning)
+        try:
+            transforms = _transforms(name, image_size, color_jitter)
+            if random_erasing:
+                transforms.append(A.Erasing(ERASED_AREA, ERASED_RATIO, fill="random", p=random_erasing))
+            return A.Compose(transforms)
+        except UserWarning as warning:
+            raise ValueError(f"augmentation policy {name!r}: {warning}") from None
+
+
+def _transforms(name, image_size, color_jitter):
+    if name in POLICIES:
+        return POLICIES[name](image_size, color_jitter)
+    if Path(name).suffix not in FILE_FORMATS:
+        raise ValueError(
+            f"unknown augmentation policy {name!r}: choose one of {', '.join(POLICIES)}, or give a .yaml or .json file"
+        )
+    policy = _read(Path(name))
+    _try_out(policy, name, image_size)
+    return [policy]
+
+
+def _read(path):
+    if not path.is_file():
+        raise ValueError(f"there is no augmentation policy file {path}")
+    try:
+        policy = A.load(path, data_format=FILE_FORMATS[path.suffix])
+    except UserWarning:
+        raise
+    except Exception as error:  # whatever the file's content makes of YAML, JSON, pydantic and Albumentations
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} holds no Albumentations policy: {type(error).__name__}: {reason}") from error
+    return policy
+
+
+def _try_out(policy, name, size):
+    image = np.zeros((size, size, 3), dtype=np.uint8)
+    for _ in range(5):
+        made = policy(image=image)["image"]
+        if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
+            raise ValueError(
+                f"augmentation policy {name} must make uint8 images of {image.shape} from such images, but made "
+                f"{made.dtype} {tuple(made.shape)}; normalising and batching come after it"
+            )

@@ -1,0 +1,114 @@
+"""Albumentations transforms that do what its own do, on small images in a fraction of their time."""
+
+from functools import lru_cache
+from itertools import permutations
+
+import albumentations as A
+import cv2
+import numpy as np
+from albumentations.core.transforms_interface import BaseTransformInitSchema
+from albumentations.core.type_definitions import Targets
+
+# OpenCV would start threads of its own in every worker.
+cv2.setNumThreads(0)
+
+_ORDERS = tuple(permutations(range(4)))
+_HUES = 180  # OpenCV counts the hue of a uint8 image in steps of two degrees
+
+
+class PadAndCrop(A.DualTransform):
+    """
+    A crop of the image's own size from the image with black borders: `A.Pad` and `A.RandomCrop` without the border's
+    ever being made.
+
+    Args:
+        padding (`int`): pixels on each side.
+        p (`float`): probability.
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK)
+
+    class InitSchema(BaseTransformInitSchema):
+        padding: int
+
+    def __init__(self, padding=4, p=1.0):
+        super().__init__(p=p)
+        self.padding = padding
+
+    def get_params(self):
+        places = 2 * self.padding + 1
+        return {"down": int(self.py_random.random() * places) - self.padding,
+                "right": int(self.py_random.random() * places) - self.padding}  # fmt: skip
+
+    def apply(self, img, down, right, **params):
+        height, width = img.shape[:2]
+        result = np.zeros_like(img)
+        top, left = max(0, -down), max(0, -right)
+        bottom, end = min(height, height - down), min(width, width - right)
+        if top < bottom and left < end:
+            result[top:bottom, left:end] = img[top + down : bottom + down, left + right : end + right]
+        return result
+
+
+class FastColorJitter(A.ColorJitter):
+    """
+    `A.ColorJitter` with the same arithmetic, in four times fewer passes over the image.
+
+    Equal to it for the same factors, but for single grey levels where a product falls on the edge between two.
+    """
+
+    def get_params(self):
+        draw = self.py_random.uniform
+        return {
+            "brightness": draw(*self.brightness),
+            "contrast": draw(*self.contrast),
+            "saturation": draw(*self.saturation),
+            "hue": draw(*self.hue),
+            "order": _ORDERS[int(self.py_random.random() * len(_ORDERS))],
+        }
+
+    def apply(self, img, brightness, contrast, saturation, hue, order, **params):
+        if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
+            return super().apply(img, brightness, contrast, saturation, hue, order, **params)
+        factors = (brightness, contrast, saturation, hue)
+        for which in order:
+            img = _ADJUST[which](img, factors[which])
+        return img
+
+
+# Albumentations cuts the decimals of brightness and contrast off, where OpenCV rounds: hence the halves.
+
+
+def _brightness(image, factor):
+    return cv2.convertScaleAbs(image, alpha=factor, beta=-0.5) if factor != 1 else image
+
+
+def _contrast(image, factor):
+    if factor == 1:
+        return image
+    mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
+    return cv2.addWeighted(image, factor, image, 0.0, mean * (1 - factor) - 0.5)
+
+
+def _saturation(image, factor):
+    if factor == 1:
+        return image
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, factor, grey, 1 - factor, 0.0)
+
+
+def _hue(image, factor):
+    if factor == 0:
+        return image
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    return cv2.cvtColor(cv2.LUT(hsv, _hue_table(int(np.floor(_HUES * factor)))), cv2.COLOR_HSV2RGB)
+
+
+@lru_cache(maxsize=_HUES + 1)
+def _hue_table(shift):
+    """What becomes of hue, saturation and value: uint8 (256, 1, 3)."""
+    values = np.arange(256)
+    return np.stack([(values + shift) % _HUES, values, values], axis=1).astype(np.uint8)[:, None]
+
+
+_ADJUST = (_brightness, _contrast, _saturation, _hue)

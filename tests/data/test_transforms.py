@@ -1,0 +1,138 @@
+import copy
+import random
+
+import albumentations as A
+import numpy as np
+import pytest
+
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import POLICIES, build_policy
+from hf_cifar_resnet.data.transforms import FastColorJitter, PadAndCrop
+
+NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+RAMP = np.stack(np.broadcast_arrays(*np.ogrid[0:256:8, 0:256:8], 128), axis=-1).astype(np.uint8)
+GREY = np.repeat(RAMP[..., :1], 3, axis=2)
+
+
+def jitters(**ranges):
+    """Ours and Albumentations' own."""
+    return FastColorJitter(p=1.0, **ranges), A.ColorJitter(p=1.0, **ranges)
+
+
+# Colour
+
+
+@pytest.mark.parametrize("image", [NOISE, RAMP, GREY], ids=["noise", "ramp", "grey"])
+@pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
+def test_colour_jitter_is_that_of_albumentations(image, strength):
+    fast, stock = jitters()
+    draw, differences = random.Random(0), []
+    for _ in range(200):
+        factors = {name: 1 + strength * draw.uniform(-1, 1) for name in ("brightness", "contrast", "saturation")}
+        factors |= {"hue": 0.5 * strength * draw.uniform(-1, 1), "order": draw.sample(range(4), 4)}
+        differences.append(np.abs(fast.apply(image, **factors).astype(int) - stock.apply(image, **factors)))
+    # A product cut off to one grey level or the next, which the steps of the hue may then enlarge.
+    assert np.mean(np.array(differences) > 0) < 1e-3
+    assert np.mean(np.array(differences) > 1) < 1e-5
+
+
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.7])
+def test_each_adjustment_is_that_of_albumentations(which, factor):
+    fast, stock = jitters()
+    values = dict(zip(("brightness", "contrast", "saturation", "hue"), (1.0, 1.0, 1.0, 0.0), strict=True))
+    values[list(values)[which]] = factor if which < 3 else factor / 3.5
+    ours, theirs = (jitter.apply(NOISE, **values, order=[0, 1, 2, 3]) for jitter in (fast, stock))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert np.array_equal(ours, NOISE) == (factor == (1.0 if which < 3 else 0.0))
+
+
+def test_factors_and_orders_fill_their_ranges():
+    ranges = {"brightness": (0.5, 0.7), "contrast": (0.8, 1.0), "saturation": (1.1, 1.2), "hue": (-0.1, 0.3)}
+    jitter = FastColorJitter(p=1.0, **ranges)
+    drawn = [jitter.get_params() for _ in range(1000)]
+    for name, (low, high) in ranges.items():
+        values = [params[name] for params in drawn]
+        assert low <= min(values) < low + 0.1 * (high - low) and high - 0.1 * (high - low) < max(values) <= high
+    assert len({tuple(params["order"]) for params in drawn}) == 24
+
+
+def test_images_that_the_fast_arithmetic_does_not_know():
+    fast, stock = jitters(hue=(0.1, 0.1), brightness=(0.9, 0.9), contrast=(1.1, 1.1), saturation=(1.1, 1.1))
+    factors = fast.get_params()
+    for image in (NOISE.astype(np.float32) / 255, NOISE[..., :1]):
+        assert np.array_equal(fast.apply(image, **factors), stock.apply(image, **factors))
+
+
+# Crops
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (5, 9, 3), (3, 3, 3)])
+def test_crop_is_one_of_the_padded_image(shape):
+    image, padding = NOISE[: shape[0], : shape[1]], 4
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    crop = PadAndCrop(padding)
+    for down in range(-padding, padding + 1):
+        for right in range(-padding, padding + 1):
+            top, left = padding + down, padding + right
+            expected = padded[top : top + shape[0], left : left + shape[1]]
+            assert np.array_equal(crop.apply(image, down=down, right=right), expected)
+
+
+def test_every_crop_is_equally_likely():
+    crop = PadAndCrop(2)
+    drawn = [(params["down"], params["right"]) for params in (crop.get_params() for _ in range(5000))]
+    counts = [drawn.count((down, right)) for down in range(-2, 3) for right in range(-2, 3)]
+    assert sum(counts) == 5000 and min(counts) > 130 and max(counts) < 270
+
+
+def test_a_mask_moves_with_its_image():
+    moved = A.Compose([PadAndCrop(8)])(image=NOISE, mask=NOISE[..., 0].copy())
+    assert np.array_equal(moved["image"][..., 0], moved["mask"])
+
+
+def test_policies_can_be_written_down_and_read():
+    policy = build_policy("seed")
+    again = A.from_dict(A.to_dict(policy))
+    assert repr(again) == repr(policy)
+
+
+# Without Compose's checks
+
+
+POLICIES_OF_USERS = {
+    "dropout and noise": [A.CoarseDropout(p=0.7), A.GaussNoise(p=0.5), A.RandomBrightnessContrast()],
+    "geometry": [A.Affine(rotate=(-30, 30), p=0.8), A.RandomCrop(24, 24), A.Resize(32, 32), A.Transpose()],
+    "groups": [A.OneOf([A.Blur(p=1), A.Posterize(p=1)], p=0.5), A.SomeOf([A.ToGray(p=1), A.Solarize(p=1)], n=1)],
+    "nested": [A.Sequential([A.VerticalFlip(), A.ChannelShuffle()], p=0.5), A.Compose([A.Equalize()], p=0.5)],
+    "depends on the image": [A.RandomResizedCrop((32, 32)), A.FancyPCA(p=1), A.GridDistortion(), A.PixelDropout(p=1)],
+}
+
+
+@pytest.mark.parametrize("name", [*POLICIES, *POLICIES_OF_USERS])
+@pytest.mark.parametrize("p", [1.0, 0.5])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_pixels_are_those_of_compose(name, p):
+    def policy():
+        transforms = POLICIES_OF_USERS[name] if name in POLICIES_OF_USERS else build_policy(name).transforms
+        return A.Compose(copy.deepcopy(transforms), p=p)
+
+    class Subclass(A.Compose):
+        """What the Augmenter knows nothing of: it has to call it as it is."""
+
+    direct, whole = Augmenter(policy(), seed=1), Augmenter(Subclass(policy().transforms, p=p), seed=1)
+    for index in range(30):
+        image = direct(NOISE.copy(), 2, index)
+        assert np.array_equal(image, whole(NOISE.copy(), 2, index))
+        assert image.flags.c_contiguous
+
+
+def test_transform_with_a_call_of_its_own_is_called():
+    class Inverted(A.HorizontalFlip):
+        def __init__(self):
+            super().__init__(p=1.0)
+
+        def __call__(self, *args, **data):
+            return data | {"image": 255 - data["image"]}
+
+    assert np.array_equal(Augmenter(A.Compose([Inverted()]))(NOISE, 0, 0), 255 - NOISE)
