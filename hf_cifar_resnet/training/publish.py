@@ -36,7 +36,7 @@ class PublishCallback(TrainerCallback):
         self.args, self.eval_split = args, eval_split
         self.repo_id = args.hub_model_id or Path(args.output_dir).name
         self.run = None
-        self._thread, self._trouble = None, None
+        self._thread = None
         if args.process_index == 0:
             self._check_access()
 
@@ -66,8 +66,12 @@ class PublishCallback(TrainerCallback):
             # The next save brings what this one would have brought.
             return
         self._wait()
-        place = tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-")
-        pushes = self._prepare(state, Path(place.name))
+        try:
+            place = tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-")
+            pushes = self._prepare(state, Path(place.name))
+        except (OSError, TypeError, ValueError) as error:  # such as a full disk for temporary files
+            self._warn(error)
+            return
         self._thread = threading.Thread(target=self._push_aside, args=(place, pushes), daemon=True)
         self._thread.start()
 
@@ -96,7 +100,10 @@ class PublishCallback(TrainerCallback):
                 try:
                     self._push(folder, branch, "Training in progress")
                 except Exception as error:  # whatever it is, training goes on
-                    tqdm.write(f"warning: not pushed: {error}; training goes on")
+                    self._warn(error)
+
+    def _warn(self, error):
+        tqdm.write(f"warning: not pushed: {error}; training goes on")
 
     def _is_busy(self):
         return self._thread is not None and self._thread.is_alive()
