@@ -1,8 +1,5 @@
 """Watching a run in TensorBoard, Trackio and the like: what `--report_to` may name, and how our figures are called."""
 
-from transformers import TrainerCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
-
 # They show what is neither of an evaluation nor of the test as `train/...`.
 SHOWN_AS = {"train_accuracy": "accuracy", "train_seconds": "seconds"}
 
@@ -15,6 +12,14 @@ def chosen(report_to):
         ValueError: for a name that transformers does not know, or one that is not installed.
     """
     names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
+    if set(names) <= {"none", "all"}:
+        return names
+    # Takes seconds to load.
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
     for name in names:
         if name in ("none", "all"):
             continue
@@ -29,6 +34,9 @@ def chosen(report_to):
 
 def prepare_trackers(callbacks):
     """Gives those callbacks of a Trainer that are trackers our names, and the test scores where they ask for none."""
+    from transformers import TrainerCallback
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
     for callback in callbacks:
         if type(callback) in INTEGRATION_TO_CALLBACK.values():
             callback.on_log = _with_our_names(callback.on_log)
