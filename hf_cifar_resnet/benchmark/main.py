@@ -42,7 +42,7 @@ def _parse(argv, prog):
     parser.add_argument(
         "--engines", nargs="+", default=DEFAULT_ENGINES, choices=ENGINES, help="inference: what runs the model"
     )
-    sizes = f"images at once; step: the training batch, inference: {BATCH_SIZES}, if not given"
+    sizes = f"images at once; input: one size, 256, step: the training batch, inference: {BATCH_SIZES}, if not given"
     parser.add_argument("--batch_sizes", nargs="+", type=int, help=sizes)
     parser.add_argument("--json", metavar="FILE", help="also write all figures there")
     recipe = [] if any(word.split("=")[0] == "--config" for word in argv) else ["--config", "quickstart"]
@@ -86,7 +86,7 @@ def _input(options, model_args, data_args, args):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rates = timing.take_turns(input.ways(data_args, args.per_device_train_batch_size), options.repeats)
+        rates = timing.take_turns(input.ways(data_args, (options.batch_sizes or [256])[0]), options.repeats)
     finally:
         torch.set_num_threads(threads)
     return _told(rates, (input.OFFICIAL, input.NOTEBOOK), "images/s on one core")

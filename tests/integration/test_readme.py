@@ -39,6 +39,9 @@ SUBSTITUTES = {
     "--schedules constant cosine_with_warmup one_cycle --seeds 42 43": "--schedules one_cycle --seeds 42",
     "--schedules constant cosine reduce_lr_on_plateau": "--schedules reduce_lr_on_plateau",
     "--trials 20": "--trials 1",
+    "benchmark input": "benchmark input --repeats 1",
+    "benchmark step": "benchmark step --repeats 1 --steps 1 --use_cpu",
+    "benchmark inference": "benchmark inference --repeats 1 --batch_sizes 1 --use_cpu",
 }
 
 
