@@ -45,7 +45,7 @@ def ways(data_args, batch_size, seed=0):
 def _training_part(data_args):
     raw = load_raw(data_args.dataset_name, data_args.dataset_config_name, data_args.dataset_revision)
     columns = data_args.image_column_name, data_args.label_column_name
-    parts, _, _ = split(raw, *columns, 0, data_args.split_seed, data_args.max_train_samples, None)
+    parts, *_ = split(raw, *columns, 0, data_args.split_seed, data_args.max_train_samples, None)
     return parts["train"].select_columns(["image", "row", "label"])
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 
-from ..names import COLOR_JITTER
+from ..names import COLOR_JITTER, POLICY_FORMATS, check_augmentation
 from .transforms import FastColorJitter, PadAndCrop
 
 PADDING = 4
 # Where random erasing is done, and by how much (Zhong et al. 2017, https://arxiv.org/abs/1708.04896, section 4.2).
 ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)
-FILE_FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 
 
 class Cutout(A.ImageOnlyTransform):
@@ -168,10 +167,7 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
 def _transforms(name, image_size, color_jitter):
     if name in POLICIES:
         return POLICIES[name](image_size, color_jitter)
-    if Path(name).suffix not in FILE_FORMATS:
-        raise ValueError(
-            f"unknown augmentation policy {name!r}: choose one of {', '.join(POLICIES)}, or give a .yaml or .json file"
-        )
+    check_augmentation(name)
     policy = _read(Path(name))
     _try_out(policy, name, image_size)
     return [policy]
@@ -181,7 +177,7 @@ def _read(path):
     if not path.is_file():
         raise ValueError(f"there is no augmentation policy file {path}")
     try:
-        policy = A.load(path, data_format=FILE_FORMATS[path.suffix])
+        policy = A.load(path, data_format=POLICY_FORMATS[path.suffix])
     except UserWarning:
         raise
     except Exception as error:  # whatever the file's content makes of YAML, JSON, pydantic and Albumentations

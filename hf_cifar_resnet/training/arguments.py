@@ -26,6 +26,7 @@ from ..names import (
     DEPTHS,
     IMAGE_SIZE,
     STEMS,
+    check_augmentation,
 )
 from . import schedules, trackers
 
@@ -110,6 +111,7 @@ class DataArguments:
             values = getattr(self, name)
             if values is not None and len(values) != 3:
                 raise UserError(f"--{name} needs three numbers, got {values}")
+        check_augmentation(self.augmentation)
         if (self.image_mean is None) != (self.image_std is None):
             raise UserError("give both --image_mean and --image_std, or neither")
         if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):

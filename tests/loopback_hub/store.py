@@ -2,6 +2,7 @@
 
 import fnmatch
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import yaml
 LARGE = 10 * 2**20  # bytes; anything from here on is LFS, whatever .gitattributes says
 LFS_SUFFIXES = "7z arrow bin ckpt gz h5 model msgpack npy npz onnx ot parquet pb pickle pkl pt pth safetensors tar zip"
 LICENSES = "apache-2.0 mit bsd-2-clause bsd-3-clause cc-by-4.0 cc-by-sa-4.0 cc0-1.0 gpl-3.0 openrail other unknown"
+COUNT = itertools.count()  # of the commits
 TRACKED = "{} filter=lfs diff=lfs merge=lfs -text\n"
 
 
@@ -102,7 +104,8 @@ class Commit:
     date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z"))
 
     def __post_init__(self):
-        content = [self.parent and self.parent.sha, self.title, self.date, sorted((p, b.oid) for p, b in self.tree())]
+        # Dates are coarse: without the number, equal commits on two branches could be one.
+        content = [self.parent and self.parent.sha, next(COUNT), self.title, self.date, [b.oid for _, b in self.tree()]]
         self.sha = hashlib.sha1(json.dumps(content).encode()).hexdigest()
 
     def tree(self):
