@@ -64,7 +64,7 @@ def test_what_is_finished_is_not_repeated_and_what_was_cut_off_goes_on(python, s
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("1 of 4 runs are finished already")
     assert (copy / RUNS[0] / "metrics.json").stat().st_mtime_ns == untouched
-    assert "--resume_from_checkpoint true" in read_json(copy / RUNS[1] / "run.json")["command"]
+    assert "--resume_from_checkpoint" in read_json(copy / RUNS[1] / "run.json")["command"]
     assert timeless(copy) == timeless(folder)
 
 

@@ -47,11 +47,11 @@ def test_preview_draws_what_training_will_see(tmp_path, capsys):
 
 def test_search_finds_the_better_of_two(tmp_path, capsys):
     pytest.importorskip("optuna")
-    space = ["--space", "learning_rate=1e-9,1e-2", "--trials", "4", "--metric_for_best_model", "loss"]
+    space = ["--space", "learning_rate=1,1e-3", "--trials", "4", "--metric_for_best_model", "loss"]
     cli(["search", *SMALL, "--max_steps", "12", *space, "--output_dir", str(tmp_path)])
     found = json.loads((tmp_path / "search.json").read_text())
-    assert found["arguments"] == {"learning_rate": 1e-2} and found["trials"] == 4
-    assert "--learning_rate 0.01" in capsys.readouterr().out
+    assert found["arguments"] == {"learning_rate": 1e-3} and found["trials"] == 4
+    assert "--learning_rate 0.001" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
