@@ -5,7 +5,6 @@ import functools
 import os
 import sys
 
-
 SIGPIPE = 13  # absent from `signal` on Windows
 LONGEST = 2000  # characters of an error
 
