@@ -1,5 +1,7 @@
 """From a dataset's name to splits with the columns image and label."""
 
+import contextlib
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +144,10 @@ def load_raw(name, config_name=None, revision=None):
     if not is_folder and (os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1):
         raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
     try:
-        loaded = datasets.load_dataset(str(Path(name).resolve()) if is_folder else name, config_name, revision=revision)
+        if is_folder:
+            loaded = datasets.load_dataset(str(Path(name).resolve()), config_name, description=_state(name))
+        else:
+            loaded = datasets.load_dataset(name, config_name, revision=revision)
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         reason = _first_line(error)
         if is_folder:
@@ -151,6 +156,22 @@ def load_raw(name, config_name=None, revision=None):
             ) from error
         raise UserError(f"the dataset {name} cannot be loaded from the Hub: {reason}; {offline_ways}") from error
     return loaded
+
+
+def _state(folder):
+    """
+    Changes whenever a file of the folder does. `datasets` goes by the times of modification, which copying keeps, and
+    would take an older table from its cache; the times of change cannot be set.
+    """
+    digest = hashlib.sha256()
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                digest.update(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} ".encode() + os.fsencode(path))
+    return digest.hexdigest()
 
 
 def _first_line(error):
