@@ -20,6 +20,7 @@ from .shapes import shapes100
 BUILT_IN = {"shapes100": shapes100}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
+MAX_LABELS = 10**6
 SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
 
 
@@ -234,7 +235,8 @@ def _canonical(splits, image_column, label_column):
     columns = splits["train"].column_names
     image_column = _find_column("image", image_column, IMAGE_COLUMNS, columns)
     label_column = _find_column("label", label_column, LABEL_COLUMNS, columns)
-    superclass = next((name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column), None)
+    superclasses = [name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column]
+    superclass = next((name for name in superclasses if _is_of_classes(splits["train"].features[name])), None)
     for name, part in splits.items():
         missing = {image_column, label_column} - set(part.column_names)
         if missing:
@@ -272,13 +274,22 @@ def _label_names(splits, column):
     feature = splits["train"].features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
-    dtype = feature.dtype if isinstance(feature, datasets.Value) else ""
-    if "int" not in dtype and "string" not in dtype:
+    if not _is_of_classes(feature):
         raise UserError(f"the column {column} holds no class labels; name the right one with --label_column_name")
     values = {value for part in splits.values() for value in part.unique(column)}
     if None in values:
         raise UserError(f"the column {column} is empty for some images: remove them or label them")
-    return list(range(max(values) + 1)) if "int" in dtype else sorted(values)
+    if "string" in feature.dtype:
+        return sorted(values)
+    if max(values) >= MAX_LABELS:
+        raise UserError(f"the column {column} has the label {max(values)}, which is too large for a class number")
+    return list(range(max(values) + 1))
+
+
+def _is_of_classes(feature):
+    """Whether a column holds class numbers or names."""
+    dtype = feature.dtype if isinstance(feature, (datasets.Value, datasets.ClassLabel)) else ""
+    return "int" in dtype or "string" in dtype
 
 
 def _encode_labels(part, names):

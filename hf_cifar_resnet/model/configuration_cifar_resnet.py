@@ -84,6 +84,7 @@ class CifarResNetConfig(PreTrainedConfig):
         kwargs = {name: value for name, value in kwargs.items() if name not in ATTENTION}
         try:
             super().__post_init__(**kwargs)
+            self.to_dict()
         except ValueError:
             raise
         except Exception as error:  # whatever a file makes of fields that are transformers' own
@@ -117,6 +118,7 @@ class CifarResNetConfig(PreTrainedConfig):
             found = inspect.getattr_static(type(self), name, None)
             if name != "model_type" and found is not None and not isinstance(found, property):
                 raise ValueError(f"{name} is no field of a configuration")
+        self.dtype = self.dtype if self.dtype is not None else kwargs.pop("torch_dtype", None)
         if self.dtype is not None and str(self.dtype).removeprefix("torch.") not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 

@@ -360,7 +360,7 @@ class CifarArgumentParser(HfArgumentParser):
             argv = self._recipe_arguments(given.config, argv) + argv
         try:
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
-        except ValueError as error:
+        except (ValueError, TypeError, OSError, ImportError) as error:  # for a file, or a package, that is not there
             raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(self._unknown(rest[0]))

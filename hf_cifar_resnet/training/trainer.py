@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, weight_of
@@ -227,6 +228,17 @@ class CifarTrainer(Trainer):
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir, _internal_call=True)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        # The Trainer would delete by time of modification: the newest, where the clock was set back.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            folder = self._get_output_dir(trial=kwargs.get("trial"))
+            rotate_checkpoints(folder, limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
