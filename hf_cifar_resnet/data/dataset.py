@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import UserError
 from ..names import IMAGE_SIZE
@@ -40,7 +40,8 @@ def to_rgb_array(image, size=IMAGE_SIZE):
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         _check_grey_levels(image)
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # or it would make a copy
+        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
