@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -144,9 +144,14 @@ def load_raw(name, config_name=None, revision=None):
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1):
         raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
+    if is_folder and re.search(r"[*?\[\]\r\n]|::", os.path.abspath(name)):
+        raise UserError(
+            f"the folder {name} cannot be read: datasets takes *, ?, [, ], :: and line breaks in its path "
+            "for a pattern; rename it, or give a link to it of another name"
+        )
     try:
         if is_folder:
-            loaded = datasets.load_dataset(str(Path(name).resolve()), config_name, description=_state(name))
+            loaded = datasets.load_dataset(os.path.abspath(name), config_name, description=_state(name))
         else:
             loaded = datasets.load_dataset(name, config_name, revision=revision)
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors

@@ -243,6 +243,9 @@ class CifarTrainingArguments(TrainingArguments):
                 "gradient_checkpointing would update the BatchNorm statistics twice a step; "
                 "use a smaller batch with gradient_accumulation_steps instead"
             )
+        for name in ("use_liger_kernel", "neftune_noise_alpha"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is for language models; leave it out")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end")
 
