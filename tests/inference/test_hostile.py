@@ -1,6 +1,7 @@
 """Images and checkpoints of people who mean no good, or whose disk does not: one line, and nothing of theirs runs."""
 
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -247,3 +248,12 @@ def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
         assert b"red" in process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait(timeout=60) == 141
+
+
+def test_help_that_nobody_reads_ends_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
