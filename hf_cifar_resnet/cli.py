@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from . import __version__
+from .errors import reports_user_errors
 
 COMMANDS = {
     "train": ("training.run", "train a model; the same program as train.py"),
@@ -21,6 +22,7 @@ COMMANDS = {
 }
 
 
+@reports_user_errors
 def main(argv=None):
     """Runs one command with the rest of the command line."""
     argv = sys.argv[1:] if argv is None else argv

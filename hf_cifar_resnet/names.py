@@ -5,6 +5,7 @@ from pathlib import Path
 DEFAULT_DATASET = "uoft-cs/cifar100"
 BUILT_IN_DATASETS = ("shapes100",)
 IMAGE_SIZE = 32  # height and width, pixels
+MAX_IMAGE_SIZE = 1024
 AUGMENTATIONS = ("seed", "notebook", "crop", "cutout", "trivial", "randaugment", "strong", "none")
 POLICY_FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 # Brightness, contrast, saturation, hue: mild enough to keep every colour its name. Albumentations' default hue of

@@ -1,7 +1,9 @@
 import os
 import shutil
+import struct
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 # Read when the libraries are imported, so set before that. The user's own caches are neither read nor filled.
@@ -58,6 +60,21 @@ def make_images():
     def make(count, seed=0):
         arrays = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         return [Image.fromarray(array) for array in arrays]
+
+    return make
+
+
+@pytest.fixture
+def png_that_claims():
+    """The bytes of a PNG file of 100 bytes or so that claims any width and height."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    def make(width, height):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+        rows = zlib.compress(bytes((width + 7) // 8 + 1))
+        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
     return make
 

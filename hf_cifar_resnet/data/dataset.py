@@ -1,19 +1,31 @@
 """Images decoded once to a uint8 array, fetched and normalised a batch at a time."""
 
+import contextlib
 import copy
 import io
+import math
 import mmap
 import os
+import struct
+import threading
+import warnings
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import UserError
 from ..names import IMAGE_SIZE
 from .augment import Augmenter
+
+# What is above PIL's limit is refused below, in our own words; twice above it PIL refuses it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+LARGE = 2**24  # pixels
+_large = threading.Lock()
+_SUM = struct.Struct("<I")  # the CRC-32 at the end of a file of the cache
 
 
 def to_rgb_array(image, size=IMAGE_SIZE):
@@ -22,8 +34,14 @@ def to_rgb_array(image, size=IMAGE_SIZE):
     (bilinear).
 
     The image processor saved with a model does the same, up to one grey level where it resizes.
+
+    Raises:
+        ValueError: for pixels that no grey level stands for; others would be cut off to 0 and 255.
     """
-    image = ImageOps.exif_transpose(image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        _check_grey_levels(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # or it would make a copy
+        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -33,13 +51,35 @@ def to_rgb_array(image, size=IMAGE_SIZE):
     return np.asarray(image)
 
 
+def _check_grey_levels(image):
+    levels = np.asarray(image)
+    if not ((levels >= 0) & (levels <= 255)).all():  # nor where one is not a number
+        raise ValueError("its pixels are not all grey levels from 0 to 255: scale it to 8 bits")
+
+
+def read_rgb_array(source, size=IMAGE_SIZE):
+    """
+    An image file, a path or a stream, as [`to_rgb_array`] makes it.
+
+    Raises:
+        ValueError: for more than `PIL.Image.MAX_IMAGE_PIXELS` (89 million), before anything is decoded; a small file
+            may claim any size. PIL's decoders raise other exceptions too.
+    """
+    with Image.open(source) as image:
+        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(f"{image.width:,} x {image.height:,} pixels are too many")
+        # One large image at a time: each takes up to seven bytes a pixel, and there may be many readers.
+        with _large if image.width * image.height > LARGE else contextlib.nullcontext():
+            return to_rgb_array(image, size)
+
+
 def decode(dataset, size=IMAGE_SIZE):
     """
     All images of a `datasets.Dataset` with columns image and row (its number in the split), as one uint8 array
     (n, size, size, 3).
 
     A dataset on disk is decoded once per machine: the array is kept beside the `datasets` cache under the dataset's
-    fingerprint, and memory-mapped.
+    fingerprint with a checksum, and memory-mapped; without a place to keep it, the array is in memory.
 
     Raises:
         UserError: naming the image that cannot be decoded.
@@ -47,23 +87,57 @@ def decode(dataset, size=IMAGE_SIZE):
     if not dataset.cache_files:
         return _decode_all(dataset, size)
     path = _cache_path(dataset, size)
-    if not path.exists():
+    images = _read_cache(path, (len(dataset), size, size, 3))
+    if images is None:
+        images = _decode_all(dataset, size)
+        images = images if not _write_cache(path, images) else np.load(path, mmap_mode="r")
+    return images
+
+
+def _read_cache(path, shape):
+    """The array in a file of the cache; None where there is none, or it is not as it was written."""
+    try:
+        with open(path, "rb") as file:
+            checksum = _checksum(file, path.stat().st_size - _SUM.size)
+            if _SUM.unpack(file.read()) != (checksum,):
+                return None
+        images = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError, struct.error):
+        return None
+    return images if images.shape == shape and images.dtype == np.uint8 else None
+
+
+def _write_cache(path, images):
+    """Whether it could be written: a cache is no reason to stop."""
+    # Written aside and renamed, so that a process that stops or starts meanwhile never sees half a file.
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that a process that stops or starts meanwhile never sees half a file.
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with open(aside, "wb") as file:
-                np.save(file, _decode_all(dataset, size))
-            os.replace(aside, path)
-        finally:
+        with open(aside, "w+b") as file:
+            np.save(file, images)
+            file.seek(0)
+            file.write(_SUM.pack(_checksum(file)))
+        os.replace(aside, path)
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
+    return True
+
+
+def _checksum(file, remaining=math.inf):
+    """Of so many bytes from here on, or all; a chunk at a time."""
+    checksum = 0
+    while remaining > 0 and (chunk := file.read(int(min(remaining, 2**20)))):
+        checksum, remaining = zlib.crc32(chunk, checksum), remaining - len(chunk)
+    return checksum
 
 
 def _cache_path(dataset, size):
     from datasets import config
 
-    return Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v1-{dataset._fingerprint}-{size}.npy")
+    return Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v2-{dataset._fingerprint}-{size}.npy")
 
 
 def _decode_all(dataset, size):
@@ -75,9 +149,8 @@ def _decode_all(dataset, size):
         source = row["image"]
         try:
             stream = io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]
-            with Image.open(stream) as image:
-                images[i] = to_rgb_array(image, size)
-        except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+            images[i] = read_rgb_array(stream, size)
+        except Exception as error:  # PIL's decoders raise whatever a broken file leads them to
             where = f"image {row['row']} of split {dataset.split}"
             if source and source["path"]:
                 where += f" ({source['path']})"
@@ -89,7 +162,7 @@ def _reason(error):
     # Python's own words for a missing image, and PIL's for an unknown format, tell nobody anything.
     if isinstance(error, (TypeError, Image.UnidentifiedImageError)):
         return "not an image"
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def channel_statistics(images):

@@ -6,6 +6,7 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 
+from ..documents import read_json, read_yaml
 from ..names import COLOR_JITTER, POLICY_FORMATS, check_augmentation
 from .transforms import FastColorJitter, PadAndCrop
 
@@ -177,7 +178,9 @@ def _read(path):
     if not path.is_file():
         raise ValueError(f"there is no augmentation policy file {path}")
     try:
-        policy = A.load(path, data_format=POLICY_FORMATS[path.suffix])
+        content = {"yaml": read_yaml, "json": read_json}[POLICY_FORMATS[path.suffix]](path)
+        # It makes transforms alone, by their names in Albumentations' own register.
+        policy = A.from_dict(content)
     except UserWarning:
         raise
     except Exception as error:  # whatever the file's content makes of YAML, JSON, pydantic and Albumentations
@@ -189,7 +192,11 @@ def _read(path):
 def _try_out(policy, name, size):
     image = np.zeros((size, size, 3), dtype=np.uint8)
     for _ in range(5):
-        made = policy(image=image)["image"]
+        try:
+            made = policy(image=image)["image"]
+        except Exception as error:  # such as too large a size
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"augmentation policy {name} fails on an image of {image.shape}: {reason}") from error
         if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
             raise ValueError(
                 f"augmentation policy {name} must make uint8 images of {image.shape} from such images, but made "

@@ -1,8 +1,10 @@
 """From a dataset's name to splits with the columns image and label."""
 
+import contextlib
+import hashlib
 import os
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -18,6 +20,7 @@ from .shapes import shapes100
 BUILT_IN = {"shapes100": shapes100}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
+MAX_LABELS = 10**6
 SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
 
 
@@ -141,8 +144,16 @@ def load_raw(name, config_name=None, revision=None):
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1):
         raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
+    if is_folder and re.search(r"[*?\[\]\r\n]|::", os.path.abspath(name)):
+        raise UserError(
+            f"the folder {name} cannot be read: datasets takes *, ?, [, ], :: and line breaks in its path "
+            "for a pattern; rename it, or give a link to it of another name"
+        )
     try:
-        loaded = datasets.load_dataset(str(Path(name).resolve()) if is_folder else name, config_name, revision=revision)
+        if is_folder:
+            loaded = datasets.load_dataset(os.path.abspath(name), config_name, description=_state(name))
+        else:
+            loaded = datasets.load_dataset(name, config_name, revision=revision)
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         reason = _first_line(error)
         if is_folder:
@@ -151,6 +162,22 @@ def load_raw(name, config_name=None, revision=None):
             ) from error
         raise UserError(f"the dataset {name} cannot be loaded from the Hub: {reason}; {offline_ways}") from error
     return loaded
+
+
+def _state(folder):
+    """
+    Changes whenever a file of the folder does. `datasets` goes by the times of modification, which copying keeps, and
+    would take an older table from its cache; the times of change cannot be set.
+    """
+    digest = hashlib.sha256()
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                digest.update(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} ".encode() + os.fsencode(path))
+    return digest.hexdigest()
 
 
 def _first_line(error):
@@ -213,7 +240,8 @@ def _canonical(splits, image_column, label_column):
     columns = splits["train"].column_names
     image_column = _find_column("image", image_column, IMAGE_COLUMNS, columns)
     label_column = _find_column("label", label_column, LABEL_COLUMNS, columns)
-    superclass = next((name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column), None)
+    superclasses = [name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column]
+    superclass = next((name for name in superclasses if _is_of_classes(splits["train"].features[name])), None)
     for name, part in splits.items():
         missing = {image_column, label_column} - set(part.column_names)
         if missing:
@@ -251,13 +279,22 @@ def _label_names(splits, column):
     feature = splits["train"].features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
-    dtype = feature.dtype if isinstance(feature, datasets.Value) else ""
-    if "int" not in dtype and "string" not in dtype:
+    if not _is_of_classes(feature):
         raise UserError(f"the column {column} holds no class labels; name the right one with --label_column_name")
     values = {value for part in splits.values() for value in part.unique(column)}
     if None in values:
         raise UserError(f"the column {column} is empty for some images: remove them or label them")
-    return list(range(max(values) + 1)) if "int" in dtype else sorted(values)
+    if "string" in feature.dtype:
+        return sorted(values)
+    if max(values) >= MAX_LABELS:
+        raise UserError(f"the column {column} has the label {max(values)}, which is too large for a class number")
+    return list(range(max(values) + 1))
+
+
+def _is_of_classes(feature):
+    """Whether a column holds class numbers or names."""
+    dtype = feature.dtype if isinstance(feature, (datasets.Value, datasets.ClassLabel)) else ""
+    return "int" in dtype or "string" in dtype
 
 
 def _encode_labels(part, names):

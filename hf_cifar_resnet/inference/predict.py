@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.dataset import normalize, to_rgb_array
-from ..errors import LineParser, UserError, reports_user_errors
+from ..data.dataset import normalize, read_rgb_array
+from ..errors import LineParser, UserError, printable, reports_user_errors
 from ..training.checkpoint import label_names, load_checkpoint
 
 MAX_NAME_WIDTH = 60
@@ -40,7 +40,7 @@ def main(argv=None, prog=None):
                     # A file's name may be no valid Unicode.
                     path = path.encode("utf-8", "backslashreplace").decode("utf-8")
                     if isinstance(answer, str):
-                        unreadable.append(f"{path}: {answer}")
+                        unreadable.append(printable(f"{path}: {answer}"))
                     else:
                         write.row(path, answer)
                 bar.update(len(batch))
@@ -133,8 +133,7 @@ class Predictor:
 
     def _read(self, path):
         try:
-            with Image.open(path) as image:
-                return to_rgb_array(image, self.size)
+            return read_rgb_array(path, self.size)
         except Image.UnidentifiedImageError:
             return "not an image"
         except Exception as error:  # PIL's decoders raise whatever a broken file leads them to
@@ -167,7 +166,7 @@ class _Table:
 
     def row(self, path, answer):
         labels = "  ".join(f"{name} {probability:.1%}" for name, probability in answer)
-        print(f"{path:<{self.width}}  {labels}", file=self.file)
+        print(f"{printable(path):<{self.width}}  {printable(labels)}", file=self.file)
 
     def end(self):
         pass

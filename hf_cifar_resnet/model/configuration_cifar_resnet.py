@@ -1,5 +1,9 @@
 """Configuration of a ResNet for small images. Travels to the Hub with every checkpoint."""
 
+import inspect
+import math
+import unicodedata
+
 from transformers import PreTrainedConfig
 
 # (block, stage depths) of the ResNets in table 1 of He et al. 2015, https://arxiv.org/abs/1512.03385
@@ -15,6 +19,14 @@ STANDARD_WIDTHS = [64, 128, 256, 512]
 FORMAT_VERSION = 1
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("cifar", "imagenet")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+# A file may ask for any size, and building takes time and memory before the weights are seen not to fit. Table 6 of
+# the paper has 600 blocks in its deepest network; the widest in use have fewer than a billion weights.
+MAX_BLOCKS, MAX_WEIGHTS, MAX_LABELS, MAX_LABEL_LENGTH = 1000, 10**9, 10**6, 1000
+# A name is shown in terminals, tables and pages: control characters, surrogates, line and paragraph separators.
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+# They choose code to run, from the Hub too, and there is no attention here.
+ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
 class CifarResNetConfig(PreTrainedConfig):
@@ -64,10 +76,19 @@ class CifarResNetConfig(PreTrainedConfig):
     calibration_temperature: float = 1.0
 
     def __post_init__(self, **kwargs):
+        self._check_common(kwargs)
+        self._check_labels(kwargs)
         self.resolve_shape()
         # Whatever it was read from, it is written as this version.
         self.format_version = FORMAT_VERSION
-        super().__post_init__(**kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ATTENTION}
+        try:
+            super().__post_init__(**kwargs)
+            self.to_dict()
+        except ValueError:
+            raise
+        except Exception as error:  # whatever a file makes of fields that are transformers' own
+            raise ValueError(f"a field of the configuration has a wrong value: {error}") from error
         # Where the Auto classes find the code, in the folder of the checkpoint.
         self.auto_map = {
             "AutoConfig": "configuration_cifar_resnet.CifarResNetConfig",
@@ -82,11 +103,41 @@ class CifarResNetConfig(PreTrainedConfig):
                 setattr(self, name, list(getattr(self, name)))
         if not _is_positive_int(self.format_version) or self.format_version > FORMAT_VERSION:
             raise ValueError(
-                f"format_version {self.format_version} is later than this hf_cifar_resnet knows ({FORMAT_VERSION}): "
+                f"format_version {self.format_version!r} is later than this hf_cifar_resnet knows ({FORMAT_VERSION}): "
                 "update the package, or load it with trust_remote_code=True"
             )
         self._fill_in()
         self._validate()
+
+    def _check_common(self, kwargs):
+        """The fields that all configurations have, and those that none has."""
+        if kwargs.get("model_type", self.model_type) != self.model_type:
+            raise ValueError(f"model_type must be {self.model_type}, got {kwargs['model_type']!r}")
+        for name in kwargs:
+            # It would hide a method or a setting of the class.
+            found = inspect.getattr_static(type(self), name, None)
+            if name != "model_type" and found is not None and not isinstance(found, property):
+                raise ValueError(f"{name} is no field of a configuration")
+        self.dtype = self.dtype if self.dtype is not None else kwargs.pop("torch_dtype", None)
+        if self.dtype is not None and str(self.dtype).removeprefix("torch.") not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+
+    def _check_labels(self, kwargs):
+        names, count = self.id2label, kwargs.get("num_labels")
+        if count is not None and not (_is_positive_int(count) and count <= MAX_LABELS):
+            raise ValueError(f"num_labels must be an integer from 1 to {MAX_LABELS:,}, got {count!r}")
+        if names is None:
+            return
+        if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))) or not names:
+            raise ValueError("id2label must name each class number from 0 on")
+        for number, name in names.items():
+            if not isinstance(name, str) or len(name) > MAX_LABEL_LENGTH or not _is_line(name):
+                raise ValueError(
+                    f"id2label must have one line of text for each class, at most {MAX_LABEL_LENGTH} characters, "
+                    f"got {str(name)[:50]!r} for {number}"
+                )
+        if self.label2id is not None and not isinstance(self.label2id, dict):
+            raise ValueError("label2id must give each name its number")
 
     def _fill_in(self):
         if self.depth is None and self.block is None and self.stage_depths is None:
@@ -98,7 +149,7 @@ class CifarResNetConfig(PreTrainedConfig):
             for name, implied in (("block", block), ("stage_depths", stage_depths)):
                 given = getattr(self, name)
                 if given not in (None, implied):
-                    raise ValueError(f"depth {self.depth} means {name} {implied}, got {given}: give one or the other")
+                    raise ValueError(f"depth {self.depth} means {name} {implied}, got {given!r}: give one or the other")
             self.block, self.stage_depths = block, list(stage_depths)
         if self.block is None or self.stage_depths is None:
             raise ValueError("give both block and stage_depths (or only depth)")
@@ -107,7 +158,7 @@ class CifarResNetConfig(PreTrainedConfig):
             self.depth = next((depth for depth, standard in STANDARD_DEPTHS.items() if shape == standard), None)
         if self.stage_widths is None:
             if not isinstance(self.stage_depths, list) or len(self.stage_depths) > len(STANDARD_WIDTHS):
-                raise ValueError(f"stage_depths {self.stage_depths} needs stage_widths of the same length")
+                raise ValueError(f"stage_depths {self.stage_depths!r} needs stage_widths of the same length")
             self.stage_widths = STANDARD_WIDTHS[: len(self.stage_depths)]
 
     def _validate(self):
@@ -127,14 +178,43 @@ class CifarResNetConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
-        if not self.calibration_temperature > 0:
-            raise ValueError(f"calibration_temperature must be above 0, got {self.calibration_temperature!r}")
+        temperature = self.calibration_temperature
+        if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+            raise ValueError(f"calibration_temperature must be above 0, got {temperature!r}")
+        if not isinstance(self.zero_init_residual, bool):
+            raise ValueError(f"zero_init_residual must be true or false, got {self.zero_init_residual!r}")
         if not _is_positive_int(self.num_channels):
             raise ValueError(f"num_channels must be an integer above 0, got {self.num_channels!r}")
+        self._check_size()
+
+    def _check_size(self):
+        if sum(self.stage_depths) > MAX_BLOCKS:
+            raise ValueError(f"stage_depths must not add up to more than {MAX_BLOCKS:,} blocks")
+        if self._num_weights() > MAX_WEIGHTS:
+            raise ValueError(
+                "stage_widths, stage_depths, num_channels and num_labels must not make more than "
+                f"{MAX_WEIGHTS:,} weights"
+            )
+
+    def _num_weights(self):
+        """Of the convolutions and the classifier; nothing is built."""
+        expansion, width = (4 if self.block == "bottleneck" else 1), self.stage_widths[0]
+        total = (49 if self.stem == "imagenet" else 9) * self.num_channels * width
+        for depth, inner in zip(self.stage_depths, self.stage_widths, strict=True):
+            outer = inner * expansion
+            within = 9 * inner**2 + (inner * outer if expansion > 1 else 0)
+            entry = 1 if expansion > 1 else 9
+            total += entry * inner * (width + (depth - 1) * outer) + depth * within + width * outer
+            width = outer
+        return total + width * (len(self.id2label) if self.id2label else 1)
 
 
 def _is_positive_int(value):
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_line(text):
+    return not any(unicodedata.category(character) in UNPRINTABLE for character in text)
 
 
 __all__ = ["CifarResNetConfig"]

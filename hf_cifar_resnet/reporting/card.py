@@ -4,6 +4,7 @@ import shlex
 from importlib import resources
 from pathlib import Path
 
+from ..errors import printable
 from .records import public
 
 SCORE_NAMES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy", "superclass": "superclass accuracy"}
@@ -15,6 +16,19 @@ def _template_path():
     package = resources.files("hf_cifar_resnet")
     installed = Path(str(package / "model_cards" / TEMPLATE))
     return installed if installed.is_file() else Path(str(package)).parent / "model_cards" / TEMPLATE
+
+
+# What would be a tag, a cell, a link, an image or code, and what stands for it.
+_MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
+
+
+def _literal(value):
+    """A record whose texts, such as the names of classes and folders, mean nothing in Markdown or HTML."""
+    if isinstance(value, dict):
+        return {key: _literal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_literal(part) for part in value]
+    return printable(value).translate(_MARKDOWN) if isinstance(value, str) else value
 
 
 def model_card(run, metrics):
@@ -59,9 +73,10 @@ def model_card(run, metrics):
     return ModelCard.from_template(
         data,
         template_path=str(_template_path()),
-        run=run,
-        metrics=metrics,
+        run=_literal(run),
+        metrics=_literal(metrics),
+        citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],
         splits=splits,
         score_names=SCORE_NAMES,
-        command=shlex.join(run["command"]),
+        command=printable(shlex.join(run["command"])),
     )

@@ -3,11 +3,14 @@
 
 def new_figure(columns, rows=1, width=4.4, height=3.4):
     """A matplotlib figure that needs no display, and its axes as a flat list."""
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
+    # Names are shown as they are: a dollar starts no formula.
+    rcParams["text.parse_math"] = False
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 

@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+from jinja2 import TemplateError
+
 from ..errors import UserError
 from . import records
 from .card import model_card
@@ -31,10 +33,17 @@ def stage_run(run_folder, repo_id, folder):
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
     for pattern in ("*.safetensors", "*.json", "*.py", "*.png", "*.md"):
         _link(run_folder.glob(pattern), folder)
-    run, metrics = (records.read_json(run_folder / name) for name in (records.RUN_JSON, records.METRICS_JSON))
+    try:
+        run, metrics = (records.read_json(run_folder / name) for name in (records.RUN_JSON, records.METRICS_JSON))
+        written, pushed = (str(model_card(each, metrics)) for each in (run, _at(repo_id, run)))
+    except (LookupError, TypeError, AttributeError, ValueError, TemplateError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(
+            f"{records.RUN_JSON} or {records.METRICS_JSON} of {run_folder} is not as training wrote it: {reason}"
+        ) from error
     # A card that somebody has edited stays as it is.
-    if (run_folder / CARD).read_text(encoding="utf-8") == str(model_card(run, metrics)):
-        _replace(folder / CARD, str(model_card(_at(repo_id, run), metrics)))
+    if (run_folder / CARD).read_text(encoding="utf-8") == written:
+        _replace(folder / CARD, pushed)
     _publish_records(folder)
 
 

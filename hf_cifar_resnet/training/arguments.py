@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.utils import is_torch_tf32_available
 
+from ..documents import read_yaml
 from ..errors import UserError
 from ..names import (
     AUGMENTATIONS,
@@ -25,6 +25,7 @@ from ..names import (
     DEFAULT_DATASET,
     DEPTHS,
     IMAGE_SIZE,
+    MAX_IMAGE_SIZE,
     STEMS,
     check_augmentation,
 )
@@ -105,8 +106,8 @@ class DataArguments:
     random_erasing: float = _option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
 
     def __post_init__(self):
-        if self.image_size < 1:
-            raise UserError(f"--image_size must be at least 1, got {self.image_size}")
+        if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise UserError(f"--image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             if values is not None and len(values) != 3:
@@ -242,6 +243,9 @@ class CifarTrainingArguments(TrainingArguments):
                 "gradient_checkpointing would update the BatchNorm statistics twice a step; "
                 "use a smaller batch with gradient_accumulation_steps instead"
             )
+        for name in ("use_liger_kernel", "neftune_noise_alpha"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is for language models; leave it out")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end")
 
@@ -359,7 +363,7 @@ class CifarArgumentParser(HfArgumentParser):
             argv = self._recipe_arguments(given.config, argv) + argv
         try:
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
-        except ValueError as error:
+        except (ValueError, TypeError, OSError, ImportError) as error:  # for a file, or a package, that is not there
             raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(self._unknown(rest[0]))
@@ -401,12 +405,9 @@ def read_recipe(name):
     if not file.is_file():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
     try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {name} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"--config {name} must hold lines of the form argument: value")
-    return recipe
+        return read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {name} cannot be read: {error}") from error
 
 
 def parse_arguments(argv=None, prog=None):

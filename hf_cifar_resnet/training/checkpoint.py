@@ -1,10 +1,16 @@
 """A trained model and its image processor, from a folder or the Hub."""
 
+import math
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from .. import hub
+from ..documents import read_json
 from ..errors import UserError
-from ..model import CifarResNetForImageClassification
+from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from ..names import MAX_IMAGE_SIZE
 
 
 def checkpoint_folder(name):
@@ -33,24 +39,106 @@ def load_checkpoint(name):
         name (`str`): a folder that training wrote, or `user/repo` on the Hub.
 
     Raises:
-        UserError: if there is none, or weights are missing or of another shape.
+        UserError: if there is none, or [`load_model`] or [`load_processor`] refuses it.
     """
-    from transformers import AutoImageProcessor, logging
-
     folder = checkpoint_folder(name)
-    # None for reading one small file.
-    logging.disable_progress_bar()
     try:
-        model, loaded = CifarResNetForImageClassification.from_pretrained(folder, output_loading_info=True)
-        processor = AutoImageProcessor.from_pretrained(folder)
-    except Exception as error:  # transformers, safetensors and json each raise their own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the checkpoint {name} cannot be loaded: {reason}") from error
+        return load_model(folder).eval(), load_processor(folder)
+    except UserError as error:
+        raise UserError(f"the checkpoint {name} cannot be loaded: {error}") from error
+
+
+def load_model(folder, **config):
+    """
+    The model in a folder, in float32. Nothing in the folder is run or unpickled: the classes are ours, and the weights
+    safetensors.
+
+    Args:
+        config: fields of its configuration to change.
+
+    Raises:
+        UserError: for weights that are missing or of another shape, or a configuration that describes no model.
+    """
+    from transformers import logging
+
+    try:
+        given = read_json(folder / "config.json")
+        if "quantization_config" in given:
+            raise ValueError("quantised weights are not supported")
+        if not list(folder.glob("model*.safetensors")):
+            raise ValueError("it has no model.safetensors; weights in other formats may run code and are not read")
+        with _silent(logging):
+            model, loaded = CifarResNetForImageClassification.from_pretrained(
+                folder,
+                config=CifarResNetConfig(**given | config),
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers and safetensors each raise their own
+        raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
+    if loaded["mismatched_keys"]:
+        name, found, needed = sorted(loaded["mismatched_keys"])[0]
+        raise UserError(f"its weights are not those of its config.json: {name} is {list(found)}, not {list(needed)}")
     if loaded["missing_keys"]:
         # transformers would draw them at random and only warn.
         missing = sorted(loaded["missing_keys"])
-        raise UserError(f"the checkpoint {name} lacks {len(missing)} of the model's weights, such as {missing[0]}")
-    return model.eval(), processor
+        raise UserError(f"it lacks {len(missing)} of the model's weights, such as {missing[0]}")
+    # A file may have asked for tuples.
+    model.config.return_dict = True
+    return model
+
+
+def load_processor(folder):
+    """
+    The image processor in a folder, of the one kind that training writes.
+
+    Raises:
+        UserError: if it is missing, of another kind, or its numbers make no pixel values.
+    """
+    try:
+        given = read_json(folder / "preprocessor_config.json")
+        return _processor(given)
+    except (OSError, ValueError) as error:
+        raise UserError(f"preprocessor_config.json: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _processor(given):
+    from transformers import ViTImageProcessor
+
+    kind = given.get("image_processor_type", "ViTImageProcessor")
+    if kind not in ("ViTImageProcessor", "ViTImageProcessorFast"):
+        raise ValueError(f"image_processor_type must be ViTImageProcessor, got {kind!r}")
+    size = given.get("size")
+    height = size.get("height") if isinstance(size, dict) else None
+    if type(height) is not int or size.get("width") != height or not 1 <= height <= MAX_IMAGE_SIZE:
+        raise ValueError(f"size must have an equal height and width from 1 to {MAX_IMAGE_SIZE}, got {size!r}")
+    for name in ("image_mean", "image_std"):
+        values = given.get(name)
+        numbers = isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+        if not numbers or len(values) != 3 or (name == "image_std" and min(values) <= 0):
+            raise ValueError(f"{name} must be three numbers{' above 0' * (name == 'image_std')}, got {values!r}")
+    size = {"height": height, "width": height}
+    made = ViTImageProcessor(
+        size=size, image_mean=given["image_mean"], image_std=given["image_std"], do_convert_rgb=True
+    )
+    for name, value in made.to_dict().items():
+        if name.startswith(("do_", "re")) and given.get(name, value) != value:
+            raise ValueError(f"{name} must be {value}, as training has it, got {given[name]!r}")
+    return made
+
+
+@contextmanager
+def _silent(logging):
+    """Without progress bars, and without tables of what does not fit: the exception says it."""
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def label_names(model):

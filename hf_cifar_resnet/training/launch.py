@@ -22,6 +22,10 @@ def check_processes(args):
     """
     hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
     promised = int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        args.device  # noqa: B018 (sets the devices up, with all that the arguments ask for)
+    except (ImportError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
     if promised != args.world_size:
         raise UserError(
             f"the launcher started {promised} processes, but they do not work together: each would train on its own "

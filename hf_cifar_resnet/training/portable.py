@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.trainer_pt_utils import safe_globals
 
 from ..errors import UserError
 from ..reporting.records import public
@@ -27,7 +28,9 @@ def write_portable(checkpoint, folder, best=None):
     """
     for path in checkpoint.iterdir():
         if path.suffix in _PICKLED:
-            _write_value(torch.load(path, map_location="cpu", weights_only=False), folder / path.name)
+            with safe_globals():  # NumPy's arrays, in the random states
+                value = torch.load(path, map_location="cpu", weights_only=True)
+            _write_value(value, folder / path.name)
         elif path.suffix == ".json" and path.name != TRAINER_STATE:
             (folder / path.name).unlink(missing_ok=True)
             _write(public(_read(path)), folder / path.name)

@@ -1,8 +1,12 @@
 """The data that a checkpoint was trained on, from the record beside it."""
 
+from dataclasses import fields
+
 from ..data.sources import load_splits
+from ..documents import read_json
 from ..errors import UserError
 from ..reporting import records
+from .arguments import CifarArgumentParser, DataArguments
 from .checkpoint import checkpoint_folder, label_names
 
 
@@ -19,7 +23,7 @@ def parse_with_record(parser, argv):
     """
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     run = _run_record(checkpoint_folder(parser.parse_known_args(argv)[0].checkpoint))
-    recorded = run.get("data_arguments", {})
+    recorded = _checked(run.get("data_arguments") or {})
     parser.set_defaults(dataset_name=recorded.get("dataset_name"))
     # Columns and revision belong to the dataset they were given for.
     if parser.parse_known_args(argv)[0].dataset_name == recorded.get("dataset_name"):
@@ -32,9 +36,25 @@ def parse_with_record(parser, argv):
 
 def _run_record(folder):
     for place in (folder, folder.parent):
-        if (place / records.RUN_JSON).is_file():
-            return records.read_json(place / records.RUN_JSON)
+        path = place / records.RUN_JSON
+        if path.is_file():
+            try:
+                return read_json(path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: {error}") from error
     return {}
+
+
+def _checked(recorded):
+    """The data arguments of a record, as if they had been typed: it may be anybody's."""
+    known = {field.name for field in fields(DataArguments)}
+    try:
+        given = {name: value for name, value in recorded.items() if name in known and value is not None}
+        words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
+        [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"the data_arguments of {records.RUN_JSON} are wrong: {error}") from error
+    return {name: getattr(parsed, name) for name in given}
 
 
 def load_data_for(name, data_args, model, processor):

@@ -90,18 +90,29 @@ def check_metric(args, data):
 
 
 def build_trainer(model, args, data, eval_split, **kwargs):
-    """The Trainer, which selects on `eval_split`; `kwargs` go to it as they are."""
+    """
+    The Trainer, which selects on `eval_split`; `kwargs` go to it as they are.
+
+    Raises:
+        UserError: where an argument asks for a package that is not installed, or for what this model cannot do.
+    """
     from .trainer import CifarTrainer
 
-    return CifarTrainer(
-        model=model,
-        args=args,
-        train_dataset=data.train,
-        eval_dataset=getattr(data, eval_split),
-        processing_class=data.image_processor(),
-        superclass_of=data.superclass_of,
-        **kwargs,
-    )
+    try:
+        trainer = CifarTrainer(
+            model=model,
+            args=args,
+            train_dataset=data.train,
+            eval_dataset=getattr(data, eval_split),
+            processing_class=data.image_processor(),
+            superclass_of=data.superclass_of,
+            **kwargs,
+        )
+        # Not only when training starts.
+        trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+    except (ImportError, NotImplementedError, ValueError) as error:
+        raise UserError(f"the Trainer does not take these arguments: {' '.join(str(error).split())}") from error
+    return trainer
 
 
 def finish(trainer, run, data, eval_split):

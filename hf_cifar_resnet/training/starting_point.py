@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoImageProcessor
 
 from .. import hub
 from ..errors import UserError
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from .checkpoint import load_model, load_processor
 
 # What may differ from the checkpoint's: these have no weights.
 _FREE = ("dropout", "drop_path_rate")
@@ -30,8 +29,8 @@ def load_start(model_args, data_args):
     folder = _find(name)
     if data_args.image_mean is None:
         try:
-            processor = AutoImageProcessor.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+            processor = load_processor(folder)
+        except UserError as error:
             raise _unusable(name, error) from error
         data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
     return folder
@@ -67,8 +66,8 @@ def build_model(model_args, data, start=None):
 
 def _trained(model_args, folder):
     try:
-        return CifarResNetForImageClassification.from_pretrained(folder, use_safetensors=True, **model_args.given)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        return load_model(folder, **model_args.given)
+    except UserError as error:
         raise _unusable(model_args.model_name_or_path, error) from error
 
 
@@ -85,4 +84,4 @@ def _for_labels(model, data):
 
 
 def _unusable(name, error):
-    return UserError(f"--model_name_or_path {name} cannot be loaded: {' '.join(str(error).split())}")
+    return UserError(f"--model_name_or_path {name} cannot be loaded: {error}")

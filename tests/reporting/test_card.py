@@ -136,3 +136,13 @@ def test_card_says_where_labels_were_mixed(saved_card, alpha):
     mixed = saved_card(RUN | {"arguments": RUN["arguments"] | {alpha: 0.2}}).text
     assert "with augmentation." in plain and "mixed" not in plain
     assert "with augmentation and against mixed labels." in mixed
+
+
+def test_texts_of_others_mean_nothing_in_the_card(saved_card):
+    """Names of classes and of a dataset, and what the dataset's own card says, are shown as they are."""
+    run, metrics = copy.deepcopy(RUN), copy.deepcopy(METRICS)
+    run["dataset"] |= {"license": "<img src=x>\n# mine", "citation": "@a{b,\n```\n<script>\n}", "on_hub": False}
+    metrics["most_confused"][0]["classes"] = ["<script>x</script> | `a", "[free](http://x)"]
+    text = saved_card(run, metrics).text
+    assert "<script>" not in text and "<img" not in text and "[free](" not in text and "\n# mine" not in text
+    assert "&lt;script&gt;x&lt;/script&gt; \\| 'a, \\[free\\](http://x)" in text

@@ -1,0 +1,69 @@
+"""Reading JSON and YAML that somebody else wrote: of bounded size, plain values alone, and one kind of error."""
+
+import json
+from pathlib import Path
+
+LARGEST_JSON, LARGEST_YAML = 2**24, 2**20  # bytes
+# Of a YAML document with its aliases written out: a few lines of them can stand for billions.
+MOST_YAML_NODES = 10**5
+
+
+def read_json(path):
+    """
+    The object in a JSON file, a dict.
+
+    Raises:
+        ValueError: if it holds none, in one line that does not name the file.
+        OSError: if it cannot be read.
+    """
+    text = _read(path, LARGEST_JSON)
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"it is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError("it must hold a JSON object: {...}")
+    return content
+
+
+def read_yaml(path):
+    """The mapping in a YAML file, a dict. Raises as [`read_json`] does. No tag makes anything but plain values."""
+    import yaml
+
+    text = _read(path, LARGEST_YAML)
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None and _size(node, {}) > MOST_YAML_NODES:
+            raise ValueError("it stands for too many values")
+        content = None if node is None else loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # of YAML's own, and of what its constructors call
+        raise ValueError(f"it is not valid YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+    if not isinstance(content, dict):
+        raise ValueError("it must hold lines of the form argument: value")
+    return content
+
+
+def _read(path, largest):
+    with open(Path(path), "rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it is larger than {largest:,} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _size(node, sizes):
+    """How many nodes there are with all aliases written out."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_YAML_NODES  # found again below itself, it would have no end
+        parts = node.value if isinstance(node.value, list) else []
+        parts = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in parts)
+    return sizes[id(node)]

@@ -1,0 +1,168 @@
+"""Datasets and policies that are broken, or meant to break something."""
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Array3D, ClassLabel
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.errors import UserError
+
+LABELS = ClassLabel(names=["a", "b"])
+FEATURES = {"image": ImageFeature(), "label": LABELS}
+
+
+@pytest.fixture
+def write(write_parquet, make_images, tmp_path):
+    def write(seed=0, train=None, features=FEATURES, labels=(0, 1)):
+        for split in ("train", "test"):
+            images = make_images(8, seed=seed)
+            if split == "train" and train is not None:
+                images[5] = train
+            write_parquet(split, {"image": images, "label": [labels[i % 2] for i in range(8)]}, features)
+        return str(tmp_path)
+
+    return write
+
+
+def load(folder):
+    return load_splits(folder, validation_fraction=0)
+
+
+@pytest.mark.parametrize(
+    "size, told", [((50_000, 50_000), "2500000000 pixels"), ((12_000, 10_000), "12,000 x 10,000 pixels are too many")]
+)
+def test_bomb_in_a_dataset_is_named(write, png_that_claims, size, told):
+    folder = write(train={"bytes": png_that_claims(*size), "path": None})
+    with pytest.raises(UserError, match=f"image 5 of split train cannot be decoded: .*{told}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 300.0])
+def test_pixels_that_are_no_grey_levels_are_named(write, value):
+    image = Image.fromarray(np.full((8, 8), value, dtype=np.float32))
+    with pytest.raises(UserError, match="image 5 of split train .* not all grey levels from 0 to 255"):
+        load(write(train=image))
+
+
+def test_array_column_is_no_image(write_parquet, tmp_path):
+    columns = {"image": [np.full((4, 4, 3), np.nan, "f")] * 4, "label": [0, 1] * 2}
+    for split in ("train", "test"):
+        write_parquet(split, columns, {"image": Array3D((4, 4, 3), "float32"), "label": LABELS})
+    with pytest.raises(UserError, match="the column image holds no images"):
+        load(str(tmp_path))
+
+
+def test_label_too_large_for_a_class_number(write):
+    from datasets import Value
+
+    with pytest.raises(UserError, match="too large for a class number"):
+        load(write(features=FEATURES | {"label": Value("int64")}, labels=(0, 2**40)))
+
+
+def test_loading_script_is_not_run(write, tmp_path):
+    folder = write()
+    script = tmp_path / f"{tmp_path.name}.py"
+    script.write_text(f"open({str(tmp_path / 'trapped')!r}, 'w')")
+    with pytest.raises(UserError, match="scripts are no longer supported"):
+        load(folder)
+    assert not (tmp_path / "trapped").exists()
+
+
+# A dataset under a cache
+
+
+def test_changed_file_of_the_same_size_and_time_is_read_anew(write, tmp_path):
+    folder = write(seed=0)
+    before = load(folder)
+    files = {path: path.stat() for path in Path(folder).rglob("*.parquet")}
+    write(seed=1)
+    for path, was in files.items():
+        size = max(path.stat().st_size, was.st_size)
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert abs(path.stat().st_size - size) < 100 and path.stat().st_mtime_ns == was.st_mtime_ns
+    assert not np.array_equal(load(folder).train.images, before.train.images)
+
+
+@pytest.fixture
+def cached(write):
+    """A folder whose images are decoded already, and the files that hold them."""
+    import datasets
+
+    folder = write()
+    images = np.array(load(folder).train.images)
+    cache = Path(datasets.config.HF_DATASETS_CACHE, "hf_cifar_resnet")
+    newest = sorted(cache.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)[-2:]
+    return folder, images, newest
+
+
+@pytest.mark.parametrize("fault", ["truncated", "flipped", "empty", "text"])
+def test_damaged_file_of_the_cache_is_made_anew(cached, fault):
+    folder, images, files = cached
+    for path in files:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        damaged = {"truncated": content[:-100], "flipped": content, "empty": b"", "text": b"no array" * 100}
+        path.unlink()  # the first run still has it mapped
+        path.write_bytes(damaged[fault])
+    assert np.array_equal(load(folder).train.images, images)
+    assert all(np.array_equal(np.load(path).shape[1:], (32, 32, 3)) for path in files)
+
+
+def test_cache_on_a_full_disk_is_done_without(cached):
+    """A limit on the size of files fails the writes of an array as a full disk does."""
+    folder, images, files = cached
+    for path in files:
+        path.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        again = load(folder).train.images
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert np.array_equal(again, images) and not any(path.exists() for path in files)
+    assert not list(files[0].parent.glob("*.tmp"))
+
+
+# Policies
+
+
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"__class_fullname__": "os.system", "p": 1, "command": "touch trapped"},
+        {"__class_fullname__": "subprocess.Popen", "p": 1, "args": ["touch", "trapped"]},
+        {"__class_fullname__": "Compose", "p": 1, "transforms": [{"__class_fullname__": "os.system", "p": 1}]},
+        {"__class_fullname__": "Lambda", "__name__": "os.system", "p": 1},
+    ],
+)
+def test_policy_makes_transforms_alone(tmp_path, monkeypatch, policy, ending):
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"policy.{ending}")
+    path.write_text(json.dumps({"transform": policy}))
+    with pytest.raises(ValueError, match=f"{path} holds no Albumentations policy") as refused:
+        build_policy(str(path))
+    assert "\n" not in str(refused.value) and os.listdir() == [str(path)]
+
+
+def test_tag_in_a_policy_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("policy.yaml").write_text("transform: !!python/object/apply:os.system ['touch trapped']")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        build_policy("policy.yaml")
+    assert os.listdir() == ["policy.yaml"]
+
+
+def test_policy_of_absurd_sizes(tmp_path):
+    resize = {"__class_fullname__": "Resize", "p": 1, "height": 10**9, "width": 10**9}
+    (tmp_path / "policy.json").write_text(json.dumps({"transform": resize}))
+    with pytest.raises(ValueError, match="policy.json fails on an image"):
+        build_policy(str(tmp_path / "policy.json"))

@@ -1,0 +1,259 @@
+"""Images and checkpoints of people who mean no good, or whose disk does not: one line, and nothing of theirs runs."""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_cifar_resnet.cli import main as cli
+
+REPOSITORY = Path(__file__).parents[2]
+UNSHOWABLE = {
+    "bomb": ("2500000000 pixels", (50_000, 50_000)),
+    "above the limit by a third": ("12,000 x 10,000 pixels are too many", (12_000, 10_000)),
+    "no pixels": ("not an image", (0, 0)),
+    "empty": ("not an image", lambda path: path.write_bytes(b"")),
+    "NaN": ("grey levels", lambda path: save(np.full((9, 9), np.nan, "f"), path, "TIFF")),
+    "infinite": ("grey levels", lambda path: save(np.full((9, 9), np.inf, "f"), path, "TIFF")),
+    "below zero": ("grey levels", lambda path: save(np.full((9, 9), -0.5, "f"), path, "TIFF")),
+    "16 bits": ("grey levels", lambda path: save(np.full((9, 9), 9_000, np.uint16), path, "PNG")),
+    "32 bits": ("grey levels", lambda path: save(np.full((9, 9), -5, np.int32), path, "TIFF")),
+}
+
+
+def save(array, path, kind):
+    Image.fromarray(array).save(path, kind)
+
+
+def refused(capsys, *arguments):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        cli(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2 and captured.out == ""
+    [line] = captured.err.splitlines()
+    assert line.startswith("error: ") and line.isprintable()
+    return line
+
+
+@pytest.mark.parametrize("told, write", UNSHOWABLE.values(), ids=UNSHOWABLE)
+def test_image_that_cannot_be_shown_to_a_model(colour_checkpoint, tmp_path, capsys, png_that_claims, told, write):
+    if isinstance(write, tuple):
+        (tmp_path / "image").write_bytes(png_that_claims(*write))
+    else:
+        write(tmp_path / "image")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SystemExit) as stopped:
+        cli(["predict", str(colour_checkpoint), str(tmp_path / "image"), "--use_cpu"])
+    assert stopped.value.code == 1
+    headline, line = capsys.readouterr().err.splitlines()
+    assert headline == "1 of 1 files could not be read:" and told in line
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+
+
+def test_first_frame_of_an_animation_is_labelled(colour_checkpoint, tmp_path, capsys):
+    frames = [Image.new("RGB", (30, 30), colour) for colour in ((220, 30, 30), (30, 40, 220))]
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+    cli(["predict", str(colour_checkpoint), str(tmp_path / "moves.gif"), "--use_cpu"])
+    assert capsys.readouterr().out.split()[1] == "red"
+
+
+def test_name_of_a_file_cannot_write_to_the_terminal(colour_checkpoint, tmp_path, capsys):
+    names = ["\x1b[2J red\n.png", 'söme "näme" 图.png']
+    for name in names:
+        Image.new("RGB", (9, 9), (220, 30, 30)).save(tmp_path / name)
+    cli(["predict", str(colour_checkpoint), *(str(tmp_path / name) for name in names), "--use_cpu"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert "\\x1b[2J red\\n.png" in first and names[1] in second
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def checkpoint(colour_checkpoint, tmp_path):
+    return shutil.copytree(colour_checkpoint, tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def image(tmp_path):
+    Image.new("RGB", (9, 9), (220, 30, 30)).save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+CONFIGURATIONS = {
+    "a billion channels": ({"stage_widths": [10**9, 10**9]}, "must not make more than 1,000,000,000 weights"),
+    "a billion blocks": ({"stage_depths": [10**9, 1]}, "must not add up to more than 1,000 blocks"),
+    "a billion classes": ({"id2label": None, "num_labels": 10**9}, "num_labels must be"),
+    "more channels than weights": ({"num_channels": 7}, "its weights are not those of its config.json"),
+    "text for a number": ({"dropout": "high"}, "dropout must be"),
+    "NaN": ({"calibration_temperature": float("nan")}, "calibration_temperature must be above 0"),
+    "another model": ({"model_type": "bert"}, "model_type must be cifar_resnet"),
+    "a later format": ({"format_version": 99}, "update the package"),
+    "a method": ({"to_dict": 1}, "to_dict is no field"),
+    "a type that is none": ({"dtype": "save"}, "dtype must be one of"),
+    "quantised": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised weights are not supported"),
+    "gaps": ({"id2label": {"0": "a", "5": "b", "7": "c"}}, "id2label must name each class number"),
+    "list of labels": ({"id2label": ["a", "b", "c"]}, "id2label must name each class number"),
+    "label that clears the screen": ({"id2label": {"0": "\x1b[2J", "1": "b", "2": "c"}}, "one line of text"),
+    "label of two lines": ({"id2label": {"0": "a\nb", "1": "b", "2": "c"}}, "one line of text"),
+    "label as long as a book": ({"id2label": {"0": "a" * 10**6, "1": "b", "2": "c"}}, "at most 1000 characters"),
+}
+
+
+@pytest.mark.parametrize("fields, told", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_configuration_that_lies(checkpoint, image, capsys, fields, told):
+    change(checkpoint / "config.json", **fields)
+    assert told in refused(capsys, "predict", checkpoint, image)
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
+        ("{", "not valid JSON"),
+        ("[1]", "must hold a JSON object"),
+        ("\0", "not valid JSON"),
+        ('{"a": "' + "a" * 2**24 + '"}', "larger than"),
+    ],
+    ids=["deep", "broken", "list", "binary", "huge"],
+)
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_json_that_is_none(checkpoint, image, capsys, name, text, told):
+    (checkpoint / name).write_text(text)
+    assert told in refused(capsys, "predict", checkpoint, image)
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        ({"image_processor_type": "CLIPImageProcessor"}, "must be ViTImageProcessor"),
+        ({"size": {"height": 10**6, "width": 10**6}}, "from 1 to 1024"),
+        ({"size": {"shortest_edge": 5}}, "from 1 to 1024"),
+        ({"image_std": [0, 0, 0]}, "image_std must be three numbers above 0"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean must be three numbers"),
+        ({"image_mean": "x"}, "image_mean must be three numbers"),
+        ({"do_rescale": False}, "do_rescale must be True"),
+    ],
+)
+def test_image_processor_that_lies(checkpoint, image, capsys, fields, told):
+    change(checkpoint / "preprocessor_config.json", **fields)
+    assert told in refused(capsys, "predict", checkpoint, image)
+
+
+def test_code_that_a_checkpoint_brings_or_names_is_not_run(checkpoint, image, tmp_path, capsys):
+    """The model's own files may hold anything, and so may what its fields point at: our classes load it."""
+    trap = f"open({str(tmp_path / 'trapped')!r}, 'w')\n"
+    for file in checkpoint.glob("*.py"):
+        file.write_text(trap + file.read_text())
+    (checkpoint / "evil.py").write_text(trap)
+    code = {"AutoConfig": "evil.X", "AutoModelForImageClassification": "evil.X", "AutoImageProcessor": "evil.X"}
+    change(checkpoint / "config.json", auto_map=code, attn_implementation="somebody/kernel", return_dict=False)
+    change(checkpoint / "preprocessor_config.json", auto_map=code)
+    cli(["predict", str(checkpoint), str(image), "--use_cpu"])
+    captured = capsys.readouterr()
+    assert captured.out.split()[1] == "red" and captured.err == ""
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_half_precision_weights_are_used_in_full(checkpoint, image, capsys):
+    change(checkpoint / "config.json", dtype="float16")
+    cli(["predict", str(checkpoint), str(image), "--use_cpu"])
+    assert capsys.readouterr().out.split()[1] == "red"
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def plant(checkpoint, where, mark):
+    weights = checkpoint / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if where == "pytorch_model.bin":
+        torch.save({"a": Trap(mark)}, checkpoint / where)
+    elif where == "pickle":
+        weights.write_bytes(pickle.dumps(Trap(mark)))
+    elif where == "truncated":
+        weights.write_bytes(whole[: len(whole) // 2])
+    else:
+        weights.write_bytes(struct.pack("<Q", 2**62) + whole[8:])
+
+
+@pytest.mark.parametrize("where", ["pytorch_model.bin", "pickle", "truncated", "huge header"])
+def test_weights_that_are_none(checkpoint, image, tmp_path, capsys, where):
+    mark = tmp_path / "trapped"
+    with open(tmp_path / "control", "wb") as file:
+        pickle.dump(Trap(mark), file)
+    pickle.loads((tmp_path / "control").read_bytes()).close()
+    assert mark.exists()  # the trap works
+    mark.unlink()
+    plant(checkpoint, where, mark)
+    assert "cannot be loaded" in refused(capsys, "predict", checkpoint, image)
+    assert not mark.exists()
+
+
+def test_no_command_unpickles_weights(checkpoint, tmp_path, capsys):
+    plant(checkpoint, "pytorch_model.bin", tmp_path / "trapped")
+    lines = [
+        refused(capsys, "evaluate", checkpoint, "--dataset_name", "shapes100", "--use_cpu"),
+        refused(capsys, "export", checkpoint, "--format", "onnx"),
+        refused(capsys, "train", "--model_name_or_path", checkpoint, "--output_dir", tmp_path / "out", "--use_cpu",
+                "--dataset_name", "shapes100"),
+    ]  # fmt: skip
+    assert all("it has no model.safetensors" in line for line in lines)
+    assert not (tmp_path / "trapped").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "record, told",
+    [
+        ("{", "not valid JSON"),
+        ('{"data_arguments": [1]}', "data_arguments of run.json are wrong"),
+        ('{"data_arguments": {"image_size": "wide"}}', "data_arguments of run.json are wrong"),
+        ('{"data_arguments": {"dataset_name": "./nowhere", "unknown": 1}}', "there is no such folder"),
+    ],
+)
+def test_record_that_lies(checkpoint, capsys, record, told):
+    (checkpoint / "run.json").write_text(record)
+    assert told in refused(capsys, "evaluate", checkpoint, "--use_cpu")
+
+
+def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
+    """`predict ... | head -1`."""
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", str(colour_checkpoint), *[str(image)] * 2000]
+    with subprocess.Popen(
+        [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert b"red" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(timeout=60) == 141
+
+
+def test_help_that_nobody_reads_ends_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -1,0 +1,123 @@
+"""Whole commands on input that is odd, broken, or meant to do harm."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hf_cifar_resnet.cli import main as cli
+
+ODD = "dä ta 'x' \"y\" $z 图 #"
+WORSE = f"{ODD} [1]*\n"
+LABELS = ["<script>alert(1)</script>", "a|b", "[link](http://x)", "$\\frac{", "`code` 图"]
+
+
+def refused(capsys, *arguments):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        cli(list(map(str, arguments)))
+    *others, line = capsys.readouterr().err.splitlines()  # others: transformers' warnings
+    assert not any("Traceback" in other for other in others)
+    assert stopped.value.code == 2 and line.startswith("error: ") and line.isprintable()
+    return line
+
+
+@pytest.fixture
+def dataset(tmp_path, make_images):
+    """A folder with an odd name, of classes with hostile names."""
+    folder = tmp_path / ODD
+    (folder / "data").mkdir(parents=True)
+    features = Features(image=ImageFeature(), label=ClassLabel(names=LABELS))
+    for split, count in (("train", 40), ("test", 20)):
+        columns = {"image": make_images(count), "label": [i % 5 for i in range(count)]}
+        Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_odd_names_from_training_to_prediction(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / f"{WORSE}.yaml"
+    recipe.write_text("block: basic\nstage_depths: [1]\nstage_widths: [8]\nglobal_batch_size: 8\nuse_cpu: true\n")
+    run = tmp_path / f"runs {WORSE}"
+    cli(["train", "--config", str(recipe), "--dataset_name", str(dataset), "--output_dir", str(run), "--max_steps", "2",
+         "--run_name", WORSE])  # fmt: skip
+    card = (run / "README.md").read_text()
+    assert "<script>" not in card and "| a|b" not in card and "[link](" not in card
+    assert "&lt;script&gt;" in card and (run / "metrics.json").is_file()
+
+    cli(["evaluate", str(run), "--use_cpu", "--output_dir", str(run / "analysis")])
+    assert (run / "analysis" / "confusion.png").is_file()
+    image = tmp_path / f"{WORSE}.png"
+    Image.new("RGB", (9, 9)).save(image)
+    capsys.readouterr()
+    cli(["predict", str(run), str(image), "--use_cpu", "--format", "json"])
+    [answer] = json.loads(capsys.readouterr().out)
+    assert {entry["label"] for entry in answer["predictions"]} == set(LABELS)
+    cli(["train", "--config", str(recipe), "--dataset_name", str(dataset), "--output_dir", str(run), "--max_steps", "3",
+         "--resume_from_checkpoint", "true"])  # fmt: skip
+    assert json.loads((run / "metrics.json").read_text())["steps"] == 3
+
+
+def test_folder_that_datasets_would_take_for_a_pattern(dataset, tmp_path, capsys):
+    folder = dataset.rename(tmp_path / WORSE)
+    line = refused(capsys, "train", "--dataset_name", folder, "--output_dir", tmp_path / "out", "--use_cpu")
+    assert "give a link to it" in line and "[1]*\\n" in line
+
+
+BOMB = "\n".join(["a0: &a0 [1,1,1,1,1,1,1,1,1]", *(f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]" for i in range(1, 30))])
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (BOMB, "too many values"),
+        ("depth: &a [*a]", "too many values"),
+        ("depth: " + "[" * 20_000, "nested too deeply"),
+        ("depth: " + "1" * 2**21, "larger than 1,048,576 bytes"),
+        ("depth: !!python/object/apply:os.system ['touch trapped']", "could not determine a constructor"),
+        ("depth: 2001-99-99", "not valid YAML"),
+        ("\0", "not valid YAML"),
+    ],
+    ids=["billion laughs", "in itself", "deep", "huge", "object", "no date", "binary"],
+)
+def test_recipe_that_does_harm(capsys, tmp_path, monkeypatch, text, told):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(text)
+    assert told in refused(capsys, "train", "--config", "recipe.yaml", "--output_dir", "out")
+    assert os.listdir() == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    [
+        ("--deepspeed ds.json", "deepspeed"),
+        ("--use_liger_kernel", "for language models"),
+        ("--optim adamw_8bit", "bitsandbytes"),
+        ("--fsdp full_shard", "distributed training"),
+        ("--torch_compile_backend nosuch", "DynamoBackend"),
+        ("--accelerator_config nofile.json", "nofile.json"),
+        ('--accelerator_config {"a":1}', "unexpected keyword"),
+    ],
+)
+def test_package_or_file_that_an_argument_needs(capsys, tmp_path, typed, told):
+    out = tmp_path / "out"
+    arguments = ["--config", "quickstart", "--use_cpu", "--max_train_samples", "200", "--max_eval_samples", "100"]
+    assert told in refused(capsys, "train", *arguments, "--output_dir", out, *typed.split())
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["config", "text", "no object"])
+def test_push_of_a_folder_with_a_wrong_record(finished, tmp_path, capsys, fault):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    del record["dataset"]["config"]
+    (folder / "run.json").write_text({"config": json.dumps(record), "text": "{", "no object": "[1]"}[fault])
+    line = refused(capsys, "push", folder, "ann/model")
+    assert "run.json" in line and "not as training wrote it" in line
+    if fault == "config":
+        assert "lacks 'config'" in line
