@@ -13,7 +13,6 @@ import fcntl
 import itertools
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from .errors import UserError, reports_user_errors
 from .reporting import records, tables
 from .training import schedules
 from .training.arguments import parse_arguments
-from .training.launch import last_whole_checkpoint
 
 STUDY_JSON, LOG = "study.json", "train.log"
 # What the study itself decides for each run.
@@ -207,13 +205,8 @@ def _train(run, common, bar):
     run.folder.mkdir(exist_ok=True)
     with open(run.folder / LOG, "a", encoding="utf-8") as log:
         _lock(log, run)
-        command = [*_launcher(), *common, *run.arguments(), "--output_dir", str(run.folder)]
-        if last_whole_checkpoint(run.folder) is not None:
-            command += ["--resume_from_checkpoint", "true"]
-        else:
-            # Half a checkpoint cannot be gone on from, and would be taken for a run.
-            for path in run.folder.glob("checkpoint-*"):
-                shutil.rmtree(path)
+        place = ["--output_dir", str(run.folder), "--resume_from_checkpoint", "auto"]
+        command = [*_launcher(), *common, *run.arguments(), *place]
         # A process group of its own, so that the launcher and what it launched end together.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -105,3 +105,8 @@ def write_image_folder(tmp_path):
                     make_image().save(tmp_path / split / class_name / f"{number}.png")
 
     return write
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=2, help="how often tests/integration/test_kill.py kills the training")
+    parser.addoption("--kill-seed", type=int, default=0, help="of the instants at which it does")

@@ -10,6 +10,7 @@ from accelerate.utils import broadcast_object_list
 from .. import hub
 from ..errors import UserError
 from ..reporting.records import METRICS_JSON
+from . import checkpoints
 from .portable import read_portable
 
 
@@ -44,6 +45,8 @@ def output_folder(args, name):
         UserError: if `--output_dir` holds a run already that this one does not resume.
     """
     if not args.output_dir_given:
+        if _is_auto(args):
+            raise UserError("--resume_from_checkpoint auto needs --output_dir, the folder to look in")
         chosen = [_default_folder(args, name)]
         if args.world_size > 1:
             # One process decides, before any creates it.
@@ -53,17 +56,24 @@ def output_folder(args, name):
         folder = Path(args.output_dir)
         if not args.resume_from_checkpoint and args.process_index == 0 and _holds_run(folder):
             raise UserError(
-                f"--output_dir {folder} holds a run already: add --resume_from_checkpoint true to continue it, "
+                f"--output_dir {folder} holds a run already: add --resume_from_checkpoint auto to continue it, "
                 "or choose another folder"
             )
     return str(folder)
 
 
-def create_folder(folder):
-    """Makes a folder for the run. Raises [`UserError`] where it cannot be written."""
+def enter_folder(args):
+    """
+    Makes the folder of the run, where no other run may be until the file that is returned is closed.
+
+    Raises:
+        UserError: if it cannot be written, or another run is writing into it.
+    """
+    folder = Path(args.output_dir)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+        return checkpoints.lock(folder) if args.process_index == 0 else None
     except OSError as error:
         raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
 
@@ -79,11 +89,15 @@ def _default_folder(args, name):
 
 
 def _holds_run(folder):
-    return (folder / METRICS_JSON).exists() or any(folder.glob("checkpoint-*"))
+    return (folder / METRICS_JSON).exists() or bool(checkpoints.numbered(folder))
 
 
 def _wants_last(args):
-    return str(args.resume_from_checkpoint).lower() == "true"
+    return str(args.resume_from_checkpoint).lower() == "true" or _is_auto(args)
+
+
+def _is_auto(args):
+    return str(args.resume_from_checkpoint).lower() == "auto"
 
 
 def _is_on_hub(args):
@@ -94,28 +108,34 @@ def _is_on_hub(args):
 
 def resume_point(args):
     """
-    The checkpoint folder to go on from, or None: `--resume_from_checkpoint FOLDER`, `true` for the last one, or
-    `user/repo@branch`, which is fetched into the run's folder.
+    The checkpoint folder to go on from, or None: `--resume_from_checkpoint FOLDER`, `true` for the last whole one,
+    `auto` for that or a new training, or `user/repo@branch`, which is fetched into the run's folder.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it is damaged.
     """
     if not args.resume_from_checkpoint:
         return None
     if _is_on_hub(args):
         with args.main_process_first(desc="fetching the checkpoint"):
             return _fetch(args)
-    checkpoint = last_whole_checkpoint(args.output_dir) if _wants_last(args) else Path(args.resume_from_checkpoint)
-    if checkpoint is None or not _is_whole(checkpoint):
-        raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {checkpoint or args.output_dir}")
-    return str(checkpoint)
+    needs_best = args.load_best_model_at_end
+    if _wants_last(args):
+        checkpoint = checkpoints.newest(args.output_dir, needs_best, print if args.process_index == 0 else None)
+        reason = "there is no whole checkpoint" if checkpoint is None and not _is_auto(args) else None
+    else:
+        checkpoint = Path(args.resume_from_checkpoint)
+        reason = checkpoints.unusable(checkpoint, needs_best)
+    if reason:
+        raise UserError(f"--resume_from_checkpoint: {checkpoint or args.output_dir} cannot be resumed: {reason}")
+    return checkpoint and str(checkpoint)
 
 
 def _fetch(args):
     """One process fetches; the others find what it wrote."""
     if args.process_index > 0:
-        return str(last_whole_checkpoint(args.output_dir))
-    if Path(args.output_dir).exists() and any(Path(args.output_dir).glob("checkpoint-*")):
+        return str(checkpoints.newest(args.output_dir, args.load_best_model_at_end))
+    if checkpoints.numbered(args.output_dir):
         raise UserError(
             f"--resume_from_checkpoint: {args.output_dir} has checkpoints of its own; choose another folder"
         )
@@ -123,14 +143,3 @@ def _fetch(args):
         return str(read_portable(hub.download(args.resume_from_checkpoint), args.output_dir))
     except hub.HubError as error:
         raise UserError(f"--resume_from_checkpoint {args.resume_from_checkpoint}: {error}") from error
-
-
-def last_whole_checkpoint(folder):
-    """The `checkpoint-N` with the highest N that was written to its end, or None."""
-    whole = [path for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdigit() and _is_whole(path)]
-    return max(whole, key=lambda path: int(path.name[11:]), default=None)
-
-
-def _is_whole(checkpoint):
-    # The Trainer writes it last.
-    return (checkpoint / "trainer_state.json").is_file()

@@ -11,8 +11,9 @@ from transformers.trainer_pt_utils import safe_globals
 
 from ..errors import UserError
 from ..reporting.records import public
+from . import checkpoints
+from .checkpoints import MANIFEST, TRAINER_STATE
 
-TRAINER_STATE = "trainer_state.json"
 _BEST = "best"
 _PICKLED = (".pt", ".pth")
 
@@ -31,7 +32,7 @@ def write_portable(checkpoint, folder, best=None):
             with safe_globals():  # NumPy's arrays, in the random states
                 value = torch.load(path, map_location="cpu", weights_only=True)
             _write_value(value, folder / path.name)
-        elif path.suffix == ".json" and path.name != TRAINER_STATE:
+        elif path.suffix == ".json" and path.name not in (TRAINER_STATE, MANIFEST):
             (folder / path.name).unlink(missing_ok=True)
             _write(public(_read(path)), folder / path.name)
         elif path.suffix in (".safetensors", ".py"):
@@ -65,23 +66,20 @@ def read_portable(folder, output_dir):
         )
     state = _read(folder / TRAINER_STATE)
     step, best_step = state["global_step"], state["best_global_step"]
-    checkpoint = output_dir / f"checkpoint-{step}"
-    checkpoint.mkdir(parents=True)
+    if best_step and best_step != step:
+        best = checkpoints.begin(output_dir, best_step)
+        shutil.copytree(folder / _BEST, best, dirs_exist_ok=True)
+        checkpoints.commit(best)
+    written = checkpoints.begin(output_dir, step)
     values = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
     values = {name for name in values if name.endswith(_PICKLED)}
     for path in folder.iterdir():
         own = path.name.removesuffix(path.suffix) in values
-        if path.suffix in (".safetensors", ".json", ".py") and not own and path.name != TRAINER_STATE:
-            shutil.copy(path, checkpoint)
+        if path.suffix in (".safetensors", ".json", ".py") and not own:
+            shutil.copy(path, written)
     for name in values:
-        torch.save(_read_value(folder / name), checkpoint / name)
-    if best_step and best_step != step:
-        shutil.copytree(folder / _BEST, output_dir / f"checkpoint-{best_step}")
-    if best_step:
-        state["best_model_checkpoint"] = str(output_dir / f"checkpoint-{best_step}")
-    # Last: a checkpoint with it is a whole one.
-    _write(state, checkpoint / TRAINER_STATE)
-    return checkpoint
+        torch.save(_read_value(folder / name), written / name)
+    return checkpoints.commit(written)
 
 
 def _write_value(value, path):

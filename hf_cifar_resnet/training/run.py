@@ -26,7 +26,7 @@ def main(argv=None, prog=None):
     from transformers import set_seed
 
     from . import describe
-    from .launch import check_processes, create_folder, output_folder, resume_point
+    from .launch import check_processes, enter_folder, output_folder, resume_point
     from .publish import PublishCallback
     from .starting_point import build_model, load_start
 
@@ -43,7 +43,7 @@ def main(argv=None, prog=None):
     args.run_name = args.run_name or Path(args.output_dir).name
     publisher = PublishCallback(args, data_args.eval_split) if args.push_to_hub else None
     resume = resume_point(args)
-    create_folder(args.output_dir)
+    lock = enter_folder(args)
     trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=[publisher] if publisher else None)
     run = describe.run(model, data, model_args, data_args, args, argv)
     if publisher:
@@ -54,6 +54,8 @@ def main(argv=None, prog=None):
     trainer.train(resume_from_checkpoint=resume)
 
     metrics = finish(trainer, run, data, data_args.eval_split)
+    if lock:
+        lock.close()
     if trainer.is_world_process_zero():
         print(describe.end(metrics, args), flush=True)
         if publisher:

@@ -1,28 +1,24 @@
 """The Trainer for images: what transformers' own leaves to be done, and nothing else."""
 
 import time
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from pickle import UnpicklingError
+from contextlib import nullcontext
 
 import torch
-from safetensors import SafetensorError
-from transformers import EarlyStoppingCallback, Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import EarlyStoppingCallback
 
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, weight_of
-from ..errors import UserError
 from ..evaluation.scoring import Scorer
 from ..reporting.repository import TRAINING_ARGS_JSON
 from . import schedules
 from .callbacks import EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .publish import PublishCallback
+from .resumable import ResumableTrainer
 from .trackers import prepare_trackers
 
 
-class CifarTrainer(Trainer):
+class CifarTrainer(ResumableTrainer):
     """
     transformers' Trainer for [`CifarResNetForImageClassification`] on [`ImageDataset`]s.
 
@@ -232,55 +228,37 @@ class CifarTrainer(Trainer):
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir, _internal_call=True)
 
-    def _save_checkpoint(self, model, trial):
-        # The Trainer would delete by time of modification: the newest, where the clock was set back.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            rotate_checkpoints(self._get_output_dir(trial), limit, self.state.best_model_checkpoint)
+    def write_model(self, folder, state_dict=None):
+        super().write_model(folder, state_dict)
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / TRAINING_ARGS_JSON).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+        if self._ema:
+            self._ema.save(folder)
 
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            (folder / TRAINING_ARGS_JSON).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
-            if self._ema:
-                self._ema.save(folder)
+    def _checkpoint_bytes(self):
+        return super()._checkpoint_bytes() + (self._model_bytes() if self._ema else 0)
+
+    def progress(self):
+        return super().progress() | {
+            "correct": 0.0 if self._correct is None else float(self._correct),
+            "seen": self._seen,
+            "train_seconds": time.perf_counter() - self._logged_at - self._paused,
+            "waited": self._waited,
+        }
+
+    def restore_progress(self, progress):
+        super().restore_progress(progress)
+        self._start_counting()
+        self._correct = torch.tensor(progress["correct"], device=self.args.device)
+        self._seen, self._waited = progress["seen"], progress["waited"]
+        self._logged_at -= progress["train_seconds"]
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        with _reading(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._ema:
             self._ema.resumes_from = resume_from_checkpoint
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        with _reading(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint):
-        with _reading(checkpoint):
-            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self):
         super()._load_best_model()
         if self._ema and self._ema.is_model:
             self._ema.average.load(self.state.best_model_checkpoint)
-
-
-@contextmanager
-def _reading(checkpoint):
-    """Tells in one line that a checkpoint holds what is no state; the Trainer unpickles plain values alone."""
-    try:
-        yield
-    except UnpicklingError as error:
-        raise UserError(
-            f"the checkpoint {checkpoint} cannot be resumed: a file of it holds something else than tensors and "
-            "numbers, which might run code and was not read"
-        ) from error
-    except (OSError, EOFError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the checkpoint {checkpoint} cannot be resumed: {reason}") from error

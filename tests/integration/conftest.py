@@ -33,6 +33,12 @@ def python():
 
 
 @pytest.fixture(scope="session")
+def environment():
+    """Of a process that is started here."""
+    return ENVIRONMENT
+
+
+@pytest.fixture(scope="session")
 def script():
     return REPOSITORY / "train.py"
 

@@ -4,7 +4,8 @@ import pytest
 
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
-from hf_cifar_resnet.training.launch import check_processes, create_folder, output_folder, resume_point
+from hf_cifar_resnet.training.checkpoints import seal
+from hf_cifar_resnet.training.launch import check_processes, enter_folder, output_folder, resume_point
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ def put_checkpoints(folder, *numbers, whole=True):
         checkpoint.mkdir(parents=True)
         if whole:
             (checkpoint / "trainer_state.json").write_text("{}")
+            seal(checkpoint)
 
 
 # The output folder
@@ -41,12 +43,12 @@ def test_default_folder_is_numbered(make_args, there, chosen):
         Path("runs", folder).mkdir(parents=True)
     folder = output_folder(make_args(), "name")
     assert folder == str(Path("runs", chosen)) and not Path(folder).exists()
-    create_folder(folder)
+    Path(folder).mkdir(parents=True)
     assert Path(folder).is_dir()
 
 
 def test_default_folder_of_a_dataset_with_brackets(make_args):
-    create_folder(output_folder(make_args(), "a[1]"))
+    Path(output_folder(make_args(), "a[1]")).mkdir(parents=True)
     assert output_folder(make_args(), "a[1]") == "runs/a[1]-2"
 
 
@@ -67,8 +69,8 @@ def test_resuming_by_path_goes_on_in_that_run(make_args):
 def test_given_folder_is_created_and_may_be_there(make_args):
     for _ in range(2):
         assert output_folder(make_args(output_dir="a/b"), "name") == "a/b"
-        create_folder("a/b")
-    assert list(Path("a/b").iterdir()) == []
+        enter_folder(make_args(output_dir="a/b")).close()
+    assert [path.name for path in Path("a/b").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -78,7 +80,7 @@ def test_given_folder_with_a_run_is_refused_unless_resumed(make_args, finished):
         Path("mine/metrics.json").write_text("{}")
     else:
         put_checkpoints("mine", 3)
-    with pytest.raises(UserError, match="mine holds a run already: add --resume_from_checkpoint true"):
+    with pytest.raises(UserError, match="mine holds a run already: add --resume_from_checkpoint auto"):
         output_folder(make_args(output_dir="mine"), "name")
     assert output_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
 
@@ -97,7 +99,7 @@ def test_not_resuming_keeps_a_run_from_being_overwritten(make_args):
 def test_file_in_the_way(make_args, folder):
     Path("file").write_text("mine")
     with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
-        create_folder(output_folder(make_args(output_dir=folder), "name"))
+        enter_folder(make_args(output_dir=output_folder(make_args(output_dir=folder), "name")))
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
 
 
@@ -125,10 +127,31 @@ def test_checkpoint_by_path(make_args):
     assert Path(resume_point(args)) == Path("mine/checkpoint-3")
 
 
+def test_auto_goes_on_or_begins(make_args, capsys):
+    args = make_args(output_dir="mine", resume_from_checkpoint="auto")
+    assert resume_point(args) is None
+    put_checkpoints("mine", 3)
+    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
+    with pytest.raises(UserError, match="auto needs --output_dir"):
+        output_folder(make_args(resume_from_checkpoint="auto"), "name")
+
+
+@pytest.mark.parametrize("value", ["true", "auto"])
+def test_damaged_checkpoint_is_passed_over_saying_so(make_args, capsys, value):
+    put_checkpoints("mine", 3, 9)
+    Path("mine/checkpoint-9/trainer_state.json").write_text("{ ")
+    args = make_args(output_dir="mine", resume_from_checkpoint=value)
+    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
+    said = capsys.readouterr().out
+    assert said == "mine/checkpoint-9 is passed over: trainer_state.json has been changed\n"
+
+
 @pytest.mark.parametrize("value", ["true", "mine/checkpoint-4", "mine", "elsewhere", "mine/checkpoint-3"])
 def test_nothing_to_go_on_from(make_args, value):
     put_checkpoints("mine", 3, whole=False)
-    with pytest.raises(UserError, match="there is no checkpoint in (mine|elsewhere)") as refused:
+    with pytest.raises(
+        UserError, match="(mine|elsewhere).* cannot be resumed: (it has no manifest|it is not there|there is no)"
+    ) as refused:
         resume_point(make_args(output_dir="mine", resume_from_checkpoint=value))
     assert "\n" not in str(refused.value)
 

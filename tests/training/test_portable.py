@@ -7,6 +7,7 @@ import torch
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.training.checkpoints import best_of, unusable
 from hf_cifar_resnet.training.portable import read_portable, write_portable
 
 PLATEAU = {
@@ -71,8 +72,7 @@ def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
     (tmp_path / "pushed").mkdir()
     write_portable(tmp_path / "whole" / "checkpoint-6", tmp_path / "pushed", best)
     checkpoint = read_portable(tmp_path / "pushed", tmp_path / "there")
-    restored = json.loads((checkpoint / "trainer_state.json").read_text())["best_model_checkpoint"]
-    assert restored == str(tmp_path / "there" / "checkpoint-2")
+    assert best_of(checkpoint) == tmp_path / "there" / "checkpoint-2" and unusable(checkpoint, needs_best=True) is None
     assert (tmp_path / "there" / "checkpoint-2" / "model.safetensors").read_bytes() == (
         best / "model.safetensors"
     ).read_bytes()

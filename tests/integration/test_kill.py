@@ -1,0 +1,76 @@
+"""A real training process, killed at random instants, again and again: `--kills 20` is how often."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+LIMIT = 300  # seconds for one process to do anything
+# Dropout, MixUp, an average and a schedule by events: all that has a history. A checkpoint at every second step.
+ARGUMENTS = (
+    "--config quickstart --use_cpu --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 4 "
+    "--lr_scheduler_type reduce_lr_on_plateau --plateau_patience 0 --dropout 0.2 --mixup_alpha 0.2 --ema_decay 0.9 "
+    "--gradient_accumulation_steps 2 --dataloader_num_workers 1 --global_batch_size 32 "
+    "--eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2 --resume_from_checkpoint auto"
+).split()
+
+
+@pytest.fixture
+def start(script, environment, tmp_path):
+    """Starts training in a folder, where it goes on from what is there."""
+    running = []
+
+    def begin(folder):
+        command = [sys.executable, str(script), *ARGUMENTS, "--output_dir", str(tmp_path / folder)]
+        with open(tmp_path / f"{folder}.log", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+
+
+def wait(until, process):
+    deadline = time.monotonic() + LIMIT
+    while process.poll() is None and not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_killed_run_ends_as_if_it_had_not_been(start, request, tmp_path, untimed):
+    kills = request.config.getoption("--kills")
+    began = time.monotonic()
+    assert start("whole").wait(LIMIT) == 0, (tmp_path / "whole.log").read_text()
+    lines = (tmp_path / "whole.log").read_text()
+    chance, run = random.Random(request.config.getoption("--kill-seed")), tmp_path / "killed"
+    in_saves = 0
+    for number in range(kills):
+        process = start("killed")
+        said = log_size(tmp_path)
+        wait(lambda said=said: log_size(tmp_path) > said, process)
+        if number % 2:
+            # Some way into the writing of a checkpoint, of the model at the end, or of neither.
+            wait((run / ".saving").exists, process)
+            time.sleep(chance.uniform(0, 0.02))
+            in_saves += (run / ".saving").exists()
+        else:
+            time.sleep(chance.uniform(0, 3))
+        process.kill()
+        process.wait()
+    assert start("killed").wait(LIMIT) == 0, (tmp_path / "killed.log").read_text()
+    print(f"{kills} kills, {in_saves} of them while files were written; {time.monotonic() - began:.0f} s in all")
+    assert "Traceback" not in lines
+    assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    whole, killed = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "whole", run))
+    assert untimed(killed) == untimed(whole)
+
+
+def log_size(folder):
+    return (folder / "killed.log").stat().st_size

@@ -1,0 +1,79 @@
+"""A run that goes on from a checkpoint ends with the bits of one that never stopped."""
+
+import pytest
+from safetensors.torch import load_file
+
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import build_policy
+
+# All that depends on a history: random numbers, averages, moments, counts, patience.
+OPTIONS = {
+    "everything at once": {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "plateau_patience": 0,
+        "ema_decay": 0.9,
+        "mixup_alpha": 0.5,
+        "cutmix_alpha": 0.5,
+        "gradient_accumulation_steps": 2,
+        "eval_steps": 3,
+        "save_steps": 3,
+        "early_stopping_patience": 9,
+        "load_best_model_at_end": True,
+    },
+    "workers": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "num_train_epochs": 2},
+    "saves within steps, evaluations after epochs": {"eval_strategy": "epoch", "save_steps": 1},
+    "saves of the best": {"save_strategy": "best", "metric_for_best_model": "top1"},
+    "end within an epoch": {"max_steps": 12},
+    "early stop": {"early_stopping_patience": 1, "load_best_model_at_end": True, "learning_rate": 1.0},
+    "one cycle": {"lr_scheduler_type": "one_cycle", "logging_strategy": "steps", "logging_steps": 4},
+}
+TIMES = ("runtime", "second", "data_wait")
+
+
+@pytest.fixture
+def train(make_trainer, make_dataset, make_model, tmp_path):
+    """One run in a folder of its own; its trainer, and its history without times."""
+
+    def run(folder, resume=None, **options):
+        steps = {
+            "num_train_epochs": 3, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
+            "logging_strategy": "epoch", "learning_rate": 0.05,
+        }  # fmt: skip
+        trainer = make_trainer(
+            folder,
+            model=make_model(dropout=0.2, drop_path_rate=0.2),
+            train=make_dataset(augmenter=Augmenter(build_policy("seed", 8), seed=1)),
+            evaluate=make_dataset(24, seed=1),
+            **(steps | options),
+        )
+        trainer.train(resume_from_checkpoint=resume and str(tmp_path / resume))
+        trainer.save_model()
+        return trainer
+
+    return run
+
+
+def history(trainer):
+    return [
+        {name: value for name, value in entry.items() if not any(time in name for time in TIMES)}
+        for entry in trainer.state.log_history
+    ]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_checkpoint_leads_to_the_same_end(train, tmp_path, name):
+    whole = train("whole", **OPTIONS[name])
+    stops = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    assert len(stops) > 1 or name == "saves of the best"
+    for stop in stops[:: max(1, len(stops) // 4)] + stops[-1:]:
+        resumed = train("resumed", f"whole/{stop.name}", **OPTIONS[name])
+        ends = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "resumed")]
+        assert ends[0] == ends[1], stop.name
+        assert history(resumed) == history(whole), stop.name
+        assert resumed.state.best_metric == whole.state.best_metric
+    if name == "everything at once":
+        # The rates were really cut, and the averages are others than the weights.
+        assert len({entry["learning_rate"] for entry in history(whole) if "learning_rate" in entry}) > 1
+        last = stops[-1]
+        weights, averages = (load_file(last / f"{kind}.safetensors") for kind in ("model", "ema"))
+        assert any(not weights[key].equal(averages[key]) for key in weights)
