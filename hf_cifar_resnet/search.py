@@ -4,7 +4,8 @@ from pathlib import Path
 
 from .errors import UserError, reports_user_errors
 from .reporting import records
-from .training.arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
+from .training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from .training.parsing import CifarArgumentParser
 from .training.run import build_trainer, check_metric, load_data, quieten_libraries
 from .training.starting_point import build_model
 

@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 from .errors import UserError, reports_user_errors
 from .reporting import records, tables
 from .training import schedules
-from .training.arguments import parse_arguments
 from .training.launch import last_whole_checkpoint
+from .training.parsing import parse_arguments
 
 STUDY_JSON, LOG = "study.json", "train.log"
 # What the study itself decides for each run.

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import UserError, reports_user_errors
 from ..reporting import records
 from ..reporting.results import write_results
-from .arguments import parse_arguments
+from .parsing import parse_arguments
 
 # What takes seconds to load is imported where it is used: `--help` and a mistyped argument do not wait for it.
 
