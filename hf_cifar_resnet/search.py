@@ -70,6 +70,8 @@ def _parse(argv, prog):
         args.output_dir = "studies/search"
     # Trials compete by their last evaluation; keeping checkpoints of all would fill the disk.
     args.save_strategy, args.load_best_model_at_end = "no", False
+    # A trial that diverges is a bad one, and the others go on.
+    args.nonfinite = "skip"
     return options, model_args, data_args, args
 
 

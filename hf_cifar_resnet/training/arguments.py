@@ -131,6 +131,9 @@ class CifarTrainingArguments(TrainingArguments):
     saved_weights: str = _option(
         "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")
     )
+    nonfinite: str = _option(
+        "stop", "after a step whose loss or gradient is not finite, which changes nothing", choices=("stop", "skip")
+    )
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
     plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
     plateau_patience: int | None = _option(None, "reduce_lr_on_plateau: evaluations to let pass unimproved (3)")

@@ -129,6 +129,7 @@ def metrics(state, args, eval_split, test=None, most_confused=None):
         "best_epoch": saved["epoch"],
         "epochs": state.epoch,
         "steps": state.global_step,
+        "skipped_steps": sum(row.get("skipped_steps", 0) for row in rows),
         "train": {"loss": last.get("train_loss"), "accuracy": last.get("train_accuracy")},
         "validation": records.scores(saved, "eval") if eval_split == "validation" else None,
         "test": test,

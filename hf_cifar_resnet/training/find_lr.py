@@ -83,6 +83,8 @@ def _parse(argv, prog):
     args.logging_strategy, args.logging_steps = "steps", 1
     args.eval_strategy = args.save_strategy = "no"
     args.load_best_model_at_end = False
+    # It ends where the loss is not finite.
+    args.nonfinite = "skip"
     return options, model_args, data_args, args
 
 
