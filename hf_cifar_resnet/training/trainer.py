@@ -38,11 +38,12 @@ class CifarTrainer(Trainer):
 
     Args:
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
+        preemption ([`Preemption`], *optional*): saves and ends the training where it says so.
         All others as for `Trainer`; [`CifarTrainingArguments`] has the defaults that suit it.
     """
 
-    def __init__(self, model=None, args=None, *, superclass_of=None, data_collator=None, compute_metrics=None,
-                 callbacks=None, **kwargs):  # fmt: skip
+    def __init__(self, model=None, args=None, *, superclass_of=None, preemption=None, data_collator=None,
+                 compute_metrics=None, callbacks=None, **kwargs):  # fmt: skip
         if args.push_to_hub and not any(isinstance(callback, PublishCallback) for callback in callbacks or ()):
             raise ValueError(
                 "push_to_hub needs the record of a run, which train.py has; from Python, train without it and "
@@ -57,6 +58,8 @@ class CifarTrainer(Trainer):
         stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
         self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema") if args.ema_decay else None
         averaging = [self._ema] if self._ema else []
+        self._preemption = preemption
+        preempting = [preemption] if preemption else []
         self._guard = NonFiniteGuard(self, skip=args.nonfinite == "skip")
         super().__init__(
             model=model,
@@ -65,7 +68,15 @@ class CifarTrainer(Trainer):
             compute_metrics=compute_metrics or Scorer(superclass_of),
             # The averages are there before anyone asks for them, a step is undone before anyone sees it, and who
             # changes the schedule comes before who reports it.
-            callbacks=[*averaging, self._guard, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
+            callbacks=[
+                *preempting,
+                *averaging,
+                self._guard,
+                *decided,
+                *(callbacks or []),
+                EpochLineCallback(),
+                *stopping,
+            ],
             **kwargs,
         )
         self._mixer = self._make_mixer()
@@ -129,6 +140,30 @@ class CifarTrainer(Trainer):
         self._start_counting()
         self._part = (-1, 0)
         return super().train(*args, **kwargs)
+
+    def _inner_training_loop(self, *args, resume_from_checkpoint=None, **kwargs):
+        self._resumed_from = resume_from_checkpoint
+        with self._preemption.saving(self) if self._preemption else nullcontext():
+            return super()._inner_training_loop(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _run_epoch(self, *, trial, **kwargs):
+        self._catch_up(trial)
+        # The evaluation may have said so, and a run may be resumed where it ended.
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if not self.control.should_training_stop:
+            super()._run_epoch(trial=trial, **kwargs)
+
+    def _finalize_training(self, trial, *args):
+        self._catch_up(trial)
+        if self._preemption:
+            self._preemption.check()
+        return super()._finalize_training(trial, *args)
+
+    def _catch_up(self, trial):
+        """The evaluation, and the save after it, that was due when the run was preempted."""
+        if self.control.should_evaluate:
+            self._load_rng_state(self._resumed_from)
+            self._maybe_log_save_evaluate(self._tr_loss, None, self.model_wrapped, trial, None, None, time.time())
 
     def _make_mixer(self):
         args = self.args
