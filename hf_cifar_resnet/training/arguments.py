@@ -238,7 +238,7 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is for language models; leave it out")
         if self.enable_jit_checkpoint:
             raise ValueError(
-                "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in all processes alike"
+                "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in every process"
             )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end")
