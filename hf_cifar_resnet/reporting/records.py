@@ -82,6 +82,14 @@ def public(value):
     return _SECRET.sub("<HF_TOKEN>", flag + equals + rest)
 
 
+def without_token(argv):
+    """A command line whose `--hub_token` is not told."""
+    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
+    return [
+        "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
+    ]
+
+
 def write_json(content, path):
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, ensure_ascii=False)

@@ -68,7 +68,7 @@ def run(model, data, model_args, data_args, args, argv=None):
     label = dataset_label(data_args.dataset_name)
     name = model_name(model.config)
     return {
-        "command": [Path(sys.argv[0]).name, *_without_token(sys.argv[1:] if argv is None else argv)],
+        "command": [Path(sys.argv[0]).name, *records.without_token(sys.argv[1:] if argv is None else argv)],
         "dataset": {
             "id": data_args.dataset_name if on_hub else label,
             "name": label,
@@ -98,13 +98,6 @@ def run(model, data, model_args, data_args, args, argv=None):
             **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "datasets")},
         },
     }
-
-
-def _without_token(argv):
-    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
-    return [
-        "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
-    ]
 
 
 def metrics(state, args, eval_split, test=None, most_confused=None):

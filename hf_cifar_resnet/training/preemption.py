@@ -25,6 +25,7 @@ import torch
 from transformers import TrainerCallback
 
 from ..errors import printable
+from ..reporting.records import without_token
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: not an error of the program, try again
 MARKER = "preempted"
@@ -67,7 +68,7 @@ class Preemption(TrainerCallback):
             self.signum, self._since = signum, now
             if not self.training:
                 raise Preempted
-        elif "LOCAL_RANK" not in os.environ or now - self._since > ECHO:
+        elif not _is_launched() or now - self._since > ECHO:
             os._exit(128 + signum)
 
     def check(self):
@@ -143,18 +144,23 @@ def _farewell(preemption, command):
     """Leaves the marker in the run's folder, and says in a line how to go on."""
     name = signal.Signals(preemption.signum or signal.SIGTERM).name
     folder = preemption.folder
-    steps = [path.name for path in Path(folder or "").glob("checkpoint-*") if path.name[11:].isdigit()]
-    if folder is None or not steps:
-        return f"{'Preempted':<10} by {name}: nothing was saved yet. Start again with: {shlex.join(command)}"
+    steps = [path.name for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdigit()] if folder else []
+    again = "under the same launcher: " if _is_launched() else ""
+    if not steps:
+        return f"{'Preempted':<10} by {name}: nothing was saved yet. Start again with {again}{shlex.join(command)}"
     Path(folder, MARKER).touch()
     last = Path(folder, max(steps, key=lambda step: int(step[11:])))
-    resume = ["--output_dir", folder, "--resume_from_checkpoint", "true"]
-    command = command if command[-4:] == resume else [*command, *resume]
-    return f"{'Preempted':<10} by {name}: saved {last}. Go on with: {shlex.join(command)}"
+    for words in (["--output_dir", folder], ["--resume_from_checkpoint", "true"]):
+        if words not in [command[i : i + 2] for i in range(len(command))]:
+            command = [*command, *words]
+    return f"{'Preempted':<10} by {name}: saved {last}. Go on with {again}{shlex.join(command)}"
+
+
+def _is_launched():
+    return "LOCAL_RANK" in os.environ
 
 
 def typed(argv, prog):
     """The command line of this program, without what launched it."""
-    launched = "LOCAL_RANK" in os.environ
-    program = prog.split() if prog else [sys.argv[0]] if launched else ["python", sys.argv[0]]
-    return [*program, *(sys.argv[1:] if argv is None else argv)]
+    program = prog.split() if prog else [sys.argv[0]] if _is_launched() else ["python", sys.argv[0]]
+    return [*program, *without_token(sys.argv[1:] if argv is None else argv)]

@@ -57,9 +57,8 @@ class CifarTrainer(Trainer):
         patience = args.early_stopping_patience
         stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
         self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema") if args.ema_decay else None
-        averaging = [self._ema] if self._ema else []
         self._preemption = preemption
-        preempting = [preemption] if preemption else []
+        first = [callback for callback in (preemption, self._ema) if callback]
         self._guard = NonFiniteGuard(self, skip=args.nonfinite == "skip")
         super().__init__(
             model=model,
@@ -68,15 +67,7 @@ class CifarTrainer(Trainer):
             compute_metrics=compute_metrics or Scorer(superclass_of),
             # The averages are there before anyone asks for them, a step is undone before anyone sees it, and who
             # changes the schedule comes before who reports it.
-            callbacks=[
-                *preempting,
-                *averaging,
-                self._guard,
-                *decided,
-                *(callbacks or []),
-                EpochLineCallback(),
-                *stopping,
-            ],
+            callbacks=[*first, self._guard, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
             **kwargs,
         )
         self._mixer = self._make_mixer()
