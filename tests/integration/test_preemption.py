@@ -1,0 +1,81 @@
+"""Signals to real trainings, as a cluster sends them: to the program, to its launcher, to one process of several."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hf_cifar_resnet.reporting.records import read_json
+from hf_cifar_resnet.training.launch import last_whole_checkpoint
+from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER
+from hf_cifar_resnet.training.run import main
+
+from .conftest import ENVIRONMENT
+
+ACCELERATE = "-m accelerate.commands.launch --main_process_port 0 --multi_gpu --num_processes 2".split()
+TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2 --signals-to-handle SIGTERM,SIGINT,SIGUSR1".split()
+# 25 steps an epoch, and so many epochs that it is never done before the signal; a resumed run has fewer to go.
+LONG = "--config quickstart --use_cpu --max_train_samples 800 --max_eval_samples 200 --logging_strategy steps".split()
+LONG += ["--logging_steps", "5"]
+
+
+@pytest.fixture
+def interrupted(script, tmp_path):
+    """Starts a run, sends `number` when its first epoch is done, and waits: exit code, output and folder."""
+
+    def run(launcher, number, to_worker=False):
+        folder = tmp_path / "run"
+        command = [sys.executable, *launcher, str(script), *LONG, "--num_train_epochs", "200"]
+        process = subprocess.Popen(
+            [*command, "--output_dir", str(folder)], cwd=tmp_path, env=ENVIRONMENT, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        try:
+            lines = [next(line for line in process.stdout if line.startswith("epoch") and "eval loss" in line)]
+            target = subprocess.run(
+                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+            ).stdout.split()[-1] if to_worker else process.pid  # fmt: skip
+            subprocess.run(["kill", f"-{number}", str(target)], check=True)
+            lines += process.communicate(timeout=120)[0].splitlines()
+        finally:
+            process.kill()
+        return process.returncode, lines, folder
+
+    return run
+
+
+def check(lines, folder):
+    """One process told what was saved; it can be gone on from."""
+    [line] = [line for line in lines if line.startswith("Preempted")]
+    saved = last_whole_checkpoint(folder)
+    assert f"saved {saved}. Go on with " in line and line.endswith("--resume_from_checkpoint true")
+    assert (folder / MARKER).exists() and not (folder / "metrics.json").exists()
+    return int(saved.name[11:])
+
+
+def test_program_ends_with_75_and_goes_on(interrupted, capsys):
+    code, lines, folder = interrupted([], signal.SIGTERM)
+    step = check(lines, folder)
+    assert code == EXIT_CODE and "Traceback" not in "\n".join(lines)
+    with pytest.raises(SystemExit) as refused:
+        main([*LONG, "--num_train_epochs", "200", "--output_dir", str(folder)])
+    assert refused.value.code == 2
+    main([*LONG, "--max_steps", str(step + 3), "--output_dir", str(folder), "--resume_from_checkpoint", "true"])
+    assert read_json(folder / "metrics.json")["steps"] == step + 3
+    assert not (folder / MARKER).exists()
+
+
+@pytest.mark.parametrize(
+    "launcher, number, to_worker",
+    [(ACCELERATE, signal.SIGTERM, False), (ACCELERATE, signal.SIGUSR1, True), (TORCHRUN, signal.SIGUSR1, False)],
+    ids=["accelerate", "one process alone", "torchrun"],
+)
+def test_two_processes_save_together(interrupted, launcher, number, to_worker):
+    code, lines, folder = interrupted(launcher, number, to_worker)
+    check(lines, folder)
+    # Launchers end with 1 whatever their processes end with: the marker is what a script can test.
+    assert code == 1
+    if to_worker:
+        assert re.search(rf"exitcode *: {EXIT_CODE}\b", "\n".join(lines))
