@@ -1,5 +1,7 @@
 """Signals to real trainings, as a cluster sends them: to the program, to its launcher, to one process of several."""
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -16,9 +18,14 @@ from .conftest import ENVIRONMENT
 
 ACCELERATE = "-m accelerate.commands.launch --main_process_port 0 --multi_gpu --num_processes 2".split()
 TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2 --signals-to-handle SIGTERM,SIGINT,SIGUSR1".split()
-# 25 steps an epoch, and so many epochs that it is never done before the signal; a resumed run has fewer to go.
-LONG = "--config quickstart --use_cpu --max_train_samples 800 --max_eval_samples 200 --logging_strategy steps".split()
-LONG += ["--logging_steps", "5"]
+# 7 or 4 steps an epoch, and so many epochs that it is never done before the signal.
+LONG = "--config quickstart --use_cpu --max_train_samples 200 --max_eval_samples 200 --num_train_epochs 400".split()
+
+
+def children(pid):
+    """Its processes, by number."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
+    return sorted(map(int, listed.stdout.split()))
 
 
 @pytest.fixture
@@ -27,21 +34,19 @@ def interrupted(script, tmp_path):
 
     def run(launcher, number, to_worker=False):
         folder = tmp_path / "run"
-        command = [sys.executable, *launcher, str(script), *LONG, "--num_train_epochs", "200"]
+        command = [sys.executable, *launcher, str(script), *LONG, "--output_dir", str(folder)]
         process = subprocess.Popen(
-            [*command, "--output_dir", str(folder)], cwd=tmp_path, env=ENVIRONMENT, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command, cwd=tmp_path, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         try:
-            lines = [next(line for line in process.stdout if line.startswith("epoch") and "eval loss" in line)]
-            target = subprocess.run(
-                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
-            ).stdout.split()[-1] if to_worker else process.pid  # fmt: skip
-            subprocess.run(["kill", f"-{number}", str(target)], check=True)
-            lines += process.communicate(timeout=120)[0].splitlines()
+            next(line for line in process.stdout if line.startswith("epoch"))
+            os.kill(children(process.pid)[-1] if to_worker else process.pid, number)
+            output = process.communicate(timeout=120)[0]
         finally:
-            process.kill()
-        return process.returncode, lines, folder
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, output.splitlines(), folder
 
     return run
 
@@ -60,7 +65,7 @@ def test_program_ends_with_75_and_goes_on(interrupted, capsys):
     step = check(lines, folder)
     assert code == EXIT_CODE and "Traceback" not in "\n".join(lines)
     with pytest.raises(SystemExit) as refused:
-        main([*LONG, "--num_train_epochs", "200", "--output_dir", str(folder)])
+        main([*LONG, "--output_dir", str(folder)])
     assert refused.value.code == 2
     main([*LONG, "--max_steps", str(step + 3), "--output_dir", str(folder), "--resume_from_checkpoint", "true"])
     assert read_json(folder / "metrics.json")["steps"] == step + 3
