@@ -34,6 +34,9 @@ def hashed(tensors):
     return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in tensors)).hexdigest()
 
 class Seen(TrainerCallback):
+    def __init__(self):
+        self.weights, self.statistics = [], []
+
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         self.weights.append(hashed(model.parameters()))
         self.statistics.append(hashed(model.buffers()))
