@@ -43,7 +43,8 @@ class NonFiniteGuard(TrainerCallback):
         average = self.trainer.averages()
         self._lasting = [*model.parameters(), *model.buffers(), *average, *self.trainer.running_figures()]
         self._statistics = [b.view(-1) for b in model.buffers() if b.is_floating_point()]
-        self._waiting, self._steps, self._skipped = deque(), 0, 0
+        self._before, self._waiting = [], deque()
+        self._steps = self._skipped = 0
 
     def _changing(self):
         moments = (value for state in self.trainer.optimizer.state.values() for value in state.values())
@@ -52,7 +53,9 @@ class NonFiniteGuard(TrainerCallback):
     @torch.no_grad()
     def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
         self._bad = torch.zeros((), dtype=torch.bool, device=args.device)
-        self._before = [tensor.clone() for tensor in self._changing()]
+        now = self._changing()
+        self._before += [torch.empty_like(tensor) for tensor in now[len(self._before) :]]
+        torch._foreach_copy_(self._before, now)
         self._lr = optimizer.param_groups[0]["lr"]
 
     def vet(self, loss):
@@ -71,7 +74,7 @@ class NonFiniteGuard(TrainerCallback):
         # Moments that the first step made are zero before it.
         for now, before in zip_longest(self._changing(), self._before):
             torch.where(bad, torch.zeros_like(now) if before is None else before, now, out=now)
-        self._bad = self._before = None
+        self._bad = None
         self._steps += 1
         self._loader_length = len(train_dataloader)
         self._waiting.append((state.global_step, self._lr, _Flag(bad)))
@@ -81,6 +84,9 @@ class NonFiniteGuard(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self._read(0)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._before = self._lasting = None
 
     def _verdict(self):
         if not self.trainer.args.fp16:
