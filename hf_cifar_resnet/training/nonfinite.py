@@ -71,9 +71,10 @@ class NonFiniteGuard(TrainerCallback):
     @torch.no_grad()
     def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
         bad = self._verdict()
-        # Moments that the first step made are zero before it.
-        for now, before in zip_longest(self._changing(), self._before):
-            torch.where(bad, torch.zeros_like(now) if before is None else before, now, out=now)
+        if not bad.is_cpu or bad:  # on a CPU it is known already
+            # Moments that the first step made are zero before it.
+            for now, before in zip_longest(self._changing(), self._before):
+                torch.where(bad, torch.zeros_like(now) if before is None else before, now, out=now)
         self._bad = None
         self._steps += 1
         self._loader_length = len(train_dataloader)
