@@ -224,7 +224,8 @@ def _train(run, common, bar):
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
+                # Until the last of them has saved and ended, which the launcher does not wait for.
+                process.communicate()
 
 
 def _lock(log, run):

@@ -145,15 +145,15 @@ def _farewell(preemption, command):
     name = signal.Signals(preemption.signum or signal.SIGTERM).name
     folder = preemption.folder
     steps = [path.name for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdigit()] if folder else []
-    again = "under the same launcher: " if _is_launched() else ""
+    launcher = ", under the same launcher," if _is_launched() else ""
     if not steps:
-        return f"{'Preempted':<10} by {name}: nothing was saved yet. Start again with {again}{shlex.join(command)}"
+        return f"{'Preempted':<10} by {name}: nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
     Path(folder, MARKER).touch()
     last = Path(folder, max(steps, key=lambda step: int(step[11:])))
-    for words in (["--output_dir", folder], ["--resume_from_checkpoint", "true"]):
-        if words not in [command[i : i + 2] for i in range(len(command))]:
-            command = [*command, *words]
-    return f"{'Preempted':<10} by {name}: saved {last}. Go on with {again}{shlex.join(command)}"
+    for flag, value in (("--output_dir", folder), ("--resume_from_checkpoint", "true")):
+        place = command.index(flag) if flag in command else len(command)
+        command = [*command[:place], flag, value, *command[place + 2 :]]
+    return f"{'Preempted':<10} by {name}: saved {last}. Go on{launcher} with {shlex.join(command)}"
 
 
 def _is_launched():

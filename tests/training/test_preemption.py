@@ -214,6 +214,17 @@ def test_handlers_are_restored(train, ends):
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+@pytest.mark.parametrize("value", ["false", "true", "run/checkpoint-3"])
+def test_what_was_resumed_from_is_replaced(make_trainer, capsys, value):
+    typed = ["train.py", "--resume_from_checkpoint", value, "--seed", "42"]
+    with pytest.raises(Preempted), watching(typed) as preempted:
+        trainer = make_trainer(preemption=preempted, callbacks=[Sender(2)])
+        preempted.enter(trainer.args.output_dir)
+        trainer.train()
+    shown = f"train.py --resume_from_checkpoint true --seed 42 --output_dir {trainer.args.output_dir}\n"
+    assert capsys.readouterr().out.endswith(f"Go on with {shown}")
+
+
 def test_token_is_not_printed():
     assert "hf_secret" not in " ".join(preemption.typed(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None))
 
