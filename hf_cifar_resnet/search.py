@@ -4,7 +4,8 @@ from pathlib import Path
 
 from .errors import UserError, reports_user_errors
 from .reporting import records
-from .training.arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
+from .training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from .training.parsing import CifarArgumentParser
 from .training.run import build_trainer, check_metric, load_data, quieten_libraries
 from .training.starting_point import build_model
 
@@ -69,6 +70,8 @@ def _parse(argv, prog):
         args.output_dir = "studies/search"
     # Trials compete by their last evaluation; keeping checkpoints of all would fill the disk.
     args.save_strategy, args.load_best_model_at_end = "no", False
+    # A trial that diverges is a bad one, and the others go on.
+    args.nonfinite = "skip"
     return options, model_args, data_args, args
 
 

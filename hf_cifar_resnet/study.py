@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from .errors import UserError, reports_user_errors
 from .reporting import records, tables
 from .training import schedules
-from .training.arguments import parse_arguments
+from .training.parsing import parse_arguments
 
 STUDY_JSON, LOG = "study.json", "train.log"
 # What the study itself decides for each run.
@@ -217,7 +217,8 @@ def _train(run, common, bar):
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
+                # Until the last of them has saved and ended, which the launcher does not wait for.
+                process.communicate()
 
 
 def _lock(log, run):

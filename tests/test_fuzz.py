@@ -22,7 +22,8 @@ from PIL import Image
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.errors import UserError, printable
-from hf_cifar_resnet.training.arguments import CifarArgumentParser, DataArguments, ModelArguments, parse_arguments
+from hf_cifar_resnet.training.arguments import DataArguments, ModelArguments
+from hf_cifar_resnet.training.parsing import CifarArgumentParser, parse_arguments
 
 LONG = int(os.environ.get("FUZZ_EXAMPLES", 0))
 

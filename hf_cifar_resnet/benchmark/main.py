@@ -10,7 +10,8 @@ import sys
 
 from ..errors import UserError, reports_user_errors
 from ..reporting import records
-from ..training.arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
+from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from ..training.parsing import CifarArgumentParser
 from .inference import BATCH_SIZES, DEFAULT_ENGINES, ENGINES
 
 KINDS = ("input", "step", "inference", "startup")

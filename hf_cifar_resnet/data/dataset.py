@@ -277,6 +277,9 @@ class EpochSampler(torch.utils.data.Sampler):
     def __len__(self):
         return self.num_samples
 
+    def order(self, epoch):
+        """The samples in the order of an epoch, (n,)."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
-        yield from (order + self.epoch * self.num_samples).tolist()
+        yield from (self.order(self.epoch) + self.epoch * self.num_samples).tolist()

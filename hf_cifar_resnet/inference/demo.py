@@ -11,8 +11,9 @@ from PIL import Image
 
 from .. import hub
 from ..errors import UserError, reports_user_errors
-from ..training.arguments import CifarArgumentParser, DataArguments
+from ..training.arguments import DataArguments
 from ..training.checkpoint import load_checkpoint
+from ..training.parsing import CifarArgumentParser
 from ..training.recorded import load_data_for, parse_with_record
 
 NUM_EXAMPLES = 8

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ..errors import UserError, reports_user_errors
-from ..training.arguments import CifarArgumentParser, DataArguments
+from ..training.arguments import DataArguments
 from ..training.checkpoint import load_checkpoint
+from ..training.parsing import CifarArgumentParser
 from ..training.recorded import find_split, load_data_for, parse_with_record
 from . import convert
 

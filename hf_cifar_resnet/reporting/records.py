@@ -13,6 +13,7 @@ _TRAINING = {
     "images_per_second": "images_per_second",
     "data_wait": "data_wait",
     "train_seconds": "train_seconds",
+    "skipped_steps": "skipped_steps",
 }
 SCORES = ("loss", "top1", "top5", "superclass")
 
@@ -26,7 +27,8 @@ def history(log_history):
 
     Returns:
         list of dicts with step, epoch, train_loss, train_accuracy, learning_rate, images_per_second, data_wait (share
-        of the time), train_seconds, eval_loss, eval_top1, ...; accuracies are 0 to 1.
+        of the time), train_seconds, skipped_steps (where there were any), eval_loss, eval_top1, ...; accuracies are 0
+        to 1.
     """
     rows = {}
     for entry in log_history:
@@ -78,6 +80,14 @@ def public(value):
     if rest.startswith(("~", "..")) or PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute():
         rest = PureWindowsPath(rest).name
     return _SECRET.sub("<HF_TOKEN>", flag + equals + rest)
+
+
+def without_token(argv):
+    """A command line whose `--hub_token` is not told."""
+    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
+    return [
+        "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
+    ]
 
 
 def write_json(content, path):

@@ -1,21 +1,15 @@
-"""The command line: the Trainer's arguments with this package's defaults, data, model, and recipes over them."""
+"""The arguments of a run: the Trainer's with this package's defaults, data and model."""
 
 import json
 import math
 import os
 import sys
-from argparse import SUPPRESS
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
-from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import string_to_bool
+from transformers import TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
-from ..documents import read_yaml
 from ..errors import UserError
 from ..names import (
     AUGMENTATIONS,
@@ -31,14 +25,7 @@ from ..names import (
 )
 from . import schedules, trackers
 
-RECIPES = resources.files("hf_cifar_resnet") / "recipes"
 EVAL_SPLITS = ("validation", "test")
-# Arguments that, typed, replace a recipe's other way to say the same thing.
-REPLACES = (
-    (("depth",), ("block", "stage_depths", "stage_widths")),
-    (("block", "stage_depths"), ("depth",)),
-    (("global_batch_size",), ("per_device_train_batch_size",)),
-)
 LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
 PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
 
@@ -144,6 +131,9 @@ class CifarTrainingArguments(TrainingArguments):
     saved_weights: str = _option(
         "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")
     )
+    nonfinite: str = _option(
+        "stop", "after a step whose loss or gradient is not finite, which changes nothing", choices=("stop", "skip")
+    )
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
     plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
     plateau_patience: int | None = _option(None, "reduce_lr_on_plateau: evaluations to let pass unimproved (3)")
@@ -246,6 +236,10 @@ class CifarTrainingArguments(TrainingArguments):
         for name in ("use_liger_kernel", "neftune_noise_alpha"):
             if getattr(self, name):
                 raise ValueError(f"{name} is for language models; leave it out")
+        if self.enable_jit_checkpoint:
+            raise ValueError(
+                "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in every process"
+            )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end")
 
@@ -317,102 +311,3 @@ def json_object(name, value):
     if not isinstance(value, dict):
         raise ValueError(f'{name} must be a JSON object such as {{"num_cycles": 2}}, got {value}')
     return value
-
-
-class CifarArgumentParser(HfArgumentParser):
-    """One line for an error, our own flags before the Trainer's in `--help`, and recipes."""
-
-    def __init__(self, dataclass_types, **kwargs):
-        super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [options]", **kwargs)
-        for action in self._actions:
-            if action.type is string_to_bool and action.nargs is None:
-                # A yes-or-no flag that may be left open: bare `--bf16` means yes, as for all others.
-                action.nargs, action.const = "?", True
-        if CifarTrainingArguments in self.dataclass_types:
-            help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
-            self.add_argument("--config", default=SUPPRESS, metavar="NAME_OR_FILE", help=help)
-            self._group_training_arguments()
-
-    def _group_training_arguments(self):
-        inherited = {f.name for f in fields(TrainingArguments)}
-        redefined = set(CifarTrainingArguments.__annotations__)
-        ours = self.add_argument_group("training")
-        theirs = self.add_argument_group("all other arguments of transformers.TrainingArguments")
-        for action in list(self._optionals._group_actions):
-            if action.dest in redefined or action.dest == "config":
-                ours._group_actions.append(action)
-            elif action.dest in inherited:
-                theirs._group_actions.append(action)
-            else:
-                continue
-            self._optionals._group_actions.remove(action)
-
-    def error(self, message):
-        raise UserError(message)
-
-    def parse(self, argv=None):
-        """
-        The dataclasses, from the command line over the recipe it names.
-
-        Raises:
-            UserError: for an unknown or impossible argument.
-        """
-        argv = list(sys.argv[1:] if argv is None else argv)
-        given, _ = self.parse_known_args(argv)
-        if getattr(given, "config", None) is not None:
-            argv = self._recipe_arguments(given.config, argv) + argv
-        try:
-            *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
-        except (ValueError, TypeError, OSError, ImportError) as error:  # for a file, or a package, that is not there
-            raise UserError(" ".join(str(error).split())) from error
-        if rest:
-            raise UserError(self._unknown(rest[0]))
-        return parsed
-
-    def _recipe_arguments(self, name, argv):
-        recipe = read_recipe(name)
-        typed = {argument.split("=")[0].lstrip("-").replace("-", "_") for argument in argv if argument.startswith("--")}
-        for these, those in REPLACES:
-            if typed.intersection(these):
-                recipe = {key: value for key, value in recipe.items() if key not in those}
-        arguments = []
-        for key, value in recipe.items():
-            if f"--{key}" not in self._option_string_actions or key in ("config", "help"):
-                raise UserError(f"recipe {name}: {self._unknown(str(key))}")
-            if isinstance(value, dict):
-                value = json.dumps(value)
-            arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-        return arguments
-
-    def _unknown(self, name):
-        near = get_close_matches(name.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
-        return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
-
-
-def recipe_names():
-    """The built-in recipes."""
-    return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
-
-
-def read_recipe(name):
-    """
-    Arguments by name from a built-in recipe or a YAML file.
-
-    Raises:
-        UserError: if there is none, or it is no YAML mapping.
-    """
-    file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
-    if not file.is_file():
-        raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
-    try:
-        return read_yaml(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {name} cannot be read: {error}") from error
-
-
-def parse_arguments(argv=None, prog=None):
-    """[`ModelArguments`], [`DataArguments`] and [`CifarTrainingArguments`] of a training run."""
-    types = (ModelArguments, DataArguments, CifarTrainingArguments)
-    parser = CifarArgumentParser(types, prog=prog, description="Train a ResNet on small images.")
-    parsed = parser.parse(argv)
-    return parsed[: len(types)]

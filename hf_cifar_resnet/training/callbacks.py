@@ -58,6 +58,7 @@ def _training_part(logs):
         f"lr {logs['learning_rate']:.3g}",
         f"{logs['images_per_second']:,.0f} img/s",
         f"{logs['data_wait']:.1%} waiting for data",
+        *([f"{logs['skipped_steps']} steps skipped"] if "skipped_steps" in logs else []),
     ]
 
 

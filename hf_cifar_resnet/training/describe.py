@@ -68,7 +68,7 @@ def run(model, data, model_args, data_args, args, argv=None):
     label = dataset_label(data_args.dataset_name)
     name = model_name(model.config)
     return {
-        "command": [Path(sys.argv[0]).name, *_without_token(sys.argv[1:] if argv is None else argv)],
+        "command": [Path(sys.argv[0]).name, *records.without_token(sys.argv[1:] if argv is None else argv)],
         "dataset": {
             "id": data_args.dataset_name if on_hub else label,
             "name": label,
@@ -100,13 +100,6 @@ def run(model, data, model_args, data_args, args, argv=None):
     }
 
 
-def _without_token(argv):
-    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
-    return [
-        "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
-    ]
-
-
 def metrics(state, args, eval_split, test=None, most_confused=None):
     """
     What came out of a run so far (`metrics.json`).
@@ -129,6 +122,7 @@ def metrics(state, args, eval_split, test=None, most_confused=None):
         "best_epoch": saved["epoch"],
         "epochs": state.epoch,
         "steps": state.global_step,
+        "skipped_steps": sum(row.get("skipped_steps", 0) for row in rows),
         "train": {"loss": last.get("train_loss"), "accuracy": last.get("train_accuracy")},
         "validation": records.scores(saved, "eval") if eval_split == "validation" else None,
         "test": test,

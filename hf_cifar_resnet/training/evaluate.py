@@ -13,9 +13,10 @@ from ..errors import UserError, reports_user_errors
 from ..evaluation import analysis
 from ..reporting import records
 from ..reporting.analysis import write_analysis
-from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments
+from .arguments import CifarTrainingArguments, DataArguments
 from .checkpoint import checkpoint_folder, load_checkpoint
 from .launch import check_processes
+from .parsing import CifarArgumentParser
 from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
 from .trainer import CifarTrainer

@@ -10,8 +10,9 @@ from transformers import TrainerCallback, set_seed
 
 from ..errors import UserError, reports_user_errors
 from ..reporting.curves import plot_lr_range
-from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
+from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from .callbacks import EpochLineCallback
+from .parsing import CifarArgumentParser
 from .run import build_trainer, load_data, quieten_libraries
 from .starting_point import build_model
 
@@ -82,6 +83,8 @@ def _parse(argv, prog):
     args.logging_strategy, args.logging_steps = "steps", 1
     args.eval_strategy = args.save_strategy = "no"
     args.load_best_model_at_end = False
+    # It ends where the loss is not finite.
+    args.nonfinite = "skip"
     return options, model_args, data_args, args
 
 

@@ -10,7 +10,8 @@ import torch
 from ..data.mixing import Mixer
 from ..errors import UserError, reports_user_errors
 from ..reporting.curves import plot_images
-from .arguments import CifarArgumentParser, CifarTrainingArguments, DataArguments, ModelArguments
+from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from .parsing import CifarArgumentParser
 from .run import load_data, quieten_libraries
 
 

@@ -6,8 +6,9 @@ from ..data.sources import load_splits
 from ..documents import read_json
 from ..errors import UserError
 from ..reporting import records
-from .arguments import CifarArgumentParser, DataArguments
+from .arguments import DataArguments
 from .checkpoint import checkpoint_folder, label_names
+from .parsing import CifarArgumentParser
 
 
 def parse_with_record(parser, argv):

@@ -104,17 +104,25 @@ class ResumableTrainer(Trainer):
         if checkpoint is not None:
             best = checkpoints.best_of(Path(checkpoint))
             self.state.best_model_checkpoint = str(best) if best is not None and best.is_dir() else None
+            if self.state.epoch.is_integer():
+                self._step_at_epoch_end = self.state.global_step
             planned = read_json(Path(checkpoint, checkpoints.TRAINER_STATE))["max_steps"]
             stopped_early = self.control.should_training_stop and self.state.global_step < planned
             self._has_ended = stopped_early or self.state.global_step >= max_steps
         return position
 
-    def _run_epoch(self, *args, **kwargs):
-        if self._has_ended:
-            # The Trainer would take one step more.
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
+    def _run_epoch(self, *, trial, **kwargs):
+        self._catch_up(trial)
+        # The Trainer would take one step more where a run has ended within an epoch.
+        self.control.should_training_stop |= self._has_ended
+        if not self.control.should_training_stop:
+            super()._run_epoch(trial=trial, **kwargs)
+
+    def _catch_up(self, trial):
+        """The evaluation, and the save after it, that was due when the run was preempted."""
+        if self.control.should_evaluate:
+            self._load_rng_state(self._resumed_from)
+            self._maybe_log_save_evaluate(self._tr_loss, None, self.model_wrapped, trial, None, None, time.time())
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         over = self.control.should_training_stop or self.control.should_epoch_stop or self.state.epoch.is_integer()

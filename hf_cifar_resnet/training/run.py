@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import UserError, reports_user_errors
 from ..reporting import records
 from ..reporting.results import write_results
-from .arguments import parse_arguments
+from . import preemption
+from .parsing import parse_arguments
 
 # What takes seconds to load is imported where it is used: `--help` and a mistyped argument do not wait for it.
 
@@ -20,9 +21,17 @@ MOST_CONFUSED = 5
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and card -> Hub. Returns the metrics."""
-    model_args, data_args, args = parse_arguments(argv, prog)
+    """
+    Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and card -> Hub. Returns the metrics.
 
+    Exits with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.preemption`].
+    """
+    arguments = parse_arguments(argv, prog)
+    with preemption.watching(preemption.typed(argv, prog)) as preempted:
+        return _train(*arguments, argv, preempted)
+
+
+def _train(model_args, data_args, args, argv, preempted):
     from transformers import set_seed
 
     from . import describe
@@ -44,7 +53,9 @@ def main(argv=None, prog=None):
     publisher = PublishCallback(args, data_args.eval_split) if args.push_to_hub else None
     resume = resume_point(args)
     lock = enter_folder(args)
-    trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=[publisher] if publisher else None)
+    preempted.enter(args.output_dir)
+    publishing = [publisher] if publisher else None
+    trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=publishing, preemption=preempted)
     run = describe.run(model, data, model_args, data_args, args, argv)
     if publisher:
         publisher.run = run
@@ -52,6 +63,7 @@ def main(argv=None, prog=None):
         print(describe.start(run, args, publisher), flush=True)
 
     trainer.train(resume_from_checkpoint=resume)
+    preempted.check()
 
     metrics = finish(trainer, run, data, data_args.eval_split)
     if lock:

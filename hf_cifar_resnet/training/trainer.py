@@ -1,5 +1,6 @@
 """The Trainer for images: what transformers' own leaves to be done, and nothing else."""
 
+import math
 import time
 from contextlib import nullcontext
 
@@ -13,6 +14,7 @@ from ..reporting.repository import TRAINING_ARGS_JSON
 from . import schedules
 from .callbacks import EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
+from .nonfinite import NonFiniteGuard
 from .publish import PublishCallback
 from .resumable import ResumableTrainer
 from .trackers import prepare_trackers
@@ -32,30 +34,36 @@ class CifarTrainer(ResumableTrainer):
 
     Args:
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
+        preemption ([`Preemption`], *optional*): saves and ends the training where it says so.
         All others as for `Trainer`; [`CifarTrainingArguments`] has the defaults that suit it.
     """
 
-    def __init__(self, model=None, args=None, *, superclass_of=None, data_collator=None, compute_metrics=None,
-                 callbacks=None, **kwargs):  # fmt: skip
+    def __init__(self, model=None, args=None, *, superclass_of=None, preemption=None, data_collator=None,
+                 compute_metrics=None, callbacks=None, **kwargs):  # fmt: skip
         if args.push_to_hub and not any(isinstance(callback, PublishCallback) for callback in callbacks or ()):
             raise ValueError(
                 "push_to_hub needs the record of a run, which train.py has; from Python, train without it and "
                 "then call push_to_hub of the model and of the image processor"
             )
+        # How right on how many training images; on the device until it is logged, as reading would stall a GPU.
+        self._counts = torch.zeros(2, dtype=torch.float64, device=args.device)
         self._start_counting()
         self._scale = None
         decided = schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs)
         patience = args.early_stopping_patience
         stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
         self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema") if args.ema_decay else None
-        averaging = [self._ema] if self._ema else []
+        self._preemption = preemption
+        first = [callback for callback in (preemption, self._ema) if callback]
+        self._guard = NonFiniteGuard(self, skip=args.nonfinite == "skip")
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator or collate,
             compute_metrics=compute_metrics or Scorer(superclass_of),
-            # The averages are there before anyone asks for them, and who changes the schedule before who reports it.
-            callbacks=[*averaging, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
+            # The averages are there before anyone asks for them, a step is undone before anyone sees it, and who
+            # changes the schedule comes before who reports it.
+            callbacks=[*first, self._guard, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
             **kwargs,
         )
         self._mixer = self._make_mixer()
@@ -120,6 +128,16 @@ class CifarTrainer(ResumableTrainer):
         self._part = (-1, 0)
         return super().train(*args, **kwargs)
 
+    def _inner_training_loop(self, *args, **kwargs):
+        with self._preemption.saving(self) if self._preemption else nullcontext():
+            return super()._inner_training_loop(*args, **kwargs)
+
+    def _finalize_training(self, trial, *args):
+        self._catch_up(trial)
+        if self._preemption:
+            self._preemption.check()
+        return super()._finalize_training(trial, *args)
+
     def _make_mixer(self):
         args = self.args
         if not args.mixup_alpha and not args.cutmix_alpha:
@@ -130,7 +148,8 @@ class CifarTrainer(ResumableTrainer):
         )  # fmt: skip
 
     def _start_counting(self):
-        self._correct, self._seen = None, 0
+        self._counts.zero_()
+        self._seen = 0
         self._logged_at, self._paused, self._waited = time.perf_counter(), 0.0, 0.0
 
     def get_batch_samples(self, *args):
@@ -148,10 +167,23 @@ class CifarTrainer(ResumableTrainer):
         outputs = model(**inputs, label_smoothing=self.args.label_smoothing_factor)
         with torch.no_grad():
             correct = weight_of(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
-        # Kept on the device until it is logged: reading it at every step would stall a GPU.
-        self._correct = correct if self._correct is None else self._correct + correct
+            self._counts[0] += correct
+            self._counts[1] += len(inputs["labels"])
         self._seen += len(inputs["labels"])
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        loss = self._guard.vet(outputs.loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        self.grad_norm = super()._get_grad_norm(model, grad_norm)
+        return self.grad_norm
+
+    def averages(self):
+        """The tensors of the averaged weights; none without `ema_decay` or outside of training."""
+        return self._ema.average.average.values() if self._ema else ()
+
+    def running_figures(self):
+        """The tensors in which a training's figures add up until they are logged."""
+        return self._tr_loss, self._counts
 
     def _mixed(self, inputs):
         """The batch with images and labels mixed, until `mixing_stop_epoch`."""
@@ -174,6 +206,7 @@ class CifarTrainer(ResumableTrainer):
     def log(self, logs, start_time=None):
         if "loss" in logs and self._seen:
             logs |= self._training_figures()
+            self._guard.correct(logs)
         super().log(logs, start_time)
 
     def _training_figures(self):
@@ -181,15 +214,15 @@ class CifarTrainer(ResumableTrainer):
         Train accuracy, images/s and the share of the time spent waiting for data since the last log, training seconds
         in all; collective over all processes.
         """
-        counts = torch.tensor([0.0, self._seen], dtype=torch.float64, device=self.args.device)
-        counts[0] = self._correct
-        correct, seen = self.accelerator.reduce(counts, reduction="sum").tolist()
+        seen = self._counts.new_tensor([self._seen])
+        counts = self.accelerator.reduce(torch.cat([self._counts, seen]), reduction="sum")
+        correct, scored, seen = counts.tolist()
         seconds = time.perf_counter() - self._logged_at - self._paused
         before = next((e["train_seconds"] for e in reversed(self.state.log_history) if "train_seconds" in e), 0.0)
         waited = self._waited
         self._start_counting()
         return {
-            "train_accuracy": correct / seen,
+            "train_accuracy": correct / scored if scored else math.nan,
             "images_per_second": seen / seconds,
             "data_wait": waited / seconds,
             "train_seconds": before + seconds,
@@ -240,8 +273,10 @@ class CifarTrainer(ResumableTrainer):
 
     def progress(self):
         return super().progress() | {
-            "correct": 0.0 if self._correct is None else float(self._correct),
+            "counts": self._counts.tolist(),
             "seen": self._seen,
+            "steps": self._guard.steps,
+            "skipped": self._guard.skipped,
             "train_seconds": time.perf_counter() - self._logged_at - self._paused,
             "waited": self._waited,
         }
@@ -249,7 +284,8 @@ class CifarTrainer(ResumableTrainer):
     def restore_progress(self, progress):
         super().restore_progress(progress)
         self._start_counting()
-        self._correct = torch.tensor(progress["correct"], device=self.args.device)
+        self._counts.copy_(self._counts.new_tensor(progress["counts"]))
+        self._guard.steps, self._guard.skipped = progress["steps"], progress["skipped"]
         self._seen, self._waited = progress["seen"], progress["waited"]
         self._logged_at -= progress["train_seconds"]
 

@@ -159,7 +159,7 @@ def test_programs(place, finished, monkeypatch, capsys):
 
 
 def test_every_recipe_and_schedule_is_named():
-    from hf_cifar_resnet.training.arguments import recipe_names
+    from hf_cifar_resnet.training.parsing import recipe_names
     from hf_cifar_resnet.training.schedules import SCHEDULES
 
     for name in [*recipe_names(), *SCHEDULES]:

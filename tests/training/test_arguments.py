@@ -3,7 +3,8 @@ import json
 import pytest
 
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.arguments import CifarTrainingArguments, parse_arguments, recipe_names
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments
+from hf_cifar_resnet.training.parsing import parse_arguments, recipe_names
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_cifar_resnet.training import describe
-from hf_cifar_resnet.training.arguments import parse_arguments
+from hf_cifar_resnet.training.parsing import parse_arguments
 from hf_cifar_resnet.training.run import load_data
 from hf_cifar_resnet.training.starting_point import build_model
 

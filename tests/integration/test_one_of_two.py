@@ -1,0 +1,111 @@
+"""Faults that one process of two has: both leave a step out, stop or save together."""
+
+import json
+
+import pytest
+
+from hf_cifar_resnet.data.dataset import EpochSampler
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+BAD = 3
+# One of that step's 16 images, and so in one of the processes.
+IMAGE = int(EpochSampler(96, 42).order(0)[16 * (BAD - 1) + 5])
+# Every process writes what it was left with, and how it was stopped.
+PROGRAM = (
+    f"IMAGE = {IMAGE}"
+    + """
+import hashlib, json, math, os, signal, sys
+import numpy as np, torch
+from transformers import TrainerCallback
+from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
+from hf_cifar_resnet import ImageDataset
+from hf_cifar_resnet.data.dataset import normalize
+from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.training.preemption import Preempted, watching
+
+class Poisoned(ImageDataset):
+    def __getitems__(self, positions):
+        batch = super().__getitems__(positions)
+        pixels = normalize(batch["pixel_values"], self.mean, self.std)
+        pixels[np.asarray(positions) % len(self) == IMAGE] = math.nan
+        return batch | {"pixel_values": pixels}
+
+def hashed(tensors):
+    return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in tensors)).hexdigest()
+
+class Seen(TrainerCallback):
+    def __init__(self):
+        self.weights, self.statistics = [], []
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.weights.append(hashed(model.parameters()))
+        self.statistics.append(hashed(model.buffers()))
+
+class Sender(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == 3 and args.process_index == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+def make(callbacks, **options):
+    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, num_train_epochs=1,
+                                  logging_strategy="epoch", eval_strategy="no", save_strategy="no",
+                                  load_best_model_at_end=False, **options)
+    torch.manual_seed(0)
+    shape = dict(block="basic", stage_depths=[1], stage_widths=[8], num_labels=5)
+    data = Poisoned(images, labels, [0.5] * 3, [0.25] * 3)
+    return CifarTrainer(CifarResNetForImageClassification(CifarResNetConfig(**shape)), args, train_dataset=data,
+                        callbacks=callbacks, preemption=preempted)
+
+images, labels = np.random.default_rng(0).integers(0, 256, (96, 8, 8, 3), dtype=np.uint8), np.arange(96) % 5
+found, preempted = {}, None
+for nonfinite in ("skip", "stop"):
+    seen = Seen()
+    trainer = make([seen], nonfinite=nonfinite)
+    error = None
+    try:
+        trainer.train()
+    except UserError as raised:
+        error = str(raised)
+    found[nonfinite] = {"weights": seen.weights, "statistics": seen.statistics, "error": error,
+                        "skipped": [e["skipped_steps"] for e in trainer.state.log_history if "skipped_steps" in e],
+                        "finite": all(bool(t.isfinite().all()) for t in trainer.model.state_dict().values())}
+try:
+    with watching(["train.py"]) as preempted:
+        preempted.enter(sys.argv[1])
+        trainer = make([Sender()], nonfinite="skip")
+        trainer.train()
+except Preempted as stopped:
+    found["preempted"] = {"code": stopped.code, "step": trainer.state.global_step}
+with open(f"{sys.argv[1]}/found-{trainer.args.process_index}.json", "w") as file:
+    json.dump(found, file)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def found(python, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("found")
+    (folder / "program.py").write_text(PROGRAM)
+    result = python(*TORCHRUN, folder / "program.py", folder, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Preempted ") == 1 and (folder / "checkpoint-4" / "trainer_state.json").is_file()
+    return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_both_leave_a_step_out_that_is_not_finite_in_one(found):
+    left, right = (process["skip"] for process in found)
+    assert left["skipped"] == right["skipped"] == [1]
+    assert left["weights"] == right["weights"] and len(left["weights"]) == 6
+    for process in (left, right):
+        [bad] = [step for step in range(1, 6) if process["weights"][step] == process["weights"][step - 1]]
+        assert bad == BAD and process["statistics"][bad] == process["statistics"][bad - 1] and process["finite"]
+
+
+def test_both_stop_for_it(found):
+    for process in found:
+        assert process["stop"]["error"].startswith(f"step {BAD} ") and process["stop"]["finite"]
+        assert str(IMAGE) in process["stop"]["error"].split()
+
+
+def test_both_save_after_a_signal_to_one(found):
+    assert [process["preempted"] for process in found] == [{"code": 75, "step": 4}] * 2

@@ -1,0 +1,73 @@
+"""Signals to real trainings, as a cluster sends them: to the program or to its launcher."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hf_cifar_resnet.reporting.records import read_json
+from hf_cifar_resnet.training.launch import last_whole_checkpoint
+from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER
+from hf_cifar_resnet.training.run import main
+
+from .conftest import ENVIRONMENT
+
+ACCELERATE = "-m accelerate.commands.launch --main_process_port 0 --multi_gpu --num_processes 2".split()
+# What the README says for launchers: Slurm's signal is passed on too.
+LAUNCHER = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGUSR1"}
+# 7 or 4 steps an epoch, and so many epochs that it is never done before the signal.
+LONG = "--config quickstart --use_cpu --max_train_samples 200 --max_eval_samples 200 --num_train_epochs 400".split()
+
+
+@pytest.fixture
+def interrupted(script, tmp_path):
+    """Starts a run, sends `number` when its first epoch is done, and waits: exit code, output and folder."""
+
+    def run(launcher, number):
+        folder = tmp_path / "run"
+        command = [sys.executable, *launcher, str(script), *LONG, "--output_dir", str(folder)]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=ENVIRONMENT | LAUNCHER, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            next(line for line in process.stdout if line.startswith("epoch"))
+            os.kill(process.pid, number)
+            output = process.communicate(timeout=120)[0]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, output.splitlines(), folder
+
+    return run
+
+
+def check(lines, folder):
+    """One process told what was saved; it can be gone on from."""
+    [line] = [line for line in lines if line.startswith("Preempted")]
+    saved = last_whole_checkpoint(folder)
+    assert f"saved {saved}. Go on" in line and line.endswith("--resume_from_checkpoint true")
+    assert (folder / MARKER).exists() and not (folder / "metrics.json").exists()
+    return int(saved.name[11:])
+
+
+def test_program_ends_with_75_and_goes_on(interrupted, capsys):
+    code, lines, folder = interrupted([], signal.SIGTERM)
+    step = check(lines, folder)
+    assert code == EXIT_CODE and "Traceback" not in "\n".join(lines)
+    with pytest.raises(SystemExit) as refused:
+        main([*LONG, "--output_dir", str(folder)])
+    assert refused.value.code == 2
+    main([*LONG, "--max_steps", str(step + 3), "--output_dir", str(folder), "--resume_from_checkpoint", "true"])
+    assert read_json(folder / "metrics.json")["steps"] == step + 3
+    assert not (folder / MARKER).exists()
+
+
+def test_signal_to_the_launcher_is_one_to_its_processes(interrupted):
+    code, lines, folder = interrupted(ACCELERATE, signal.SIGUSR1)
+    check(lines, folder)
+    # It ends with 1 whatever its processes end with: the marker is what a script can test.
+    assert code == 1

@@ -1,0 +1,234 @@
+"""Real signals to this process, at chosen moments of real trainings."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from hf_cifar_resnet.training import preemption
+from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER, SIGNALS, Preempted, watching
+
+# The Trainer's own train_loss is that of the steps since it was resumed.
+TIMINGS = ("images_per_second", "data_wait", "train_seconds", "train_loss")
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+EPOCHS = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+# A full run is 10 steps in two epochs; an evaluation has 5 batches.
+RUN = {"num_train_epochs": 2, "learning_rate": 0.01, "per_device_eval_batch_size": 8}
+
+
+class Sender(TrainerCallback):
+    """Sends a signal to this process in the middle of a step, or of the n-th batch of the evaluation after it."""
+
+    def __init__(self, step, batch=None, number=signal.SIGTERM):
+        self.step, self.batch, self.number = step, batch, number
+        self.batches = {}
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if self.batch is None and state.global_step + 1 == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        self.batches[state.global_step] = self.batches.get(state.global_step, 0) + 1
+        if state.global_step == self.step and self.batches[self.step] == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def train(make_trainer):
+    """Trains as `train.py` does; returns the trainer, and what it exited with."""
+
+    def run(*callbacks, resume=None, **options):
+        code = 0
+        trainer = None
+        try:
+            with watching(["train.py"]) as preempted:
+                trainer = make_trainer(callbacks=callbacks, preemption=preempted, **(RUN | options))
+                preempted.enter(trainer.args.output_dir)
+                trainer.train(resume_from_checkpoint=resume)
+                preempted.check()
+        except Preempted as stopped:
+            code = stopped.code
+        return trainer, code
+
+    return run
+
+
+def outcome(trainer):
+    """What a training ended with, but for the timings."""
+    timed = (*TIMINGS, "_runtime", "_time", "_per_second")
+    history = [{k: v for k, v in e.items() if not k.endswith(timed)} for e in trainer.state.log_history]
+    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    return history, weights, trainer.state.best_global_step, trainer.state.best_metric
+
+
+def assert_same(left, right):
+    assert left[0] == right[0] and left[2:] == right[2:]
+    assert [name for name in left[1] if not left[1][name].equal(right[1][name])] == []
+
+
+def checkpoints(trainer):
+    return sorted(int(path.name[11:]) for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
+
+
+def go_on(train, trainer, **options):
+    last = Path(trainer.args.output_dir, f"checkpoint-{checkpoints(trainer)[-1]}")
+    return train(resume=str(last), **options)
+
+
+# While training
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_step_is_saved_and_the_program_ends_with_75(train, number, capsys):
+    trainer, code = train(Sender(3, number=number))
+    assert code == EXIT_CODE == 75 and checkpoints(trainer) == [3]
+    assert (Path(trainer.args.output_dir) / MARKER).exists()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Preempted")]
+    folder = trainer.args.output_dir
+    assert line == (
+        f"Preempted  by {signal.Signals(number).name}: saved {folder}/checkpoint-3. "
+        f"Go on with train.py --output_dir {folder} --resume_from_checkpoint true"
+    )
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 10])
+@pytest.mark.parametrize("options", [EVALUATED, EPOCHS | {"ema_decay": 0.9}], ids=["steps", "epochs"])
+def test_resumed_run_is_the_uninterrupted_one(train, step, options):
+    expected = outcome(train(folder="whole", **options)[0])
+    stopped, code = train(Sender(step), **options)
+    assert code == EXIT_CODE and step in checkpoints(stopped)
+    resumed, code = go_on(train, stopped, **options)
+    assert code == 0 and not Path(resumed.args.output_dir, MARKER).exists()
+    assert_same(outcome(resumed), expected)
+
+
+def test_last_step_of_a_run_that_saves_nothing(train):
+    stopped, code = train(Sender(10))
+    assert code == EXIT_CODE and checkpoints(stopped) == [10]
+    resumed, code = go_on(train, stopped)
+    assert code == 0 and resumed.state.global_step == 10
+    assert_same(outcome(resumed), outcome(train(folder="whole")[0]))
+
+
+def test_what_is_saved_already_is_not_written_again(train):
+    class SendAfterSave(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            written.append(Path(args.output_dir, "checkpoint-5", "trainer_state.json").stat().st_mtime_ns)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    written = []
+    trainer, code = train(SendAfterSave(), **EPOCHS)
+    assert code == EXIT_CODE and checkpoints(trainer) == [5]
+    assert written == [Path(trainer.args.output_dir, "checkpoint-5", "trainer_state.json").stat().st_mtime_ns]
+
+
+# During an evaluation
+
+
+@pytest.mark.parametrize(
+    "step, options",
+    [
+        (2, EVALUATED),
+        (4, EVALUATED | {"lr_scheduler_type": "reduce_lr_on_plateau", "plateau_patience": 0}),
+        (4, EVALUATED | {"eval_steps": 1, "ema_decay": 0.9}),
+        (5, EPOCHS | {"ema_decay": 0.9}),
+        (10, EPOCHS),
+        (10, EPOCHS | {"early_stopping_patience": 1}),
+        (7, EPOCHS | {"max_steps": 7}),
+        (5, EPOCHS | {"early_stopping_patience": 1, "metric_for_best_model": "top5", "learning_rate": 1e-9}),
+    ],
+)
+def test_evaluation_is_left_and_made_up_for(train, step, options):
+    expected = outcome(train(folder="whole", **options)[0])
+    sender = Sender(step, batch=2)
+    stopped, code = train(sender, **options)
+    # The batch in which it came may be the last one; the evaluation would have 5.
+    assert code == EXIT_CODE and sender.batches[step] <= 3 and checkpoints(stopped)[-1] == step
+    assert not any("eval_loss" in entry for entry in stopped.state.log_history if entry["step"] == step)
+    resumed, code = go_on(train, stopped, **options)
+    assert code == 0
+    assert_same(outcome(resumed), expected)
+
+
+def test_preempted_again_in_the_same_evaluation(train):
+    expected = outcome(train(folder="whole", **EPOCHS)[0])
+    stopped, _ = train(Sender(5, batch=1), **EPOCHS)
+    again, code = train(Sender(5, batch=4), resume=f"{stopped.args.output_dir}/checkpoint-5", **EPOCHS)
+    assert code == EXIT_CODE and checkpoints(again) == [5]
+    resumed, code = go_on(train, again, **EPOCHS)
+    assert code == 0
+    assert_same(outcome(resumed), expected)
+
+
+# Before and after
+
+
+def test_signal_before_training_ends_at_once(capsys):
+    with pytest.raises(SystemExit) as stopped, watching(["python", "train.py"]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+    assert stopped.value.code == EXIT_CODE
+    assert capsys.readouterr().out == (
+        "Preempted  by SIGTERM: nothing was saved yet. Start again with python train.py\n"
+    )
+
+
+def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_trainer, capsys):
+    with pytest.raises(SystemExit) as stopped, watching(["python", "train.py"]) as preempted:
+        trainer = make_trainer(preemption=preempted, save_strategy="epoch")
+        preempted.enter(trainer.args.output_dir)
+        trainer.train()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("it went on")
+    assert stopped.value.code == EXIT_CODE and checkpoints(trainer) == [5]
+    assert "checkpoint-5. Go on with python train.py --output_dir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_second_signal_ends_at_once(number):
+    child = os.fork()
+    if child == 0:
+        with watching(["train.py"]) as preempted:
+            preempted.training = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+
+
+def test_launcher_that_passes_a_signal_on_is_no_second_one(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with watching(["train.py"]) as preempted:
+        preempted.training = True
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert preempted.signum == signal.SIGTERM
+
+
+@pytest.mark.parametrize("ends", ["whole", "preempted"])
+def test_handlers_are_restored(train, ends):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    train(*([Sender(2)] if ends == "preempted" else []))
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize("value", ["false", "true", "run/checkpoint-3"])
+def test_what_was_resumed_from_is_replaced(make_trainer, capsys, value):
+    typed = ["train.py", "--resume_from_checkpoint", value, "--seed", "42"]
+    with pytest.raises(Preempted), watching(typed) as preempted:
+        trainer = make_trainer(preemption=preempted, callbacks=[Sender(2)])
+        preempted.enter(trainer.args.output_dir)
+        trainer.train()
+    shown = f"train.py --resume_from_checkpoint true --seed 42 --output_dir {trainer.args.output_dir}\n"
+    assert capsys.readouterr().out.endswith(f"Go on with {shown}")
+
+
+def test_token_is_not_printed():
+    assert "hf_secret" not in " ".join(preemption.typed(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None))
+
+
+def test_checkpointing_of_transformers_own_is_refused(make_args):
+    with pytest.raises(ValueError, match="enable_jit_checkpoint: leave it out"):
+        make_args(enable_jit_checkpoint=True)
