@@ -4,9 +4,12 @@ import argparse
 import functools
 import os
 import sys
+from pathlib import Path
 
 SIGPIPE = 13  # absent from `signal` on Windows
 LONGEST = 2000  # characters of an error
+# What gloo says when the process at the other end is gone.
+_LOST = ("Connection closed by peer", "Connection reset by peer")
 
 
 class UserError(ValueError):
@@ -27,9 +30,10 @@ class LineParser(argparse.ArgumentParser):
 
 def reports_user_errors(function):
     """
-    Turns a [`UserError`] into one line on standard error, from one process alone, and exit code 2.
+    Turns a [`UserError`] into one line on standard error and exit code 2.
 
-    Where the reader of the output has gone, as with `| head`, it ends quietly with the exit code of other programs.
+    Of several processes the first that fails says so, and the others, which may fail because of it, are silent. Where
+    the reader of the output has gone, as with `| head`, it ends quietly with the exit code of other programs.
     """
 
     @functools.wraps(function)
@@ -40,15 +44,40 @@ def reports_user_errors(function):
             finally:
                 sys.stdout.flush()
         except UserError as error:
-            if int(os.environ.get("RANK", 0)) == 0:
-                print(f"error: {_shortened(printable(error))}", file=sys.stderr, flush=True)
+            _report(error)
             sys.exit(2)
         except BrokenPipeError:
             # Or Python would try to write the rest at its end, and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + SIGPIPE)
+        except RuntimeError as error:
+            if any(sign in str(error) for sign in _LOST):
+                _report("another process of this run has been lost; what was saved is intact: start all again with "
+                        "--resume_from_checkpoint auto")  # fmt: skip
+                sys.exit(1)
+            raise
 
     return wrapper
+
+
+def _report(error):
+    if _is_first():
+        print(f"error: {_shortened(printable(error))}", file=sys.stderr, flush=True)
+
+
+def _is_first():
+    """Whether no other process of this launch on this machine has failed before."""
+    # torchrun and accelerate name a file for each process, in a folder for each start of them all.
+    own = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if own is None:
+        return int(os.environ.get("RANK", 0)) == 0
+    try:
+        Path(own).parents[1].joinpath("hf_cifar_resnet-failed").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _shortened(text):

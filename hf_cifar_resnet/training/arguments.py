@@ -134,6 +134,7 @@ class CifarTrainingArguments(TrainingArguments):
     nonfinite: str = _option(
         "stop", "after a step whose loss or gradient is not finite, which changes nothing", choices=("stop", "skip")
     )
+    sync_batchnorm: bool = _option(False, "BatchNorm statistics over the batches of all GPUs, not of each")
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
     plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
     plateau_patience: int | None = _option(None, "reduce_lr_on_plateau: evaluations to let pass unimproved (3)")
@@ -236,6 +237,8 @@ class CifarTrainingArguments(TrainingArguments):
         for name in ("use_liger_kernel", "neftune_noise_alpha"):
             if getattr(self, name):
                 raise ValueError(f"{name} is for language models; leave it out")
+        if self.sync_batchnorm and (self.use_cpu or not torch.cuda.is_available()):
+            raise ValueError("sync_batchnorm needs GPUs, since torch has it for them alone; leave it out")
         if self.enable_jit_checkpoint:
             raise ValueError(
                 "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in every process"

@@ -64,16 +64,18 @@ def output_folder(args, name):
 
 def enter_folder(args):
     """
-    Makes the folder of the run, where no other run may be until the file that is returned is closed.
+    Makes the folder of the run, in one process, where no other run may be until the returned file is closed.
 
     Raises:
         UserError: if it cannot be written, or another run is writing into it.
     """
+    if args.process_index > 0:
+        return None
     folder = Path(args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        return checkpoints.lock(folder) if args.process_index == 0 else None
+        return checkpoints.lock(folder)
     except OSError as error:
         raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
 

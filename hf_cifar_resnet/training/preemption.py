@@ -56,7 +56,8 @@ class Preemption(TrainerCallback):
     def enter(self, folder):
         """The run's folder; the marker of an earlier preemption goes."""
         self.folder = folder
-        Path(folder, MARKER).unlink(missing_ok=True)
+        if _is_first():
+            Path(folder, MARKER).unlink(missing_ok=True)
 
     # Signals
 
@@ -132,7 +133,7 @@ def watching(command):
         yield preemption
     except Preempted:
         preemption.ending = True
-        if int(os.environ.get("RANK", 0)) == 0:
+        if _is_first():
             print(printable(_farewell(preemption, command)), flush=True)
         raise
     finally:
@@ -154,6 +155,10 @@ def _farewell(preemption, command):
         place = command.index(flag) if flag in command else len(command)
         command = [*command[:place], flag, value, *command[place + 2 :]]
     return f"{'Preempted':<10} by {name}: saved {last}. Go on{launcher} with {shlex.join(command)}"
+
+
+def _is_first():
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _is_launched():

@@ -211,6 +211,8 @@ class ResumableTrainer(Trainer):
                 Path(output_dir, name).write_bytes(content)
 
     def _save(self, output_dir=None, state_dict=None):
+        if not self.args.should_save:  # the Trainer calls it in every process
+            return
         folder = Path(output_dir or self.args.output_dir)
         if self._is_saving:
             self.write_model(folder, state_dict)

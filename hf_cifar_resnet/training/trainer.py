@@ -67,6 +67,9 @@ class CifarTrainer(ResumableTrainer):
             **kwargs,
         )
         self._mixer = self._make_mixer()
+        if args.sync_batchnorm and args.world_size > 1:
+            # The same tensors under the same names: what is saved has ordinary BatchNorm.
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         # The layout of the images that come from an `ImageDataset`; 1.1 to 1.6 times as fast on two CPU cores.
         self.model.to(memory_format=torch.channels_last)
         # Shapes do not change, so trying out cuDNN's algorithms pays, unless they have to be the same ones every time.

@@ -467,3 +467,18 @@ def test_plain_arguments(make_model, make_dataset, tmp_path, options, steps):
     assert trainer.state.global_step == steps
     assert {"eval_loss", "eval_top1", "eval_top5"} <= set(trainer.state.log_history[-2])
     assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{steps}"
+
+
+def test_model_of_synchronised_batchnorm_is_saved_with_the_ordinary_one(make_model, tmp_path):
+    """torch has the synchronised one for GPUs alone; what is saved does not tell them apart."""
+    model, images = make_model(), torch.randn(4, 3, 8, 8)
+    model(images)  # running statistics that are not those of the start
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in loaded.modules())
+    assert list(state) == list(loaded.state_dict())
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[name])

@@ -1,0 +1,122 @@
+"""Two processes of one run: one is lost, the run goes on from what it had saved, and one of them alone writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+LIMIT = 240  # seconds for a launch to end
+ARGUMENTS = (
+    "--config quickstart --use_cpu --max_train_samples 203 --max_eval_samples 101 --num_train_epochs 3 "
+    "--dropout 0.2 --cutmix_alpha 1 --ema_decay 0.9 --save_strategy steps --save_steps 2 --eval_strategy steps "
+    "--eval_steps 2 --resume_from_checkpoint auto"
+).split()
+# Python runs it in every process before anything else: the files that each opens for writing, or makes or renames.
+WATCH = """
+import os, sys
+
+def note(event, values):
+    writes = event == "open" and isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if (writes or event in ("os.mkdir", "os.rename", "os.remove")) and "RANK" in os.environ:
+        path = values[0]
+        if isinstance(path, (str, bytes, os.PathLike)) and not note.busy:
+            note.busy = True
+            with open(f"{os.environ['NOTES']}/{os.environ['RANK']}", "a") as file:
+                print(os.path.abspath(os.fsdecode(path)), file=file)
+            note.busy = False
+
+note.busy = False
+sys.addaudithook(note)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "watch").mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(WATCH)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def launch(script, environment, folder):
+    """Starts two processes of a run, and returns their launcher; all they say goes into a file."""
+    running = []
+
+    def begin(run):
+        (folder / f"{run}-notes").mkdir(exist_ok=True)
+        watched = {"PYTHONPATH": os.pathsep.join([str(folder / "watch"), environment["PYTHONPATH"]]),
+                   "NOTES": str(folder / f"{run}-notes")}  # fmt: skip
+        command = [*TORCHRUN, str(script), *ARGUMENTS, "--output_dir", str(folder / run)]
+        with open(folder / f"{run}.log", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                command, env=environment | watched, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def whole(launch, folder):
+    assert launch("whole").wait(LIMIT) == 0, (folder / "whole.log").read_text()
+    return folder / "whole"
+
+
+def test_one_process_alone_writes(whole, folder):
+    noted = {rank: (folder / "whole-notes" / rank).read_text().splitlines() for rank in "01"}
+    inside = {rank: [path for path in paths if path.startswith(str(whole))] for rank, paths in noted.items()}
+    assert any(path.endswith("model.safetensors") for path in inside["0"]) and len(inside["0"]) > 50
+    assert inside["1"] == []
+    assert noted["1"]  # it was watched
+
+
+def test_lost_process_ends_the_others_and_the_run_goes_on(whole, launch, folder, untimed):
+    launcher = launch("lost")
+    deadline = time.monotonic() + LIMIT
+    while not list((folder / "lost").glob("checkpoint-*")):
+        assert launcher.poll() is None and time.monotonic() < deadline, (folder / "lost.log").read_text()
+        time.sleep(0.01)
+    processes = psutil.Process(launcher.pid).children(recursive=True)
+    [second] = [process for process in processes if process.environ().get("RANK") == "1"]
+    second.send_signal(signal.SIGKILL)
+    assert launcher.wait(LIMIT) != 0
+    assert not psutil.wait_procs(processes, 10)[1]
+    said = (folder / "lost.log").read_text()
+    assert said.count("another process of this run has been lost") == said.count("error: ") == 1, said
+    assert not (folder / "lost" / "metrics.json").exists()
+
+    assert launch("lost").wait(LIMIT) == 0, (folder / "lost.log").read_text()
+    assert (folder / "lost" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    found = [json.loads((run / "metrics.json").read_text()) for run in (whole, folder / "lost")]
+    assert untimed(found[0]) == untimed(found[1])
+
+
+PROGRAM = """
+import os, sys, time
+from hf_cifar_resnet.errors import UserError, reports_user_errors
+
+@reports_user_errors
+def main():
+    if os.environ["RANK"] in sys.argv[1:]:
+        raise UserError("it cannot be read")
+    time.sleep(60)
+
+main()
+"""
+
+
+@pytest.mark.parametrize("failing", [["1"], ["0", "1"]])
+def test_error_of_any_process_is_told_once(python, tmp_path, failing):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    result = python(*TORCHRUN[1:], tmp_path / "program.py", *failing, cwd=tmp_path)
+    assert result.returncode != 0 and result.stderr.count("error: it cannot be read\n") == 1
