@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,8 @@ from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.checkpoints import seal
 from hf_cifar_resnet.training.launch import check_processes, enter_folder, output_folder, resume_point
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -101,6 +105,43 @@ def test_file_in_the_way(make_args, folder):
     with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
         enter_folder(make_args(output_dir=output_folder(make_args(output_dir=folder), "name")))
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from hf_cifar_resnet.training.checkpoints import lock
+held = lock(Path(sys.argv[1]))
+print("here", flush=True)
+time.sleep(600)
+"""
+
+
+def test_two_runs_in_one_folder(make_args, tmp_path):
+    Path("mine").mkdir()
+    with subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "mine"], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        try:
+            assert other.stdout.readline() == b"here\n"
+            with pytest.raises(UserError, match="another run is writing into mine: wait for its end, or choose"):
+                enter_folder(make_args(output_dir="mine"))
+        finally:
+            other.kill()
+    enter_folder(make_args(output_dir="mine")).close()
+
+
+def test_folder_that_cannot_be_written(make_args, tmp_path):
+    Path("disk").mkdir()
+    try:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path / "disk"], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no filesystem can be mounted here")
+    try:
+        with pytest.raises(UserError, match="the output folder disk cannot be written: Read-only file system"):
+            enter_folder(make_args(output_dir="disk"))
+    finally:
+        subprocess.run(["umount", tmp_path / "disk"], check=True)
 
 
 # The checkpoint to go on from
