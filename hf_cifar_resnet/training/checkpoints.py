@@ -189,19 +189,27 @@ def lock(run):
 # Found
 
 
+def step_of(checkpoint):
+    """N of a folder `checkpoint-N`, or None."""
+    number = Path(checkpoint).name.removeprefix(_PREFIX)
+    return int(number) if number.isdecimal() else None
+
+
 def numbered(run):
     """The folders `checkpoint-N` of a run: {N: `Path`}."""
-    return {
-        int(path.name.removeprefix(_PREFIX)): path
-        for path in Path(run).glob(f"{_PREFIX}*")
-        if path.name.removeprefix(_PREFIX).isdigit() and path.is_dir()
-    }
+    folders = [path for path in Path(run).glob(f"{_PREFIX}*") if path.is_dir()]
+    return {step_of(path): path for path in folders if step_of(path) is not None}
+
+
+def state_of(checkpoint):
+    """The Trainer's state in a checkpoint, a dict. Raises as [`read_json`] does."""
+    return read_json(Path(checkpoint, TRAINER_STATE))
 
 
 def best_of(checkpoint):
     """The best checkpoint of a run up to this one, which lies beside it wherever the two were moved; or None."""
-    step = read_json(checkpoint / TRAINER_STATE).get("best_global_step")
-    return checkpoint.parent / f"{_PREFIX}{step}" if step else None
+    best = state_of(checkpoint).get("best_model_checkpoint")
+    return checkpoint.parent / Path(best).name if best else None
 
 
 def unusable(checkpoint, needs_best):

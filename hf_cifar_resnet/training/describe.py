@@ -13,6 +13,7 @@ from ..data.sources import BUILT_IN
 from ..model.configuration_cifar_resnet import STANDARD_WIDTHS
 from ..reporting import records
 from .arguments import LR_BATCH
+from .checkpoints import step_of
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.
 _TOLD = (
@@ -114,7 +115,8 @@ def metrics(state, args, eval_split, test=None, most_confused=None):
     rows = records.history(state.log_history)
     # Nothing may have been logged or evaluated.
     last = rows[-1] if rows else {"step": state.global_step, "epoch": state.epoch}
-    kept = state.best_global_step if args.load_best_model_at_end and state.best_global_step else last["step"]
+    best = state.best_model_checkpoint if args.load_best_model_at_end else None
+    kept = step_of(best) if best else last["step"]
     saved = next((row for row in rows if row["step"] == kept), last)
     return {
         "selected_on": eval_split,

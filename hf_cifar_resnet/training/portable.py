@@ -39,8 +39,8 @@ def write_portable(checkpoint, folder, best=None):
             (folder / path.name).unlink(missing_ok=True)
             shutil.copy(path, folder)
     state = _read(checkpoint / TRAINER_STATE)
-    # A path of this machine; the step says the same.
-    state["best_model_checkpoint"] = None
+    if state["best_model_checkpoint"]:  # a path of this machine
+        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
     _write(state, folder / TRAINER_STATE)
     if best is not None:
         (folder / _BEST).mkdir()
@@ -65,9 +65,9 @@ def read_portable(folder, output_dir):
             "--hub_strategy checkpoint pushes it, to the branch last-checkpoint"
         )
     state = _read(folder / TRAINER_STATE)
-    step, best_step = state["global_step"], state["best_global_step"]
-    if best_step and best_step != step:
-        best = checkpoints.begin(output_dir, best_step)
+    step, best_name = state["global_step"], state["best_model_checkpoint"]
+    if (folder / _BEST).is_dir():
+        best = checkpoints.begin(output_dir, checkpoints.step_of(best_name))
         shutil.copytree(folder / _BEST, best, dirs_exist_ok=True)
         checkpoints.commit(best)
     written = checkpoints.begin(output_dir, step)

@@ -106,7 +106,7 @@ class ResumableTrainer(Trainer):
             self.state.best_model_checkpoint = str(best) if best is not None and best.is_dir() else None
             if self.state.epoch.is_integer():
                 self._step_at_epoch_end = self.state.global_step
-            planned = read_json(Path(checkpoint, checkpoints.TRAINER_STATE))["max_steps"]
+            planned = checkpoints.state_of(checkpoint)["max_steps"]
             stopped_early = self.control.should_training_stop and self.state.global_step < planned
             self._has_ended = stopped_early or self.state.global_step >= max_steps
         return position
@@ -186,15 +186,19 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
 
     def _best_in(self, run):
-        """The best checkpoint where it is, or will be in a moment."""
+        """The best checkpoint where it is, or will be in a moment; the best evaluation may have had none."""
         step = self.state.best_global_step
-        if step and (step == self.state.global_step or step in checkpoints.numbered(run)):
+        saved = checkpoints.numbered(run).get(step)
+        # One that was saved before its evaluation, by a signal, is none that an uninterrupted run would have.
+        if step and (
+            step == self.state.global_step or saved and checkpoints.state_of(saved)["best_global_step"] == step
+        ):
             self.state.best_model_checkpoint = str(run / f"checkpoint-{step}")
         return Path(self.state.best_model_checkpoint or run)
 
     def _not_saved(self, run, step, reason):
         checkpoints.discard(run)
-        last = max(checkpoints.numbered(run).items(), default=(0, None))[1]
+        last = max(checkpoints.numbered(run).items(), default=(None, None))[1]
         left = f"{last} is the last one" if last else "there is none before it"
         return UserError(f"the checkpoint of step {step} could not be written into {run}: {reason}; {left}")
 

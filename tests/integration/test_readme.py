@@ -164,3 +164,16 @@ def test_every_recipe_and_schedule_is_named():
 
     for name in [*recipe_names(), *SCHEDULES]:
         assert f"`{name}`" in README, name
+
+
+ROWS = re.findall(r"^\| (.+?) \| .+ \| `(\w+\.py)::(test_\w+)` \|$", README, re.M)
+
+
+@pytest.mark.parametrize("fault, file, test", ROWS)
+def test_every_fault_has_its_test(fault, file, test):
+    sources = [path.read_text() for path in (REPOSITORY / "tests").rglob(file)]
+    assert any(f"def {test}(" in source for source in sources)
+
+
+def test_faults_are_found():
+    assert len(ROWS) == README.count(".py::test_") > 40

@@ -10,7 +10,7 @@ import pytest
 from transformers import TrainerCallback
 
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training import checkpoints
+from hf_cifar_resnet.training import checkpoints, describe
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
@@ -107,6 +107,21 @@ def test_run_without_its_best_model_is_not_gone_on_with(make_trainer, make_datas
     again = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
     with pytest.raises(UserError, match="the best model so far, checkpoint-5 beside it, is not whole: it is not there"):
         again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-20"))
+
+
+def test_best_evaluation_that_was_not_saved_is_not_reported_as_the_model(make_trainer, tmp_path):
+    first_is_best.calls = 0
+    options = {
+        "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True,
+        "load_best_model_at_end": True, "metric_for_best_model": "epoch_of_the_best", "num_train_epochs": 2,
+    }  # fmt: skip
+    trainer = make_trainer("run", compute_metrics=first_is_best, **options)
+    trainer.train()
+    assert trainer.state.best_global_step == 2  # which has no checkpoint
+    assert describe.metrics(trainer.state, trainer.args, "validation")["best_epoch"] == 2
+    again = make_trainer("run", compute_metrics=first_is_best, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert again.state.global_step == 10
 
 
 class LoseTheBest(TrainerCallback):

@@ -67,7 +67,7 @@ def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
     run("whole", save_total_limit=None)
     state = json.loads((tmp_path / "whole" / "checkpoint-6" / "trainer_state.json").read_text())
     best = tmp_path / "whole" / "checkpoint-2"
-    state["best_global_step"] = 2
+    state |= {"best_global_step": 2, "best_model_checkpoint": str(best)}
     (tmp_path / "whole" / "checkpoint-6" / "trainer_state.json").write_text(json.dumps(state))
     (tmp_path / "pushed").mkdir()
     write_portable(tmp_path / "whole" / "checkpoint-6", tmp_path / "pushed", best)
