@@ -163,27 +163,30 @@ def why_not_written(error, folder):
     return os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
 
 
-def lock(run):
+@contextmanager
+def locked(run):
     """
-    Keeps other runs out of a folder until this process ends, however it ends.
+    Keeps other runs out of a folder within, and until this process ends, however it ends.
 
     Raises:
         UserError: if another run is in it.
     """
     if fcntl is None:
-        return None
-    file = open(run / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (it stays open)
-    try:
-        # Unlike flock's, this lock does not live on in the processes of a data loader.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(
-                f"another run is writing into {run}: wait for its end, or choose another --output_dir"
-            ) from None
-        return None  # a filesystem without locks
-    return file
+        yield
+        return
+    with open(run / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            # Unlike flock's, this lock does not live on in the processes of a data loader.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # others mean a filesystem without locks
+                raise UserError(
+                    f"another run is writing into {run}: wait for its end, or choose another --output_dir"
+                ) from None
+        try:
+            yield
+        finally:
+            (run / LOCK).unlink(missing_ok=True)
 
 
 # Found

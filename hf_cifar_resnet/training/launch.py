@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -62,22 +63,25 @@ def output_folder(args, name):
     return str(folder)
 
 
-def enter_folder(args):
+@contextmanager
+def run_folder(args):
     """
-    Makes the folder of the run, in one process, where no other run may be until the returned file is closed.
+    Makes the folder of the run, in one process, and keeps other runs out of it within.
 
     Raises:
         UserError: if it cannot be written, or another run is writing into it.
     """
     if args.process_index > 0:
-        return None
+        yield
+        return
     folder = Path(args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        return checkpoints.lock(folder)
     except OSError as error:
         raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
+    with checkpoints.locked(folder):
+        yield
 
 
 def _default_folder(args, name):

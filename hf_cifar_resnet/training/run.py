@@ -35,7 +35,7 @@ def _train(model_args, data_args, args, argv, preempted):
     from transformers import set_seed
 
     from . import describe
-    from .launch import check_processes, enter_folder, output_folder, resume_point
+    from .launch import check_processes, output_folder, resume_point, run_folder
     from .publish import PublishCallback
     from .starting_point import build_model, load_start
 
@@ -52,22 +52,20 @@ def _train(model_args, data_args, args, argv, preempted):
     args.run_name = args.run_name or Path(args.output_dir).name
     publisher = PublishCallback(args, data_args.eval_split) if args.push_to_hub else None
     resume = resume_point(args)
-    lock = enter_folder(args)
-    preempted.enter(args.output_dir)
-    publishing = [publisher] if publisher else None
-    trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=publishing, preemption=preempted)
-    run = describe.run(model, data, model_args, data_args, args, argv)
-    if publisher:
-        publisher.run = run
-    if trainer.is_world_process_zero():
-        print(describe.start(run, args, publisher), flush=True)
+    with run_folder(args):
+        preempted.enter(args.output_dir)
+        publishing = [publisher] if publisher else None
+        trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=publishing, preemption=preempted)
+        run = describe.run(model, data, model_args, data_args, args, argv)
+        if publisher:
+            publisher.run = run
+        if trainer.is_world_process_zero():
+            print(describe.start(run, args, publisher), flush=True)
 
-    trainer.train(resume_from_checkpoint=resume)
-    preempted.check()
+        trainer.train(resume_from_checkpoint=resume)
+        preempted.check()
 
-    metrics = finish(trainer, run, data, data_args.eval_split)
-    if lock:
-        lock.close()
+        metrics = finish(trainer, run, data, data_args.eval_split)
     if trainer.is_world_process_zero():
         print(describe.end(metrics, args), flush=True)
         if publisher:

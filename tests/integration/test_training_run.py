@@ -125,7 +125,7 @@ def test_finished_run_is_not_overwritten(finished, quick, tmp_path, capsys, kept
     before = contents(folder)
     with pytest.raises(SystemExit) as stopped:
         main([*quick, "--output_dir", str(folder)])
-    assert stopped.value.code == 2 and "--resume_from_checkpoint true" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "--resume_from_checkpoint auto" in capsys.readouterr().err
     assert contents(folder) == before
 
 

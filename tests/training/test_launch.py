@@ -7,7 +7,7 @@ import pytest
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.checkpoints import seal
-from hf_cifar_resnet.training.launch import check_processes, enter_folder, output_folder, resume_point
+from hf_cifar_resnet.training.launch import check_processes, output_folder, resume_point, run_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,8 +73,9 @@ def test_resuming_by_path_goes_on_in_that_run(make_args):
 def test_given_folder_is_created_and_may_be_there(make_args):
     for _ in range(2):
         assert output_folder(make_args(output_dir="a/b"), "name") == "a/b"
-        enter_folder(make_args(output_dir="a/b")).close()
-    assert [path.name for path in Path("a/b").iterdir()] == [".lock"]
+        with run_folder(make_args(output_dir="a/b")):
+            assert Path("a/b").is_dir()
+    assert list(Path("a/b").iterdir()) == []
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -103,17 +104,17 @@ def test_not_resuming_keeps_a_run_from_being_overwritten(make_args):
 def test_file_in_the_way(make_args, folder):
     Path("file").write_text("mine")
     with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
-        enter_folder(make_args(output_dir=output_folder(make_args(output_dir=folder), "name")))
+        run_folder(make_args(output_dir=output_folder(make_args(output_dir=folder), "name"))).__enter__()
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
 
 
 RUN = """
 import sys, time
 from pathlib import Path
-from hf_cifar_resnet.training.checkpoints import lock
-held = lock(Path(sys.argv[1]))
-print("here", flush=True)
-time.sleep(600)
+from hf_cifar_resnet.training.checkpoints import locked
+with locked(Path(sys.argv[1])):
+    print("here", flush=True)
+    time.sleep(600)
 """
 
 
@@ -123,10 +124,11 @@ def test_two_runs_in_one_folder(make_args, tmp_path):
         try:
             assert other.stdout.readline() == b"here\n"
             with pytest.raises(UserError, match="another run is writing into mine: wait for its end, or choose"):
-                enter_folder(make_args(output_dir="mine"))
+                run_folder(make_args(output_dir="mine")).__enter__()
         finally:
             other.kill()
-    enter_folder(make_args(output_dir="mine")).close()
+    with run_folder(make_args(output_dir="mine")):  # what a killed run leaves keeps nobody out
+        assert Path("mine").is_dir()
 
 
 def test_folder_that_cannot_be_written(make_args, tmp_path):
@@ -139,7 +141,7 @@ def test_folder_that_cannot_be_written(make_args, tmp_path):
         pytest.skip("no filesystem can be mounted here")
     try:
         with pytest.raises(UserError, match="the output folder disk cannot be written: Read-only file system"):
-            enter_folder(make_args(output_dir="disk"))
+            run_folder(make_args(output_dir="disk")).__enter__()
     finally:
         subprocess.run(["umount", tmp_path / "disk"], check=True)
 
