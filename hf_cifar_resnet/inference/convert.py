@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..training.checkpoint import label_names
+from ..training.trained import label_names
 
 CALIBRATION_BATCH = 32
 # In torchvision's blocks and stem, and in the Sequential of a downsampling shortcut.

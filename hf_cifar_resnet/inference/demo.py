@@ -12,9 +12,9 @@ from PIL import Image
 from .. import hub
 from ..errors import UserError, reports_user_errors
 from ..training.arguments import DataArguments
-from ..training.checkpoint import load_checkpoint
 from ..training.parsing import CifarArgumentParser
 from ..training.recorded import load_data_for, parse_with_record
+from ..training.trained import load_checkpoint
 
 NUM_EXAMPLES = 8
 # Beside gradio, what the Space's page imports.

@@ -9,9 +9,9 @@ import torch
 
 from ..errors import UserError, reports_user_errors
 from ..training.arguments import DataArguments
-from ..training.checkpoint import load_checkpoint
 from ..training.parsing import CifarArgumentParser
 from ..training.recorded import find_split, load_data_for, parse_with_record
+from ..training.trained import load_checkpoint
 from . import convert
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}

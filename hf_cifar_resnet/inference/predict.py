@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..data.dataset import normalize, read_rgb_array
 from ..errors import LineParser, UserError, printable, reports_user_errors
-from ..training.checkpoint import label_names, load_checkpoint
+from ..training.trained import label_names, load_checkpoint
 
 MAX_NAME_WIDTH = 60
 

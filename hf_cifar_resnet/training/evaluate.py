@@ -13,12 +13,13 @@ from ..errors import UserError, reports_user_errors
 from ..evaluation import analysis
 from ..reporting import records
 from ..reporting.analysis import write_analysis
+from . import checkpoints
 from .arguments import CifarTrainingArguments, DataArguments
-from .checkpoint import checkpoint_folder, load_checkpoint
 from .launch import check_processes
 from .parsing import CifarArgumentParser
 from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
+from .trained import checkpoint_folder, load_checkpoint
 from .trainer import CifarTrainer
 
 SIGNIFICANT = 0.05
@@ -156,10 +157,13 @@ def _written(write, *arguments):
 def _save_temperature(temperature, folder):
     """Into config.json, of which nothing else changes."""
     path = folder / "config.json"
+    was_whole = checkpoints.damage(folder) is None
     config = json.loads(path.read_text(encoding="utf-8")) | {"calibration_temperature": temperature}
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, path)
+    if was_whole:
+        checkpoints.seal(folder)
 
 
 def _parse(argv, prog):

@@ -7,8 +7,8 @@ from ..documents import read_json
 from ..errors import UserError
 from ..reporting import records
 from .arguments import DataArguments
-from .checkpoint import checkpoint_folder, label_names
 from .parsing import CifarArgumentParser
+from .trained import checkpoint_folder, label_names
 
 
 def parse_with_record(parser, argv):

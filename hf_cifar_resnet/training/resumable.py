@@ -130,6 +130,7 @@ class ResumableTrainer(Trainer):
             # The Trainer comes here again when the epoch has ended, with all that is due.
             self._step_at_epoch_end = self.state.global_step
             return
+        self._save_is_due = False
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self.control.should_training_stop and self._step_at_epoch_end != self.state.global_step:
             # Decided by this evaluation: the end of the epoch follows.
@@ -241,6 +242,9 @@ class ResumableTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _reading(checkpoint):
+            if not Path(checkpoint, "scheduler.pt").is_file():
+                # The Trainer would begin with new moments and the first learning rate.
+                raise ValueError("it was saved with --save_only_model, without optimizer and schedule")
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint):
@@ -250,6 +254,8 @@ class ResumableTrainer(Trainer):
             # Of another number of processes, it would be neither all nor this one's.
             if [path.is_file() for path in files] == [True] * self.args.world_size + [False]:
                 self.restore_progress(read_json(files[self.args.process_index]))
+            elif self.is_world_process_zero():
+                print("Resumed with another number of processes: not to the same bits")
 
     def _load_best_model(self):
         best = Path(self.state.best_model_checkpoint)

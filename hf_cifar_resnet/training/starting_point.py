@@ -7,7 +7,7 @@ from torch import nn
 from .. import hub
 from ..errors import UserError
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
-from .checkpoint import load_model, load_processor
+from .trained import load_model, load_processor
 
 # What may differ from the checkpoint's: these have no weights.
 _FREE = ("dropout", "drop_path_rate")

@@ -31,7 +31,7 @@ from hf_cifar_resnet.inference.demo import write_space  # noqa: E402
 
 @pytest.fixture
 def loaded(colour_checkpoint):
-    from hf_cifar_resnet.training.checkpoint import load_checkpoint
+    from hf_cifar_resnet.training.trained import load_checkpoint
 
     return load_checkpoint(str(colour_checkpoint))
 

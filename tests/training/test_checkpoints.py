@@ -74,6 +74,12 @@ def test_checkpoint_of_another_model_is_refused(run, make_trainer, make_model):
         assert "\n" not in str(refused.value)
 
 
+def test_checkpoint_without_optimizer_is_refused(make_trainer, tmp_path):
+    make_trainer("run", save_only_model=True, **SAVING).train()
+    with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: it was saved with --save_only_model"):
+        make_trainer("run").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+
+
 BEST = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 4,
         "metric_for_best_model": "epoch_of_the_best"}  # fmt: skip
 
