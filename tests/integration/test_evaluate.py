@@ -12,6 +12,7 @@ from hf_cifar_resnet import CifarResNetForImageClassification, load_splits
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.evaluation.analysis import negative_log_likelihood
 from hf_cifar_resnet.reporting.records import read_json
+from hf_cifar_resnet.training.checkpoints import damage
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,13 @@ def test_temperature_is_fitted_on_validation_and_saved(finished, images, tmp_pat
     assert read_json(tmp_path / "again" / "analysis.json") == read_json(tmp_path / "analysis" / "analysis.json")
     test_loss = read_json(finished.folder / "metrics.json")["test"]["loss"]
     assert read_json(tmp_path / "scores.json")["loss"] == pytest.approx(test_loss, abs=1e-6)
+
+
+def test_calibrated_checkpoint_is_still_whole(finished, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    evaluate(run / "checkpoint-6", "--calibrate")
+    assert json.loads((run / "checkpoint-6" / "config.json").read_text())["calibration_temperature"] != 1
+    assert damage(run / "checkpoint-6") is None
 
 
 def test_two_checkpoints_are_compared(finished, images, quick, tmp_path, capsys):
