@@ -292,4 +292,7 @@ def _reading(checkpoint):
         ) from error
     except (OSError, EOFError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        _, other, shapes = reason.partition("size mismatch for ")
+        if other:  # PyTorch lists them all
+            reason = f"it is one of another model, as {shapes.partition(':')[0]} shows"
         raise UserError(f"the checkpoint {checkpoint} cannot be resumed: {reason}") from error
