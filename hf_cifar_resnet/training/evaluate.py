@@ -15,7 +15,7 @@ from ..reporting import records
 from ..reporting.analysis import write_analysis
 from . import checkpoints
 from .arguments import CifarTrainingArguments, DataArguments
-from .launch import check_processes
+from .launch import check_processes, leave_processes_at_exit
 from .parsing import CifarArgumentParser
 from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
@@ -71,6 +71,7 @@ def main(argv=None, prog=None):
         if options.calibrate:
             _written(_save_temperature, temperature, subject.folder)
         print("\n".join(lines))
+    leave_processes_at_exit()
     return scores
 
 

@@ -1,11 +1,14 @@
 """Where a run is: its processes, its folder, and the checkpoint it goes on from."""
 
+import atexit
+import gc
 import os
 import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate.utils import broadcast_object_list
 
 from .. import hub
@@ -36,6 +39,23 @@ def check_processes(args):
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if by_accelerate and "WORLD_SIZE" not in os.environ:
         raise UserError(f"accelerate launch was asked for several processes but started one. {hint}")
+
+
+def leave_processes_at_exit():
+    """
+    Ends the process group when Python exits; for programs whose work is done, in all processes.
+
+    A thread of gloo that still lets go of a tensor while Python is being torn down aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291). After a failure it stays: it may wait for ever for a lost peer.
+    """
+
+    def leave():
+        if torch.distributed.is_initialized():
+            # Its threads are waited for once nothing holds it, such as a Trainer's DistributedDataParallel.
+            gc.collect()
+            torch.distributed.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def output_folder(args, name):

@@ -35,7 +35,7 @@ def _train(model_args, data_args, args, argv, preempted):
     from transformers import set_seed
 
     from . import describe
-    from .launch import check_processes, output_folder, resume_point, run_folder
+    from .launch import check_processes, leave_processes_at_exit, output_folder, resume_point, run_folder
     from .publish import PublishCallback
     from .starting_point import build_model, load_start
 
@@ -70,6 +70,7 @@ def _train(model_args, data_args, args, argv, preempted):
         print(describe.end(metrics, args), flush=True)
         if publisher:
             print(f"{'Pushed':<10} {publisher.finish()}", flush=True)
+    leave_processes_at_exit()
     return metrics
 
 

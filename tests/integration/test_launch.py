@@ -25,6 +25,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet import ImageDataset
+from hf_cifar_resnet.training.launch import leave_processes_at_exit
 
 class WithPositions(ImageDataset):
     def __getitems__(self, positions):
@@ -56,6 +57,8 @@ for schedule in sys.argv[2:]:
     found[schedule] = {"processes": args.world_size, "batches": batches, "rates": rates}
 with open(f"{sys.argv[1]}/found-{args.process_index}.json", "w") as file:
     json.dump(found, file)
+del model, trainer
+leave_processes_at_exit()
 """
 
 

@@ -21,6 +21,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.training.launch import leave_processes_at_exit
 from hf_cifar_resnet.training.preemption import Preempted, watching
 
 class Poisoned(ImageDataset):
@@ -78,6 +79,8 @@ except Preempted as stopped:
     found["preempted"] = {"code": stopped.code, "step": trainer.state.global_step}
 with open(f"{sys.argv[1]}/found-{trainer.args.process_index}.json", "w") as file:
     json.dump(found, file)
+del trainer
+leave_processes_at_exit()
 """
 )
 
