@@ -26,6 +26,7 @@ from transformers import TrainerCallback
 
 from ..errors import printable
 from ..reporting.records import without_token
+from .launch import leave_processes_at_exit
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: not an error of the program, try again
 MARKER = "preempted"
@@ -115,6 +116,7 @@ class Preemption(TrainerCallback):
                 if self._processes > 1:
                     # Or the launcher, seeing one end, would end the one that still writes.
                     torch.distributed.barrier(group=self._group)
+                    leave_processes_at_exit()
             raise
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from hf_cifar_resnet.data.dataset import EpochSampler
 
+from .conftest import LIST_THREADS, has_threads_of_gloo
+
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
 BAD = 3
 # One of that step's 16 images, and so in one of the processes.
@@ -13,15 +15,16 @@ IMAGE = int(EpochSampler(96, 42).order(0)[16 * (BAD - 1) + 5])
 # Every process writes what it was left with, and how it was stopped.
 PROGRAM = (
     f"IMAGE = {IMAGE}"
+    + LIST_THREADS
     + """
 import hashlib, json, math, os, signal, sys
+atexit.register(list_threads, f"{sys.argv[1]}/threads-{os.environ['RANK']}")
 import numpy as np, torch
 from transformers import TrainerCallback
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.launch import leave_processes_at_exit
 from hf_cifar_resnet.training.preemption import Preempted, watching
 
 class Poisoned(ImageDataset):
@@ -80,7 +83,6 @@ except Preempted as stopped:
 with open(f"{sys.argv[1]}/found-{trainer.args.process_index}.json", "w") as file:
     json.dump(found, file)
 del trainer
-leave_processes_at_exit()
 """
 )
 
@@ -92,7 +94,8 @@ def found(python, tmp_path_factory):
     result = python(*TORCHRUN, folder / "program.py", folder, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Preempted ") == 1 and (folder / "checkpoint-4" / "trainer_state.json").is_file()
-    return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+    processes = [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+    return [process | {"threads": folder / f"threads-{rank}"} for rank, process in enumerate(processes)]
 
 
 def test_both_leave_a_step_out_that_is_not_finite_in_one(found):
@@ -112,3 +115,7 @@ def test_both_stop_for_it(found):
 
 def test_both_save_after_a_signal_to_one(found):
     assert [process["preempted"] for process in found] == [{"code": 75, "step": 4}] * 2
+
+
+def test_preempted_processes_have_no_threads_of_gloo(found):
+    assert not any(has_threads_of_gloo(process["threads"]) for process in found)

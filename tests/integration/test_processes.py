@@ -10,6 +10,8 @@ import time
 import psutil
 import pytest
 
+from .conftest import LIST_THREADS, has_threads_of_gloo
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 LIMIT = 240  # seconds for a launch to end
 ARGUMENTS = (
@@ -19,8 +21,8 @@ ARGUMENTS = (
 ).split()
 # Python runs it in every process before anything else: the files that each opens for writing, or makes or renames, and
 # the threads that it ends with.
-WATCH = """
-import atexit, glob, os, sys
+WATCH = LIST_THREADS + """
+import os, sys
 
 def note(event, values):
     writes = event == "open" and isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -32,14 +34,10 @@ def note(event, values):
                 print(os.path.abspath(os.fsdecode(path)), file=file)
             note.busy = False
 
-def list_threads():
-    with open(f"{os.environ['NOTES']}/{os.environ['RANK']}-threads", "w") as file:
-        file.writelines(open(name).read() for name in glob.glob("/proc/self/task/*/comm"))
-
 note.busy = False
 sys.addaudithook(note)
 if "RANK" in os.environ:
-    atexit.register(list_threads)
+    atexit.register(list_threads, f"{os.environ['NOTES']}/{os.environ['RANK']}-threads")
 """
 
 
@@ -87,12 +85,9 @@ def test_one_process_alone_writes(whole, folder):
     assert noted["1"]  # it was watched
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed by Linux")
 @pytest.mark.parametrize("rank", "01")
-def test_processes_end_without_threads_of_gloo(whole, folder, rank):
-    """Python aborts where one of them still works while it ends: seen once in hundreds of runs."""
-    threads = (folder / "whole-notes" / f"{rank}-threads").read_text().split()
-    assert threads and not [name for name in threads if "gloo" in name]
+def test_finished_processes_have_no_threads_of_gloo(whole, folder, rank):
+    assert not has_threads_of_gloo(folder / "whole-notes" / f"{rank}-threads")
 
 
 def test_lost_process_ends_the_others_and_the_run_goes_on(whole, launch, folder, untimed):
