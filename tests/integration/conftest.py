@@ -11,8 +11,8 @@ REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 ENVIRONMENT.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
 
-# For programs of several processes: at the very end, each lists its threads in a file. Python aborts where one of gloo's
-# still works while it ends, which is seen in one of some hundred runs.
+# For programs of several processes: at the very end, each lists its threads in a file. At times Python aborts where one
+# of gloo's is left, still at work.
 LIST_THREADS = """
 import atexit, glob
 

@@ -21,7 +21,9 @@ ARGUMENTS = (
 ).split()
 # Python runs it in every process before anything else: the files that each opens for writing, or makes or renames, and
 # the threads that it ends with.
-WATCH = LIST_THREADS + """
+WATCH = (
+    LIST_THREADS
+    + """
 import os, sys
 
 def note(event, values):
@@ -39,6 +41,7 @@ sys.addaudithook(note)
 if "RANK" in os.environ:
     atexit.register(list_threads, f"{os.environ['NOTES']}/{os.environ['RANK']}-threads")
 """
+)
 
 
 @pytest.fixture(scope="module")
