@@ -26,6 +26,7 @@ from transformers import TrainerCallback
 
 from ..errors import printable
 from ..reporting.records import without_token
+from .checkpoints import numbered
 from .launch import leave_processes_at_exit
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: not an error of the program, try again
@@ -147,12 +148,13 @@ def _farewell(preemption, command):
     """Leaves the marker in the run's folder, and says in a line how to go on."""
     name = signal.Signals(preemption.signum or signal.SIGTERM).name
     folder = preemption.folder
-    steps = [path.name for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdigit()] if folder else []
+    saved = numbered(folder) if folder else {}
     launcher = ", under the same launcher," if _is_launched() else ""
-    if not steps:
+    if folder:
+        Path(folder, MARKER).touch()
+    if not saved:
         return f"{'Preempted':<10} by {name}: nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
-    Path(folder, MARKER).touch()
-    last = Path(folder, max(steps, key=lambda step: int(step[11:])))
+    last = saved[max(saved)]
     for flag, value in (("--output_dir", folder), ("--resume_from_checkpoint", "true")):
         place = command.index(flag) if flag in command else len(command)
         command = [*command[:place], flag, value, *command[place + 2 :]]

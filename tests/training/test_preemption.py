@@ -175,6 +175,13 @@ def test_signal_before_training_ends_at_once(capsys):
     )
 
 
+def test_run_that_saved_nothing_yet_is_marked_too(tmp_path, capsys):
+    with pytest.raises(SystemExit), watching(["python", "train.py"]) as preempted:
+        preempted.enter(tmp_path)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (tmp_path / MARKER).exists() and "Start again with python train.py" in capsys.readouterr().out
+
+
 def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_trainer, capsys):
     with pytest.raises(SystemExit) as stopped, watching(["python", "train.py"]) as preempted:
         trainer = make_trainer(preemption=preempted, save_strategy="epoch")
