@@ -117,20 +117,18 @@ def test_bad_arguments_stop_before_anything_is_run(capsys, tmp_path, monkeypatch
 
 
 def test_parts_are_left_out_one_at_a_time(python, tmp_path):
-    options = ["--schedules", "constant", "--seeds", "1", "2", "--ema_decay", "0.9", "--cutmix_alpha", "1"]
+    options = ["--schedules", "constant", "--seeds", "1", "--ema_decay", "0.9", "--cutmix_alpha", "1"]
     parts = ["--without", "ema:ema_decay=0", "--without", "all:ema_decay=0,cutmix_alpha=0"]
     program = ["-m", "hf_cifar_resnet.cli", "study", *options, *parts, "--output_dir", tmp_path / "out", *SIZES]
     result = python(*program, "--max_steps", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = ("constant", "constant-without-ema", "constant-without-all")
-    assert {path.parent.name for path in (tmp_path / "out").glob("*/run.json")} == {
-        f"{name}-seed{seed}" for name in names for seed in (1, 2)
-    }
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/run.json")} == {f"{name}-seed1" for name in names}
     used = [read_json(tmp_path / "out" / f"{name}-seed1" / "run.json")["arguments"] for name in names]
     assert [(run["ema_decay"], run["cutmix_alpha"]) for run in used] == [(0.9, 1.0), (0.0, 1.0), (0.0, 0.0)]
     text = (tmp_path / "out" / "results.md").read_text()
     assert "# What each part brings" in text and "The whole: constant with" in text
-    assert all(f"| constant{name} | 2 |" in text for name in ("", ", without ema", ", without all"))
+    assert all(f"| constant{name} | 1 |" in text for name in ("", ", without ema", ", without all"))
     other = python(*program, "--max_steps", "2", "--without", "ema:ema_decay=0.5", cwd=tmp_path)
     assert other.returncode == 2 and "holds a study with other arguments" in other.stderr
 
