@@ -1,5 +1,6 @@
 """A run in words: its name, what it will do, what came out."""
 
+import json
 import os
 import platform
 import sys
@@ -10,6 +11,8 @@ import torch
 
 from .. import __version__
 from ..data.sources import BUILT_IN
+from ..documents import read_json
+from ..errors import printable
 from ..model.configuration_cifar_resnet import STANDARD_WIDTHS
 from ..reporting import records
 from .arguments import LR_BATCH
@@ -94,11 +97,36 @@ def run(model, data, model_args, data_args, args, argv=None):
         "precision": args.precision,
         "processes": args.world_size,
         "hardware": hardware(args),
+        "changed_arguments": {},
         "versions": {
             "hf-cifar-resnet": __version__,
             **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "datasets")},
         },
     }
+
+
+def changed_arguments(run, checkpoint):
+    """
+    What a run that goes on from a checkpoint does otherwise than before, as far as the `run.json` beside that tells.
+
+    Returns:
+        {argument: list of its values, the first first}, with those that had been changed before.
+    """
+    try:
+        before = read_json(Path(checkpoint).parent / records.RUN_JSON)
+    except (OSError, ValueError):
+        before = {}
+    changed = {name: values for name, values in _section(before, "changed_arguments").items() if type(values) is list}
+    for section in ("arguments", "model_arguments", "data_arguments"):
+        then, now = _section(before, section), json.loads(json.dumps(run[section]))
+        for name in now.keys() & then.keys():
+            if then[name] != now[name]:
+                changed[name] = [*changed.get(name, [then[name]]), now[name]]
+    return dict(sorted(changed.items()))
+
+
+def _section(record, name):
+    return record[name] if isinstance(record.get(name), dict) else {}
 
 
 def metrics(state, args, eval_split, test=None, most_confused=None):
@@ -137,8 +165,8 @@ def _plain(value):
     return getattr(value, "value", value)
 
 
-def start(run, args, hub=None):
-    """The block printed before training; `hub` says where it will be pushed."""
+def start(run, args, hub=None, resume=None):
+    """The block printed before training; `hub` says where it will be pushed, `resume` is the checkpoint."""
     data = run["dataset"]
     selects = run["data_arguments"]["eval_split"]
     validation = f"{data['validation']:,} validation, " if data["validation"] else ""
@@ -161,9 +189,16 @@ def start(run, args, hub=None):
     }
     if run["model"]["base"]:
         lines["Model"] += f", weights of {run['model']['base']}"
+    if resume:
+        lines["Resumed"] = f"{resume}{_changes(run['changed_arguments'])}"
     if hub:
         lines["Hub"] = hub
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _changes(changed):
+    told = ", ".join(f"{name} {' -> '.join(map(str, values))}" for name, values in changed.items())
+    return printable(f", with other arguments than it began with: {told}") if told else ""
 
 
 def _optimizer(args):

@@ -60,7 +60,11 @@ def _train(model_args, data_args, args, argv, preempted):
         if publisher:
             publisher.run = run
         if trainer.is_world_process_zero():
-            print(describe.start(run, args, publisher), flush=True)
+            if resume:
+                run["changed_arguments"] = describe.changed_arguments(run, resume)
+            print(describe.start(run, args, publisher, resume), flush=True)
+            # Now: what a killed run was is known when it is resumed.
+            records.write_json(run, Path(args.output_dir, records.RUN_JSON))
 
         trainer.train(resume_from_checkpoint=resume)
         preempted.check()

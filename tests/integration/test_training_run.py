@@ -205,6 +205,26 @@ def test_resumed_run_ends_as_if_never_stopped(quick, tmp_path, untimed, options,
     assert found == expected and len(found) > 1
 
 
+def test_other_arguments_are_told_when_a_run_goes_on(quick, finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    resume = ["--output_dir", str(folder), "--resume_from_checkpoint", "auto", "--max_steps", "8"]
+    main([*quick, *resume, "--max_eval_samples", "100"])
+    expected = {"max_eval_samples": [200, 100], "max_steps": [6, 8]}
+    assert read_json(folder / "run.json")["changed_arguments"] == expected
+    told = (
+        f"{folder}/checkpoint-6, with other arguments than it began with: max_eval_samples 200 -> 100, max_steps 6 -> 8"
+    )
+    assert f"Resumed    {told}\n" in capsys.readouterr().out
+    assert "max_eval_samples 200, then 100; max_steps 6, then 8." in (folder / "README.md").read_text()
+    # Going on as it was is nothing new; and what is no record does not matter.
+    main([*quick, *resume, "--max_eval_samples", "100"])
+    assert read_json(folder / "run.json")["changed_arguments"] == expected
+    (folder / "run.json").write_text('{"arguments": [1], "changed_arguments": {"seed": 2}, "data_arg')
+    main([*quick, *resume])
+    assert f"Resumed    {folder}/checkpoint-8\n" in capsys.readouterr().out
+
+
 def test_early_stopping(quick, tmp_path):
     options = "--max_steps -1 --num_train_epochs 30 --max_train_samples 64 --learning_rate 1e-9".split()
     main([*quick, *options, "--early_stopping_patience", "1", "--output_dir", str(tmp_path)])
