@@ -93,6 +93,7 @@ def begin(run, step):
 def commit(written):
     """Seals what was written aside and gives it its place. Returns the `Path` there."""
     place = written.parents[1] / written.name
+    follow_umask(written)
     seal(written)
     # One of that name is damaged, or of a training that was gone back behind.
     shutil.rmtree(place, ignore_errors=True)
@@ -100,6 +101,13 @@ def commit(written):
     written.parent.rmdir()
     _to_disk(place.parent)
     return place
+
+
+def follow_umask(folder):
+    """Gives the files in a new folder the mode of the folder: safetensors lets their owner alone read its files."""
+    mode = folder.stat().st_mode & 0o666
+    for path in _files(folder).values():
+        path.chmod(mode)
 
 
 def discard(run):
@@ -114,6 +122,7 @@ def replacing(folder):
     (folder / ASIDE).mkdir(parents=True)
     try:
         yield folder / ASIDE
+        follow_umask(folder / ASIDE)
         for path in (folder / ASIDE).iterdir():
             _to_disk(path)
             path.replace(folder / path.name)
