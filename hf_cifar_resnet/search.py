@@ -37,6 +37,7 @@ def main(argv=None, prog=None):
         raise UserError(f"--output_dir {folder} holds a search already: choose another")
     data = load_data(data_args, args.seed)
     check_metric(args, data)
+    args = args.suited_to(build_model(model_args, data))
     trainer = build_trainer(None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data))
     best = trainer.hyperparameter_search(
         hp_space=lambda trial: {name: suggest(trial) for name, suggest in space.items()},

@@ -107,6 +107,18 @@ def write_image_folder(tmp_path):
     return write
 
 
+@pytest.fixture
+def cpu_with(monkeypatch):
+    """Makes torch's query say that the CPU has these instructions alone."""
+
+    def pretend(*instructions):
+        import torch
+
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
+
+    return pretend
+
+
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=2, help="how often tests/integration/test_kill.py kills the training")
     parser.addoption("--kill-seed", type=int, default=0, help="of the instants at which it does")

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "benchmark": {"model", "data", "evaluation", "reporting", "training", "inference"},
     "hub": set(),
 }
-ANYWHERE = {"documents", "errors", "names", "__init__"}
+ANYWHERE = {"device", "documents", "errors", "names", "__init__"}
 
 
 def room(module):

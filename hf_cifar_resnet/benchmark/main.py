@@ -15,6 +15,8 @@ from ..training.parsing import CifarArgumentParser
 from .inference import BATCH_SIZES, DEFAULT_ENGINES, ENGINES
 
 KINDS = ("input", "step", "inference", "startup")
+# fp16 would need a gradient scaler too, which the bare loop lacks.
+PRECISIONS = ("fp32", "bf16")
 REPEATS = {"input": 9, "step": 20, "inference": 9, "startup": 5}
 
 
@@ -39,6 +41,9 @@ def _parse(argv, prog):
     parser.add_argument("kind", choices=KINDS, help="what to measure")
     parser.add_argument("--repeats", type=int, help=f"turns of each way; {REPEATS} if not given")
     parser.add_argument("--steps", type=int, default=20, help="step: timed steps in a turn")
+    parser.add_argument(
+        "--precisions", nargs="+", default=(), choices=PRECISIONS, help="step: also time the bare loop in these"
+    )
     parser.add_argument("--profile", action="store_true", help="step: also print what its time is made of")
     parser.add_argument(
         "--engines", nargs="+", default=DEFAULT_ENGINES, choices=ENGINES, help="inference: what runs the model"
@@ -103,7 +108,6 @@ def _step(options, model_args, data_args, args):
     if max(options.batch_sizes or [1]) > step.EPOCH:
         raise UserError(f"--batch_sizes must be at most {step.EPOCH}, got {max(options.batch_sizes)}")
     for batch_size in options.batch_sizes or [args.per_device_train_batch_size]:
-        print(f"batch {batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
         args.per_device_train_batch_size = batch_size
         found[str(batch_size)] = _steps_of(options, model_args, data, args)
     return {"batch_sizes": found}
@@ -119,8 +123,13 @@ def _steps_of(options, model_args, data, args):
 
     set_seed(args.seed)
     model = build_model(model_args, data)
+    args = args.suited_to(model)
+    print(f"batch {args.per_device_train_batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
+    others = [precision for precision in options.precisions if precision != args.precision]
     with tempfile.TemporaryDirectory() as args.output_dir:
-        rates, waiting, profile = step.measure(model, args, data.train, options.repeats, options.steps, options.profile)
+        rates, waiting, profile = step.measure(
+            model, args, data.train, options.repeats, options.steps, options.profile, others
+        )
     found = _told(rates, (step.BARE, step.SYNTHETIC), "images/s")
     speed = found["rates"][step.OURS]["median"]
     found |= {"data_wait": waiting, "minutes_for_50_epochs": 50 * step.EPOCH / speed / 60, "profile": profile}

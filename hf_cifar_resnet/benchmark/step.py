@@ -1,6 +1,5 @@
 """Images a second of the Trainer's loop, beside a bare PyTorch loop on the same model and data, and without data."""
 
-import contextlib
 import copy
 import itertools
 import time
@@ -10,6 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from ..data.dataset import EpochSampler, ImageDataset, collate
+from ..device import memory_format_for
 from ..training.callbacks import EpochLineCallback
 from ..training.trainer import CifarTrainer
 
@@ -17,7 +17,7 @@ EPOCH = 50_000  # images: CIFAR-100's; a small dataset is repeated, so that its 
 OURS, BARE, SYNTHETIC = "our Trainer", "bare loop", "synthetic data"
 
 
-def measure(model, args, dataset, windows, steps, profile=False):
+def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     """
     Trains with all three in turns, in one process: a window of the Trainer's steps, one of a bare loop with the same
     data, optimizer and settings, one of the bare loop on a single batch that lies on the device.
@@ -25,6 +25,7 @@ def measure(model, args, dataset, windows, steps, profile=False):
     Args:
         windows (`int`): windows of each.
         steps (`int`): timed steps of a window; before them come as many untimed ones as batches may lie ready.
+        precisions: others than that of `args` to measure the bare loop in, too.
 
     Returns:
         Images/s of each window by name, the share of the Trainer's timed steps spent waiting for data, and with
@@ -37,12 +38,14 @@ def measure(model, args, dataset, windows, steps, profile=False):
     args.dataloader_drop_last = True
     dataset = as_long_as_an_epoch(dataset)
     # Copied before the Trainer compiles or wraps it.
-    copies = [copy.deepcopy(model) for _ in range(2)]
-    trainer = WatchedTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
     rivals = {
-        BARE: BareLoop(copies[0], args, endless_batches(dataset, args)),
-        SYNTHETIC: BareLoop(copies[1], args, synthetic_batches(dataset, args)),
+        BARE: BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args)),
+        SYNTHETIC: BareLoop(copy.deepcopy(model), args, synthetic_batches(dataset, args)),
+    } | {
+        f"{BARE}, {precision}": BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args), precision)
+        for precision in precisions
     }
+    trainer = WatchedTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
     turns = Turns(trainer, rivals, settle, steps, windows)
     trainer.remove_callback(EpochLineCallback)
     trainer.add_callback(turns)
@@ -112,9 +115,10 @@ class Turns(TrainerCallback):
 class BareLoop:
     """What one would write without a Trainer: forward, backward, clipping, AdamW, schedule."""
 
-    def __init__(self, model, args, batches):
-        self.args, self.batches = args, batches
-        self.model = model.to(args.device, memory_format=torch.channels_last).train()
+    def __init__(self, model, args, batches, precision=None):
+        self.args, self.batches, self.precision = args, batches, precision or args.precision
+        self.memory_format = memory_format_for(model, args.device)
+        self.model = model.to(args.device, memory_format=self.memory_format).train()
         self.parameters = list(model.parameters())
         decayed = [p for p in self.parameters if p.ndim > 1]
         others = [p for p in self.parameters if p.ndim <= 1]
@@ -131,7 +135,8 @@ class BareLoop:
     def run(self, steps):
         for batch in itertools.islice(self.batches, steps):
             batch = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in batch.items()}
-            with autocast(self.args):
+            batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self.memory_format)
+            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 loss = self.model(**batch, label_smoothing=self.args.label_smoothing_factor).loss
             loss.backward()
             if self.args.max_grad_norm > 0:
@@ -139,11 +144,6 @@ class BareLoop:
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
-
-
-def autocast(args):
-    """bf16 where the Trainer uses it; fp16 would need a gradient scaler too, which is not compared here."""
-    return torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
 
 
 def endless_batches(dataset, args):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .. import hub
+from ..device import device_for
 from ..errors import UserError, reports_user_errors
 from ..training.arguments import DataArguments
 from ..training.parsing import CifarArgumentParser
@@ -67,7 +68,7 @@ def main(argv=None, prog=None):
             if options.push:
                 print(f"Pushed {_push(options)}")
             return
-        blocks = page.build(model, processor, title, examples)
+        blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
         # For this machine alone, without a public link.
         blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
@@ -77,6 +78,7 @@ def _parse(argv, prog):
     parser = CifarArgumentParser(DataArguments, prog=prog, description="Show a model in the browser.")
     parser.add_argument("--examples", nargs="+", metavar="IMAGE", help="to try; test images of the data if not given")
     parser.add_argument("--port", type=int, help="7860 or the next free one if not given")
+    parser.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
     parser.add_argument("--space", metavar="REPO_ID", help="make it a Hugging Face Space instead: write and push it")
     parser.add_argument("--no_push", dest="push", action="store_false", help="only write the folder of the Space")
     parser.add_argument("--private", action="store_true", help="of a new Space")

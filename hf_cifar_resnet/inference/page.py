@@ -44,8 +44,9 @@ def look(model, processor, image):
         class-activation map of the most probable class, float (h, w).
     """
     pixels = processor(images=upright_rgb(image), return_tensors="pt")["pixel_values"]
-    features = model.base_model(pixel_values=pixels).last_hidden_state
-    logits = model(pixel_values=pixels).logits[0]
+    batch = pixels.to(model.device)
+    features = model.base_model(pixel_values=batch).last_hidden_state
+    logits = model(pixel_values=batch).logits[0]
     probabilities = (logits / getattr(model.config, "calibration_temperature", 1.0)).softmax(dim=0).tolist()
     names = [model.config.id2label[number] for number in range(len(probabilities))]
     std, mean = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_std, processor.image_mean))
@@ -66,7 +67,7 @@ def activation_map(model, features, label):
     Returns:
         `np.ndarray` (h, w)
     """
-    return torch.einsum("c,chw->hw", model.classifier.weight[label], features).numpy()
+    return torch.einsum("c,chw->hw", model.classifier.weight[label], features).cpu().numpy()
 
 
 def enlarge(array, smooth=False):

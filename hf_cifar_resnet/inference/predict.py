@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.dataset import normalize, read_rgb_array
+from ..device import device_for
 from ..errors import LineParser, UserError, printable, reports_user_errors
 from ..training.trained import label_names, load_checkpoint
 
@@ -26,8 +27,7 @@ def main(argv=None, prog=None):
     options = _parse(argv, prog)
     paths = find_images(options.images)
     model, processor = load_checkpoint(options.checkpoint)
-    device = "cpu" if options.use_cpu or not torch.cuda.is_available() else "cuda"
-    predictor = Predictor(model.to(device), processor)
+    predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
     unreadable = []
     with _open(options.output) as file:
         write = FORMATS[options.format](file, min(MAX_NAME_WIDTH, max(map(len, paths))))

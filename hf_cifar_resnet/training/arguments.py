@@ -1,5 +1,6 @@
 """The arguments of a run: the Trainer's with this package's defaults, data and model."""
 
+import copy
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
+from ..device import device_for, is_faster_in_bf16
 from ..errors import UserError
 from ..names import (
     AUGMENTATIONS,
@@ -27,6 +29,8 @@ from . import schedules, trackers
 
 EVAL_SPLITS = ("validation", "test")
 LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
+# Who chose the precision, where nobody did.
+OUR_DEFAULT = "our default"
 PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
 
 
@@ -157,7 +161,9 @@ class CifarTrainingArguments(TrainingArguments):
     save_total_limit: int | None = _option(2, "checkpoints to keep: the best and the last")
     load_best_model_at_end: bool = _option(True, "what is saved and tested is the best model, not the last")
     metric_for_best_model: str | None = _option("top1", "loss, top1, top5 or superclass of the evaluation split")
-    bf16: bool | None = _option(None, "bfloat16 autocast; on where the GPU has it, if neither is given")
+    bf16: bool | None = _option(
+        None, "bfloat16 autocast; if neither is given, on where the GPU has it, or a CPU with AMX gains by it"
+    )
     fp16: bool | None = _option(None, "float16 autocast")
     dataloader_num_workers: int | None = _option(None, "0 on a CPU, else up to 8 a device, if not given")
     dataloader_persistent_workers: bool | None = _option(None, "on where there are workers, if not given")
@@ -237,7 +243,7 @@ class CifarTrainingArguments(TrainingArguments):
         for name in ("use_liger_kernel", "neftune_noise_alpha"):
             if getattr(self, name):
                 raise ValueError(f"{name} is for language models; leave it out")
-        if self.sync_batchnorm and (self.use_cpu or not torch.cuda.is_available()):
+        if self.sync_batchnorm and device_for(self.use_cpu).type != "cuda":
             raise ValueError("sync_batchnorm needs GPUs, since torch has it for them alone; leave it out")
         if self.enable_jit_checkpoint:
             raise ValueError(
@@ -248,17 +254,20 @@ class CifarTrainingArguments(TrainingArguments):
 
     def _choose_for_device(self):
         """Precision and workers that suit the device, unless they were given."""
-        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        on_gpu = device_for(self.use_cpu).type == "cuda"
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         self.precision_source = "flag"
         if self.bf16 is None and self.fp16 is None:
             # `accelerate launch` says "no" also where nobody chose it, so that counts as no choice.
-            self.precision_source = "our default" if launched == "no" else "Accelerate"
+            self.precision_source = OUR_DEFAULT if launched == "no" else "Accelerate"
             self.bf16 = launched == "no" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         elif launched != "no":
             # An explicit false must not be undone by the launcher's setting.
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
         self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
+        if self.bf16 or self.bf16_full_eval:
+            # Transformers takes bf16 on a CPU only where it is told that it is one.
+            self.use_cpu |= device_for().type == "cpu"
         if self.dataloader_num_workers is None:
             processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
             self.dataloader_num_workers = min(8, max(1, (os.cpu_count() or 1) // processes)) if on_gpu else 0
@@ -298,6 +307,15 @@ class CifarTrainingArguments(TrainingArguments):
         """What the learning rate is multiplied by: Goyal et al. 2017 scale it linearly, for Adam the root is usual."""
         ratio = self.global_batch_size / LR_BATCH
         return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
+
+    def suited_to(self, model):
+        """These arguments; or a copy with bf16, where nobody chose a precision and the CPU is faster with it."""
+        if self.precision_source != OUR_DEFAULT or self.bf16 or not is_faster_in_bf16(model, self.device):
+            return self
+        suited = copy.copy(self)
+        suited.bf16, suited.mixed_precision = True, "bf16"
+        suited.precision_source = f"{OUR_DEFAULT}, since this CPU has AMX"
+        return suited
 
     @property
     def precision(self):

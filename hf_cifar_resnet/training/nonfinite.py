@@ -136,7 +136,8 @@ class _Flag:
     """A truth on the device, on its way to the host."""
 
     def __init__(self, value):
-        self._value = value.to("cpu", non_blocking=True)  # into pinned memory
+        # Into pinned memory. Nothing here would know when another device is done.
+        self._value = value.to("cpu", non_blocking=value.is_cuda)
         self._event = torch.cuda.Event() if value.is_cuda else None
         if self._event:
             self._event.record()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import Trainer
@@ -246,6 +247,17 @@ class ResumableTrainer(Trainer):
                 # The Trainer would begin with new moments and the first learning rate.
                 raise ValueError("it was saved with --save_only_model, without optimizer and schedule")
             super()._load_optimizer_and_scheduler(checkpoint)
+            self._lay_out_moments()
+
+    def _lay_out_moments(self):
+        """
+        In the memory format of the weights, which is another one where the checkpoint comes from another machine: fused
+        optimizers pair what lies at the same place.
+        """
+        for weights, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == weights.shape and value.stride() != weights.stride():
+                    state[name] = torch.empty_like(weights, dtype=value.dtype).copy_(value)
 
     def _load_rng_state(self, checkpoint):
         with _reading(checkpoint):

@@ -47,6 +47,7 @@ def _train(model_args, data_args, args, argv, preempted):
         data = load_data(data_args, args.seed)
     check_metric(args, data)
     model = build_model(model_args, data, start)
+    args = args.suited_to(model)
     args.output_dir = output_folder(args, describe.run_name(data_args, model.config, args))
     # Otherwise a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or Path(args.output_dir).name

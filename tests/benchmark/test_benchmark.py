@@ -11,7 +11,7 @@ from hf_cifar_resnet.benchmark import ceilings, input, step
 from hf_cifar_resnet.benchmark.main import main
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, DataArguments
 
-TINY = "--use_cpu --block basic --stage_depths 1 1 --stage_widths 8 16 --max_train_samples 200 --max_eval_samples 100"
+TINY = "--use_cpu --block basic --stage_depths 1 1 --stage_widths 16 32 --max_train_samples 200 --max_eval_samples 100"
 
 
 @pytest.fixture
@@ -63,13 +63,21 @@ def test_step(run, workers):
     assert "waited for data" in shown
 
 
+def test_precisions_side_by_side(run):
+    arguments = ["--repeats", "2", "--steps", "1", "--batch_sizes", "4", "--precisions", "fp32", "bf16"]
+    figures, shown = run("step", *arguments)
+    [found] = figures["batch_sizes"].values()
+    assert set(found["rates"]) == {step.OURS, step.BARE, step.SYNTHETIC, "bare loop, bf16"}
+    assert found["ratios"][step.BARE]["bare loop, bf16"]["median"] > 0 and "bare loop, bf16" in shown
+
+
 def test_bare_loop_makes_the_steps_of_the_trainer(tmp_path):
     """Otherwise comparing their speed would say nothing."""
     from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, load_splits
 
     torch.manual_seed(0)
     data = load_splits("shapes100", max_train_samples=64)
-    shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [8, 16], "num_labels": 100}
+    shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [16, 32], "num_labels": 100}
     models = [CifarResNetForImageClassification(CifarResNetConfig(**shape)) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     args = CifarTrainingArguments(

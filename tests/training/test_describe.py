@@ -22,7 +22,9 @@ def printed(data):
 
     def lines(arguments):
         model_args, data_args, args = parse_arguments([*SMALL.split(), *arguments.split()])
-        run = describe.run(build_model(model_args, data), data, model_args, data_args, args, [])
+        model = build_model(model_args, data)
+        args = args.suited_to(model)
+        run = describe.run(model, data, model_args, data_args, args, [])
         return dict(line.split(maxsplit=1) for line in describe.start(run, args).splitlines())
 
     return lines
@@ -59,3 +61,18 @@ def test_scaled_learning_rate_is_told(printed):
 def test_optimizer_is_told(printed):
     text = printed("--optim sgd --optim_args momentum=0.9,nesterov=true --weight_decay 5e-4")["Training"]
     assert "sgd (momentum=0.9,nesterov=true), weight decay 0.0005" in text
+
+
+@pytest.mark.parametrize(
+    "instructions, arguments, told",
+    [
+        (["amx_tile", "amx_bf16"], "--depth 18", "bf16 (our default, since this CPU has AMX)"),
+        (["amx_tile", "amx_bf16"], "--depth 18 --bf16 false", "fp32 (flag)"),
+        (["amx_tile", "amx_bf16"], "", "fp32 (our default)"),
+        ([], "--depth 18", "fp32 (our default)"),
+        ([], "--depth 18 --bf16", "bf16 (flag)"),
+    ],
+)
+def test_precision_and_its_reason_are_told(printed, cpu_with, instructions, arguments, told):
+    cpu_with(*instructions)
+    assert printed(arguments)["Precision"] == told

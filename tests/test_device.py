@@ -1,0 +1,59 @@
+"""What is chosen for a device and a model, whatever machine this is."""
+
+import pytest
+import torch
+from accelerate import PartialState
+
+from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
+from hf_cifar_resnet.device import device_for, is_faster_in_bf16, memory_format_for
+
+AMX = ("amx_tile", "amx_bf16", "avx512_f")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def model(**shape):
+    if "depth" not in shape:
+        shape = {"block": "basic", "stage_depths": [1] * len(shape["stage_widths"])} | shape
+    with torch.device("meta"):
+        return CifarResNetForImageClassification(CifarResNetConfig(**shape))
+
+
+def test_device_is_the_one_that_accelerate_picks():
+    assert device_for() == PartialState().default_device
+    assert device_for(use_cpu=True) == CPU
+
+
+@pytest.mark.parametrize(
+    "device, instructions, shape, chosen",
+    [
+        (CPU, AMX, {"stage_widths": [8, 16]}, torch.contiguous_format),
+        (CPU, AMX, {"stage_widths": [12, 24]}, torch.contiguous_format),
+        (CPU, AMX, {"stage_widths": [8, 16], "block": "bottleneck"}, torch.contiguous_format),
+        (CPU, AMX, {"stage_widths": [16, 8]}, torch.contiguous_format),
+        (CPU, AMX, {"stage_widths": [16, 32]}, torch.channels_last),
+        (CPU, AMX, {"depth": 18, "stem": "imagenet"}, torch.channels_last),
+        (CPU, ["avx512_f"], {"stage_widths": [8, 16]}, torch.channels_last),
+        (CPU, [], {"stage_widths": [8, 16]}, torch.channels_last),
+        (GPU, AMX, {"stage_widths": [8, 16]}, torch.channels_last),
+    ],
+)
+def test_memory_format(cpu_with, device, instructions, shape, chosen):
+    cpu_with(*instructions)
+    assert memory_format_for(model(**shape), device) == chosen
+
+
+@pytest.mark.parametrize(
+    "device, instructions, shape, faster",
+    [
+        (CPU, AMX, {"depth": 18}, True),
+        (CPU, AMX, {"depth": 50}, True),
+        (CPU, AMX, {"stage_widths": [64, 128]}, True),
+        (CPU, AMX, {"stage_widths": [16, 32, 64]}, False),
+        (CPU, ["amx_tile", "amx_int8", "avx512_bf16"], {"depth": 18}, False),
+        (CPU, [], {"depth": 18}, False),
+        (GPU, AMX, {"depth": 18}, False),
+    ],
+)
+def test_bf16_on_a_cpu(cpu_with, device, instructions, shape, faster):
+    cpu_with(*instructions)
+    assert is_faster_in_bf16(model(**shape), device) == faster
