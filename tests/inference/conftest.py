@@ -20,7 +20,7 @@ def colour_checkpoint(tmp_path_factory):
 
     torch.manual_seed(0)
     names = list(COLOURS)
-    shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [8, 16]}
+    shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [16, 32]}
     config = CifarResNetConfig(**shape, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
     model = CifarResNetForImageClassification(config)
     rng = np.random.default_rng(0)

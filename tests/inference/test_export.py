@@ -22,7 +22,7 @@ def checkpoint(tmp_path_factory):
     data = load_splits("shapes100", max_train_samples=200, max_eval_samples=100, augmentation="none")
     torch.manual_seed(0)
     config = CifarResNetConfig(
-        block="bottleneck", stage_depths=[1, 2], stage_widths=[8, 16], id2label=data.id2label, label2id=data.label2id,
+        block="bottleneck", stage_depths=[1, 2], stage_widths=[16, 32], id2label=data.id2label, label2id=data.label2id,
         dropout=0.1, calibration_temperature=1.5,
     )  # fmt: skip
     model = CifarResNetForImageClassification(config)

@@ -42,7 +42,7 @@ def dataset(tmp_path, make_images):
 def test_odd_names_from_training_to_prediction(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / f"{WORSE}.yaml"
-    recipe.write_text("block: basic\nstage_depths: [1]\nstage_widths: [8]\nglobal_batch_size: 8\nuse_cpu: true\n")
+    recipe.write_text("block: basic\nstage_depths: [1]\nstage_widths: [16]\nglobal_batch_size: 8\nuse_cpu: true\n")
     run = tmp_path / f"runs {WORSE}"
     cli(["train", "--config", str(recipe), "--dataset_name", str(dataset), "--output_dir", str(run), "--max_steps", "2",
          "--run_name", WORSE])  # fmt: skip

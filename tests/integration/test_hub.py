@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 TOKEN = "hf_AnnsOwnSecretToken"
 NAMES = ["oak", "pine", "cat", "dog"]
 DATASET_CARD = "---\nlicense: cc-by-4.0\n---\n\n# Trees\n\n```bibtex\n@misc{trees,\n  year={2009}\n}\n```\n"
-SMALL = "--block basic --stage_depths 1 1 --stage_widths 8 16 --global_batch_size 8 --use_cpu --seed 7".split()
+SMALL = "--block basic --stage_depths 1 1 --stage_widths 16 32 --global_batch_size 8 --use_cpu --seed 7".split()
 EVERY_3 = "--max_steps 6 --eval_strategy steps --eval_steps 3 --save_strategy steps --save_steps 3".split()
 ON_TREES = ["--dataset_name", "ann/trees", *SMALL, *EVERY_3]
 PUSHED = {

@@ -40,7 +40,7 @@ class Noting(CifarTrainer):
 images, labels = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8), np.arange(50) % 5
 scale = [0.5] * 3, [0.25] * 3
 train = WithPositions(images, labels, *scale, Augmenter(build_policy("seed"), 42))
-shape = dict(block="basic", stage_depths=[1, 1], stage_widths=[8, 16], num_labels=5)
+shape = dict(block="basic", stage_depths=[1, 1], stage_widths=[16, 32], num_labels=5)
 # Nothing is improvement enough, so that the plateau is cut alike whatever the figures.
 plateau = dict(plateau_patience=0, plateau_threshold=0.9, metric_for_best_model="loss")
 found = {}

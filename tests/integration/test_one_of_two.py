@@ -55,7 +55,7 @@ def make(callbacks, **options):
                                   logging_strategy="epoch", eval_strategy="no", save_strategy="no",
                                   load_best_model_at_end=False, **options)
     torch.manual_seed(0)
-    shape = dict(block="basic", stage_depths=[1], stage_widths=[8], num_labels=5)
+    shape = dict(block="basic", stage_depths=[1], stage_widths=[16], num_labels=5)
     data = Poisoned(images, labels, [0.5] * 3, [0.25] * 3)
     return CifarTrainer(CifarResNetForImageClassification(CifarResNetConfig(**shape)), args, train_dataset=data,
                         callbacks=callbacks, preemption=preempted)
