@@ -1,5 +1,6 @@
 """A run in words: its name, what it will do, what came out."""
 
+import contextlib
 import json
 import os
 import platform
@@ -144,11 +145,11 @@ def other_dataset(run, checkpoint):
 
 
 def _run_of(checkpoint):
-    """The `run.json` beside a checkpoint, or {}."""
-    try:
-        return read_json(Path(checkpoint).parent / records.RUN_JSON)
-    except (OSError, ValueError):
-        return {}
+    """The `run.json` beside a checkpoint, or in one that was fetched from the Hub; or {}."""
+    for folder in (Path(checkpoint).parent, Path(checkpoint)):
+        with contextlib.suppress(OSError, ValueError):
+            return read_json(folder / records.RUN_JSON)
+    return {}
 
 
 def _section(record, name):

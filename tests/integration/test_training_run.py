@@ -257,7 +257,13 @@ def run_on_pets(tmp_path_factory):
     [
         ("cars", ["cat", "dog"], 0, "--max_eval_samples 4", "its run was on the dataset pets, and this one is on cars"),
         ("pets", ["cat", "dog"], 1, "", "its run was scored on other images than the test split of pets has here"),
-        ("pets", ["dog", "cat"], 0, "", "it has other classes: 0 is cat there and dog here, 1 is dog there and cat here"),
+        (
+            "pets",
+            ["dog", "cat"],
+            0,
+            "",
+            "it has other classes: 0 is cat there and dog here, 1 is dog there",
+        ),
         ("pets", ["cat", "dog", "eel"], 0, "--max_eval_samples 4", "it has other classes: 2 is missing there and eel"),
     ],
     ids=["another name", "other images", "another order", "more classes"],
