@@ -31,6 +31,8 @@ EVAL_SPLITS = ("validation", "test")
 LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
 # Who chose the precision, where nobody did.
 OUR_DEFAULT = "our default"
+# What launchers set for each process, and from which value on it means several of them.
+LAUNCHED = {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 0, "MASTER_ADDR": None, "MASTER_PORT": None}
 PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
 
 
@@ -180,6 +182,7 @@ class CifarTrainingArguments(TrainingArguments):
     disable_tqdm: bool | None = _option(None, "no progress bar; off where the output is not a terminal, if not given")
 
     def __post_init__(self):
+        check_launch(os.environ)
         self._check_values()
         if str(self.resume_from_checkpoint).lower() == "false":
             self.resume_from_checkpoint = None
@@ -321,6 +324,21 @@ class CifarTrainingArguments(TrainingArguments):
     def precision(self):
         """fp32, bf16 or fp16: what autocast computes in."""
         return "fp32" if self.mixed_precision == "no" else self.mixed_precision
+
+
+def check_launch(environ):
+    """Raises ValueError for variables that say there are several processes, without all that a launcher sets."""
+    found = {name: environ[name] for name in LAUNCHED if name in environ}
+    for name, value in found.items():
+        if not value.removeprefix("-").isdecimal() and name not in ("MASTER_ADDR", "MASTER_PORT"):
+            raise ValueError(f"the environment variable {name} must be a whole number, got {value!r}: unset it")
+    several = [name for name, least in LAUNCHED.items() if least is not None and int(found.get(name, -1)) >= least]
+    missing = [name for name in LAUNCHED if name not in found]
+    if several and missing:
+        raise ValueError(
+            f"the environment variable {several[0]} is {found[several[0]]}, without {missing[0]}: unset it to train in "
+            "one process, or start several with accelerate launch or torchrun, which set them all"
+        )
 
 
 def json_object(name, value):

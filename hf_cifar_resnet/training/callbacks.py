@@ -1,7 +1,11 @@
 """What a run says while it runs."""
 
+from pathlib import Path
+
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from ..reporting import records
 
 
 class QuietProgressCallback(ProgressCallback):
@@ -16,6 +20,20 @@ class QuietProgressCallback(ProgressCallback):
         trainer.remove_callback(PrinterCallback)
         if trainer.pop_callback(ProgressCallback) is not None:
             trainer.add_callback(cls)
+
+
+class RunRecordCallback(TrainerCallback):
+    """
+    Writes `run.json` when training begins: a killed run is then known when it is resumed, and a checkpoint that is
+    refused has left the record as it was.
+    """
+
+    def __init__(self, run):
+        self.run = run
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            records.write_json(self.run, Path(args.output_dir, records.RUN_JSON))
 
 
 class EpochLineCallback(TrainerCallback):

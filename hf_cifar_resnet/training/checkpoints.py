@@ -20,6 +20,7 @@ MANIFEST, TRAINER_STATE, LOCK = "manifest.json", "trainer_state.json", ".lock"
 # Where files are written before they are renamed. What a killed process left there is deleted by the next write.
 ASIDE = ".saving"
 _PREFIX = "checkpoint-"
+SHOWN = 3  # classes that differ
 
 
 # Whole or not
@@ -239,6 +240,19 @@ def unusable(checkpoint, needs_best):
         return f"{TRAINER_STATE} cannot be read: {error}"
     reason = damage(best) if needs_best and best not in (None, checkpoint) else None
     return reason and f"the best model so far, {best.name} beside it, is not whole: {reason}"
+
+
+def other_classes(checkpoint, id2label):
+    """Which classes a checkpoint does not share with a model, in a few words, or None where it has them all."""
+    there = read_json(Path(checkpoint, "config.json")).get("id2label") or {}
+    there = {int(number): name for number, name in there.items()}
+    differ = [
+        f"{number} is {there.get(number, 'missing')} there and {id2label.get(number, 'missing')} here"
+        for number in sorted(there.keys() | id2label.keys())
+        if there.get(number) != id2label.get(number)
+    ]
+    more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
+    return f"it has other classes: {', '.join(differ[:SHOWN])}{more}" if differ else None
 
 
 def newest(run, needs_best, say=None):

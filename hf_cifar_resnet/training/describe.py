@@ -1,5 +1,6 @@
 """A run in words: its name, what it will do, what came out."""
 
+import contextlib
 import json
 import os
 import platform
@@ -26,6 +27,8 @@ _TOLD = (
     "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model",
     "load_best_model_at_end", "early_stopping_patience", "seed",
 )  # fmt: skip
+# The arguments that say which images of a dataset a run is scored on.
+_SLICE = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples", "image_size")
 
 
 def model_name(config):
@@ -83,6 +86,8 @@ def run(model, data, model_args, data_args, args, argv=None):
             **data.provenance,
             "num_labels": len(data.label_names),
             **sizes,
+            # What the best checkpoint is chosen on: see `other_dataset`.
+            "scored_images": getattr(data, data_args.eval_split).digest(),
         },
         "model": {
             "name": name,
@@ -112,10 +117,7 @@ def changed_arguments(run, checkpoint):
     Returns:
         {argument: list of its values, the first first}, with those that had been changed before.
     """
-    try:
-        before = read_json(Path(checkpoint).parent / records.RUN_JSON)
-    except (OSError, ValueError):
-        before = {}
+    before = _run_of(checkpoint)
     changed = {name: values for name, values in _section(before, "changed_arguments").items() if type(values) is list}
     for section in ("arguments", "model_arguments", "data_arguments"):
         then, now = _section(before, section), json.loads(json.dumps(run[section]))
@@ -123,6 +125,31 @@ def changed_arguments(run, checkpoint):
             if then[name] != now[name]:
                 changed[name] = [*changed.get(name, [then[name]]), now[name]]
     return dict(sorted(changed.items()))
+
+
+def other_dataset(run, checkpoint):
+    """
+    What shows that a checkpoint is of a run on another dataset, in a few words, so that its scores would be no scores
+    of this run; None where the `run.json` beside it shows nothing.
+    """
+    before = _run_of(checkpoint)
+    then, now = _section(before, "dataset"), run["dataset"]
+    slices = [[_section(record, "data_arguments").get(name) for name in _SLICE] for record in (before, run)]
+    if "scored_images" in then and slices[0] == slices[1]:
+        split = run["data_arguments"]["eval_split"]
+        same = then["scored_images"] == now["scored_images"]
+        return None if same else f"its run was scored on other images than the {split} split of {now['name']} has here"
+    if then.get("name", now["name"]) != now["name"]:
+        return f"its run was on the dataset {then['name']}, and this one is on {now['name']}"
+    return None
+
+
+def _run_of(checkpoint):
+    """The `run.json` beside a checkpoint, or in one that was fetched from the Hub; or {}."""
+    for folder in (Path(checkpoint).parent, Path(checkpoint)):
+        with contextlib.suppress(OSError, ValueError):
+            return read_json(folder / records.RUN_JSON)
+    return {}
 
 
 def _section(record, name):

@@ -27,15 +27,15 @@ class PublishCallback(TrainerCallback):
     Args:
         args ([`CifarTrainingArguments`]): with the folder in which the run ends.
         eval_split (`str`): what the best epoch is chosen on.
+        run (`dict`): the record of the run, see [`~hf_cifar_resnet.training.describe.run`].
 
     Raises:
         UserError: where the token is missing or may not write. A Hub that does not answer is no reason not to train.
     """
 
-    def __init__(self, args, eval_split):
-        self.args, self.eval_split = args, eval_split
+    def __init__(self, args, eval_split, run):
+        self.args, self.eval_split, self.run = args, eval_split, run
         self.repo_id = args.hub_model_id or Path(args.output_dir).name
-        self.run = None
         self._thread = None
         if args.process_index == 0:
             self._check_access()

@@ -15,6 +15,7 @@ from transformers import Trainer
 
 from ..documents import read_json
 from ..errors import UserError
+from ..reporting.repository import TRAINING_ARGS_JSON
 from . import checkpoints
 
 
@@ -62,9 +63,19 @@ class ResumableTrainer(Trainer):
         else:
             found = Path(given)
             reason = checkpoints.unusable(found, needs_best)
+        if found is not None and not reason:
+            with _reading(found):
+                reason = self._misfit(found)
         if reason:
             raise UserError(f"the checkpoint {found or self.args.output_dir} cannot be resumed: {reason}")
         return str(found)
+
+    def _misfit(self, checkpoint):
+        """What shows that a checkpoint is not one of this training, or None."""
+        optim = read_json(checkpoint / TRAINING_ARGS_JSON)["optim"]
+        if optim != self.args.optim:
+            return f"it was trained with --optim {optim}, not {self.args.optim.value}, and holds the state of that"
+        return checkpoints.other_classes(checkpoint, self.model.config.id2label)
 
     # Sizes
 

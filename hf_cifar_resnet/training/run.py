@@ -35,6 +35,7 @@ def _train(model_args, data_args, args, argv, preempted):
     from transformers import set_seed
 
     from . import describe
+    from .callbacks import RunRecordCallback
     from .launch import check_processes, leave_processes_at_exit, output_folder, resume_point, run_folder
     from .publish import PublishCallback
     from .starting_point import build_model, load_start
@@ -51,21 +52,19 @@ def _train(model_args, data_args, args, argv, preempted):
     args.output_dir = output_folder(args, describe.run_name(data_args, model.config, args))
     # Otherwise a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or Path(args.output_dir).name
-    publisher = PublishCallback(args, data_args.eval_split) if args.push_to_hub else None
+    run = describe.run(model, data, model_args, data_args, args, argv)
+    publisher = PublishCallback(args, data_args.eval_split, run) if args.push_to_hub else None
     resume = resume_point(args)
+    if resume:
+        if reason := describe.other_dataset(run, resume):
+            raise UserError(f"the checkpoint {resume} cannot be resumed: {reason}")
+        run["changed_arguments"] = describe.changed_arguments(run, resume)
+    callbacks = [RunRecordCallback(run), *([publisher] if publisher else [])]
     with run_folder(args):
         preempted.enter(args.output_dir)
-        publishing = [publisher] if publisher else None
-        trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=publishing, preemption=preempted)
-        run = describe.run(model, data, model_args, data_args, args, argv)
-        if publisher:
-            publisher.run = run
+        trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks, preemption=preempted)
         if trainer.is_world_process_zero():
-            if resume:
-                run["changed_arguments"] = describe.changed_arguments(run, resume)
             print(describe.start(run, args, publisher, resume), flush=True)
-            # Now: what a killed run was is known when it is resumed.
-            records.write_json(run, Path(args.output_dir, records.RUN_JSON))
 
         trainer.train(resume_from_checkpoint=resume)
         preempted.check()

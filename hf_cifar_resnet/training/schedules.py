@@ -8,6 +8,7 @@ owns the learning rate, so that it is logged, saved in `scheduler.pt` and restor
 
 import inspect
 import math
+import warnings
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
@@ -39,11 +40,6 @@ def _exponential_factor(step, warmup, total, final_factor=0.01):
 
 
 _OWN_FACTORS = {"step": _step_factor, "exponential": _exponential_factor}
-
-
-def _one_cycle(optimizer, total, **kwargs):
-    """torch's OneCycleLR, momentum cycling included; `learning_rate` is its peak (Smith 2018, arXiv 1803.09820)."""
-    return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=total, **kwargs)
 
 
 class PlateauRule:
@@ -84,18 +80,53 @@ class PlateauRule:
         return True
 
     def apply(self, schedule, value, greater_is_better):
-        """Takes one evaluation, and cuts an [`EventSchedule`] if it is time."""
+        """Takes one evaluation, and cuts a [`Schedule`] if it is time."""
         if self.update(schedule.memory, value, greater_is_better):
             lowest = self.min_lr / schedule.base_lrs[0]
             schedule.rescale(min(schedule.scale, max(schedule.scale * self.factor, lowest)))
 
 
-class EventSchedule(LambdaLR):
+class _Positioned:
+    """
+    Saves the position in a schedule, and nothing else: a resumed run gets the learning rates, and the optimizer's
+    settings, that its own arguments give from there on. Without it a finished run that is prolonged would take its next
+    step at a learning rate of 0, and another `--learning_rate` or `--weight_decay` would have no effect.
+    """
+
+    POSITION = ("last_epoch",)
+
+    def __init__(self, optimizer, *args, **kwargs):
+        super().__init__(optimizer, *args, **kwargs)
+        self._settings = [
+            {name: value for name, value in group.items() if name not in ("params", "lr")}
+            for group in optimizer.param_groups
+        ]
+
+    def state_dict(self):
+        return {name: getattr(self, name) for name in self.POSITION}
+
+    def load_state_dict(self, state):
+        vars(self).update({name: state[name] for name in self.POSITION if name in state})
+        # The optimizer was loaded before, with the settings that it had.
+        for group, settings in zip(self.optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
+        self.last_epoch = state["last_epoch"] - 1
+        with warnings.catch_warnings(action="ignore"):  # that the optimizer has not taken a step in this process
+            self.step()
+
+
+class OneCycle(_Positioned, OneCycleLR):
+    """torch's OneCycleLR, momentum cycling included; `learning_rate` is its peak (Smith 2018, arXiv 1803.09820)."""
+
+
+class Schedule(_Positioned, LambdaLR):
     """
     A schedule times a `scale` that events may change: `learning_rate * factor(step) * scale`.
 
     `scale` and `memory` (a dict of numbers and strings for whoever decides) are saved and restored with the schedule.
     """
+
+    POSITION = ("last_epoch", "scale", "memory")
 
     def __init__(self, optimizer, lr_lambda, warmup_steps=0):
         self.scale, self.memory, self.warmup_steps = 1.0, {}, warmup_steps
@@ -130,7 +161,7 @@ class ScheduleCallback(TrainerCallback):
             schedule.rescale(schedule.scale / 2)
     ```
 
-    `schedule` is an [`EventSchedule`]. Keep what you have to remember in `schedule.memory`: it is saved with every
+    `schedule` is a [`Schedule`]. Keep what you have to remember in `schedule.memory`: it is saved with every
     checkpoint and restored on resume, which attributes of the callback are not.
     """
 
@@ -244,24 +275,23 @@ def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=
         total_steps (`int`): optimizer steps in the whole run.
         warmup_steps (`float`): steps, or below 1 a share of all steps, of linear warmup.
         kwargs (`dict`, *optional*): see [`accepted_arguments`].
-        by_events (`bool`): make it an [`EventSchedule`], for a [`ScheduleCallback`] to scale.
+        by_events (`bool`): whether a [`ScheduleCallback`] will scale it.
     """
     kwargs = dict(kwargs or {})
     check(name, kwargs, warmup_steps)
     warmup = warmup_for(name, warmup_steps, total_steps)
     if name in (PLATEAU, PLATEAU_WITH_WARMUP):
-        name, kwargs, by_events = "constant_with_warmup", {}, True
+        name, kwargs = "constant_with_warmup", {}
     if name == "one_cycle":
         if by_events:
             raise ValueError("one_cycle sets the momentum too and cannot be scaled by a ScheduleCallback")
-        return _one_cycle(optimizer, total_steps, **kwargs)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return OneCycle(optimizer, max_lr=peaks, total_steps=total_steps, **kwargs)
     if name in _OWN_FACTORS:
-        scheduler = LambdaLR(optimizer, _with_warmup(_OWN_FACTORS[name], warmup, total_steps, kwargs))
+        factors = _with_warmup(_OWN_FACTORS[name], warmup, total_steps, kwargs)
     else:
-        scheduler = _from_transformers(name, optimizer, total_steps, warmup, kwargs)
-    if not by_events:
-        return scheduler
-    return EventSchedule(optimizer, scheduler.lr_lambdas, warmup)
+        factors = _from_transformers(name, optimizer, total_steps, warmup, kwargs).lr_lambdas
+    return Schedule(optimizer, factors, warmup)
 
 
 def _with_warmup(factor, warmup, total, kwargs):

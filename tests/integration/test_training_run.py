@@ -2,8 +2,12 @@ import hashlib
 import shutil
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
 
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.reporting.records import read_history, read_json
@@ -221,6 +225,80 @@ def test_other_arguments_are_told_when_a_run_goes_on(quick, finished, tmp_path, 
     (folder / "run.json").write_text('{"arguments": [1], "changed_arguments": {"seed": 2}, "data_arg')
     main([*quick, *resume])
     assert f"Resumed    {folder}/checkpoint-8\n" in capsys.readouterr().out
+
+
+SMALL = (
+    "--use_cpu --block basic --stage_depths 1 --stage_widths 16 --global_batch_size 8 --validation_fraction 0 "
+    "--eval_split test --augmentation none --learning_rate 0.01"
+).split()
+
+
+def write_dataset(folder, names, seed=0):
+    """Eight training and eight test images of noise as parquet; returns the arguments that name them."""
+    images = np.random.default_rng(seed).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    features = Features(img=ImageFeature(), label=ClassLabel(names=names))
+    for split, part in (("train", images[:8]), ("test", images[8:])):
+        columns = {"img": [Image.fromarray(image) for image in part], "label": [i % len(names) for i in range(8)]}
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return ["--dataset_name", str(folder), "--image_size", "8"]
+
+
+@pytest.fixture(scope="module")
+def run_on_pets(tmp_path_factory):
+    """A folder with the dataset `pets`, and a run of four steps on it."""
+    folder = tmp_path_factory.mktemp("resumed")
+    main([*SMALL, *write_dataset(folder / "pets", ["cat", "dog"]), "--max_steps", "4", "--output_dir", f"{folder}/run"])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "dataset, names, seed, options, reason",
+    [
+        ("cars", ["cat", "dog"], 0, "--max_eval_samples 4", "its run was on the dataset pets, and this one is on cars"),
+        ("pets", ["cat", "dog"], 1, "", "its run was scored on other images than the test split of pets has here"),
+        (
+            "pets",
+            ["dog", "cat"],
+            0,
+            "",
+            "it has other classes: 0 is cat there and dog here, 1 is dog there",
+        ),
+        ("pets", ["cat", "dog", "eel"], 0, "--max_eval_samples 4", "it has other classes: 2 is missing there and eel"),
+    ],
+    ids=["another name", "other images", "another order", "more classes"],
+)
+def test_checkpoint_of_another_dataset_is_refused(run_on_pets, tmp_path, capsys, dataset, names, seed, options, reason):
+    shutil.copytree(run_on_pets / "run", tmp_path / "run")
+    before = contents(tmp_path / "run")
+    named = write_dataset(tmp_path / dataset, names, seed)
+    resume = ["--max_steps", "8", "--output_dir", f"{tmp_path}/run", "--resume_from_checkpoint", "auto"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*SMALL, *named, *resume, *options.split()])
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and "checkpoint-4 cannot be resumed: " in line and reason in line
+    assert contents(tmp_path / "run") == before
+
+
+def test_dataset_may_move_and_change_its_name(run_on_pets, tmp_path):
+    shutil.copytree(run_on_pets / "run", tmp_path / "run")
+    named = write_dataset(tmp_path / "moved" / "animals", ["cat", "dog"])
+    main([*SMALL, *named, "--max_steps", "5", "--output_dir", f"{tmp_path}/run", "--resume_from_checkpoint", "auto"])
+    assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 5
+
+
+@pytest.mark.parametrize("options", [["--stage_widths", "24"], ["--optim", "sgd", "--optim_args", "momentum=0.9"]])
+def test_refused_resume_leaves_the_run_as_it_was(run_on_pets, tmp_path, capsys, options):
+    """`run.json` with the rest: `evaluate` and `push` read it."""
+    shutil.copytree(run_on_pets / "run", tmp_path / "run")
+    before = contents(tmp_path / "run")
+    named = ["--dataset_name", str(run_on_pets / "pets"), "--image_size", "8"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*SMALL, *named, "--max_steps", "8", "--output_dir", f"{tmp_path}/run", "--resume_from_checkpoint", "auto",
+              *options])  # fmt: skip
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and "checkpoint-4 cannot be resumed: " in line
+    assert contents(tmp_path / "run") == before
 
 
 def test_early_stopping(quick, tmp_path):

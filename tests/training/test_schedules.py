@@ -117,6 +117,26 @@ def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, s
     assert resumed.state.global_step == STEPS
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear", "one_cycle", "step", "reduce_lr_on_plateau"])
+def test_finished_run_that_is_prolonged_follows_its_new_schedule(rates_used, tmp_path, name):
+    options = {"lr_scheduler_type": name, "learning_rate": PEAK, "save_strategy": "steps", "save_steps": 4,
+               "eval_strategy": "epoch"}  # fmt: skip
+    rates_used(max_steps=4, **options)
+    whole, _ = rates_used(folder="whole", max_steps=8, **options)
+    rest, trainer = rates_used(resume=str(tmp_path / "run" / "checkpoint-4"), max_steps=8, **options)
+    assert (rest.rates, rest.momenta) == (whole.rates[4:], whole.momenta[4:])
+    assert trainer.state.global_step == 8 and min(rest.rates) > 0
+
+
+def test_other_learning_rate_or_schedule_takes_effect_when_a_run_goes_on(rates_used, tmp_path):
+    options = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4}
+    rates_used(lr_scheduler_type="one_cycle", learning_rate=PEAK, **options)
+    for other in ({"lr_scheduler_type": "one_cycle", "learning_rate": PEAK / 2}, {"lr_scheduler_type": "linear"}):
+        whole, _ = rates_used(folder="whole", **options, **other)
+        rest, _ = rates_used(resume=str(tmp_path / "run" / "checkpoint-4"), **options, **other)
+        assert (rest.rates, rest.momenta) == (whole.rates[4:], whole.momenta[4:])
+
+
 def test_every_schedule_has_a_closed_form():
     assert {case[0] for case in CASES} == set(schedules.SCHEDULES)
 
