@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet.cli import main as cli
 
@@ -211,6 +213,29 @@ def test_weights_that_are_none(checkpoint, image, tmp_path, capsys, where):
     plant(checkpoint, where, mark)
     assert "cannot be loaded" in refused(capsys, "predict", checkpoint, image)
     assert not mark.exists()
+
+
+def rewrite_weights(checkpoint, name, tensor):
+    """Another tensor under one name in the file of weights, or a new one under a new name."""
+    path = checkpoint / "model.safetensors"
+    save_file(load_file(path) | {name: tensor}, path, {"format": "pt"})
+
+
+CONVOLUTION, VARIANCE = "resnet.backbone.conv1.weight", "resnet.backbone.bn1.running_var"
+WEIGHTS = {
+    "NaN": (CONVOLUTION, torch.full((8, 3, 3, 3), torch.nan), f"not finite: {CONVOLUTION} has NaN"),
+    "infinite": (CONVOLUTION, torch.full((8, 3, 3, 3), -torch.inf), "not finite"),
+    "too large for float32": (CONVOLUTION, torch.full((8, 3, 3, 3), 1e300, dtype=torch.float64), "not finite"),
+    "integers": (CONVOLUTION, torch.ones((8, 3, 3, 3), dtype=torch.int8), "no floating-point numbers: .* is I8"),
+    "negative variance": (VARIANCE, torch.full((8,), -1.0), f"{VARIANCE} has a negative variance"),
+    "of one more block": ("resnet.backbone.layer2.1.conv1.weight", torch.ones(9), "1 belong to no part of that model"),
+}
+
+
+@pytest.mark.parametrize("name, tensor, told", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_that_mean_nothing(checkpoint, image, capsys, name, tensor, told):
+    rewrite_weights(checkpoint, name, tensor)
+    assert re.search(told, refused(capsys, "predict", checkpoint, image))
 
 
 def test_no_command_unpickles_weights(checkpoint, tmp_path, capsys):
