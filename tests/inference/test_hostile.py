@@ -6,6 +6,7 @@ import pickle
 import re
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -27,6 +28,7 @@ UNSHOWABLE = {
     "empty": ("not an image", lambda path: path.write_bytes(b"")),
     "NaN": ("grey levels", lambda path: save(np.full((9, 9), np.nan, "f"), path, "TIFF")),
     "infinite": ("grey levels", lambda path: save(np.full((9, 9), np.inf, "f"), path, "TIFF")),
+    "fractions": ("fractions from 0 to 1", lambda path: save(np.full((9, 9), 0.5, "f"), path, "TIFF")),
     "below zero": ("grey levels", lambda path: save(np.full((9, 9), -0.5, "f"), path, "TIFF")),
     "16 bits": ("grey levels", lambda path: save(np.full((9, 9), 9_000, np.uint16), path, "PNG")),
     "32 bits": ("grey levels", lambda path: save(np.full((9, 9), -5, np.int32), path, "TIFF")),
@@ -238,6 +240,39 @@ def test_weights_that_mean_nothing(checkpoint, image, capsys, name, tensor, told
     assert re.search(told, refused(capsys, "predict", checkpoint, image))
 
 
+# Files that are needed
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ("export {} --format onnx --output {}/model.safetensors", "must end in .onnx"),
+        ("export {} --format torch --output {}/m.onnx", "must end in .pt2"),
+        ("export {} --format torch", "lies in a checkpoint"),
+        ("predict {} red.png --output {}/config.json", "lies in a checkpoint"),
+        ("evaluate {} --use_cpu --json {}/scores.json", "lies in a checkpoint"),
+        ("evaluate {} --use_cpu --output_dir {}/analysis", "lies in a checkpoint"),
+        ("predict {} red.png --output run/config.json", "is a file of the run"),
+        ("evaluate {} --use_cpu --json run/metrics.json", "is a file of the run"),
+        ("evaluate {} --use_cpu --output_dir run", "is the folder of a run"),
+        ("evaluate {} --use_cpu --output_dir red.png/new", "cannot be written"),
+        ("schedules --output run/curves.png", "is a file of the run"),
+        ("preview --output run/README.md", "must end in .png"),
+        ("find-lr --config quickstart --use_cpu --output run/history.png", "history.csv is a file of the run"),
+        ("find-lr --config quickstart --use_cpu --output nowhere/x.png", "there is no folder"),
+        ("benchmark startup --use_cpu --json run/run.json", "is a file of the run"),
+    ],
+)
+def test_output_replaces_nothing_that_is_needed(checkpoint, image, tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint, "run")
+    (checkpoint / "trainer_state.json").write_text("{}")
+    (checkpoint / "manifest.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert told in refused(capsys, *arguments.format(checkpoint.name, checkpoint.name).split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_no_command_unpickles_weights(checkpoint, tmp_path, capsys):
     plant(checkpoint, "pytorch_model.bin", tmp_path / "trapped")
     lines = [
@@ -273,6 +308,22 @@ def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
         assert b"red" in process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait(timeout=60) == 141
+
+
+def test_ctrl_c_ends_it_quietly(colour_checkpoint, image):
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", str(colour_checkpoint), *[str(image)] * 9000]
+    with subprocess.Popen(
+        [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert b"red" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == b"" and process.returncode == 130
+
+
+def test_error_is_printed_whatever_the_environment_says_of_ranks(checkpoint, capsys, monkeypatch):
+    for rank in ("1", "first"):
+        monkeypatch.setenv("RANK", rank)
+        assert "there is no nowhere.png" in refused(capsys, "predict", checkpoint, "nowhere.png")
 
 
 def test_help_that_nobody_reads_ends_quietly():
