@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-SIGPIPE = 13  # absent from `signal` on Windows
+SIGINT, SIGPIPE = 2, 13  # the latter is absent from `signal` on Windows
 LONGEST = 2000  # characters of an error
 # What gloo says when the process at the other end is gone.
 _LOST = ("Connection closed by peer", "Connection reset by peer")
@@ -32,8 +32,9 @@ def reports_user_errors(function):
     """
     Turns a [`UserError`] into one line on standard error and exit code 2.
 
-    Of several processes the first that fails says so, and the others, which may fail because of it, are silent. Where
-    the reader of the output has gone, as with `| head`, it ends quietly with the exit code of other programs.
+    So it does with a file or folder that cannot be used, such as one that HF_HOME names. Of several processes behind a
+    launcher the first that fails says so, and the others, which may fail because of it, are silent. Where the reader of
+    the output has gone, as with `| head`, and after Ctrl-C, it ends quietly with the exit code of other programs.
     """
 
     @functools.wraps(function)
@@ -42,14 +43,21 @@ def reports_user_errors(function):
             try:
                 return function(*args, **kwargs)
             finally:
-                sys.stdout.flush()
+                _flush()
         except UserError as error:
             _report(error)
             sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(128 + SIGINT)
         except BrokenPipeError:
-            # Or Python would try to write the rest at its end, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_output()
             sys.exit(128 + SIGPIPE)
+        except OSError as error:
+            # Of a connection, or of nothing that the user could look at.
+            if error.filename is None or error.strerror is None:
+                raise
+            _report(f"{error.filename} cannot be used: {error.strerror}{_named_by(error.filename)}")
+            sys.exit(2)
         except RuntimeError as error:
             if any(sign in str(error) for sign in _LOST):
                 _report("another process of this run has been lost; what was saved is intact: start all again with "
@@ -58,6 +66,30 @@ def reports_user_errors(function):
             raise
 
     return wrapper
+
+
+def _flush():
+    """What was printed goes out. Raises [`UserError`] where it cannot, as on a full disk."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_output()
+        raise UserError(f"the output cannot be written: {error.strerror or error}") from error
+
+
+def _give_up_output():
+    # Or Python would try to write the rest at its end, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _named_by(path):
+    """The variable that names this path or a folder above it, for the message."""
+    for name in ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TMPDIR"):
+        if os.environ.get(name) and Path(os.environ[name]) in (Path(path), *Path(path).parents):
+            return f" ({name} names it)"
+    return ""
 
 
 def _report(error):
@@ -70,7 +102,7 @@ def _is_first():
     # torchrun and accelerate name a file for each process, in a folder for each start of them all.
     own = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if own is None:
-        return int(os.environ.get("RANK", 0)) == 0
+        return True
     try:
         Path(own).parents[1].joinpath("hf_cifar_resnet-failed").touch(exist_ok=False)
     except FileExistsError:

@@ -11,6 +11,7 @@ import sys
 from ..errors import UserError, reports_user_errors
 from ..reporting import records
 from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from ..training.outputs import check_output, writing
 from ..training.parsing import CifarArgumentParser
 from .inference import BATCH_SIZES, DEFAULT_ENGINES, ENGINES
 
@@ -26,11 +27,12 @@ def main(argv=None, prog=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     options, parsed = _parse(argv, prog)
     if options.json:
-        _check_writable(options.json)
+        check_output("--json", options.json)
     found = globals()[f"_{options.kind}"](options, *parsed)
     result = {"benchmark": options.kind, "command": argv, **_machine(parsed[-1]), **found}
     if options.json:
-        records.write_json(result, options.json)
+        with writing(options.json) as aside:
+            records.write_json(result, aside)
     return result
 
 
@@ -60,14 +62,6 @@ def _parse(argv, prog):
         raise UserError(f"--batch_sizes must be at least 1, got {min(options.batch_sizes)}")
     options.repeats = options.repeats or REPEATS[options.kind]
     return options, parsed
-
-
-def _check_writable(path):
-    try:
-        with open(path, "a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise UserError(f"--json {path} cannot be written: {error.strerror or error}") from error
 
 
 def _machine(args):

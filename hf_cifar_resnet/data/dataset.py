@@ -56,6 +56,9 @@ def _check_grey_levels(image):
     levels = np.asarray(image)
     if not ((levels >= 0) & (levels <= 255)).all():  # nor where one is not a number
         raise ValueError("its pixels are not all grey levels from 0 to 255: scale it to 8 bits")
+    # They would all be black, or nearly so.
+    if image.mode == "F" and levels.max() <= 1 and (levels % 1).any():
+        raise ValueError("its pixels are fractions from 0 to 1, not grey levels from 0 to 255: scale it to 8 bits")
 
 
 def read_rgb_array(source, size=IMAGE_SIZE):
@@ -64,8 +67,11 @@ def read_rgb_array(source, size=IMAGE_SIZE):
 
     Raises:
         ValueError: for more than `PIL.Image.MAX_IMAGE_PIXELS` (89 million), before anything is decoded; a small file
-            may claim any size. PIL's decoders raise other exceptions too.
+            may claim any size. For a pipe or device, from which reading may never end. PIL's decoders raise other
+            exceptions too.
     """
+    if isinstance(source, (str, os.PathLike)) and os.path.exists(source) and not os.path.isfile(source):
+        raise ValueError("not a regular file")
     with Image.open(source) as image:
         if image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{image.width:,} x {image.height:,} pixels are too many")

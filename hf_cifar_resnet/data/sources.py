@@ -22,6 +22,7 @@ IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 MAX_LABELS = 10**6
 SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass
@@ -30,7 +31,8 @@ class ImageSplits:
     What a model is trained, selected and tested on.
 
     Attributes:
-        train, validation, test ([`ImageDataset`]): `validation` is None where nothing was held out.
+        train, validation, test ([`ImageDataset`]): `validation` is None where nothing was held out, and all are where
+            they were not asked for.
         label_names (`list[str]`): the name of each class number.
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): the superclass of each class number.
         superclass_names (`list[str]`, *optional*): the name of each superclass number.
@@ -38,9 +40,9 @@ class ImageSplits:
         provenance (`dict`): see [`~hf_cifar_resnet.data.provenance.provenance`].
     """
 
-    train: ImageDataset
+    train: ImageDataset | None
     validation: ImageDataset | None
-    test: ImageDataset
+    test: ImageDataset | None
     label_names: list
     superclass_of: np.ndarray | None
     mean: list
@@ -81,6 +83,7 @@ def load_splits(
     color_jitter=COLOR_JITTER,
     random_erasing=0.0,
     seed=42,
+    needed=SPLITS,
 ):
     """
     Loads, splits and decodes an image classification dataset.
@@ -95,6 +98,8 @@ def load_splits(
         image_mean, image_std (three floats, *optional*): computed from the training images by default.
         augmentation (`str`), color_jitter, random_erasing: see [`~hf_cifar_resnet.data.policies.build_policy`].
         seed (`int`): of the augmentation.
+        needed (names of splits): those to decode; the dataset need not have the others. Without train, `image_mean`
+            and `image_std` have to be given.
 
     Returns:
         [`ImageSplits`]
@@ -110,8 +115,9 @@ def load_splits(
         raise UserError(str(error)) from error
     raw = load_raw(dataset_name, dataset_config_name, dataset_revision)
     parts, label_names, superclass_of, superclass_names = split(
-        raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples
-    )
+        raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples,
+        needed,
+    )  # fmt: skip
     images = {name: decode(part, image_size) for name, part in parts.items()}
     if image_mean is None:
         image_mean, image_std = channel_statistics(images["train"])
@@ -188,18 +194,19 @@ def _first_line(error):
     return text.splitlines()[0].rstrip(".")
 
 
-def split(raw, image_column, label_column, validation_fraction, split_seed, max_train_samples, max_eval_samples):
+def split(raw, image_column, label_column, validation_fraction, split_seed, max_train_samples, max_eval_samples,
+          needed=SPLITS):  # fmt: skip
     """
     Canonical columns and parts.
 
     Returns:
-        dict of `datasets.Dataset` (train, validation where there is one, test) with columns image, label; the label
-        names; the superclass of each label or None; the superclasses' names or None.
+        dict of `datasets.Dataset` (what is needed of train, test, and validation where there is one) with columns
+        image, label; the label names; the superclass of each label or None; the superclasses' names or None.
     """
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-    parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw), image_column, label_column)
-    if "validation" not in parts and validation_fraction > 0:
+    parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw, needed), image_column, label_column)
+    if "train" in parts and "validation" not in parts and validation_fraction > 0:
         labels = np.array(parts["train"]["label"][:])
         held_out = stratified_sample(labels, max(1, round(validation_fraction * len(labels))), split_seed)
         kept = np.setdiff1d(np.arange(len(labels)), held_out)
@@ -207,6 +214,7 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
             raise UserError(f"--validation_fraction {validation_fraction} leaves no training images of {len(labels)}")
         parts["validation"] = parts["train"].select(held_out)
         parts["train"] = parts["train"].select(kept)
+    parts = {name: part for name, part in parts.items() if name in needed}
     for name, part in parts.items():
         flag, limit = (
             ("--max_train_samples", max_train_samples) if name == "train" else ("--max_eval_samples", max_eval_samples)
@@ -218,18 +226,18 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
     return parts, names, superclass_of, superclass_names
 
 
-def _find_splits(raw):
-    """Train, test, and validation where the dataset brings one beside its test split."""
-    found = ", ".join(raw) or "none"
+def _find_splits(raw, needed):
+    """Those that there are of train, test, and validation where the dataset brings one beside its test split."""
     validation = next((name for name in ("validation", "valid", "val", "dev") if name in raw), None)
     test = "test" if "test" in raw else validation
-    if "train" not in raw or test is None:
+    names = {"train": "train", "test": test, "validation": None if validation == test else validation}
+    splits = {split: raw[name] for split, name in names.items() if name in raw}
+    words = {"train": "train", "test": "test (or validation)"}
+    if any(split in needed and split not in splits for split in words) or not splits:
+        wanted = " and ".join(words[split] for split in words if split in needed)
         raise UserError(
-            f"the dataset needs the splits train and test (or validation), but has {found}: add what is missing"
+            f"the dataset needs the splits {wanted}, but has {', '.join(raw) or 'none'}: add what is missing"
         )
-    splits = {"train": raw["train"], "test": raw[test]}
-    if validation not in (None, test):
-        splits["validation"] = raw[validation]
     for name, part in splits.items():
         if len(part) == 0:
             raise UserError(f"the split {name} of the dataset is empty: give it images, or choose another dataset")
@@ -237,15 +245,17 @@ def _find_splits(raw):
 
 
 def _canonical(splits, image_column, label_column):
-    columns = splits["train"].column_names
+    # The others have to be like it.
+    first, model = next(iter(splits.items()))
+    columns = model.column_names
     image_column = _find_column("image", image_column, IMAGE_COLUMNS, columns)
     label_column = _find_column("label", label_column, LABEL_COLUMNS, columns)
     superclasses = [name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column]
-    superclass = next((name for name in superclasses if _is_of_classes(splits["train"].features[name])), None)
+    superclass = next((name for name in superclasses if _is_of_classes(model.features[name])), None)
     for name, part in splits.items():
         missing = {image_column, label_column} - set(part.column_names)
         if missing:
-            raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that train has")
+            raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that {first} has")
     names = _label_names(splits, label_column)
     canonical = {}
     for name, part in splits.items():
@@ -259,7 +269,7 @@ def _canonical(splits, image_column, label_column):
         part = part.add_column("row", range(len(part)))
         canonical[name] = _encode_labels(part, names)
         _check_labels(canonical[name], name, len(names))
-    superclass_of, superclass_names = _superclasses(canonical["train"], len(names)) if superclass else (None, None)
+    superclass_of, superclass_names = _superclasses(canonical[first], len(names)) if superclass else (None, None)
     return canonical, [str(name) for name in names], superclass_of, superclass_names
 
 
@@ -276,7 +286,7 @@ def _find_column(kind, given, candidates, columns):
 
 
 def _label_names(splits, column):
-    feature = splits["train"].features[column]
+    feature = next(iter(splits.values())).features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
     if not _is_of_classes(feature):

@@ -58,6 +58,8 @@ def main(argv=None, prog=None):
         from . import page
     except ImportError as error:
         raise UserError("gradio is not installed: pip install 'hf-cifar-resnet[demo]'") from error
+    except ValueError as error:  # such as GRADIO_SERVER_PORT that is no number
+        raise UserError(f"gradio does not take a variable of the environment: {error}") from error
     model, processor = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
@@ -70,8 +72,14 @@ def main(argv=None, prog=None):
             return
         blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
-        # For this machine alone, without a public link.
-        blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
+        try:
+            # For this machine alone, without a public link.
+            blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
+        except (OSError, OverflowError) as error:
+            port = f"port {options.port}" if options.port else "any port that it tried"
+            raise UserError(
+                f"the page cannot be served at {port}, which may be taken: choose another --port"
+            ) from error
 
 
 def _parse(argv, prog):
@@ -84,6 +92,8 @@ def _parse(argv, prog):
     parser.add_argument("--private", action="store_true", help="of a new Space")
     parser.add_argument("--output_dir", metavar="FOLDER", help="of the Space's folder; its name if not given")
     options, data_args, _ = parse_with_record(parser, argv)
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise UserError(f"--port must be from 1 to 65535, got {options.port}")
     for path in options.examples or ():
         if not Path(path).is_file():
             raise UserError(f"--examples: there is no file {path}")
@@ -115,7 +125,7 @@ def _push(options):
 def write_examples(name, data_args, model, processor, folder):
     """Test images of different classes as PNG files; none where the data cannot be had, which is said."""
     try:
-        data = load_data_for(name, data_args, model, processor)
+        data = load_data_for(name, data_args, model, processor, {"test"})
     except UserError as error:
         print(f"no examples: {error}")
         return []

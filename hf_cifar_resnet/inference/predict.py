@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..data.dataset import normalize, read_rgb_array
 from ..device import device_for
 from ..errors import LineParser, UserError, printable, reports_user_errors
+from ..training.outputs import check_output, writing
 from ..training.trained import label_names, load_checkpoint
 
 MAX_NAME_WIDTH = 60
@@ -26,10 +27,12 @@ def main(argv=None, prog=None):
     """Checkpoint and files -> predictions as they come -> the files that could not be read. Exits with 1 for those."""
     options = _parse(argv, prog)
     paths = find_images(options.images)
+    if options.output:
+        check_output("--output", options.output, inputs=paths)
     model, processor = load_checkpoint(options.checkpoint)
     predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
     unreadable = []
-    with _open(options.output) as file:
+    with _opened(options.output) as file:
         write = FORMATS[options.format](file, min(MAX_NAME_WIDTH, max(map(len, paths))))
         # In a terminal that shows the answers they are the progress.
         with tqdm(total=len(paths), unit="img", disable=file.isatty() or not sys.stderr.isatty()) as bar:
@@ -67,14 +70,14 @@ def _parse(argv, prog):
     return options
 
 
-def _open(path):
-    """The file to write to, or the terminal. Raises [`UserError`] where it cannot be opened."""
+@contextmanager
+def _opened(path):
+    """The file to write to, or the terminal."""
     if path is None:
-        return nullcontext(sys.stdout)
-    try:
-        return open(path, "w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        yield sys.stdout
+        return
+    with writing(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 def find_images(places):
@@ -91,7 +94,7 @@ def find_images(places):
         elif os.path.exists(place):
             found = [place]
         else:
-            found = sorted(path for path in glob.glob(place, recursive=True) if os.path.isfile(path))
+            found = sorted(path for path in glob.glob(place, recursive=True) if not os.path.isdir(path))
         if not found:
             raise UserError(f"the folder {place} holds no images" if os.path.isdir(place) else f"there is no {place}")
         paths += found

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..evaluation import analysis
 from . import records
-from .curves import COLOURS, new_figure
+from .curves import COLOURS, load_matplotlib, new_figure
 
 # Up to so many classes the cells of a confusion matrix have room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25
@@ -91,6 +91,7 @@ def write_per_class(matrix, names, superclass, path):
 
 def plot_confusion(matrix, names, path):
     """A confusion matrix, each row as shares of its label's images."""
+    load_matplotlib()
     from matplotlib.colors import PowerNorm
 
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

@@ -1,8 +1,28 @@
 """Pictures of a run."""
 
+import contextlib
+import os
+import sys
+
+
+def load_matplotlib():
+    """
+    Imports matplotlib whatever MPLBACKEND says: our figures need no backend, and its import fails for a wrong name.
+
+    A right one, such as a notebook's, is set afterwards, for the figures of others.
+    """
+    named = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None
+    import matplotlib
+
+    if named is not None:
+        os.environ["MPLBACKEND"] = named
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = named
+
 
 def new_figure(columns, rows=1, width=4.4, height=3.4):
     """A matplotlib figure that needs no display, and its axes as a flat list."""
+    load_matplotlib()
     from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

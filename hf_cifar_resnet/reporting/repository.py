@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -10,29 +11,53 @@ from jinja2 import TemplateError
 from ..errors import UserError
 from . import records
 from .card import model_card
-from .results import CARD, write_results
+from .results import CARD, CURVES, write_results
 
 WEIGHTS, TRAINING_ARGS_JSON = "model.safetensors", "training_args.json"
 _NEEDED = ("config.json", "preprocessor_config.json", CARD, records.METRICS_JSON, records.RUN_JSON)
+# What a run's folder consists of, beside its checkpoints; patterns, since weights may be in several files.
+_WEIGHTS = (WEIGHTS, "model-*-of-*.safetensors", f"{WEIGHTS}.index.json")
+_MODEL = ("config.json", "preprocessor_config.json", "configuration_cifar_resnet.py", "modeling_cifar_resnet.py")
+_PUBLISHED = (*_WEIGHTS, *_MODEL, CARD, CURVES, records.METRICS_JSON, records.RUN_JSON, TRAINING_ARGS_JSON)
+_OWN = (*_PUBLISHED, records.HISTORY_CSV)
 # These name folders of the machine they were written on.
 _PRIVATE = (records.RUN_JSON, TRAINING_ARGS_JSON)
 
 
+def is_run(folder):
+    """Whether a folder is that of a run, or of a model alone."""
+    return any((folder / name).is_file() for name in ("config.json", records.RUN_JSON))
+
+
+def is_of_run(name):
+    """Whether the files of a run have one of this name."""
+    return _matches(name, _OWN)
+
+
+def left_out(run_folder):
+    """Names of what lies in a run's folder and is not pushed, because training did not write it; sorted."""
+    paths = [path for path in Path(run_folder).iterdir() if not path.name.startswith((".", "checkpoint-"))]
+    foreign = [path for path in paths if path.is_symlink() or not path.is_file() or not is_of_run(path.name)]
+    return sorted(f"{path.name} (a link)" if path.is_symlink() else path.name for path in foreign)
+
+
 def stage_run(run_folder, repo_id, folder):
     """
-    A finished run as the files of a repository, in an empty folder.
+    A finished run as the files of a repository, in an empty folder: those that training writes, and no links, whose
+    content may be anybody's.
 
     Raises:
         UserError: if the run is not finished.
     """
     run_folder, folder = Path(run_folder), Path(folder)
-    missing = [name for name in _NEEDED if not (run_folder / name).is_file()]
-    if not list(run_folder.glob("*.safetensors")):
+    own = _own_files(run_folder, _PUBLISHED)
+    names = {path.name for path in own}
+    missing = [name for name in _NEEDED if name not in names]
+    if not any(name.endswith(".safetensors") for name in names):
         missing.append(WEIGHTS)
     if missing:
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
-    for pattern in ("*.safetensors", "*.json", "*.py", "*.png", "*.md"):
-        _link(run_folder.glob(pattern), folder)
+    _link(own, folder)
     try:
         run, metrics = (records.read_json(run_folder / name) for name in (records.RUN_JSON, records.METRICS_JSON))
         written, pushed = (str(model_card(each, metrics)) for each in (run, _at(repo_id, run)))
@@ -51,10 +76,18 @@ def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows, weights=WE
     """The same of a run that still goes on: the model of a checkpoint, with the results so far."""
     folder = Path(folder)
     _link([Path(checkpoint, weights)], folder, WEIGHTS)
-    for pattern in ("config.json", "preprocessor_config.json", TRAINING_ARGS_JSON, "*.py"):
-        _link(Path(checkpoint).glob(pattern), folder)
+    _link(_own_files(checkpoint, (*_MODEL, TRAINING_ARGS_JSON)), folder)
     write_results(folder, _at(repo_id, run), metrics, rows)
     _publish_records(folder)
+
+
+def _own_files(folder, patterns):
+    paths = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    return [path for path in paths if _matches(path.name, patterns) and path.is_file() and not path.is_symlink()]
+
+
+def _matches(name, patterns):
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _at(repo_id, run):

@@ -11,7 +11,7 @@ CARD, CURVES = "README.md", "curves.png"
 
 def write_results(folder, run, metrics, rows):
     """
-    metrics.json, run.json, history.csv, curves.png and README.md.
+    run.json, history.csv, README.md, metrics.json and curves.png, in this order.
 
     Args:
         folder (`str` or `Path`): there already.
@@ -22,7 +22,7 @@ def write_results(folder, run, metrics, rows):
     folder = Path(folder)
     records.write_json(run, folder / records.RUN_JSON)
     records.write_history(rows, folder / records.HISTORY_CSV)
-    plot_history(rows, folder / CURVES, metrics["selected_on"], run["arguments"]["label_smoothing_factor"])
     model_card(run, metrics).save(folder / CARD)
-    # Last: it says that all the rest is there.
+    # It says that the run is finished, so it comes after all that the figures are in; a picture can be drawn again.
     records.write_json(metrics, folder / records.METRICS_JSON)
+    plot_history(rows, folder / CURVES, metrics["selected_on"], run["arguments"]["label_smoothing_factor"])

@@ -9,6 +9,7 @@ from ..errors import UserError, reports_user_errors
 from ..reporting.curves import plot_schedules
 from . import schedules
 from .arguments import json_object
+from .outputs import check_output, writing
 
 # The evaluations that a drawn plateau sees; none improves after the first.
 EVALUATIONS = 50
@@ -29,12 +30,14 @@ def main(argv=None, prog=None):
     options = parser.parse_args(argv)
     if options.steps < 1 or options.learning_rate <= 0 or options.warmup_steps < 0:
         raise UserError("--steps and --learning_rate must be above 0, and --warmup_steps not negative")
+    check_output("--output", options.output, ending=".png")
     try:
         kwargs = json_object("--lr_scheduler_kwargs", options.lr_scheduler_kwargs)
         curves = {name: _curve(name, options, kwargs) for name in options.names}
-        plot_schedules(curves, options.output)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
+    with writing(options.output) as aside:
+        plot_schedules(curves, aside)
     print(f"Drawn: {Path(options.output)}")
 
 

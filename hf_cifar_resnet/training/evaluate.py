@@ -16,6 +16,7 @@ from ..reporting.analysis import write_analysis
 from . import checkpoints
 from .arguments import CifarTrainingArguments, DataArguments
 from .launch import check_processes, leave_processes_at_exit
+from .outputs import check_output, check_output_folder, writing
 from .parsing import CifarArgumentParser
 from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
@@ -44,9 +45,10 @@ def main(argv=None, prog=None):
     )
     check_processes(args)
     quieten_libraries(args)
-    subject = _Subject.load(options.checkpoint, args, data_args)
+    needed = {options.split, "validation"} if options.calibrate else {options.split}
+    subject = _Subject.load(options.checkpoint, args, data_args, needed)
     split = find_split(subject.data, options.split)
-    other = None if options.compare is None else _Subject.load(options.compare, args, data_args)
+    other = None if options.compare is None else _Subject.load(options.compare, args, data_args, {options.split})
     # Before anything is computed: it may have nothing to fit on.
     fitted_on = find_split(subject.data, "validation") if options.calibrate else None
 
@@ -67,9 +69,10 @@ def main(argv=None, prog=None):
         if options.output_dir:
             lines += _analyse(options, logits, split, subject.data, temperature)
         if options.json:
-            _written(records.write_json, scores, options.json)
+            with writing(options.json) as aside:
+                records.write_json(scores, aside)
         if options.calibrate:
-            _written(_save_temperature, temperature, subject.folder)
+            _save_temperature(temperature, subject.folder)
         print("\n".join(lines))
     leave_processes_at_exit()
     return scores
@@ -86,10 +89,10 @@ class _Subject:
     trainer: CifarTrainer
 
     @classmethod
-    def load(cls, name, args, data_args):
+    def load(cls, name, args, data_args, needed):
         model, processor = load_checkpoint(name)
         with args.main_process_first(desc="decoding the images"):
-            data = load_data_for(name, data_args, model, processor)
+            data = load_data_for(name, data_args, model, processor, needed)
         trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
         return cls(name, checkpoint_folder(name), model, data, trainer)
 
@@ -136,7 +139,12 @@ def _comparison_lines(name, found):
 
 def _analyse(options, logits, split, data, temperature):
     """Writes the error analysis, and returns its gist as lines."""
-    found = _written(write_analysis, options.output_dir, logits, split, data, temperature)
+    folder = Path(options.output_dir)
+    try:
+        with checkpoints.replacing(folder) as aside:
+            found = write_analysis(aside, logits, split, data, temperature)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
     lines = [
         f"ece        {entry['ece']:.2%}, loss {entry['loss']:.4f} at temperature {entry['temperature']:.4g}"
         for entry in found["calibration"]
@@ -147,22 +155,13 @@ def _analyse(options, logits, split, data, temperature):
     return [*lines, f"Analysis in {options.output_dir}{os.sep}"]
 
 
-def _written(write, *arguments):
-    """Calls it; what cannot be written is told in one line."""
-    try:
-        return write(*arguments)
-    except OSError as error:
-        raise UserError(f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
-
-
 def _save_temperature(temperature, folder):
     """Into config.json, of which nothing else changes."""
     path = folder / "config.json"
     was_whole = checkpoints.damage(folder) is None
     config = json.loads(path.read_text(encoding="utf-8")) | {"calibration_temperature": temperature}
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with writing(path) as aside:
+        aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if was_whole:
         checkpoints.seal(folder)
 
@@ -181,6 +180,10 @@ def _parse(argv, prog):
         "--calibrate", action="store_true", help="fit a temperature on validation and save it in the checkpoint"
     )
     options, data_args, run = parse_with_record(parser, argv)
+    if options.json:
+        check_output("--json", options.json)
+    if options.output_dir:
+        check_output_folder("--output_dir", options.output_dir)
     options.precision = options.precision or run.get("precision", "fp32")
     if options.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {options.batch_size}")

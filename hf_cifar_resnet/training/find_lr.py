@@ -12,6 +12,7 @@ from ..errors import UserError, reports_user_errors
 from ..reporting.curves import plot_lr_range
 from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from .callbacks import EpochLineCallback
+from .outputs import check_output, writing
 from .parsing import CifarArgumentParser
 from .run import build_trainer, load_data, quieten_libraries
 from .starting_point import build_model
@@ -53,14 +54,10 @@ def main(argv=None, prog=None):
     rates, losses = (list(values) for values in zip(*steps, strict=True))
     smoothed = smooth(losses)
     suggestion = suggest(rates, smoothed)
-    try:
-        plot_lr_range(rates, losses, smoothed, suggestion, options.output)
-        with open(Path(options.output).with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(
-                [("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)]
-            )
-    except OSError as error:
-        raise UserError(f"{options.output} cannot be written: {error.strerror or error}") from error
+    with writing(options.output) as aside:
+        plot_lr_range(rates, losses, smoothed, suggestion, aside)
+    with writing(_table(options)) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)])
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion
 
@@ -78,6 +75,8 @@ def _parse(argv, prog):
     model_args, data_args, args = parsed
     if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
         raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
+    check_output("--output", options.output, ending=".png")
+    check_output("--output", _table(options))
     args.learning_rate, args.max_steps = options.start_lr, options.num_steps
     args.lr_scheduler_kwargs = {"final_factor": options.end_lr / options.start_lr}
     args.logging_strategy, args.logging_steps = "steps", 1
@@ -86,6 +85,10 @@ def _parse(argv, prog):
     # It ends where the loss is not finite.
     args.nonfinite = "skip"
     return options, model_args, data_args, args
+
+
+def _table(options):
+    return Path(options.output).with_suffix(".csv")
 
 
 def smooth(losses):

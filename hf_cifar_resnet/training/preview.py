@@ -11,6 +11,7 @@ from ..data.mixing import Mixer
 from ..errors import UserError, reports_user_errors
 from ..reporting.curves import plot_images
 from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from .outputs import check_output, writing
 from .parsing import CifarArgumentParser
 from .run import load_data, quieten_libraries
 
@@ -32,10 +33,8 @@ def main(argv=None, prog=None):
         mixer = Mixer(len(data.label_names), args.mixup_alpha, args.cutmix_alpha, 1.0, args.cutmix_share, args.seed)
         for step in range(options.columns // 2):
             columns.append((f"mixed {step + 1}", _mixed(mixer, columns[1 + step][1], labels[rows], step)))
-    try:
-        plot_images(names, columns, options.output)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{options.output} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    with writing(options.output) as aside:
+        plot_images(names, columns, aside)
     print(f"Policy {data_args.augmentation} on {len(rows)} images of {data_args.dataset_name}; drawn: {options.output}")
 
 
@@ -65,4 +64,5 @@ def _parse(argv, prog):
     _, data_args, args, options = parser.parse([*argv, *(["--augmentation", options.policy] if options.policy else [])])
     if options.images < 1 or options.columns < 1:
         raise UserError("--images and --columns must be at least 1")
+    check_output("--output", options.output, ending=".png")
     return options, data_args, args

@@ -3,8 +3,8 @@
 import tempfile
 
 from .. import hub
-from ..errors import LineParser, UserError, reports_user_errors
-from ..reporting.repository import stage_run
+from ..errors import LineParser, UserError, printable, reports_user_errors
+from ..reporting.repository import left_out, stage_run
 
 
 @reports_user_errors
@@ -25,6 +25,8 @@ def main(argv=None, prog=None):
         except hub.HubError as error:
             raise UserError(f"not pushed: {error}") from error
     print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
+    if foreign := left_out(options.folder):
+        print(printable(f"Left out, since training did not write it: {', '.join(foreign)}"))
     return pushed.url
 
 

@@ -10,6 +10,8 @@ from .arguments import DataArguments
 from .parsing import CifarArgumentParser
 from .trained import checkpoint_folder, label_names
 
+SHOWN = 3  # classes that differ
+
 
 def parse_with_record(parser, argv):
     """
@@ -58,9 +60,10 @@ def _checked(recorded):
     return {name: getattr(parsed, name) for name in given}
 
 
-def load_data_for(name, data_args, model, processor):
+def load_data_for(name, data_args, model, processor, needed):
     """
-    [`ImageSplits`] without augmentation, sized and normalised as a checkpoint's image processor says.
+    [`ImageSplits`] without augmentation, sized and normalised as a checkpoint's image processor says, with those splits
+    that are needed.
 
     Raises:
         UserError: if no dataset is named, or its classes are not the checkpoint's.
@@ -74,13 +77,29 @@ def load_data_for(name, data_args, model, processor):
         "image_size": processor.size["height"],
         "augmentation": "none",
     }
-    data = load_splits(**options)
-    if data.label_names != label_names(model):
+    data = load_splits(**options, needed=needed)
+    known, found = label_names(model), data.label_names
+    if found != known:
         raise UserError(
-            f"the checkpoint {name} knows {model.config.num_labels} classes and {data_args.dataset_name} has "
-            f"{len(data.label_names)}, or their names differ: name the right dataset with --dataset_name"
+            f"the classes of the checkpoint {name} are not those of {data_args.dataset_name}: "
+            f"{_difference(known, found)}; name the right dataset with --dataset_name"
         )
     return data
+
+
+def _difference(known, found):
+    """What the classes of a checkpoint and of a dataset differ in, in a few words."""
+    if sorted(known) == sorted(found):
+        moved = [f"{i} is {known[i]} there and {found[i]} here" for i in range(len(known)) if known[i] != found[i]]
+        return f"the same in another order, {_some(moved)}"
+    lists = {"there": sorted(set(known) - set(found)), "here": sorted(set(found) - set(known))}
+    alone = [f"{_some(names)} only {place}" for place, names in lists.items() if names]
+    return f"{len(known)} there and {len(found)} here, {'; '.join(alone)}"
+
+
+def _some(words):
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return f"{', '.join(words[:SHOWN])}{more}"
 
 
 def find_split(data, name):

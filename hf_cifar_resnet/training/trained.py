@@ -5,12 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from .. import hub
 from ..documents import read_json
 from ..errors import UserError
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 from ..names import MAX_IMAGE_SIZE
+
+# Of the weights in a file, as safetensors calls them. Quantised ones mean nothing without their scales.
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def checkpoint_folder(name):
@@ -57,7 +61,8 @@ def load_model(folder, **config):
         config: fields of its configuration to change.
 
     Raises:
-        UserError: for weights that are missing or of another shape, or a configuration that describes no model.
+        UserError: for weights that are missing, surplus, of another shape, not finite or no floating-point numbers, or
+            a configuration that describes no model.
     """
     from transformers import logging
 
@@ -78,16 +83,40 @@ def load_model(folder, **config):
             )
     except Exception as error:  # transformers and safetensors each raise their own
         raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
-    if loaded["mismatched_keys"]:
-        name, found, needed = sorted(loaded["mismatched_keys"])[0]
-        raise UserError(f"its weights are not those of its config.json: {name} is {list(found)}, not {list(needed)}")
-    if loaded["missing_keys"]:
-        # transformers would draw them at random and only warn.
-        missing = sorted(loaded["missing_keys"])
-        raise UserError(f"it lacks {len(missing)} of the model's weights, such as {missing[0]}")
+    _check_names(loaded)
+    _check_numbers(model, folder)
     # A file may have asked for tuples.
     model.config.return_dict = True
     return model
+
+
+def _check_names(loaded):
+    """Where transformers would draw weights at random, or leave some out, and only warn."""
+    if loaded["mismatched_keys"]:
+        name, found, needed = sorted(loaded["mismatched_keys"])[0]
+        raise UserError(f"its weights are not those of its config.json: {name} is {list(found)}, not {list(needed)}")
+    if missing := sorted(loaded["missing_keys"]):
+        raise UserError(f"it lacks {len(missing)} of the model's weights, such as {missing[0]}")
+    if surplus := sorted(loaded["unexpected_keys"]):
+        raise UserError(
+            f"its weights are not those of its config.json: {len(surplus)} belong to no part of that model, such as "
+            f"{surplus[0]}"
+        )
+
+
+def _check_numbers(model, folder):
+    """Weights that would answer "nan%", or anything at all."""
+    weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(weights.keys() & file.keys()):
+                if (dtype := file.get_slice(name).get_dtype()) not in FLOATS:
+                    raise UserError(f"its weights are no floating-point numbers: {name} is {dtype}")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"its weights are not finite: {name} has NaN or infinite values")
+        if name.endswith("running_var") and tensor.min() < 0:
+            raise UserError(f"its BatchNorm statistics are wrong: {name} has a negative variance")
 
 
 def load_processor(folder):

@@ -239,6 +239,8 @@ def test_space_answers_for_a_model_on_the_hub(browser, hub, colour_checkpoint, s
         (["--space", "ann/colours-demo"], "push it and give user/name"),
         (["--space", "demo"], "needs USER/NAME"),
         (["--examples", "nowhere.png"], "there is no file nowhere.png"),
+        (["--port", "99999"], "--port must be from 1 to 65535, got 99999"),
+        (["--port", "-1"], "--port must be from 1 to 65535, got -1"),
     ],
 )
 def test_bad_arguments(colour_checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
@@ -248,3 +250,14 @@ def test_bad_arguments(colour_checkpoint, tmp_path, monkeypatch, capsys, argumen
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line and not list(tmp_path.iterdir())
+
+
+def test_port_that_another_program_has(colour_checkpoint, write_image, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit) as stopped:
+            cli(["demo", str(colour_checkpoint), "--examples", write_image("red.png", "red"), "--port", port])
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and f"port {port}" in line and "choose another --port" in line

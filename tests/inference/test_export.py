@@ -1,10 +1,12 @@
 """`export`: files that other programs run, with the same answers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
 from hf_cifar_resnet.cli import main as cli
@@ -104,6 +106,18 @@ def test_int8_is_smaller_and_its_accuracy_is_measured(checkpoint, tmp_path, caps
     assert found["agreement"] > 0.7
     assert f"100 images: top-1 {found['top1']:.2%}, PyTorch {found['pytorch_top1']:.2%}" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fp32.onnx", "int8.onnx"]
+
+
+def test_export_that_overflows_is_not_written(checkpoint, tmp_path, capsys):
+    """Weights that float32 has and float16 has not."""
+    folder = shutil.copytree(checkpoint, tmp_path / "large")
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"classifier.bias": weights["classifier.bias"] + 1e6}, folder / "model.safetensors",
+              {"format": "pt"})  # fmt: skip
+    with pytest.raises(SystemExit):
+        cli(["export", str(folder), "--format", "torch", "--precision", "fp16", *RUN])
+    assert "the exported logits are not finite" in capsys.readouterr().err
+    assert not list(folder.glob("*.pt2"))
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

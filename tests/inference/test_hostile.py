@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet.cli import main as cli
 
@@ -25,6 +28,7 @@ UNSHOWABLE = {
     "empty": ("not an image", lambda path: path.write_bytes(b"")),
     "NaN": ("grey levels", lambda path: save(np.full((9, 9), np.nan, "f"), path, "TIFF")),
     "infinite": ("grey levels", lambda path: save(np.full((9, 9), np.inf, "f"), path, "TIFF")),
+    "fractions": ("fractions from 0 to 1", lambda path: save(np.full((9, 9), 0.5, "f"), path, "TIFF")),
     "below zero": ("grey levels", lambda path: save(np.full((9, 9), -0.5, "f"), path, "TIFF")),
     "16 bits": ("grey levels", lambda path: save(np.full((9, 9), 9_000, np.uint16), path, "PNG")),
     "32 bits": ("grey levels", lambda path: save(np.full((9, 9), -5, np.int32), path, "TIFF")),
@@ -213,6 +217,62 @@ def test_weights_that_are_none(checkpoint, image, tmp_path, capsys, where):
     assert not mark.exists()
 
 
+def rewrite_weights(checkpoint, name, tensor):
+    """Another tensor under one name in the file of weights, or a new one under a new name."""
+    path = checkpoint / "model.safetensors"
+    save_file(load_file(path) | {name: tensor}, path, {"format": "pt"})
+
+
+CONVOLUTION, VARIANCE = "resnet.backbone.conv1.weight", "resnet.backbone.bn1.running_var"
+WEIGHTS = {
+    "NaN": (CONVOLUTION, torch.full((8, 3, 3, 3), torch.nan), f"not finite: {CONVOLUTION} has NaN"),
+    "infinite": (CONVOLUTION, torch.full((8, 3, 3, 3), -torch.inf), "not finite"),
+    "too large for float32": (CONVOLUTION, torch.full((8, 3, 3, 3), 1e300, dtype=torch.float64), "not finite"),
+    "integers": (CONVOLUTION, torch.ones((8, 3, 3, 3), dtype=torch.int8), "no floating-point numbers: .* is I8"),
+    "negative variance": (VARIANCE, torch.full((8,), -1.0), f"{VARIANCE} has a negative variance"),
+    "of one more block": ("resnet.backbone.layer2.1.conv1.weight", torch.ones(9), "1 belong to no part of that model"),
+}
+
+
+@pytest.mark.parametrize("name, tensor, told", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_that_mean_nothing(checkpoint, image, capsys, name, tensor, told):
+    rewrite_weights(checkpoint, name, tensor)
+    assert re.search(told, refused(capsys, "predict", checkpoint, image))
+
+
+# Files that are needed
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ("export {} --format onnx --output {}/model.safetensors", "must end in .onnx"),
+        ("export {} --format torch --output {}/m.onnx", "must end in .pt2"),
+        ("export {} --format torch", "lies in a checkpoint"),
+        ("predict {} red.png --output {}/config.json", "lies in a checkpoint"),
+        ("evaluate {} --use_cpu --json {}/scores.json", "lies in a checkpoint"),
+        ("evaluate {} --use_cpu --output_dir {}/analysis", "lies in a checkpoint"),
+        ("predict {} red.png --output run/config.json", "is a file of the run"),
+        ("evaluate {} --use_cpu --json run/metrics.json", "is a file of the run"),
+        ("evaluate {} --use_cpu --output_dir run", "is the folder of a run"),
+        ("evaluate {} --use_cpu --output_dir red.png/new", "cannot be written"),
+        ("schedules --output run/curves.png", "is a file of the run"),
+        ("preview --output run/README.md", "must end in .png"),
+        ("find-lr --config quickstart --use_cpu --output run/history.png", "history.csv is a file of the run"),
+        ("find-lr --config quickstart --use_cpu --output nowhere/x.png", "there is no folder"),
+        ("benchmark startup --use_cpu --json run/run.json", "is a file of the run"),
+    ],
+)
+def test_output_replaces_nothing_that_is_needed(checkpoint, image, tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint, "run")
+    (checkpoint / "trainer_state.json").write_text("{}")
+    (checkpoint / "manifest.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert told in refused(capsys, *arguments.format(checkpoint.name, checkpoint.name).split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_no_command_unpickles_weights(checkpoint, tmp_path, capsys):
     plant(checkpoint, "pytorch_model.bin", tmp_path / "trapped")
     lines = [
@@ -248,6 +308,22 @@ def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
         assert b"red" in process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait(timeout=60) == 141
+
+
+def test_ctrl_c_ends_it_quietly(colour_checkpoint, image):
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", str(colour_checkpoint), *[str(image)] * 9000]
+    with subprocess.Popen(
+        [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert b"red" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == b"" and process.returncode == 130
+
+
+def test_error_is_printed_whatever_the_environment_says_of_ranks(checkpoint, capsys, monkeypatch):
+    for rank in ("1", "first"):
+        monkeypatch.setenv("RANK", rank)
+        assert "there is no nowhere.png" in refused(capsys, "predict", checkpoint, "nowhere.png")
 
 
 def test_help_that_nobody_reads_ends_quietly():

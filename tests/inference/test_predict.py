@@ -1,5 +1,6 @@
 """`predict`: files in, labels out."""
 
+import contextlib
 import csv
 import io
 import json
@@ -135,8 +136,52 @@ def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, capsys):
     assert "holds no checkpoint" in refused(capsys, "./nowhere", image)
     assert "--top_k must be at least 1" in refused(capsys, colour_checkpoint, image, "--top_k", "0")
     assert "cannot be written" in refused(capsys, colour_checkpoint, image, "--output", tmp_path / "no" / "out")
+    assert "one of the inputs" in refused(capsys, colour_checkpoint, image, "--output", image)
     (tmp_path / "empty").mkdir()
     assert "holds no images" in refused(capsys, colour_checkpoint, tmp_path / "empty")
+
+
+def test_output_takes_its_place_when_it_is_complete(colour_checkpoint, write_image, tmp_path, capsys):
+    """A limit on the size of files fails a write as a full disk does."""
+    output = tmp_path / "labels.txt"
+    output.write_text("from before")
+    image = write_image("red.png", "red")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        line = refused(capsys, colour_checkpoint, image, "--output", output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert line == f"error: {output} cannot be written: File too large"
+    assert output.read_text() == "from before"
+    assert sorted(os.listdir(tmp_path)) == ["labels.txt", "red.png"]
+    cli(["predict", str(colour_checkpoint), image, "--use_cpu", "--output", str(output)])
+    assert output.read_text().split()[1] == "red"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("redirected", [True, False])
+def test_output_on_a_full_disk(colour_checkpoint, write_image, capsys, redirected):
+    arguments = ["predict", str(colour_checkpoint), write_image("red.png", "red"), "--use_cpu"]
+    with open("/dev/full", "w") as full, pytest.raises(SystemExit) as stopped:
+        if redirected:
+            with contextlib.redirect_stdout(full):
+                cli(arguments)
+        else:
+            cli([*arguments, "--output", full.name])
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.endswith("cannot be written: No space left on device")
+
+
+@pytest.mark.parametrize("place", ["images/pipe.png", "images", "images/*.png"])
+def test_pipe_is_not_waited_for(colour_checkpoint, write_image, tmp_path, capsys, place):
+    write_image("images/red.png", "red")
+    os.mkfifo(tmp_path / "images" / "pipe.png")
+    with pytest.raises(SystemExit) as stopped:
+        cli(["predict", str(colour_checkpoint), str(tmp_path / place), "--use_cpu"])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 1 and captured.err.endswith("images/pipe.png: not a regular file\n")
+    assert len(captured.out.splitlines()) == (place != "images/pipe.png")
 
 
 def test_hub_id_that_cannot_be_had(write_image, capsys, monkeypatch):
