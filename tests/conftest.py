@@ -1,21 +1,31 @@
 import os
+import re
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import zlib
 from pathlib import Path
 
-# Read when the libraries are imported, so set before that. The user's own caches are neither read nor filled.
+# Tests find the same environment on every machine, whatever its user set for a Hub, a launcher, a tracker or a proxy.
+# CUDA_VISIBLE_DEVICES stays: it says which devices the tests may use. The libraries read most of this at their import.
+FOREIGN = re.compile(
+    r"(ACCELERATE|FSDP|GRADIO|HF|HUGGINGFACE|PET|TORCHELASTIC|TRACKIO|TRANSFORMERS|WANDB)_.*"
+    r"|((LOCAL|GROUP|ROLE)_)?RANK|((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)|MPLBACKEND|(.*_)?PROXY",
+    re.IGNORECASE,
+)
+for name in filter(FOREIGN.fullmatch, list(os.environ)):
+    del os.environ[name]
 CACHE = tempfile.mkdtemp(prefix="hf-cifar-resnet-tests-")
-os.environ["HF_HOME"] = CACHE
-for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
-    os.environ.pop(name, None)
-# Several processes test at once, and threads that wait for each other would make all of them slow.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_DISABLE_XET"] = "1"  # the Hub of the tests speaks plain LFS
-os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ |= {
+    "HF_HOME": CACHE,
+    "HF_HUB_DISABLE_XET": "1",  # the Hub of the tests speaks plain LFS
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    # Several processes test at once, and threads that wait for each other would make all of them slow.
+    "OMP_NUM_THREADS": "1",
+}
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -37,10 +47,29 @@ def shared_dataset():
     def find(name):
         folder = SHARED_DATA / name
         if not folder.is_dir():
-            pytest.skip(f"the dataset {folder} is not there")
+            pytest.skip(f"not tested: a real dataset, since {folder} is not there")
         return str(folder)
 
     return find
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts an empty filesystem with given options as `tmp_path/disk`; skips the test where this user may not."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("not tested: full and read-only disks, since this user may not mount any (root may)")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@ import ast
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import hf_cifar_resnet
 from hf_cifar_resnet.cli import COMMANDS
@@ -174,6 +177,23 @@ def test_import_checker_sees_every_form_of_import(tmp_path, monkeypatch):
     assert imported_rooms(Path("data/bad.py")) == {"errors", "data", "training"}
 
 
+def lowest_versions(requirements):
+    """Package to version, of `package>=version,<another` and `package==version`."""
+    return {
+        requirement.name: Version(specifier.version)
+        for requirement in map(Requirement, requirements)
+        for specifier in requirement.specifier
+        if specifier.operator in (">=", "==")
+    }
+
+
+def test_lowest_versions_are_the_bounds_of_the_package():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = lowest_versions(sum(project["optional-dependencies"].values(), project["dependencies"]))
+    _, *pins = (REPOSITORY / "tests" / "lowest-versions.txt").read_text(encoding="utf-8").splitlines()
+    assert lowest_versions(pins) == bounds and len(bounds) > 20
+
+
 # Pieces, so that this file does not name them itself.
 HOSTS = [
     ".".join(parts)
@@ -188,7 +208,7 @@ def test_no_file_names_a_package_index(host):
         cwd=REPOSITORY, capture_output=True, text=True,
     )  # fmt: skip
     if listed.returncode:
-        pytest.skip("not a git checkout")
+        pytest.skip("not tested: package indexes in files, since this is no git checkout")
     files = [REPOSITORY / name for name in listed.stdout.splitlines()]
     assert len(files) > 10
     assert not [file for file in files if file.is_file() and host.encode() in file.read_bytes()]

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 IMAGE_SIZE = 32
 SUPERSAMPLING = 4
+AXIS = np.linspace(-0.5, 0.5, IMAGE_SIZE)
 TRAIN_PER_CLASS, TEST_PER_CLASS = 50, 10
 TILT = np.pi / 8  # radians either way
 # A tenth of the colour circle apart, so that a hue shift of a few hundredths leaves them told apart.
@@ -64,7 +65,7 @@ def draw(label, rng):
     coverage = _coverage(list(SHAPES.values())[shape], rng)[..., None]
     image = coverage * foreground + (1 - coverage) * _background(rng)
     image += rng.normal(0, 0.02, image.shape)
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.rint(image.clip(0, 1, out=image) * 255).astype(np.uint8)
 
 
 def _rgb(hue, saturation, value):
@@ -81,16 +82,15 @@ def _coverage(parts, rng):
     mask = Image.new("L", (size, size))
     pen = ImageDraw.Draw(mask)
     for outline, painted in parts:
-        pen.polygon([tuple(point) for point in outline @ rotation + centre], fill=255 if painted else 0)
+        pen.polygon((outline @ rotation + centre).ravel().tolist(), fill=255 if painted else 0)
     return np.asarray(mask.reduce(SUPERSAMPLING), dtype=float) / 255
 
 
 def _background(rng):
     """A pale gradient between two greys, (32, 32, 3)."""
-    ends = np.stack([_rgb(rng.uniform(), rng.uniform(0, 0.15), rng.uniform(0.2, 0.8)) for _ in range(2)])
+    ends = [_rgb(rng.uniform(), rng.uniform(0, 0.15), rng.uniform(0.2, 0.8)) for _ in range(2)]
     angle = rng.uniform(0, 2 * np.pi)
-    axis = np.linspace(-0.5, 0.5, IMAGE_SIZE)
-    ramp = np.clip(0.5 + np.add.outer(axis * np.sin(angle), axis * np.cos(angle)), 0, 1)[..., None]
+    ramp = (0.5 + np.add.outer(AXIS * np.sin(angle), AXIS * np.cos(angle))).clip(0, 1)[..., None]
     return ramp * ends[0] + (1 - ramp) * ends[1]
 
 
@@ -122,5 +122,5 @@ def shapes100(seed=0):
 
 def _png(array):
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=0)
     return buffer.getvalue()

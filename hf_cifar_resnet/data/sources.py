@@ -1,6 +1,7 @@
 """From a dataset's name to splits with the columns image and label."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -17,7 +18,8 @@ from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100
 
-BUILT_IN = {"shapes100": shapes100}
+# Drawn once in a process: one that trains several times loads it for each run.
+BUILT_IN = {"shapes100": functools.cache(shapes100)}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 MAX_LABELS = 10**6

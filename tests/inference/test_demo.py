@@ -22,7 +22,7 @@ from hf_cifar_resnet.data.dataset import normalize, to_rgb_array
 REPOSITORY = Path(__file__).parents[2]
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
-pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+pytest.importorskip("gradio", reason="not tested: the demo, since gradio is not installed")
 from hf_cifar_resnet.inference import page  # noqa: E402
 from hf_cifar_resnet.inference.demo import write_space  # noqa: E402
 
@@ -95,9 +95,10 @@ def finished_examples(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
+    untested = "not tested: the demo in a browser, since {} not installed".format
+    webdriver = pytest.importorskip("selenium.webdriver", reason=untested("selenium is"))
     if not BROWSER or not DRIVER:
-        pytest.skip("chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")
+        pytest.skip(untested("chromium or chromedriver (apt-get install chromium chromium-driver) is"))
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,850"):

@@ -15,6 +15,7 @@ from hf_cifar_resnet.inference.convert import fold_batch_norm
 from hf_cifar_resnet.inference.export import main as export
 from hf_cifar_resnet.inference.runtimes import RUNTIMES
 
+WITHOUT_ONNX = "not tested: ONNX files, since onnxruntime is not installed"
 RUN = "--dataset_name shapes100 --max_train_samples 100 --max_eval_samples 100".split()
 
 
@@ -66,7 +67,7 @@ def test_folding_keeps_the_function(checkpoint, reference):
     ids=["fp32-pixel_values", "fp32-images", "fp16-images"],
 )
 def test_onnx_gives_the_logits_of_the_model(checkpoint, reference, tmp_path, precision, tolerance, normalization):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason=WITHOUT_ONNX)
     path = tmp_path / "m.onnx"
     options = ["--format", "onnx", "--precision", precision, "--output", str(path), *normalization]
     cli(["export", str(checkpoint), *options, *RUN])
@@ -96,7 +97,7 @@ def test_torch_export_gives_the_logits_of_the_model(checkpoint, reference, tmp_p
 
 @pytest.mark.parametrize("precision", ["int8", "int8_dynamic"])
 def test_int8_is_smaller_and_its_accuracy_is_measured(checkpoint, tmp_path, capsys, precision):
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason=WITHOUT_ONNX)
     plain = export([str(checkpoint), "--format", "onnx", "--output", str(tmp_path / "fp32.onnx")])
     path = tmp_path / "int8.onnx"
     found = export([str(checkpoint), "--format", "onnx", "--precision", precision, "--output", str(path), *RUN])
@@ -123,8 +124,8 @@ def test_export_that_overflows_is_not_written(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_every_runtime_agrees_with_the_model(checkpoint, reference, name):
     if name != "eager" and name != "folded":
-        pytest.importorskip("openvino" if name == "openvino" else "onnxruntime")
-        pytest.importorskip("onnxscript")
+        for package in ("openvino" if name == "openvino" else "onnxruntime", "onnxscript"):
+            pytest.importorskip(package, reason=f"not tested: the runtime {name}, since {package} is not installed")
     model = CifarResNetForImageClassification.from_pretrained(checkpoint).eval()
     _, pixels, logits = reference
     calibration = {"calibration": pixels.numpy()} if name == "onnx-int8" else {}

@@ -160,7 +160,7 @@ def test_learning_rates_of_the_program_are_those_of_one_process(two, quick, tmp_
         (["--cpu", "--num_processes", "2"], "asked for several processes but started one"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="these are mistakes on a CPU alone")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not tested: mistaken launches on a CPU, since there is a GPU")
 def test_processes_that_do_not_work_together_are_refused(python, script, quick, tmp_path, options, message):
     arguments = [argument for argument in quick if argument != "--use_cpu"]
     result = python(*ACCELERATE, *options, script, *arguments, "--output_dir", tmp_path / "run", cwd=tmp_path)

@@ -125,7 +125,7 @@ def test_command_on_the_hub(command, hub_with_a_model, finished, tmp_path):
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in [*IN_CI, *ON_HUB]])
 def test_command(command, place, finished, python, script, monkeypatch, capsys):
     if " export " in command:
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason="not tested: ONNX files, since onnxruntime is not installed")
     monkeypatch.chdir(place)
     # What the study starts in processes of their own has to find the package.
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))

@@ -46,7 +46,7 @@ def test_preview_draws_what_training_will_see(tmp_path, capsys):
 
 
 def test_search_finds_the_better_of_two(tmp_path, capsys):
-    pytest.importorskip("optuna")
+    pytest.importorskip("optuna", reason="not tested: the search, since optuna is not installed")
     space = ["--space", "learning_rate=1,1e-3", "--trials", "4", "--metric_for_best_model", "loss"]
     cli(["search", *SMALL, "--max_steps", "12", *space, "--output_dir", str(tmp_path)])
     found = json.loads((tmp_path / "search.json").read_text())

@@ -30,7 +30,7 @@ def expected(folder):
 
 
 def test_tensorboard(quick, tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="not tested: TensorBoard, which is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     main([*quick, *TWO_EPOCHS, "--report_to", "tensorboard", "--output_dir", str(tmp_path)])
@@ -45,7 +45,7 @@ def test_tensorboard(quick, tmp_path):
 
 
 def test_trackio(quick, tmp_path, monkeypatch):
-    trackio = pytest.importorskip("trackio")
+    trackio = pytest.importorskip("trackio", reason="not tested: Trackio, which is not installed")
     from trackio.sqlite_storage import SQLiteStorage
 
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))

@@ -150,26 +150,8 @@ def test_last_model_is_not_taken_for_a_best_one_that_is_lost(make_trainer, make_
 # Disks
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a filesystem of its own; skips the test where this user may not."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("no filesystem can be mounted here")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", str(folder)], capture_output=True)
-
-
-def test_disk_without_room_is_told_before_training(small_disk, make_trainer, tmp_path):
-    small_disk("size=1m")
+def test_disk_without_room_is_told_before_training(mount, make_trainer, tmp_path):
+    mount("size=1m")
     trainer = make_trainer("disk", **SAVING)
     with pytest.raises(UserError, match=r"training may take \d+ MB, and the disk of .*disk has \d+ MB left: make room"):
         trainer.train()
@@ -186,16 +168,16 @@ class Fill(TrainerCallback):
         (self.folder / "theirs").write_bytes(bytes(os.statvfs(self.folder).f_bavail * 4096 - 2**19))
 
 
-def test_disk_that_fills_up_is_told_before_a_save(small_disk, make_trainer, tmp_path):
-    disk = small_disk("size=8m")
+def test_disk_that_fills_up_is_told_before_a_save(mount, make_trainer, tmp_path):
+    disk = mount("size=8m")
     with pytest.raises(UserError, match="the checkpoint of step 4 may take .* MB left: make room"):
         make_trainer("disk", callbacks=[Fill(disk)], **SAVING).train()
     assert checkpoints.newest(disk, needs_best=False).name == "checkpoint-2"
 
 
-def test_disk_that_is_full_in_the_middle_of_a_save(small_disk, make_trainer):
+def test_disk_that_is_full_in_the_middle_of_a_save(mount, make_trainer):
     # Room for the files of one checkpoint and half of another: the bytes would suffice.
-    disk = small_disk("size=50m,nr_inodes=22")
+    disk = mount("size=50m,nr_inodes=22")
     with pytest.raises(UserError, match="checkpoint of step 4 could not be written .*: No space left.*checkpoint-2 is"):
         make_trainer("disk", **SAVING).train()
     assert [path.name for path in disk.iterdir()] == ["checkpoint-2"]
