@@ -11,7 +11,7 @@ POLICY_FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 # Brightness, contrast, saturation, hue: mild enough to keep every colour its name. Albumentations' default hue of
 # 0.5 turns any colour into any other.
 COLOR_JITTER = (0.2, 0.2, 0.2, 0.02)
-DEPTHS = (18, 34, 50, 101, 152)
+DEPTHS, CIFAR_DEPTHS = (18, 34, 50, 101, 152), (20, 32, 44, 56)
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("cifar", "imagenet")
 

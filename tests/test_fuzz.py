@@ -63,7 +63,7 @@ def one_line(error):
 # Configurations
 
 FIELDS = {
-    "depth": st.sampled_from([18, 34, 50, 101, 152, 20]),
+    "depth": st.sampled_from([18, 34, 50, 101, 152, 20, 56, 21]),
     "block": st.sampled_from(["basic", "bottleneck", "other"]),
     "stage_depths": st.lists(st.integers(0, 3), max_size=4) | st.just([10**9, 1]),
     "stage_widths": st.lists(st.integers(0, 32), max_size=4) | st.just([10**9, 1]),

@@ -108,7 +108,7 @@ def test_what_the_command_line_lists_is_what_there_is():
 
     assert tuple(POLICIES) == names.AUGMENTATIONS
     assert tuple(BUILT_IN) == names.BUILT_IN_DATASETS
-    assert tuple(configuration.STANDARD_DEPTHS) == names.DEPTHS
+    assert tuple(configuration.STANDARD_DEPTHS) == names.DEPTHS + names.CIFAR_DEPTHS
     assert (configuration.BLOCKS, configuration.STEMS) == (names.BLOCKS, names.STEMS)
 
 

@@ -14,6 +14,14 @@ def probabilities(logits, temperature=1.0):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
+def log_mean_probabilities(logits):
+    """
+    The log of the mean of the probabilities that several logits (n, num_labels) of the same images give, such as those
+    of several models, or of an image and its mirror image: (n, num_labels), logits again.
+    """
+    return np.log(np.maximum(np.mean([probabilities(each) for each in logits], axis=0), np.finfo(np.float64).tiny))
+
+
 def confusion_matrix(predicted, labels, num_classes):
     """Counts (num_classes, num_classes): the row is the label, the column what was predicted; both (n,)."""
     matrix = np.zeros((num_classes, num_classes), dtype=np.int64)

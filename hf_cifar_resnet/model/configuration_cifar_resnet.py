@@ -6,15 +6,22 @@ import unicodedata
 
 from transformers import PreTrainedConfig
 
-# (block, stage depths) of the ResNets in table 1 of He et al. 2015, https://arxiv.org/abs/1512.03385
+STANDARD_WIDTHS, CIFAR_WIDTHS = [64, 128, 256, 512], [16, 32, 64]
+# (block, stage depths, stage widths) of ResNets of He et al. 2015, https://arxiv.org/abs/1512.03385
 STANDARD_DEPTHS = {
-    18: ("basic", [2, 2, 2, 2]),
-    34: ("basic", [3, 4, 6, 3]),
-    50: ("bottleneck", [3, 4, 6, 3]),
-    101: ("bottleneck", [3, 4, 23, 3]),
-    152: ("bottleneck", [3, 8, 36, 3]),
+    # Table 1, for ImageNet; torchvision has these.
+    18: ("basic", [2, 2, 2, 2], STANDARD_WIDTHS),
+    34: ("basic", [3, 4, 6, 3], STANDARD_WIDTHS),
+    50: ("bottleneck", [3, 4, 6, 3], STANDARD_WIDTHS),
+    101: ("bottleneck", [3, 4, 23, 3], STANDARD_WIDTHS),
+    152: ("bottleneck", [3, 8, 36, 3], STANDARD_WIDTHS),
+    # Section 4.2, for CIFAR: 6n + 2 layers. Where a stage begins, the paper's shortcut has no weights (it pads with
+    # zeros), and ours is a 1x1 convolution with BatchNorm as everywhere in torchvision: 2,752 weights more.
+    20: ("basic", [3, 3, 3], CIFAR_WIDTHS),
+    32: ("basic", [5, 5, 5], CIFAR_WIDTHS),
+    44: ("basic", [7, 7, 7], CIFAR_WIDTHS),
+    56: ("basic", [9, 9, 9], CIFAR_WIDTHS),
 }
-STANDARD_WIDTHS = [64, 128, 256, 512]
 # Raised when a field changes its meaning; `from_pretrained` reads all up to this one.
 FORMAT_VERSION = 1
 BLOCKS = ("basic", "bottleneck")
@@ -38,12 +45,13 @@ class CifarResNetConfig(PreTrainedConfig):
     own.
 
     Args:
-        depth (`int`, *optional*): 18, 34, 50, 101 or 152, the ResNets of He et al. 2015, table 1.
+        depth (`int`, *optional*): 18, 34, 50, 101 or 152, the ResNets of He et al. 2015, table 1; or 20, 32, 44 or
+            56, its narrow ones for CIFAR (section 4.2), here with projections as shortcuts where a stage begins.
         block (`str`, *optional*): `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1, output 4 times
             as wide as the stage).
         stage_depths (`list[int]`, *optional*): blocks in each stage. Every stage but the first halves the resolution.
-        stage_widths (`list[int]`, *optional*, defaults to 64, 128, 256, 512): channels of each stage; the stem has as
-            many as the first.
+        stage_widths (`list[int]`, *optional*): channels of each stage; the stem has as many as the first. By default
+            16, 32, 64 for a `depth` of 20, 32, 44 or 56, and 64, 128, 256, 512 for all else.
         stem (`str`, defaults to `"cifar"`): `"cifar"` is a 3x3 convolution of stride 1 without max-pool (section 4.2
             of the paper); `"imagenet"` the 7x7 convolution of stride 2 with max-pool (its table 1).
         dropout (`float`, defaults to 0.0): probability of zeroing each pooled feature before the classifier.
@@ -145,17 +153,18 @@ class CifarResNetConfig(PreTrainedConfig):
         if self.depth is not None:
             if self.depth not in list(STANDARD_DEPTHS):
                 raise ValueError(f"depth must be one of {', '.join(map(str, STANDARD_DEPTHS))}, got {self.depth!r}")
-            block, stage_depths = STANDARD_DEPTHS[self.depth]
+            block, stage_depths, stage_widths = STANDARD_DEPTHS[self.depth]
             for name, implied in (("block", block), ("stage_depths", stage_depths)):
                 given = getattr(self, name)
                 if given not in (None, implied):
                     raise ValueError(f"depth {self.depth} means {name} {implied}, got {given!r}: give one or the other")
             self.block, self.stage_depths = block, list(stage_depths)
+            self.stage_widths = list(stage_widths) if self.stage_widths is None else self.stage_widths
         if self.block is None or self.stage_depths is None:
             raise ValueError("give both block and stage_depths (or only depth)")
         if self.depth is None:
             shape = (self.block, self.stage_depths)
-            self.depth = next((depth for depth, standard in STANDARD_DEPTHS.items() if shape == standard), None)
+            self.depth = next((depth for depth, standard in STANDARD_DEPTHS.items() if shape == standard[:2]), None)
         if self.stage_widths is None:
             if not isinstance(self.stage_depths, list) or len(self.stage_depths) > len(STANDARD_WIDTHS):
                 raise ValueError(f"stage_depths {self.stage_depths!r} needs stage_widths of the same length")

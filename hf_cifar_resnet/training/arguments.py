@@ -17,6 +17,7 @@ from ..names import (
     AUGMENTATIONS,
     BLOCKS,
     BUILT_IN_DATASETS,
+    CIFAR_DEPTHS,
     COLOR_JITTER,
     DEFAULT_DATASET,
     DEPTHS,
@@ -47,7 +48,11 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str | None = _option(None, "fine-tune this one: a folder, user/repo or user/repo@revision")
-    depth: int | None = _option(None, f"layers, {', '.join(map(str, DEPTHS))}; 50 if nothing is given")
+    depth: int | None = _option(
+        None,
+        f"layers: {', '.join(map(str, DEPTHS))}, or {', '.join(map(str, CIFAR_DEPTHS))}, the narrow ones for CIFAR; "
+        "50 if nothing is given",
+    )
     stem: str | None = _option(
         None, "3x3 stride 1 (cifar, if not given), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS
     )

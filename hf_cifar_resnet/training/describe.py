@@ -14,7 +14,7 @@ from .. import __version__
 from ..data.sources import BUILT_IN
 from ..documents import read_json
 from ..errors import printable
-from ..model.configuration_cifar_resnet import STANDARD_WIDTHS
+from ..model.configuration_cifar_resnet import STANDARD_DEPTHS, STANDARD_WIDTHS
 from ..reporting import records
 from .arguments import LR_BATCH
 from .checkpoints import step_of
@@ -33,10 +33,11 @@ _SLICE = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples",
 
 def model_name(config):
     """Such as resnet50, or resnet-basic-1-1-1-w16-32-64."""
-    name = f"resnet{config.depth}"
     if config.depth is None:
-        name = "-".join(["resnet", config.block, *map(str, config.stage_depths)])
-    if config.stage_widths != STANDARD_WIDTHS:
+        name, usual_widths = "-".join(["resnet", config.block, *map(str, config.stage_depths)]), STANDARD_WIDTHS
+    else:
+        name, usual_widths = f"resnet{config.depth}", STANDARD_DEPTHS[config.depth][-1]
+    if config.stage_widths != usual_widths:
         name += "-w" + "-".join(map(str, config.stage_widths))
     return name
 

@@ -13,18 +13,21 @@ from .trained import checkpoint_folder, label_names
 SHOWN = 3  # classes that differ
 
 
-def parse_with_record(parser, argv):
+def parse_with_record(parser, argv, others=None):
     """
     Parses with a checkpoint as first argument; its data arguments are those it was trained with, unless given.
 
     Args:
         parser ([`CifarArgumentParser`] of [`DataArguments`]): gets the argument `checkpoint`.
+        others (`str`, *optional*): what more checkpoints after it are for; there may be none of them if not given.
 
     Returns:
         options, [`DataArguments`] (`dataset_name` is None where neither record nor command line has one), and
         the checkpoint's run.json ({} if there is none).
     """
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
+    if others:
+        parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
     run = _run_record(checkpoint_folder(parser.parse_known_args(argv)[0].checkpoint))
     recorded = _checked(run.get("data_arguments") or {})
     parser.set_defaults(dataset_name=recorded.get("dataset_name"))

@@ -30,7 +30,7 @@ TYPED = {
     "unknown recipe": ("--config nothing", "there is no such recipe or file; recipes: fast, long, quickstart"),
     "negative epochs": ("--num_train_epochs -1", "num_train_epochs must be above 0"),
     "no number": ("--learning_rate fast", "invalid float value"),
-    "impossible depth": ("--depth 20", "depth must be one of 18, 34"),
+    "impossible depth": ("--depth 21", "depth must be one of 18, 34, 50, 101, 152, 20, 32, 44, 56"),
     "two shapes": ("--depth 18 --block bottleneck", "give one or the other"),
     "one width too few": ("--stage_widths 16 32", "the same length"),
     "all held out": ("--validation_fraction 1.5", "at least 0 and below 1"),

@@ -1,4 +1,4 @@
-"""`evaluate` on a run: the error analysis, calibration, mirror images, and the comparison of two checkpoints."""
+"""`evaluate` on a run: the error analysis, calibration, mirror images, the comparison of two checkpoints, ensembles."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cifar_resnet import CifarResNetForImageClassification, load_splits
+from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.evaluation.analysis import negative_log_likelihood
 from hf_cifar_resnet.reporting.records import read_json
@@ -19,6 +19,31 @@ from hf_cifar_resnet.training.checkpoints import damage
 def images(finished):
     """The run's own splits, without augmentation."""
     return load_splits("shapes100", max_train_samples=400, max_eval_samples=200, augmentation="none")
+
+
+# Another architecture, image size and normalisation.
+OTHER = "--stage_depths 1 1 --stage_widths 8 16 --image_size 24 --max_steps 30 --seed 3".split()
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+
+
+@pytest.fixture(scope="module")
+def other(quick, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("other") / "run"
+    normalisation = [str(word) for name, values in HALF.items() for word in (f"--{name}", *values)]
+    cli(["train", *quick, *OTHER, *normalisation, "--output_dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_images():
+    """The images of [`images`] as `other` sees them."""
+    options = {"max_train_samples": 400, "max_eval_samples": 200, "augmentation": "none", "image_size": 24}
+    return load_splits("shapes100", **options, **HALF)
+
+
+def probabilities_of(*arguments):
+    exponentials = np.exp(logits_of(*arguments).astype(np.float64))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def logits_of(folder, images, flip=False):
@@ -123,21 +148,77 @@ def test_calibrated_checkpoint_is_still_whole(finished, tmp_path):
     assert damage(run / "checkpoint-6") is None
 
 
-def test_two_checkpoints_are_compared(finished, images, quick, tmp_path, capsys):
-    cli(["train", *quick, "--seed", "3", "--max_steps", "30", "--output_dir", str(tmp_path / "other")])
+def test_two_checkpoints_are_compared(finished, other, images, other_images, tmp_path, capsys):
     capsys.readouterr()
-    evaluate(finished.folder, "--compare", tmp_path / "other", "--json", tmp_path / "scores.json")
+    evaluate(finished.folder, "--compare", other, "--json", tmp_path / "scores.json")
     found = read_json(tmp_path / "scores.json")["comparison"]
     labels = images.test.labels.numpy()
-    here, there = (logits_of(f, images.test).argmax(axis=1) == labels for f in (finished.folder, tmp_path / "other"))
+    seen = [logits_of(finished.folder, images.test), logits_of(other, other_images.test)]
+    here, there = (logits.argmax(axis=1) == labels for logits in seen)
     assert found["only_first"] == (here & ~there).sum() and found["only_second"] == (there & ~here).sum()
     assert found["top1"] == pytest.approx(there.mean())
     assert f"exact McNemar test p = {found['p']:.3g}" in capsys.readouterr().out
 
 
+def test_ensemble_is_the_mean_of_the_probabilities(finished, other, images, other_images, tmp_path, capsys):
+    for folder in (finished.folder, other):
+        evaluate(folder, "--dataset_name", "shapes100", "--json", tmp_path / f"{folder.parent.name}.json")
+    alone = [read_json(tmp_path / f"{folder.parent.name}.json") for folder in (finished.folder, other)]
+    capsys.readouterr()
+    evaluate(finished.folder, other, "--ensemble", "--flip", "--compare", other, "--json", tmp_path / "scores.json",
+             "--output_dir", tmp_path / "analysis")  # fmt: skip
+    printed = capsys.readouterr().out
+    scores = read_json(tmp_path / "scores.json")
+    seen = [(finished.folder, images.test), (other, other_images.test)]
+    labels = images.test.labels.numpy()
+    plain, mirrored = (np.mean([probabilities_of(*of, flip) for of in seen], axis=0) for flip in (False, True))
+    for found, mean in ((scores, plain), (scores["flip"], (plain + mirrored) / 2)):
+        assert found["top1"] == pytest.approx((mean.argmax(axis=1) == labels).mean())
+        in_top5 = (np.argsort(-mean, axis=1)[:, :5] == labels[:, None]).any(axis=1)
+        assert found["top5"] == pytest.approx(in_top5.mean())
+        assert found["loss"] == pytest.approx(-np.log(mean[np.arange(200), labels]).mean(), abs=1e-4)
+    assert [member.pop("checkpoint") for member in scores["members"]] == [str(finished.folder), str(other)]
+    assert scores["members"] == [pytest.approx(each) for each in alone]
+    assert "ensemble of 2 checkpoints on test of shapes100, 200 images" in printed
+    assert all(f"{folder}: loss {each['loss']:.4f}, top1 {each['top1']:.2%}" in printed
+               for folder, each in zip((finished.folder, other), alone, strict=True))  # fmt: skip
+    # What else can be asked of a checkpoint is answered for the ensemble.
+    right = int((plain.argmax(axis=1) == labels).sum())
+    assert scores["comparison"]["both"] + scores["comparison"]["only_first"] == right
+    counts = np.array([row[1:] for row in table(tmp_path / "analysis" / "confusion.csv")[1]], dtype=int)
+    assert counts.trace() == right
+
+
+def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, capsys):
+    renamed = shutil.copytree(finished.folder, tmp_path / "renamed")
+    config = json.loads((renamed / "config.json").read_text())
+    config["id2label"]["3"], config["id2label"]["4"] = config["id2label"]["4"], config["id2label"]["3"]
+    config["label2id"] = {name: int(number) for number, name in config["id2label"].items()}
+    (renamed / "config.json").write_text(json.dumps(config))
+    fewer = tmp_path / "fewer"
+    few = CifarResNetConfig(block="basic", stage_depths=[1], stage_widths=[8], num_labels=7)
+    CifarResNetForImageClassification(few).save_pretrained(fewer)
+    shutil.copy(finished.folder / "preprocessor_config.json", fewer)
+    names = config["id2label"]
+    for folder, difference in (
+        (renamed, f"class 3 is {names['4']!r} to {finished.folder} and {names['3']!r} to {renamed}"),
+        (fewer, f"{finished.folder} knows 100 and {fewer} 7"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            evaluate(finished.folder, folder, "--ensemble")
+        assert stopped.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert "the same classes in the same order" in line and difference in line
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--ensemble"], "--ensemble needs two checkpoints or more"),
+        (["RUN/checkpoint-6"], "add --ensemble"),
+        (["RUN/checkpoint-6", "--ensemble", "--calibrate"], "--calibrate is of one checkpoint"),
+        (["RUN/../run", "--ensemble"], "is named twice"),
+        (["nowhere", "--ensemble"], "nowhere holds no checkpoint"),
         (["--calibrate", "--validation_fraction", "0"], "no validation split"),
         (["--compare", "nowhere"], "nowhere holds no checkpoint"),
         (["--output_dir", "file/inside"], "cannot be written"),
@@ -149,7 +230,7 @@ def test_bad_arguments(finished, tmp_path, monkeypatch, capsys, arguments, messa
     (tmp_path / "file").write_text("in the way")
     before = (finished.folder / "config.json").read_text()
     with pytest.raises(SystemExit) as stopped:
-        evaluate(finished.folder, *arguments)
+        evaluate(finished.folder, *(str(word).replace("RUN", str(finished.folder)) for word in arguments))
     assert stopped.value.code == 2
     captured = capsys.readouterr()
     [line] = captured.err.splitlines()

@@ -49,6 +49,25 @@ def test_imagenet_stem_has_as_many_parameters_as_torchvision(depth):
     assert count_parameters(build_on_meta(depth=depth, stem="imagenet", num_labels=7)) == count_parameters(reference)
 
 
+@pytest.mark.parametrize("depth, millions", [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
+def test_cifar_family_has_the_layers_and_parameters_of_the_paper(depth, millions):
+    """He et al. 2015, table 6, whose shortcuts have no weights where ours are projections."""
+    model = build_on_meta(depth=depth, num_labels=10)
+    assert (model.config.stage_depths, model.config.stage_widths) == ([(depth - 2) // 6] * 3, [16, 32, 64])
+    names = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len([name for name in names if "downsample" not in name]) == depth
+    projections = sum(count_parameters(module) for name, module in model.named_modules() if name.endswith("downsample"))
+    assert projections == 2752
+    assert round((count_parameters(model) - projections) / 1e6, 2) == millions
+
+
+def test_cifar_family_in_other_widths_keeps_its_depth():
+    assert CifarResNetConfig(depth=20, stage_widths=[32, 64, 128]).stage_widths == [32, 64, 128]
+    # A shape without a depth has the widths it always had.
+    config = CifarResNetConfig(block="basic", stage_depths=[3, 3, 3])
+    assert (config.depth, config.stage_widths) == (20, [64, 128, 256])
+
+
 def test_own_shape_has_no_depth_and_shares_no_state():
     config = CifarResNetConfig(block="bottleneck", stage_depths=[1, 1])
     assert (config.depth, config.stage_widths) == (None, [64, 128])
@@ -66,6 +85,8 @@ def test_own_shape_has_no_depth_and_shares_no_state():
         {"depth": 18},
         {"depth": 152, "stem": "imagenet", "dropout": 0.25, "zero_init_residual": True, "num_channels": 1},
         {"depth": 18, "stage_widths": [8, 16, 32, 64]},
+        {"depth": 20},
+        {"depth": 56, "stage_widths": [8, 16, 32]},
         TINY,
         {**TINY, "block": "bottleneck"},
         {**TINY, "block": "bottleneck", "stage_depths": (1, 1, 1), "stage_widths": (8, 16, 32)},
@@ -92,7 +113,8 @@ def test_labels_survive_round_trip(tmp_path):
 @pytest.mark.parametrize(
     "field, kwargs",
     [
-        ("depth", {"depth": 20}),
+        ("depth", {"depth": 21}),
+        ("depth", {"depth": 20, "block": "bottleneck"}),
         ("depth", {"depth": 0}),
         ("depth", {"depth": "50"}),
         ("block", {"depth": 18, "block": "bottleneck"}),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hf_cifar_resnet.model import CifarResNetConfig
 from hf_cifar_resnet.training import describe
 from hf_cifar_resnet.training.parsing import parse_arguments
 from hf_cifar_resnet.training.run import load_data
@@ -50,6 +51,21 @@ def printed(data):
 )
 def test_methods_are_told(printed, arguments, methods):
     assert printed(arguments)["Methods"] == methods
+
+
+@pytest.mark.parametrize(
+    "shape, name",
+    [
+        ({"depth": 50}, "resnet50"),
+        ({"depth": 20}, "resnet20"),
+        ({"block": "basic", "stage_depths": [3, 3, 3], "stage_widths": [16, 32, 64]}, "resnet20"),
+        ({"block": "basic", "stage_depths": [3, 3, 3]}, "resnet20-w64-128-256"),
+        ({"depth": 18, "stage_widths": [16, 32, 64, 128]}, "resnet18-w16-32-64-128"),
+        ({"block": "basic", "stage_depths": [1, 1, 1], "stage_widths": [16, 32, 64]}, "resnet-basic-1-1-1-w16-32-64"),
+    ],
+)
+def test_model_is_named_by_its_shape(shape, name):
+    assert describe.model_name(CifarResNetConfig(**shape)) == name
 
 
 def test_scaled_learning_rate_is_told(printed):
