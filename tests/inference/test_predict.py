@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import resource
 import shutil
 import subprocess
