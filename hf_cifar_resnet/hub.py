@@ -72,7 +72,7 @@ def check_access(repo_id, *, private=None, revision=None, token=None):
     return repo_id
 
 
-def push_folder(folder, repo_id, *, message, suffixes=PUBLISHED, private=None, revision=None, tag=None, token=None,
+def push_folder(folder, repo_id, *, message, names=None, private=None, revision=None, tag=None, token=None,
                 repo_type="model", space_sdk=None):  # fmt: skip
     """
     The files of a folder as one commit. Pushed twice, an unchanged folder makes no second commit.
@@ -81,7 +81,8 @@ def push_folder(folder, repo_id, *, message, suffixes=PUBLISHED, private=None, r
         folder (`str` or `Path`).
         repo_id (`str`): `user/repo`, or `repo` of the token's owner; created where it is missing.
         message (`str`): of the commit.
-        suffixes (tuple of `str`, *optional*): which files; None for all.
+        names (list of `str`, *optional*): the files, relative to the folder; all that a model's repository holds, if
+            not given.
         private (`bool`, *optional*): of a new repository.
         revision (`str`, *optional*): the branch, created where it is missing; `main` by default.
         tag (`str`, *optional*): given to the commit.
@@ -94,14 +95,15 @@ def push_folder(folder, repo_id, *, message, suffixes=PUBLISHED, private=None, r
         HubError: after all attempts, or at once where another attempt would not help.
     """
     _check_name(repo_id)
-    _check_files(folder, suffixes, token)
+    names = files_of(folder) if names is None else names
+    _check_files(folder, names, token)
 
     def push():
         api = _api(token)
         name = _create(api, repo_id, revision, repo_type=repo_type, space_sdk=space_sdk, private=private)
         before = api.repo_info(name, revision=revision, repo_type=repo_type).sha
         # An operation belongs to one attempt: it remembers what was uploaded.
-        additions = [CommitOperationAdd(path, str(Path(folder, path))) for path in files_of(folder, suffixes)]
+        additions = [CommitOperationAdd(path, str(Path(folder, path))) for path in names]
         with _only_errors_logged():
             commit = api.create_commit(name, additions, commit_message=message, revision=revision, repo_type=repo_type)
         if tag is not None:
@@ -111,11 +113,11 @@ def push_folder(folder, repo_id, *, message, suffixes=PUBLISHED, private=None, r
     return _retried(push, repo_id)
 
 
-def files_of(folder, suffixes=PUBLISHED):
-    """Paths of the files to push, relative to the folder and sorted; hidden ones are left out."""
-    paths = [path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()]
-    chosen = [path for path in paths if suffixes is None or path.suffix in suffixes]
-    return sorted(path.as_posix() for path in chosen if not any(part.startswith(".") for part in path.parts))
+def files_of(folder):
+    """Paths of the files that a model's repository holds, relative to the folder and sorted; none hidden, no links."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
+    paths = [path.relative_to(folder) for path in paths if path.suffix in PUBLISHED]
+    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
 
 def is_reference(text):
@@ -123,7 +125,7 @@ def is_reference(text):
     return _REFERENCE.fullmatch(str(text)) is not None and not Path(text).exists()
 
 
-def download(reference, folder=None, suffixes=PUBLISHED):
+def download(reference, folder=None):
     """
     The files of `user/repo` or `user/repo@revision`, in the Hub's cache or copied into a folder.
 
@@ -134,7 +136,7 @@ def download(reference, folder=None, suffixes=PUBLISHED):
         HubError: if they cannot be had.
     """
     repo_id, _, revision = str(reference).partition("@")
-    patterns = [f"*{suffix}" for suffix in suffixes]
+    patterns = [f"*{suffix}" for suffix in PUBLISHED]
 
     def fetch():
         return Path(snapshot_download(repo_id, revision=revision or None, local_dir=folder, allow_patterns=patterns))
@@ -172,16 +174,15 @@ def _check_name(repo_id):
         raise HubError(f"{repo_id} is no name of a repository, such as user/name: {_one_line(error)}") from error
 
 
-def _check_files(folder, suffixes, token):
+def _check_files(folder, names, token):
     """Raises [`HubError`] for a file that tells the token, or where on this machine something lies."""
-    files = files_of(folder, suffixes)
-    if not files:
+    if not names:
         raise HubError(f"{folder} holds nothing to push")
     places = {
         str(place).encode() for place in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(place.parts) > 1
     }
     secret = (token or get_token() or "").encode()
-    for name in files:
+    for name in names:
         content = Path(folder, name).read_bytes()
         if secret and secret in content:
             raise HubError(f"{name} holds your token: remove it before pushing")

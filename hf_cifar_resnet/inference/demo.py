@@ -65,10 +65,10 @@ def main(argv=None, prog=None):
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
         title = f"{Path(options.checkpoint).name} in {model.config.num_labels} classes"
         if options.space is not None:
-            write_space(options.space_folder, options.checkpoint, title, examples)
+            written = write_space(options.space_folder, options.checkpoint, title, examples)
             print(f"Wrote the Space to {options.space_folder}; try it: python {options.space_folder / 'app.py'}")
             if options.push:
-                print(f"Pushed {_push(options)}")
+                print(f"Pushed {_push(options, written)}")
             return
         blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
@@ -109,12 +109,12 @@ def _parse(argv, prog):
     return options, data_args
 
 
-def _push(options):
-    """The Space's folder to the Hub, in one commit. Returns its address."""
+def _push(options, names):
+    """What was written of the Space to the Hub, in one commit. Returns its address."""
     try:
         message = f"Demo of {options.checkpoint}"
         pushed = hub.push_folder(
-            options.space_folder, options.space, message=message, suffixes=None, repo_type="space", space_sdk="gradio",
+            options.space_folder, options.space, message=message, names=names, repo_type="space", space_sdk="gradio",
             private=options.private or None,
         )  # fmt: skip
     except hub.HubError as error:
@@ -149,6 +149,9 @@ def write_space(folder, checkpoint, title, examples=()):
         checkpoint (`str`): Hub id of the model.
         examples (list of paths): images to copy.
 
+    Returns:
+        What was written, as paths relative to the folder.
+
     Raises:
         UserError: if it cannot be written.
     """
@@ -170,6 +173,7 @@ def write_space(folder, checkpoint, title, examples=()):
             shutil.copy(path, folder / "examples")
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
+    return [*texts, *sorted({f"examples/{Path(path).name}" for path in examples})]
 
 
 def _minor(number):

@@ -345,6 +345,17 @@ def test_missing_split(cifar_like, tmp_path, missing, present):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
+def test_dataset_has_what_is_needed_alone(cifar_like, tmp_path, split):
+    whole = load_splits(cifar_like, validation_fraction=0)
+    other = {"train": "test", "test": "train"}[split]
+    (tmp_path / "data" / f"{other}-00000-of-00001.parquet").unlink()
+    statistics = {"image_mean": whole.mean, "image_std": whole.std}
+    data = load_splits(cifar_like, validation_fraction=0, needed={split}, augmentation="none", **statistics)
+    assert np.array_equal(getattr(data, split).images, getattr(whole, split).images)
+    assert getattr(data, other) is None and data.label_names == whole.label_names
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
 def test_empty_split(cifar_like, write_parquet, split):
     write_parquet(split, cifar_columns([], []), CIFAR_FEATURES)
     with pytest.raises(UserError, match=f"{split}.*(no data|empty)"):

@@ -234,6 +234,22 @@ def test_space_answers_for_a_model_on_the_hub(browser, hub, colour_checkpoint, s
         assert wait_for(browser, "%").split("Labels\n")[1].startswith("blue")
 
 
+def test_space_is_pushed_without_what_else_lies_there(hub, colour_checkpoint, space, write_image, tmp_path):
+    hub.add_repo("ann/colours", {path.name: path.read_bytes() for path in colour_checkpoint.iterdir()})
+    (space / "keys.json").write_text("{}")
+    (space / "examples" / "private.png").symlink_to(write_image("private.png", "blue"))
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "demo", "ann/colours", "--space", "ann/demo"]
+    environment = hub.environment(token="hf_ann", cache=tmp_path / "cache") | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        [*command, "--output_dir", str(space), "--examples", write_image("0-red.png", "red")],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert set(hub.files("ann/demo", kind="space")) - {".gitattributes"} == {
+        "README.md", "app.py", "page.py", "requirements.txt", "examples/0-red.png"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel
+from datasets import Image as ImageFeature
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -297,6 +299,54 @@ def test_no_command_unpickles_weights(checkpoint, tmp_path, capsys):
 def test_record_that_lies(checkpoint, capsys, record, told):
     (checkpoint / "run.json").write_text(record)
     assert told in refused(capsys, "evaluate", checkpoint, "--use_cpu")
+
+
+@pytest.fixture
+def write_test_split(write_parquet, make_images, tmp_path):
+    """A dataset of a test split alone, of these classes; the arguments that name it."""
+
+    def write(names):
+        features = {"image": ImageFeature(), "label": ClassLabel(names=names)}
+        write_parquet("test", {"image": make_images(6), "label": [0, 1, 2] * 2}, features)
+        return ["--dataset_name", tmp_path, "--use_cpu"]
+
+    return write
+
+
+def test_test_split_is_scored_without_the_others(colour_checkpoint, write_test_split, capsys):
+    data = write_test_split(["red", "green", "blue"])
+    cli(["evaluate", str(colour_checkpoint), *map(str, data)])
+    assert "on test of" in capsys.readouterr().out
+    line = refused(capsys, "evaluate", colour_checkpoint, *data, "--split", "train")
+    assert "needs the splits train, but has test" in line
+    assert "has no validation split" in refused(capsys, "evaluate", colour_checkpoint, *data, "--calibrate")
+
+
+@pytest.mark.parametrize(
+    "names, told",
+    [
+        (
+            ["red", "blue", "green"],
+            "the same in another order, 1 is green there and blue here, 2 is blue there and gre",
+        ),
+        (["red", "green", "sky", "sea"], "3 there and 4 here, blue only there; sea, sky only here"),
+        ([f"{i:02}" for i in range(9)], "blue, green, red only there; 00, 01, 02 and 6 more only here"),
+    ],
+)
+def test_classes_that_differ_are_named(colour_checkpoint, write_test_split, capsys, names, told):
+    assert told in refused(capsys, "evaluate", colour_checkpoint, *write_test_split(names))
+
+
+def test_cache_folder_that_is_a_file(colour_checkpoint, write_test_split, tmp_path):
+    """In a process of its own: where the cache is is settled at import."""
+    data = write_test_split(["red", "green", "blue"])
+    (tmp_path / "file").touch()
+    environment = os.environ | {"HF_HOME": str(tmp_path / "file"), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "evaluate", str(colour_checkpoint), *map(str, data)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ") and line.endswith("cannot be used: Not a directory (HF_HOME names it)")
 
 
 def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):

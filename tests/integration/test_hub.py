@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -379,13 +380,30 @@ def test_unfinished_run(trained, tmp_path, hub):
     assert not hub.repos
 
 
+def test_what_training_did_not_write_is_left_out(trained, tmp_path, hub):
+    hub.add_user("ann", token=TOKEN)
+    folder = shutil.copytree(trained.folder, tmp_path / "run")
+    for name in ("evil.py", "mykeys.json", "holiday.png", "notes.md", "other.safetensors"):
+        (folder / name).write_text("{}")
+    (tmp_path / "secret.json").write_text('"mine"')
+    (folder / "training_args.json").unlink()
+    (folder / "training_args.json").symlink_to(tmp_path / "secret.json")
+    result = run(hub, tmp_path, "push", folder, "ann/model")
+    assert set(hub.files("ann/model")) - {".gitattributes"} == PUSHED - {"training_args.json"}
+    assert result.stdout.splitlines()[-1] == (
+        "Left out, since training did not write it: evil.py, holiday.png, mykeys.json, notes.md, other.safetensors, "
+        "training_args.json (a link)"
+    )
+    (folder / "config.json").rename(tmp_path / "config.json")
+    (folder / "config.json").symlink_to(tmp_path / "config.json")
+    assert "it lacks config.json" in check_one_line(run(hub, tmp_path, "push", folder, "ann/model"))
+
+
 @pytest.mark.parametrize(
     "text, reason",
     [(f"My token is {TOKEN}", "README.md holds your token"), ("See {cwd}/notes", "README.md names the folder")],
 )
 def test_edited_card_with_a_secret(trained, tmp_path, hub, text, reason):
-    import shutil
-
     hub.add_user("ann", token=TOKEN)
     folder = shutil.copytree(trained.folder, tmp_path / "run")
     with open(folder / "README.md", "a", encoding="utf-8") as card:

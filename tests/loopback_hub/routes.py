@@ -58,7 +58,7 @@ class Request:
 
 ROUTES: list[tuple[str, re.Pattern, str, Callable]] = []
 ID, REVISION = r"(?P<id>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
-API = rf"/api/(?P<kind>models|datasets)/{ID}"
+API = rf"/api/(?P<kind>models|datasets|spaces)/{ID}"
 
 
 def route(methods, path, stage):
@@ -180,7 +180,7 @@ def preupload(request):
     return Answer({"files": [plan(file) for file in wanted["files"]]})
 
 
-@route("POST", rf"/(?:(?P<kind>datasets)/)?{ID}\.git/info/lfs/objects/batch", "lfs_batch")
+@route("POST", rf"/(?:(?P<kind>datasets|spaces)/)?{ID}\.git/info/lfs/objects/batch", "lfs_batch")
 def lfs_batch(request):
     repo = request.repo(write=True)
 
@@ -196,7 +196,7 @@ def lfs_batch(request):
     return Answer({"transfer": "basic", "objects": [plan(wanted) for wanted in request.json()["objects"]]})
 
 
-STORE = rf"(?P<kind>models|datasets)/{ID}/(?P<oid>[0-9a-f]{{64}})"
+STORE = rf"(?P<kind>models|datasets|spaces)/{ID}/(?P<oid>[0-9a-f]{{64}})"
 
 
 @route("PUT", f"/lfs-upload/{STORE}", "lfs_upload")
@@ -298,7 +298,7 @@ def change_reference(request, references, name, target):
     return Answer()
 
 
-@route("GET HEAD", rf"/(?:(?P<kind>datasets)/)?{ID}/resolve/{REVISION}/(?P<path>.+)", "resolve")
+@route("GET HEAD", rf"/(?:(?P<kind>datasets|spaces)/)?{ID}/resolve/{REVISION}/(?P<path>.+)", "resolve")
 def resolve(request):
     commit, path = request.commit(), request.parts["path"]
     headers = {"X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}

@@ -149,7 +149,7 @@ class Repo:
     @property
     def path(self):
         """Of its address."""
-        return f"datasets/{self.id}" if self.kind == "dataset" else self.id
+        return self.id if self.kind == "model" else f"{self.kind}s/{self.id}"
 
     def branch(self, name):
         """The newest commit of a branch: no other revision takes commits."""

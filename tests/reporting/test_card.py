@@ -1,9 +1,11 @@
 import copy
+import json
 
 import pytest
 from huggingface_hub import ModelCard
 
 from hf_cifar_resnet.reporting.card import model_card
+from hf_cifar_resnet.reporting.results import write_results
 
 RUN = {
     "command": ["train.py", "--config", "quickstart"],
@@ -146,3 +148,13 @@ def test_texts_of_others_mean_nothing_in_the_card(saved_card):
     text = saved_card(run, metrics).text
     assert "<script>" not in text and "<img" not in text and "[free](" not in text and "\n# mine" not in text
     assert "&lt;script&gt;x&lt;/script&gt; \\| 'a, \\[free\\](http://x)" in text
+
+
+def test_figures_are_written_before_the_picture(tmp_path):
+    run = copy.deepcopy(RUN)
+    run["arguments"]["label_smoothing_factor"] = 0.0
+    (tmp_path / "curves.png").mkdir()
+    with pytest.raises(OSError):
+        write_results(tmp_path, run, METRICS, [])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == METRICS
+    assert "73.45%" in (tmp_path / "README.md").read_text()

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,3 +39,20 @@ def test_picture_shows_the_numbers(tmp_path):
     differs = (draw(history) != draw(changed)).any(axis=(0, 2))
     # The middle third has the loss.
     assert differs[528:1056].any() and not differs[:500].any() and not differs[1084:].any()
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "svg"])
+def test_backend_of_the_environment_does_not_matter_and_stays(tmp_path, backend):
+    """In a process of its own: it is read when matplotlib is imported."""
+    code = """
+import os, sys
+from hf_cifar_resnet.reporting.curves import plot_history
+plot_history([], sys.argv[1], "validation")
+import matplotlib
+print(os.environ["MPLBACKEND"], matplotlib.get_backend())
+"""
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "curves.png")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000, done.stderr
+    assert done.stdout.split() == [backend, "svg" if backend == "svg" else "agg"]
