@@ -5,6 +5,7 @@ from pathlib import Path
 from .errors import UserError, reports_user_errors
 from .reporting import records
 from .training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from .training.figures import NonFiniteError
 from .training.parsing import CifarArgumentParser
 from .training.run import build_trainer, check_metric, load_data, quieten_libraries
 from .training.starting_point import build_model
@@ -39,14 +40,18 @@ def main(argv=None, prog=None):
     check_metric(args, data)
     args = args.suited_to(build_model(model_args, data))
     trainer = build_trainer(None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data))
-    best = trainer.hyperparameter_search(
-        hp_space=lambda trial: {name: suggest(trial) for name, suggest in space.items()},
-        compute_objective=lambda metrics: metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"],
-        n_trials=options.trials,
-        direction="maximize" if args.greater_is_better else "minimize",
-        backend="optuna",
-        sampler=optuna.samplers.TPESampler(seed=args.seed),
-    )
+    try:
+        best = trainer.hyperparameter_search(
+            hp_space=lambda trial: {name: suggest(trial) for name, suggest in space.items()},
+            compute_objective=lambda metrics: metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"],
+            n_trials=options.trials,
+            direction="maximize" if args.greater_is_better else "minimize",
+            backend="optuna",
+            sampler=optuna.samplers.TPESampler(seed=args.seed),
+            catch=NonFiniteError,  # a trial that diverges is a bad one, and the others go on
+        )
+    except ValueError as error:  # where all of them diverge
+        raise UserError(f"the search found nothing: {error}") from error
     found = {args.metric_for_best_model: best.objective, "trials": options.trials, "arguments": best.hyperparameters}
     records.write_json(found, folder / BEST_JSON)
     settings = " ".join(f"--{name} {value:.4g}" if isinstance(value, float) else f"--{name} {value}"
@@ -71,8 +76,6 @@ def _parse(argv, prog):
         args.output_dir = "studies/search"
     # Trials compete by their last evaluation; keeping checkpoints of all would fill the disk.
     args.save_strategy, args.load_best_model_at_end = "no", False
-    # A trial that diverges is a bad one, and the others go on.
-    args.nonfinite = "skip"
     return options, model_args, data_args, args
 
 

@@ -67,9 +67,9 @@ class WatchedTrainer(CifarTrainer):
     waited_in_all = 0.0
 
     def get_batch_samples(self, *args):
-        before = self._waited
+        started = time.perf_counter()
         batches = super().get_batch_samples(*args)
-        self.waited_in_all += self._waited - before
+        self.waited_in_all += time.perf_counter() - started
         return batches
 
 
@@ -124,7 +124,7 @@ class BareLoop:
         others = [p for p in self.parameters if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=args.learning_rate,
+            lr=args.scaled_learning_rate,
             fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / (1 + step / 1000))

@@ -13,7 +13,6 @@ _TRAINING = {
     "images_per_second": "images_per_second",
     "data_wait": "data_wait",
     "train_seconds": "train_seconds",
-    "skipped_steps": "skipped_steps",
 }
 SCORES = ("loss", "top1", "top5", "superclass")
 
@@ -27,8 +26,7 @@ def history(log_history):
 
     Returns:
         list of dicts with step, epoch, train_loss, train_accuracy, learning_rate, images_per_second, data_wait (share
-        of the time), train_seconds, skipped_steps (where there were any), eval_loss, eval_top1, ...; accuracies are 0
-        to 1.
+        of the time), train_seconds, eval_loss, eval_top1, ...; accuracies are 0 to 1.
     """
     rows = {}
     for entry in log_history:

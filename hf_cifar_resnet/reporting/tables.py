@@ -142,12 +142,14 @@ def results_markdown(groups, targets, unfinished):
         else "Epochs were chosen on the validation split; test was scored once a run."
     )
     subject = "What each part brings," if _parts(groups) else "Learning-rate schedules"
+    arguments = run["arguments"]
+    peak = arguments.get("scaled_learning_rate", arguments["learning_rate"])
     lines = [
         f"# {subject} on {run['dataset']['name']}",
         "",
         f"{run['model']['description']}; {run['dataset']['train']:,} training, {run['dataset']['test']:,} test images; "
-        f"{first['metrics']['epochs']:g} epochs, {run['arguments']['optim']}, peak LR "
-        f"{run['arguments']['learning_rate']:g}, global batch {run['arguments']['global_batch_size']}. {selection}",
+        f"{first['metrics']['epochs']:g} epochs, {arguments['optim']}, peak LR {peak:g}, "
+        f"global batch {arguments['global_batch_size']}. {selection}",
         "",
         reading_of_parts(groups) if _parts(groups) else reading(groups, selected_on),
         "",

@@ -34,7 +34,6 @@ LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
 OUR_DEFAULT = "our default"
 # What launchers set for each process, and from which value on it means several of them.
 LAUNCHED = {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 0, "MASTER_ADDR": None, "MASTER_PORT": None}
-PLATEAU_FLAGS = ("factor", "patience", "threshold", "cooldown", "min_lr")
 
 
 def _option(default, help, **metadata):
@@ -142,21 +141,13 @@ class CifarTrainingArguments(TrainingArguments):
     saved_weights: str = _option(
         "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")
     )
-    nonfinite: str = _option(
-        "stop", "after a step whose loss or gradient is not finite, which changes nothing", choices=("stop", "skip")
-    )
     sync_batchnorm: bool = _option(False, "BatchNorm statistics over the batches of all GPUs, not of each")
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
-    plateau_factor: float | None = _option(None, "reduce_lr_on_plateau: the LR is multiplied by it (0.5)")
-    plateau_patience: int | None = _option(None, "reduce_lr_on_plateau: evaluations to let pass unimproved (3)")
-    plateau_threshold: float | None = _option(None, "reduce_lr_on_plateau: relative improvement that counts (1e-3)")
-    plateau_cooldown: int | None = _option(None, "reduce_lr_on_plateau: evaluations to ignore after a cut (0)")
-    plateau_min_lr: float | None = _option(None, "reduce_lr_on_plateau: never cut below (0)")
 
     # The Trainer's, with other defaults
     output_dir: str | None = _option(None, "where all is written; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
     num_train_epochs: float = _option(50, "epochs")
-    learning_rate: float = _option(1e-3, "the peak of the schedule")
+    learning_rate: float = _option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
     weight_decay: float = _option(1e-4, "AdamW's; none on biases and BatchNorm")
     label_smoothing_factor: float = _option(0.1, "of the training loss; evaluation losses are plain")
@@ -193,23 +184,21 @@ class CifarTrainingArguments(TrainingArguments):
             self.resume_from_checkpoint = None
         self._choose_for_device()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
-        self._merge_plateau_flags()
         self.report_to = trackers.chosen(self.report_to)
         self.output_dir_given = self.output_dir is not None
-        # TrainingArguments knows transformers' schedules only.
-        chosen, self.lr_scheduler_type = self.lr_scheduler_type, "constant"
-        super().__post_init__()
-        self.lr_scheduler_type = chosen
-        if self.torch_compile:
-            # Without it, the last batch of an epoch turns all others into batches of unknown size, which are slower.
-            os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
-        schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
-        if schedules.PLATEAU in chosen and self.eval_strategy == "no":
-            raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
-        self.warmup_steps = schedules.given_or_default(chosen, self.warmup_steps)
+        schedule = self.lr_scheduler_type
+        schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
+        try:
+            self.lr_scheduler_type = "constant"  # TrainingArguments knows transformers' own alone
+            super().__post_init__()
+        finally:
+            self.lr_scheduler_type = schedule
+        if self.precision_source == "flag":  # also where a launcher says otherwise
+            self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+        if schedules.PLATEAU in schedule and self.eval_strategy == "no":
+            raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
+        self.warmup_steps = schedules.given_or_default(schedule, self.warmup_steps)
         self._divide_batch()
-        self.unscaled_learning_rate = self.learning_rate
-        self.learning_rate *= self._lr_factor()
 
     def _check_values(self):
         for name, value in vars(self).items():
@@ -269,9 +258,6 @@ class CifarTrainingArguments(TrainingArguments):
             # `accelerate launch` says "no" also where nobody chose it, so that counts as no choice.
             self.precision_source = OUR_DEFAULT if launched == "no" else "Accelerate"
             self.bf16 = launched == "no" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        elif launched != "no":
-            # An explicit false must not be undone by the launcher's setting.
-            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
         self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
         if self.bf16 or self.bf16_full_eval:
             # Transformers takes bf16 on a CPU only where it is told that it is one.
@@ -290,13 +276,6 @@ class CifarTrainingArguments(TrainingArguments):
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
 
-    def _merge_plateau_flags(self):
-        given = {name: getattr(self, f"plateau_{name}") for name in PLATEAU_FLAGS}
-        given = {name: value for name, value in given.items() if value is not None}
-        # Recipes set them for whoever chooses that schedule.
-        if schedules.PLATEAU in self.lr_scheduler_type:
-            self.lr_scheduler_kwargs = self.lr_scheduler_kwargs | given
-
     def _divide_batch(self):
         if self.n_gpu > 1:
             # nn.DataParallel would be slow and split BatchNorm; several GPUs need a launcher.
@@ -311,10 +290,11 @@ class CifarTrainingArguments(TrainingArguments):
             self.per_device_train_batch_size = self.global_batch_size // parts
         self.global_batch_size = self.per_device_train_batch_size * parts
 
-    def _lr_factor(self):
-        """What the learning rate is multiplied by: Goyal et al. 2017 scale it linearly, for Adam the root is usual."""
+    @property
+    def scaled_learning_rate(self):
+        """The peak of the schedule. Goyal et al. 2017 scale it linearly with the batch; for Adam the root is usual."""
         ratio = self.global_batch_size / LR_BATCH
-        return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
+        return self.learning_rate * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
 
     def suited_to(self, model):
         """These arguments; or a copy with bf16, where nobody chose a precision and the CPU is faster with it."""

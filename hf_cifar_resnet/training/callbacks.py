@@ -36,6 +36,35 @@ class RunRecordCallback(TrainerCallback):
             records.write_json(self.run, Path(args.output_dir, records.RUN_JSON))
 
 
+class EpochBoundary(TrainerCallback):
+    """
+    Defers what is due at the last step of an epoch to the epoch's end, where more may be due: a checkpoint between the
+    two would lead a resumed run past the latter.
+
+    An evaluation may also end the training within an epoch. So that a checkpoint after it leaves nothing to be logged,
+    the training figures are logged before every evaluation. This callback has to be the last one.
+    """
+
+    FLAGS = ("should_log", "should_evaluate", "should_save")
+
+    def __init__(self):
+        self._deferred = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= control.should_evaluate
+        if control.should_training_stop or control.should_epoch_stop or state.epoch.is_integer():
+            self._deferred = [name for name in self.FLAGS if getattr(control, name)]
+            self._set(control, False)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._set(control, True)
+        self._deferred = []
+
+    def _set(self, control, value):
+        for name in self._deferred:
+            setattr(control, name, value)
+
+
 class EpochLineCallback(TrainerCallback):
     """One line for each evaluation: loss, accuracies, learning rate and speed, and whether the schedule was cut."""
 
@@ -76,7 +105,6 @@ def _training_part(logs):
         f"lr {logs['learning_rate']:.3g}",
         f"{logs['images_per_second']:,.0f} img/s",
         f"{logs['data_wait']:.1%} waiting for data",
-        *([f"{logs['skipped_steps']} steps skipped"] if "skipped_steps" in logs else []),
     ]
 
 

@@ -1,4 +1,7 @@
-"""Checkpoints that are whole or not there: written aside, sealed with a manifest, renamed; and found again."""
+"""
+Saving: a checkpoint is complete when its manifest is there and true, which is written last; the model of a run is
+replaced by files that are complete.
+"""
 
 import errno
 import hashlib
@@ -8,6 +11,10 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate import PartialState
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
 from ..documents import read_json
 from ..errors import UserError
 
@@ -16,21 +23,20 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-MANIFEST, TRAINER_STATE, LOCK = "manifest.json", "trainer_state.json", ".lock"
-# Where files are written before they are renamed. What a killed process left there is deleted by the next write.
+MANIFEST, LOCK = "manifest.json", ".lock"
+# Where the files of a model are written before they are renamed. What a killed process left there goes at the next.
 ASIDE = ".saving"
 _PREFIX = "checkpoint-"
-SHOWN = 3  # classes that differ
 
 
-# Whole or not
+# Complete or not
 
 
 def seal(folder):
     """Writes `manifest.json`, with the size in bytes and the SHA-256 of every file, and all of it to the disk."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
-    for path in (*_files(folder).values(), folder / MANIFEST, folder):
+    for path in (*_files(folder).values(), folder / MANIFEST, folder, folder.parent):
         _to_disk(path)
 
 
@@ -81,29 +87,6 @@ def _to_disk(path):
         os.close(descriptor)
 
 
-# Written
-
-
-def begin(run, step):
-    """An empty folder aside for the checkpoint of `step`; the `Path` to write into."""
-    discard(run)
-    (run / ASIDE / f"{_PREFIX}{step}").mkdir(parents=True)
-    return run / ASIDE / f"{_PREFIX}{step}"
-
-
-def commit(written):
-    """Seals what was written aside and gives it its place. Returns the `Path` there."""
-    place = written.parents[1] / written.name
-    follow_umask(written)
-    seal(written)
-    # One of that name is damaged, or of a training that was gone back behind.
-    shutil.rmtree(place, ignore_errors=True)
-    written.rename(place)
-    written.parent.rmdir()
-    _to_disk(place.parent)
-    return place
-
-
 def follow_umask(folder):
     """Gives the files in a new folder the mode of the folder: safetensors lets their owner alone read its files."""
     mode = folder.stat().st_mode & 0o666
@@ -111,30 +94,33 @@ def follow_umask(folder):
         path.chmod(mode)
 
 
-def discard(run):
-    """Deletes what was written aside."""
-    shutil.rmtree(run / ASIDE, ignore_errors=True)
+# A run's folder
 
 
 @contextmanager
 def replacing(folder):
     """A folder aside to write files into; those of `folder` with their names are replaced at the end, each at once."""
-    discard(folder)
-    (folder / ASIDE).mkdir(parents=True)
+    aside = folder / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     try:
-        yield folder / ASIDE
-        follow_umask(folder / ASIDE)
-        for path in (folder / ASIDE).iterdir():
+        yield aside
+        follow_umask(aside)
+        for path in aside.iterdir():
             _to_disk(path)
             path.replace(folder / path.name)
     finally:
-        discard(folder)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def rotate(run, limit, keep):
-    """Deletes the checkpoints of the lowest steps until there are `limit` (None: all stay), but none of `keep`."""
-    steps = numbered(run)
-    free = [path for step, path in sorted(steps.items()) if path not in keep]
+    """
+    Deletes checkpoints until there are `limit` (None: all stay), but none of `keep`: incomplete ones first, then those
+    of the lowest steps.
+    """
+    steps, keep = numbered(run), {Path(path).resolve() for path in keep}
+    free = [path for _, path in sorted(steps.items()) if path.resolve() not in keep]
+    free.sort(key=is_complete)
     for path in free[: max(0, len(steps) - limit)] if limit else []:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -158,19 +144,6 @@ def check_room(folder, needed, what):
 
 def _megabytes(size):
     return f"{size / 1e6:,.0f} MB"
-
-
-def is_write_error(error):
-    """Whether an exception, of whichever library, means that a file could not be written."""
-    return isinstance(error, OSError) or any(name in str(error) for name in ("PytorchStreamWriter", "I/O error"))
-
-
-def why_not_written(error, folder):
-    """The reason in a few words. PyTorch does not tell it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    full = shutil.disk_usage(folder).free < 2**20
-    return os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
 
 
 @contextmanager
@@ -199,7 +172,7 @@ def locked(run):
             (run / LOCK).unlink(missing_ok=True)
 
 
-# Found
+# Checkpoints of a run
 
 
 def step_of(checkpoint):
@@ -208,64 +181,94 @@ def step_of(checkpoint):
     return int(number) if number.isdecimal() else None
 
 
+def folder_of(run, step):
+    return Path(run, f"{_PREFIX}{step}")
+
+
 def numbered(run):
     """The folders `checkpoint-N` of a run: {N: `Path`}."""
     folders = [path for path in Path(run).glob(f"{_PREFIX}*") if path.is_dir()]
     return {step_of(path): path for path in folders if step_of(path) is not None}
 
 
-def state_of(checkpoint):
-    """The Trainer's state in a checkpoint, a dict. Raises as [`read_json`] does."""
-    return read_json(Path(checkpoint, TRAINER_STATE))
+def is_complete(checkpoint):
+    """Whether a checkpoint was written to its end; [`damage`] tells what happened to it since."""
+    return (checkpoint / MANIFEST).is_file()
 
 
-def best_of(checkpoint):
-    """The best checkpoint of a run up to this one, which lies beside it wherever the two were moved; or None."""
-    best = state_of(checkpoint).get("best_model_checkpoint")
-    return checkpoint.parent / Path(best).name if best else None
+def last_complete(run):
+    """The last checkpoint that was written to its end, or None."""
+    return max((item for item in numbered(run).items() if is_complete(item[1])), default=(None, None))[1]
 
 
-def unusable(checkpoint, needs_best):
+class CheckpointCallback(TrainerCallback):
     """
-    Why training cannot go on from a checkpoint, in a few words, or None where it can.
+    Completes what transformers writes as a checkpoint: with what `write_more` adds, the manifest, and on the disk. Only
+    then do older ones go; the best and the last stay, whatever the limit.
 
     Args:
-        needs_best (`bool`): whether the run ends with the best model, which then has to be there too.
+        limit (`int`, *optional*): checkpoints to keep.
+        write_more: called with the folder in every process.
     """
-    if reason := damage(checkpoint):
-        return reason
-    try:
-        best = best_of(checkpoint)
-    except (OSError, ValueError) as error:
-        return f"{TRAINER_STATE} cannot be read: {error}"
-    reason = damage(best) if needs_best and best not in (None, checkpoint) else None
-    return reason and f"the best model so far, {best.name} beside it, is not whole: {reason}"
+
+    def __init__(self, limit, write_more):
+        self.limit, self.write_more = limit, write_more
+        self._writing = None
+
+    def begin(self, checkpoint, needed):
+        """
+        Makes way for a checkpoint of so many bytes, which is then written in place: until its manifest is there it is
+        incomplete. Called in every process.
+        """
+        if PartialState().is_main_process:
+            check_room(checkpoint.parent, needed, f"the checkpoint of step {step_of(checkpoint)}")
+            # One of that name is damaged, or abandoned.
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        PartialState().wait_for_everyone()
+        self._writing = checkpoint
+
+    def on_save(self, args, state, control, **kwargs):
+        self.write_more(self._writing)
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(self._writing)
+            best = state.best_model_checkpoint
+            rotate(args.output_dir, self.limit, [self._writing, *([best] if best else [])])
+        PartialState().wait_for_everyone()
+        self._writing = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        # The Trainer's summary: next it loads the best model, without a look at it.
+        best = state.best_model_checkpoint
+        loads = "train_runtime" in logs and args.load_best_model_at_end and best is not None
+        if loads and (reason := damage(Path(best))):
+            raise UserError(f"training has ended, but its best model, {best}, cannot be loaded: {reason}")
+
+    @contextmanager
+    def reporting_failures(self):
+        """A checkpoint that cannot be written within is deleted, and reported in one line."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if self._writing is None or not _is_write_error(error):
+                raise
+            run, step = self._writing.parent, step_of(self._writing)
+            shutil.rmtree(self._writing, ignore_errors=True)
+            last = last_complete(run)
+            left = f"{last} is the last one" if last else "there is none before it"
+            raise UserError(
+                f"the checkpoint of step {step} could not be written into {run}: {_reason(error, run)}; {left}"
+            ) from error
 
 
-def other_classes(checkpoint, id2label):
-    """Which classes a checkpoint does not share with a model, in a few words, or None where it has them all."""
-    there = read_json(Path(checkpoint, "config.json")).get("id2label") or {}
-    there = {int(number): name for number, name in there.items()}
-    differ = [
-        f"{number} is {there.get(number, 'missing')} there and {id2label.get(number, 'missing')} here"
-        for number in sorted(there.keys() | id2label.keys())
-        if there.get(number) != id2label.get(number)
-    ]
-    more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
-    return f"it has other classes: {', '.join(differ[:SHOWN])}{more}" if differ else None
+def _is_write_error(error):
+    """Whether an exception, of whichever library, means that a file could not be written."""
+    return isinstance(error, OSError) or any(name in str(error) for name in ("PytorchStreamWriter", "I/O error"))
 
 
-def newest(run, needs_best, say=None):
-    """
-    The last checkpoint of a run to go on from, or None.
-
-    Args:
-        say: called with one line for each later one that is passed over.
-    """
-    for _, checkpoint in sorted(numbered(run).items(), reverse=True):
-        reason = unusable(checkpoint, needs_best)
-        if reason is None:
-            return checkpoint
-        if say:
-            say(f"{checkpoint} is passed over: {reason}")
-    return None
+def _reason(error, folder):
+    """In a few words. PyTorch does not give it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    full = shutil.disk_usage(folder).free < 2**20
+    return os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())

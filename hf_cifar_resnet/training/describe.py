@@ -22,10 +22,10 @@ from .checkpoints import step_of
 # The arguments that decide a run's result, in the order in which a reader asks for them.
 _TOLD = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
-    "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "optim_args", "weight_decay", "max_grad_norm",
-    "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share", "mixing_stop_epoch",
-    "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy", "metric_for_best_model",
-    "load_best_model_at_end", "early_stopping_patience", "seed",
+    "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "scaled_learning_rate", "optim_args", "weight_decay",
+    "max_grad_norm", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share",
+    "mixing_stop_epoch", "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy",
+    "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience", "seed",
 )  # fmt: skip
 # The arguments that say which images of a dataset a run is scored on.
 _SLICE = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples", "image_size")
@@ -180,7 +180,6 @@ def metrics(state, args, eval_split, test=None, most_confused=None):
         "best_epoch": saved["epoch"],
         "epochs": state.epoch,
         "steps": state.global_step,
-        "skipped_steps": sum(row.get("skipped_steps", 0) for row in rows),
         "train": {"loss": last.get("train_loss"), "accuracy": last.get("train_accuracy")},
         "validation": records.scores(saved, "eval") if eval_split == "validation" else None,
         "test": test,
@@ -236,9 +235,9 @@ def _optimizer(args):
 
 
 def _learning_rate(args):
-    text = f"{args.learning_rate:g}"
+    text = f"{args.scaled_learning_rate:g}"
     if args.lr_scaling != "none":
-        given = f"{args.unscaled_learning_rate:g} at batch {LR_BATCH}"
+        given = f"{args.learning_rate:g} at batch {LR_BATCH}"
         text += f" ({given}, {args.lr_scaling} scaling to batch {args.global_batch_size})"
     return text
 

@@ -89,25 +89,24 @@ class WeightAverage:
 
 class EmaCallback(TrainerCallback):
     """
-    Keeps a [`WeightAverage`] while a [`CifarTrainer`] trains.
+    Keeps a [`WeightAverage`] in one training of a [`CifarTrainer`].
 
     The model has its own weights in training, the averages in every evaluation, and the averages when training ends.
 
     Args:
         decay (`float`): of the average.
         is_model (`bool`): False leaves evaluations and the model at the end alone; the averages are only kept.
+        resumed_from (`Path`, *optional*): the checkpoint with the averages to begin with.
     """
 
-    def __init__(self, decay, is_model=True):
-        self.decay, self.is_model = decay, is_model
+    def __init__(self, decay, is_model=True, resumed_from=None):
+        self.decay, self.is_model, self.resumed_from = decay, is_model, resumed_from
         self.average = None
-        self.resumes_from = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.average = WeightAverage(model, self.decay)
-        if self.resumes_from is not None:
-            self.average.load(self.resumes_from)
-            self.resumes_from = None
+        if self.resumed_from is not None:
+            self.average.load(self.resumed_from)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.average.update(state.global_step)
@@ -116,12 +115,9 @@ class EmaCallback(TrainerCallback):
         """A context in which the model is the one to evaluate: in training, with its averages."""
         return self.average.in_model() if self.is_model and self.average is not None else nullcontext()
 
-    def save(self, folder):
-        """In training, writes the averages beside a checkpoint's own weights."""
-        if self.average is not None:
-            self.average.save(folder)
-
     def on_train_end(self, args, state, control, **kwargs):
         if self.is_model:
+            if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+                self.average.load(state.best_model_checkpoint)
             self.average.copy_to_model()
         self.average = None

@@ -1,6 +1,8 @@
 """A learning-rate range test: the loss while the rate rises exponentially (Smith 2015, arXiv 1506.01186)."""
 
+import contextlib
 import csv
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -12,6 +14,7 @@ from ..errors import UserError, reports_user_errors
 from ..reporting.curves import plot_lr_range
 from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from .callbacks import EpochLineCallback
+from .figures import NonFiniteError
 from .outputs import check_output, writing
 from .parsing import CifarArgumentParser
 from .run import build_trainer, load_data, quieten_libraries
@@ -46,7 +49,8 @@ def main(argv=None, prog=None):
         trainer = build_trainer(build_model(model_args, data), args, data, data_args.eval_split)
         trainer.remove_callback(EpochLineCallback)
         trainer.add_callback(StopWhenDiverged())
-        trainer.train()
+        with contextlib.suppress(NonFiniteError):
+            trainer.train()
     steps = [(entry["learning_rate"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     steps = [(rate, loss) for rate, loss in steps if math.isfinite(loss)]
     if len(steps) < 5:
@@ -69,22 +73,28 @@ def _parse(argv, prog):
     parser.add_argument("--end_lr", type=float, default=1.0, help="where it ends, if the loss does not diverge before")
     parser.add_argument("--num_steps", type=int, default=100, help="steps in between")
     parser.add_argument("--output", default="find_lr.png", help="the PNG to write; the numbers go beside it as CSV")
-    # The recipe's schedule and length are not what is run here.
-    *parsed, options = parser.parse([*argv, "--lr_scheduler_type", "exponential", "--lr_scheduler_kwargs", "{}",
-                                     "--warmup_steps", "0"])  # fmt: skip
-    model_args, data_args, args = parsed
+    options, _ = parser.parse_known_args(argv)
     if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
         raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
     check_output("--output", options.output, ending=".png")
     check_output("--output", _table(options))
-    args.learning_rate, args.max_steps = options.start_lr, options.num_steps
-    args.lr_scheduler_kwargs = {"final_factor": options.end_lr / options.start_lr}
-    args.logging_strategy, args.logging_steps = "steps", 1
-    args.eval_strategy = args.save_strategy = "no"
-    args.load_best_model_at_end = False
-    # It ends where the loss is not finite.
-    args.nonfinite = "skip"
-    return options, model_args, data_args, args
+    # What is run here, whatever a recipe trains for.
+    test = {
+        "learning_rate": options.start_lr,
+        "lr_scaling": "none",
+        "lr_scheduler_type": "exponential",
+        "lr_scheduler_kwargs": json.dumps({"final_factor": options.end_lr / options.start_lr}),
+        "warmup_steps": 0,
+        "max_steps": options.num_steps,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": "false",
+    }
+    words = [word for name, value in test.items() for word in (f"--{name}", str(value))]
+    *parsed, options = parser.parse([*argv, *words])
+    return options, *parsed
 
 
 def _table(options):

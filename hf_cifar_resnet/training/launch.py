@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from .. import hub
 from ..errors import UserError
 from ..reporting.records import METRICS_JSON
-from . import checkpoints
+from . import checkpoints, resume
 from .portable import read_portable
 
 
@@ -147,11 +147,11 @@ def resume_point(args):
             return _fetch(args)
     needs_best = args.load_best_model_at_end
     if _wants_last(args):
-        checkpoint = checkpoints.newest(args.output_dir, needs_best, print if args.process_index == 0 else None)
+        checkpoint = resume.newest(args.output_dir, needs_best, print if args.process_index == 0 else None)
         reason = "there is no whole checkpoint" if checkpoint is None and not _is_auto(args) else None
     else:
         checkpoint = Path(args.resume_from_checkpoint)
-        reason = checkpoints.unusable(checkpoint, needs_best)
+        reason = resume.unusable(checkpoint, needs_best)
     if reason:
         raise UserError(f"--resume_from_checkpoint: {checkpoint or args.output_dir} cannot be resumed: {reason}")
     return checkpoint and str(checkpoint)
@@ -160,7 +160,7 @@ def resume_point(args):
 def _fetch(args):
     """One process fetches; the others find what it wrote."""
     if args.process_index > 0:
-        return str(checkpoints.newest(args.output_dir, args.load_best_model_at_end))
+        return str(resume.newest(args.output_dir, args.load_best_model_at_end))
     if checkpoints.numbered(args.output_dir):
         raise UserError(
             f"--resume_from_checkpoint: {args.output_dir} has checkpoints of its own; choose another folder"

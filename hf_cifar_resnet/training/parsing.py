@@ -65,7 +65,7 @@ class CifarArgumentParser(HfArgumentParser):
         argv = list(sys.argv[1:] if argv is None else argv)
         given, _ = self.parse_known_args(argv)
         if getattr(given, "config", None) is not None:
-            argv = self._recipe_arguments(given.config, argv) + argv
+            argv = self._recipe_arguments(given, argv) + argv
         try:
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
         except (ValueError, TypeError, OSError, ImportError) as error:  # for a file, or a package, that is not there
@@ -74,24 +74,37 @@ class CifarArgumentParser(HfArgumentParser):
             raise UserError(self._unknown(rest[0]))
         return parsed
 
-    def _recipe_arguments(self, name, argv):
+    def _recipe_arguments(self, given, argv):
+        name = given.config
         recipe = read_recipe(name)
         typed = {argument.split("=")[0].lstrip("-").replace("-", "_") for argument in argv if argument.startswith("--")}
         for these, those in REPLACES:
             if typed.intersection(these):
                 recipe = {key: value for key, value in recipe.items() if key not in those}
+        if "lr_scheduler_type" in typed and given.lr_scheduler_type != recipe.get("lr_scheduler_type"):
+            recipe.pop("lr_scheduler_kwargs", None)  # those of another schedule
         arguments = []
         for key, value in recipe.items():
             if f"--{key}" not in self._option_string_actions or key in ("config", "help"):
                 raise UserError(f"recipe {name}: {self._unknown(str(key))}")
             if isinstance(value, dict):
-                value = json.dumps(value)
+                value = json.dumps({name: _number(part) for name, part in value.items()})
             arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
         return arguments
 
     def _unknown(self, name):
         near = get_close_matches(name.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
         return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
+
+
+def _number(value):
+    """A number for what YAML 1.1 takes for text, such as 1e-3, also in a list."""
+    if isinstance(value, list):
+        return [_number(part) for part in value]
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def recipe_names():

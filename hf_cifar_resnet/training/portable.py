@@ -11,8 +11,8 @@ from transformers.trainer_pt_utils import safe_globals
 
 from ..errors import UserError
 from ..reporting.records import public
-from . import checkpoints
-from .checkpoints import MANIFEST, TRAINER_STATE
+from .checkpoints import MANIFEST, folder_of, seal, step_of
+from .resume import TRAINER_STATE
 
 _BEST = "best"
 _PICKLED = (".pt", ".pth")
@@ -67,10 +67,12 @@ def read_portable(folder, output_dir):
     state = _read(folder / TRAINER_STATE)
     step, best_name = state["global_step"], state["best_model_checkpoint"]
     if (folder / _BEST).is_dir():
-        best = checkpoints.begin(output_dir, checkpoints.step_of(best_name))
-        shutil.copytree(folder / _BEST, best, dirs_exist_ok=True)
-        checkpoints.commit(best)
-    written = checkpoints.begin(output_dir, step)
+        best = folder_of(output_dir, step_of(best_name))
+        shutil.copytree(folder / _BEST, best)
+        seal(best)
+    written = folder_of(output_dir, step)
+    shutil.rmtree(written, ignore_errors=True)  # where the best one is this one
+    written.mkdir(parents=True)
     values = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
     values = {name for name in values if name.endswith(_PICKLED)}
     for path in folder.iterdir():
@@ -79,7 +81,8 @@ def read_portable(folder, output_dir):
             shutil.copy(path, written)
     for name in values:
         torch.save(_read_value(folder / name), written / name)
-    return checkpoints.commit(written)
+    seal(written)
+    return written
 
 
 def _write_value(value, path):

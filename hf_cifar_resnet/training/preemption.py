@@ -3,11 +3,8 @@ SIGTERM, SIGINT and SIGUSR1: what was trained is saved, and the program ends wit
 
 What a signal does depends on when it comes:
 
-- While training: at the beginning of the next step, a checkpoint is saved.
-- During an evaluation: the evaluation is left after its current batch, since it may take longer than what time is left.
-  A checkpoint is saved that says, in the Trainer's own `control`, that the evaluation (and the save after it) is due;
-  the resumed run begins with it, and so ends as the uninterrupted one does.
-- Before training or after it: the program ends at once. Resuming finishes the rest, from the last checkpoint.
+- While training: after the step at hand, and after an evaluation at hand, a checkpoint is saved and training ends.
+- Before training or after it: the program ends at once. Resuming does the rest, from the last checkpoint.
 
 A second signal ends the program at once, with 128 + its number, and writes nothing.
 """
@@ -26,7 +23,7 @@ from transformers import TrainerCallback
 
 from ..errors import printable
 from ..reporting.records import without_token
-from .checkpoints import numbered
+from .checkpoints import last_complete
 from .launch import leave_processes_at_exit
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: not an error of the program, try again
@@ -37,31 +34,19 @@ ECHO = 5.0
 
 
 class Preempted(SystemExit):
-    """Ends the program with [`EXIT_CODE`]."""
+    """Ends the program with [`EXIT_CODE`]; `folder` is that of the run, where there is one."""
 
-    def __init__(self):
+    def __init__(self, folder=None):
         super().__init__(EXIT_CODE)
+        self.folder = folder
 
 
-class Preemption(TrainerCallback):
-    """
-    Ends a [`CifarTrainer`]'s training by [`Preempted`] after a signal to any of its processes, in all of them at the
-    same step or batch of an evaluation. It takes a collective on the CPU each time, and none in a single process.
-    """
+class SignalWatch:
+    """The signal that this process has had, if any. Outside of training, it ends the program at once."""
 
     def __init__(self):
         self.signum = None
         self.training = self.ending = False
-        self.folder = None
-        self._first = self._saved = None
-
-    def enter(self, folder):
-        """The run's folder; the marker of an earlier preemption goes."""
-        self.folder = folder
-        if _is_first():
-            Path(folder, MARKER).unlink(missing_ok=True)
-
-    # Signals
 
     def receive(self, signum, frame):
         now = time.monotonic()
@@ -74,91 +59,107 @@ class Preemption(TrainerCallback):
         elif not _is_launched() or now - self._since > ECHO:
             os._exit(128 + signum)
 
-    def check(self):
-        """Raises [`Preempted`] where any process had a signal; called by all."""
-        had = torch.tensor(int(self.signum is not None))
-        if self.training and self._processes > 1:
-            torch.distributed.all_reduce(had, torch.distributed.ReduceOp.MAX, group=self._group)
-        if had:
-            raise Preempted
 
-    # Training
+class PreemptionCallback(TrainerCallback):
+    """
+    Saves and ends a training after a signal to any of its processes, in all of them at the same step. They ask each
+    other at every step, on the CPU; a single process asks nobody.
+
+    Args:
+        watch ([`SignalWatch`]): from [`watching`].
+    """
+
+    def __init__(self, watch):
+        self.watch = watch
+        self.stopped = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._first = state.global_step
         self._processes, self._group = args.world_size, None
         if args.world_size > 1 and torch.distributed.get_backend() != "gloo":
             # Asking on the device would make the host wait for it at every step.
             self._group = torch.distributed.new_group(backend="gloo")
-        self.training = True
+        self.watch.training = True
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.check()
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if self.training:
-            self.check()
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= self._any_signal()
 
     def on_save(self, args, state, control, **kwargs):
-        self._saved = state.global_step
+        # Only now: the checkpoint is one of a training that goes on.
+        self.stopped = self._any_signal()
+        control.should_training_stop |= self.stopped
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopped:  # within an epoch, whose end is to come when the run is resumed
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.training = False
+        self.stopped |= self._any_signal()
+        self.watch.training = False
 
-    @contextmanager
-    def saving(self, trainer):
-        """Within, the training; where it is preempted, it is saved as it stands."""
-        try:
-            yield
-        except Preempted:
-            if self.training:
-                if trainer.state.global_step not in (self._first, self._saved):
-                    trainer._save_checkpoint(trainer.model, trial=None)
-                if self._processes > 1:
-                    # Or the launcher, seeing one end, would end the one that still writes.
-                    torch.distributed.barrier(group=self._group)
-                    leave_processes_at_exit()
-            raise
+    def _any_signal(self):
+        had = torch.tensor(int(self.watch.signum is not None))
+        if self._processes > 1:
+            torch.distributed.all_reduce(had, torch.distributed.ReduceOp.MAX, group=self._group)
+        return bool(had)
+
+    def check(self):
+        """Raises [`Preempted`] after a training that a signal has ended; called by all processes."""
+        if self.stopped and self._processes > 1:
+            # Or the launcher, seeing one end, would end the one that still has to say so.
+            torch.distributed.barrier(group=self._group)
+            leave_processes_at_exit()
+        if self.stopped or self.watch.signum is not None:
+            raise Preempted
 
 
 @contextmanager
 def watching(command):
     """
-    Signals are handled within, by a [`Preemption`], and as before outside.
+    Signals are noticed within by a [`SignalWatch`], and as before outside.
 
     Args:
         command (list of `str`): what was typed, to say how to go on.
     """
-    preemption = Preemption()
+    watch = SignalWatch()
     in_main = threading.current_thread() is threading.main_thread()  # or Python handles no signals
-    before = {number: signal.signal(number, preemption.receive) for number in SIGNALS if in_main}
+    before = {number: signal.signal(number, watch.receive) for number in SIGNALS if in_main}
     try:
-        yield preemption
-    except Preempted:
-        preemption.ending = True
+        yield watch
+    except Preempted as preempted:
+        watch.ending = True
         if _is_first():
-            print(printable(_farewell(preemption, command)), flush=True)
+            print(printable(_farewell(watch.signum or signal.SIGTERM, preempted.folder, command)), flush=True)
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _farewell(preemption, command):
-    """Leaves the marker in the run's folder, and says in a line how to go on."""
-    name = signal.Signals(preemption.signum or signal.SIGTERM).name
-    folder = preemption.folder
-    saved = numbered(folder) if folder else {}
+@contextmanager
+def marking(folder):
+    """A preemption within leaves a marker in the run's folder; that of an earlier one goes."""
+    marker = Path(folder, MARKER)
+    if _is_first():
+        marker.unlink(missing_ok=True)
+    try:
+        yield
+    except Preempted:
+        if _is_first():
+            marker.touch()
+        raise Preempted(folder) from None
+
+
+def _farewell(signum, folder, command):
+    """A line that says how to go on."""
+    told = f"{'Preempted':<10} by {signal.Signals(signum).name}:"
+    saved = last_complete(folder) if folder else None
     launcher = ", under the same launcher," if _is_launched() else ""
-    if folder:
-        Path(folder, MARKER).touch()
-    if not saved:
-        return f"{'Preempted':<10} by {name}: nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
-    last = saved[max(saved)]
-    for flag, value in (("--output_dir", folder), ("--resume_from_checkpoint", "true")):
+    if saved is None:
+        return f"{told} nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
+    for flag, value in (("--output_dir", str(folder)), ("--resume_from_checkpoint", "true")):
         place = command.index(flag) if flag in command else len(command)
         command = [*command[:place], flag, value, *command[place + 2 :]]
-    return f"{'Preempted':<10} by {name}: saved {last}. Go on{launcher} with {shlex.join(command)}"
+    return f"{told} saved {saved}. Go on{launcher} with {shlex.join(command)}"
 
 
 def _is_first():

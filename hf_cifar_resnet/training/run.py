@@ -27,11 +27,11 @@ def main(argv=None, prog=None):
     Exits with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.preemption`].
     """
     arguments = parse_arguments(argv, prog)
-    with preemption.watching(preemption.typed(argv, prog)) as preempted:
-        return _train(*arguments, argv, preempted)
+    with preemption.watching(preemption.typed(argv, prog)) as watch:
+        return _train(*arguments, argv, watch)
 
 
-def _train(model_args, data_args, args, argv, preempted):
+def _train(model_args, data_args, args, argv, watch):
     from transformers import set_seed
 
     from . import describe
@@ -59,10 +59,10 @@ def _train(model_args, data_args, args, argv, preempted):
         if reason := describe.other_dataset(run, resume):
             raise UserError(f"the checkpoint {resume} cannot be resumed: {reason}")
         run["changed_arguments"] = describe.changed_arguments(run, resume)
-    callbacks = [RunRecordCallback(run), *([publisher] if publisher else [])]
-    with run_folder(args):
-        preempted.enter(args.output_dir)
-        trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks, preemption=preempted)
+    preempted = preemption.PreemptionCallback(watch)
+    callbacks = [RunRecordCallback(run), preempted, *([publisher] if publisher else [])]
+    with run_folder(args), preemption.marking(args.output_dir):
+        trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
             print(describe.start(run, args, publisher, resume), flush=True)
 

@@ -1,32 +1,35 @@
 """The Trainer for images: what transformers' own leaves to be done, and nothing else."""
 
+import copy
+import json
 import math
-import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 
 import torch
-from transformers import EarlyStoppingCallback
+from accelerate.utils import gather_object
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, weight_of
 from ..device import LEAST_CHANNELS, memory_format_for
 from ..errors import UserError
 from ..evaluation.scoring import Scorer
-from ..reporting.repository import TRAINING_ARGS_JSON
-from . import schedules
-from .callbacks import EpochLineCallback, QuietProgressCallback
-from .ema import EmaCallback
-from .nonfinite import NonFiniteGuard
+from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
+from . import resume, schedules
+from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
+from .checkpoints import CheckpointCallback, check_room, replacing, step_of
+from .ema import EMA_FILE, EmaCallback
+from .figures import FiguresCallback, TrainingFigures
 from .publish import PublishCallback
-from .resumable import ResumableTrainer
 from .trackers import prepare_trackers
 
-# How right an answer is, as an integer: MPS has no float64, and float32 counts to 2**24 only. No bit of a share above
-# 1/128 is lost, and 2**33 images can be added up.
-WHOLE = 2**30
 
-
-class CifarTrainer(ResumableTrainer):
+class CifarTrainer(Trainer):
     """
     transformers' Trainer for [`CifarResNetForImageClassification`] on [`ImageDataset`]s.
 
@@ -38,14 +41,16 @@ class CifarTrainer(ResumableTrainer):
     label gives to the predicted class. With `ema_decay` every evaluation, and the model after training, has the
     averaged weights; `checkpoint-*` has the raw ones, to resume from, beside `ema.safetensors`.
 
+    Checkpoints are complete or noticed as incomplete, and verified before a training resumes from one. It then ends, on
+    a CPU, with the same bits as if it had never stopped.
+
     Args:
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
-        preemption ([`Preemption`], *optional*): saves and ends the training where it says so.
         All others as for `Trainer`; [`CifarTrainingArguments`] has the defaults that suit it.
     """
 
-    def __init__(self, model=None, args=None, *, superclass_of=None, preemption=None, data_collator=None,
-                 compute_metrics=None, callbacks=None, **kwargs):  # fmt: skip
+    def __init__(self, model=None, args=None, *, superclass_of=None, data_collator=None, compute_metrics=None,
+                 callbacks=None, **kwargs):  # fmt: skip
         if args.push_to_hub and not any(isinstance(callback, PublishCallback) for callback in callbacks or ()):
             raise ValueError(
                 "push_to_hub needs the record of a run, which train.py has; from Python, train without it and "
@@ -53,27 +58,24 @@ class CifarTrainer(ResumableTrainer):
             )
         if model is not None:
             args = args.suited_to(model)
-        # How right on how many training images; on the device until it is logged, as reading would stall a GPU.
-        self._counts = torch.zeros(2, dtype=torch.int64, device=args.device)
-        self._start_counting()
-        self._scale = None
+        self._given = args
+        self._figures, self._ema = TrainingFigures(), None
+        self._scale, self._part = None, (-1, 0)
+        self._eval_loaders = {}
+        self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         decided = schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs)
         patience = args.early_stopping_patience
         stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
-        self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema") if args.ema_decay else None
-        self._preemption = preemption
-        first = [callback for callback in (preemption, self._ema) if callback]
-        self._guard = NonFiniteGuard(self, skip=args.nonfinite == "skip")
         super().__init__(
             model=model,
-            args=args,
+            args=_for_transformers(args),
             data_collator=data_collator or collate,
             compute_metrics=compute_metrics or Scorer(superclass_of),
-            # The averages are there before anyone asks for them, a step is undone before anyone sees it, and who
-            # changes the schedule comes before who reports it.
-            callbacks=[*first, self._guard, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
+            # A checkpoint is complete before anyone looks at it, and who changes the schedule comes before who reports.
+            callbacks=[self._checkpoints, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
             **kwargs,
         )
+        self._creates_schedule = self.lr_scheduler is None
         self._mixer = self._make_mixer()
         if args.sync_batchnorm and args.world_size > 1:
             # The same tensors under the same names: what is saved has ordinary BatchNorm.
@@ -83,6 +85,13 @@ class CifarTrainer(ResumableTrainer):
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
         QuietProgressCallback.replace_in(self)
         prepare_trackers(self.callback_handler.callbacks)
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        dynamo = self.accelerator.state.dynamo_plugin
+        if dynamo.dynamic is None:
+            # Or the last batch of an epoch turns all others into batches of unknown size, which are slower.
+            dynamo.dynamic = False
 
     # Data and optimizer
 
@@ -98,39 +107,70 @@ class CifarTrainer(ResumableTrainer):
             )
         return model.to(memory_format=self._memory_format)
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return EpochSampler(len(dataset), seed)
+    def get_train_dataloader(self):
+        # The batch may have been made smaller, by `auto_find_batch_size`.
+        parts = self.args.gradient_accumulation_steps * self.args.world_size
+        batch_size = self.get_total_train_batch_size(self.args) // parts
+        drop_last = self.args.dataloader_drop_last
+        return self._make_loader(self.train_dataset, batch_size, sampler=self._train_sampler(), drop_last=drop_last)
 
-    def _get_dataloader(self, dataset, *args, is_training=False, **kwargs):
+    def get_eval_dataloader(self, eval_dataset=None):
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if dataset is None:
+            raise ValueError("an evaluation needs a dataset: give eval_dataset")
+        if not self.args.dataloader_persistent_workers:
+            return self.get_test_dataloader(dataset)
+        if id(dataset) not in self._eval_loaders:
+            self._eval_loaders[id(dataset)] = dataset, self.get_test_dataloader(dataset)
+        return self._eval_loaders[id(dataset)][1]
+
+    def get_test_dataloader(self, test_dataset):
+        # Unlike transformers' own, with all images also where the last batch of the training is dropped.
+        return self._make_loader(test_dataset, self.args.eval_batch_size)
+
+    def _make_loader(self, dataset, batch_size, **options):
         if isinstance(dataset, ImageDataset) and self._scale in (None, (dataset.mean, dataset.std)):
             self._scale = dataset.mean, dataset.std
             dataset = dataset.as_bytes()
-        drop_last = self.args.dataloader_drop_last
-        # Transformers would drop the last images of an evaluation too.
-        self.args.dataloader_drop_last = drop_last and is_training
-        try:
-            loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-        # A loader draws a seed for its workers, as often as depends on them: not from the stream that dropout uses.
-        loader.base_dataloader.generator = torch.Generator()
-        return loader
+        args = self.args
+        loader = DataLoader(
+            dataset,
+            batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
+            # A loader draws a seed for its workers, as often as depends on them: not from the stream of dropout.
+            generator=torch.Generator(),
+            **options,
+        )
+        return self.accelerator.prepare(loader)
 
-    def _prepare_inputs(self, inputs):
-        inputs = super()._prepare_inputs(inputs)
-        if inputs["pixel_values"].dtype == torch.uint8:
-            inputs["pixel_values"] = normalize(inputs["pixel_values"], *self._scale)
+    def _train_sampler(self):
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(len(self.train_dataset), seed)
+
+    def _normalized(self, inputs):
+        images = inputs["pixel_values"]
+        if images.dtype == torch.uint8:
+            images = normalize(images, *self._scale)
         # One channels_last tensor, images or weights, makes all that follow channels_last.
-        inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=self._memory_format)
-        return inputs
+        return {**inputs, "pixel_values": images.contiguous(memory_format=self._memory_format)}
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return kind, options | {"lr": args.scaled_learning_rate}
 
     def get_decay_parameter_names(self, model):
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        if self.lr_scheduler is None:
+        if self._creates_schedule:  # anew for each training
             self.lr_scheduler = schedules.create(
                 self.args.lr_scheduler_type,
                 self.optimizer if optimizer is None else optimizer,
@@ -139,25 +179,72 @@ class CifarTrainer(ResumableTrainer):
                 self.args.lr_scheduler_kwargs,
                 by_events=any(isinstance(c, schedules.ScheduleCallback) for c in self.callback_handler.callbacks),
             )
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     # Training
 
-    def train(self, *args, **kwargs):
-        self._start_counting()
-        self._part = (-1, 0)
-        return super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint, or True for the last complete one. Where
+                the run had ended there, only its state and its model are loaded.
 
-    def _inner_training_loop(self, *args, **kwargs):
-        with self._preemption.saving(self) if self._preemption else nullcontext():
-            return super()._inner_training_loop(*args, **kwargs)
+        Raises:
+            UserError: if it is damaged or of another training, or the disk has no room for the checkpoints.
+        """
+        checkpoint, counted = self._find_checkpoint(resume_from_checkpoint), {}
+        if checkpoint is not None:
+            resume.check(checkpoint, self.model, self.args)
+            counted = resume.saved_figures(checkpoint, self.args)
+        self._figures = TrainingFigures(**counted)
+        if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
+            return self._load_ended(checkpoint)
+        self._check_room()
+        self._ema = self._make_ema(checkpoint)
+        with ExitStack() as stack:
+            for callback in self._callbacks_of_training(checkpoint):
+                self.add_callback(callback)
+                stack.callback(self.remove_callback, callback)
+            stack.enter_context(self._checkpoints.reporting_failures())
+            if checkpoint is not None:
+                stack.enter_context(resume.reading(checkpoint, lambda: self._figures.started))
+                stack.enter_context(resume.without_warnings("transformers.trainer"))
+            return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
-    def _finalize_training(self, trial, *args):
-        self._catch_up(trial)
-        if self._preemption:
-            self._preemption.check()
-        return super()._finalize_training(trial, *args)
+    def _find_checkpoint(self, given):
+        if given is not True:
+            return Path(given) if given else None
+        found = resume.newest(self.args.output_dir, self.args.load_best_model_at_end)
+        if found is None:
+            raise UserError(f"{self.args.output_dir} cannot be resumed: there is no whole checkpoint")
+        return found
+
+    def _planned_steps(self):
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        updates = math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
+        return math.ceil(self.args.num_train_epochs * updates)
+
+    def _load_ended(self, checkpoint):
+        self.state = TrainerState.load_from_json(str(checkpoint / resume.TRAINER_STATE))
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        resume.ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        averaged = self.args.ema_decay and self.args.saved_weights == "ema"
+        self.model.load_state_dict(load_file(Path(best or checkpoint, EMA_FILE if averaged else WEIGHTS)))
+        self.log({"train_loss": self._figures.mean_loss()})
+        return TrainOutput(self.state.global_step, self._figures.mean_loss(), {})
+
+    def _make_ema(self, checkpoint):
+        args = self.args
+        return EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
+
+    def _callbacks_of_training(self, checkpoint):
+        resumed = [] if checkpoint is None else [resume.ResumedCallback(checkpoint)]
+        averages = [self._ema] if self._ema else []
+        # After all others, which may ask for logs, evaluations and saves.
+        return [*resumed, *averages, EpochBoundary(), FiguresCallback(self._figures, self._train_sampler())]
 
     def _make_mixer(self):
         args = self.args
@@ -168,43 +255,23 @@ class CifarTrainer(ResumableTrainer):
             args.cutmix_share, args.seed, args.process_index,
         )  # fmt: skip
 
-    def _start_counting(self):
-        self._counts.zero_()
-        self._seen = 0
-        self._logged_at, self._paused, self._waited = time.perf_counter(), 0.0, 0.0
-
     def get_batch_samples(self, *args):
-        started = time.perf_counter()
-        batches = super().get_batch_samples(*args)
-        self._waited += time.perf_counter() - started
-        return batches
+        with self._figures.waiting():
+            return super().get_batch_samples(*args)
 
     def floating_point_ops(self, inputs):
         # The Trainer's estimate is one for language models, and walks over all modules at every step.
         return 0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = self._mixed(inputs)
+        inputs = self._mixed(self._normalized(inputs))
         outputs = model(**inputs, label_smoothing=self.args.label_smoothing_factor)
         with torch.no_grad():
-            correct = weight_of(outputs.logits.argmax(dim=-1), inputs["labels"])
-            self._counts[0] += (correct * WHOLE).long().sum()
-            self._counts[1] += len(inputs["labels"])
-        self._seen += len(inputs["labels"])
-        loss = self._guard.vet(outputs.loss)
-        return (loss, outputs) if return_outputs else loss
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        self.grad_norm = super()._get_grad_norm(model, grad_norm)
-        return self.grad_norm
-
-    def averages(self):
-        """The tensors of the averaged weights; none without `ema_decay` or outside of training."""
-        return self._ema.average.average.values() if self._ema else ()
-
-    def running_figures(self):
-        """The tensors in which a training's figures add up until they are logged."""
-        return self._tr_loss, self._counts
+            correct = weight_of(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
+            values = torch.stack([outputs.loss, correct])
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        self._figures.add(values, len(inputs["labels"]), self.state.global_step + 1, learning_rate)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _mixed(self, inputs):
         """The batch with images and labels mixed, until `mixing_stop_epoch`."""
@@ -225,43 +292,29 @@ class CifarTrainer(ResumableTrainer):
         return (self.state.epoch or 0) >= stop
 
     def log(self, logs, start_time=None):
-        if "loss" in logs and self._seen:
-            logs |= self._training_figures()
-            self._guard.correct(logs)
+        if "loss" in logs:
+            logs |= self._figures.summary(self._add_up)
+        elif "train_runtime" in logs and self._figures.images_in_all:
+            # transformers' own is that of the steps since the run was resumed.
+            logs["train_loss"] = self._figures.mean_loss()
+        logs.pop("total_flos", None)
         super().log(logs, start_time)
 
-    def _training_figures(self):
-        """
-        Train accuracy, images/s and the share of the time spent waiting for data since the last log, training seconds
-        in all; collective over all processes.
-        """
-        seen = self._counts.new_tensor([self._seen])
-        counts = self.accelerator.reduce(torch.cat([self._counts, seen]), reduction="sum")
-        correct, scored, seen = counts.tolist()
-        seconds = time.perf_counter() - self._logged_at - self._paused
-        before = next((e["train_seconds"] for e in reversed(self.state.log_history) if "train_seconds" in e), 0.0)
-        waited = self._waited
-        self._start_counting()
-        return {
-            "train_accuracy": correct / WHOLE / scored if scored else math.nan,
-            "images_per_second": seen / seconds,
-            "data_wait": waited / seconds,
-            "train_seconds": before + seconds,
-        }
+    @staticmethod
+    def _add_up(values):
+        """Over all processes."""
+        return [sum(column) for column in zip(*gather_object([values]), strict=True)]
 
     # Evaluation
 
     def evaluation_loop(self, *args, **kwargs):
-        started = time.perf_counter()
-        with self._ema.in_model() if self._ema else nullcontext():
+        with self._figures.paused(), self._ema.in_model() if self._ema else nullcontext():
             self._share_buffers()
-            output = super().evaluation_loop(*args, **kwargs)
-        self._paused += time.perf_counter() - started
-        return output
+            return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         # The Trainer would average losses over batches, whatever their size; the metrics have the exact loss.
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._normalized(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(pixel_values=inputs["pixel_values"]).logits
         return None, logits.float(), inputs.get("labels")
@@ -274,48 +327,46 @@ class CifarTrainer(ResumableTrainer):
 
     # Saving
 
-    def init_hf_repo(self, *args, **kwargs):
-        """Nothing: a [`PublishCallback`] pushes, and what it pushes is complete and holds no pickle."""
-
-    _push_from_checkpoint = init_hf_repo
-
     def save_model(self, output_dir=None, _internal_call=False):
-        super().save_model(output_dir, _internal_call=True)
+        """The files of a model replace those that are there when they are complete. It is pushed by nobody."""
+        folder = Path(output_dir or self.args.output_dir)
+        if _internal_call and step_of(folder) is not None:
+            self._checkpoints.begin(folder, self._checkpoint_bytes())
+            self._write_model(folder)
+        elif self.args.should_save:
+            with replacing(folder) as aside:
+                self._write_model(aside)
 
-    def write_model(self, folder, state_dict=None):
-        super().write_model(folder, state_dict)
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        (folder / TRAINING_ARGS_JSON).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
-        if self._ema:
-            self._ema.save(folder)
+    def _write_model(self, folder):
+        if self.args.should_save:
+            super().save_model(str(folder), _internal_call=True)
+            (folder / "training_args.bin").unlink(missing_ok=True)
+            (folder / TRAINING_ARGS_JSON).write_text(self._given.to_json_string() + "\n", encoding="utf-8")
+
+    def _write_progress(self, checkpoint):
+        """What transformers does not save, and a resumed training needs."""
+        content = json.dumps(self._figures.saved()) + "\n"
+        (checkpoint / resume.figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
+        if self._ema and self.args.should_save:
+            self._ema.average.save(checkpoint)
+
+    def _check_room(self):
+        if self.args.should_save and self.args.save_strategy != "no":
+            # One more than are kept, since the oldest goes when the newest is there, and the model at the end.
+            count = (self._given.save_total_limit or 1) + 1
+            needed = count * self._checkpoint_bytes() + self._model_bytes()
+            check_room(self.args.output_dir, needed, "training")
+
+    def _model_bytes(self):
+        return sum(tensor.nbytes for tensor in self.model.state_dict().values())
 
     def _checkpoint_bytes(self):
-        return super()._checkpoint_bytes() + (self._model_bytes() if self._ema else 0)
+        """At most: with the two moments of Adam, averages, and small files."""
+        return (3 + bool(self.args.ema_decay)) * self._model_bytes() + 2**20
 
-    def progress(self):
-        return super().progress() | {
-            "counts": self._counts.tolist(),
-            "seen": self._seen,
-            "steps": self._guard.steps,
-            "skipped": self._guard.skipped,
-            "train_seconds": time.perf_counter() - self._logged_at - self._paused,
-            "waited": self._waited,
-        }
 
-    def restore_progress(self, progress):
-        super().restore_progress(progress)
-        self._start_counting()
-        self._counts.copy_(self._counts.new_tensor(progress["counts"]))
-        self._guard.steps, self._guard.skipped = progress["steps"], progress["skipped"]
-        self._seen, self._waited = progress["seen"], progress["waited"]
-        self._logged_at -= progress["train_seconds"]
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._ema:
-            self._ema.resumes_from = resume_from_checkpoint
-
-    def _load_best_model(self):
-        super()._load_best_model()
-        if self._ema and self._ema.is_model:
-            self._ema.average.load(self.state.best_model_checkpoint)
+def _for_transformers(args):
+    """A copy in which transformers leaves to our callbacks what they do otherwise: delete checkpoints, and push."""
+    args = copy.copy(args)
+    args.save_total_limit, args.push_to_hub = None, False
+    return args

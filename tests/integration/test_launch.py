@@ -42,14 +42,15 @@ scale = [0.5] * 3, [0.25] * 3
 train = WithPositions(images, labels, *scale, Augmenter(build_policy("seed"), 42))
 shape = dict(block="basic", stage_depths=[1, 1], stage_widths=[16, 32], num_labels=5)
 # Nothing is improvement enough, so that the plateau is cut alike whatever the figures.
-plateau = dict(plateau_patience=0, plateau_threshold=0.9, metric_for_best_model="loss")
+plateau = {"patience": 0, "threshold": 0.9}
 found = {}
 for schedule in sys.argv[2:]:
     batches = []
     args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, num_train_epochs=2,
                                   lr_scheduler_type=schedule, logging_strategy="steps", logging_steps=1,
+                                  lr_scheduler_kwargs=plateau if "plateau" in schedule else {},
                                   eval_strategy="steps", eval_steps=2, save_strategy="no",
-                                  load_best_model_at_end=False, **plateau)
+                                  load_best_model_at_end=False, metric_for_best_model="loss")
     model = CifarResNetForImageClassification(CifarResNetConfig(**shape))
     trainer = Noting(model, args, train_dataset=train, eval_dataset=ImageDataset(images, labels, *scale))
     trainer.train()

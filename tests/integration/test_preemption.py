@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from hf_cifar_resnet.reporting.records import read_json
-from hf_cifar_resnet.training.checkpoints import newest
 from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER
+from hf_cifar_resnet.training.resume import newest
 from hf_cifar_resnet.training.run import main
 
 from .conftest import ENVIRONMENT

@@ -169,7 +169,7 @@ def test_selection_on_test_is_said_everywhere(quick, finished, tmp_path, capsys)
 
 TIMED = ("images_per_second", "data_wait", "train_seconds")
 EVERY_FIVE_STEPS = (
-    "--lr_scheduler_type reduce_lr_on_plateau --plateau_patience 0 --plateau_threshold 0.9 "
+    '--lr_scheduler_type reduce_lr_on_plateau --lr_scheduler_kwargs {"patience":0,"threshold":0.9} '
     "--metric_for_best_model loss --max_steps 20 --eval_strategy steps --eval_steps 5 --save_strategy steps "
     "--save_steps 5 --logging_strategy steps --logging_steps 5 --save_total_limit 9"
 ).split()

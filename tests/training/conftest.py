@@ -91,7 +91,6 @@ def make_trainer(make_args, make_model, make_dataset):
         evaluate=None,
         compute_metrics=None,
         callbacks=(),
-        preemption=None,
         **options,
     ):
         return CifarTrainer(
@@ -100,7 +99,6 @@ def make_trainer(make_args, make_model, make_dataset):
             train_dataset=train or make_dataset(),
             eval_dataset=evaluate or make_dataset(seed=1),
             compute_metrics=compute_metrics,
-            preemption=preemption,
             callbacks=list(callbacks),
         )
 

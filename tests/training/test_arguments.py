@@ -1,4 +1,6 @@
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -83,7 +85,7 @@ def test_values_of_a_yaml_file(parse_yaml):
     "text, told",
     [
         ("lerning_rate: 1\n", "did you mean --learning_rate?"),
-        ("plateau_pacience: 1\n", "did you mean --plateau_patience?"),
+        ("warmup_stepz: 1\n", "did you mean --warmup_steps?"),
         ("zzz: 1\n", "unknown argument zzz"),
         ("config: seed\n", "config"),
         ("- learning_rate\n", "argument: value"),
@@ -130,7 +132,7 @@ def test_help_shows_our_groups_first(capsys):
     headings = ["\nmodel:", "\ndata:", "\ntraining:", "\nall other arguments of transformers.TrainingArguments:"]
     places = [text.index(heading) for heading in headings]
     assert stopped.value.code == 0 and places == sorted(places)
-    flags = ["--stem", "--dataset_name", "--plateau_factor", "--push_to_hub"]
+    flags = ["--stem", "--dataset_name", "--lr_scaling", "--push_to_hub"]
     for flag, start, end in zip(flags, places, [*places[1:], len(text)], strict=True):
         assert f"\n  {flag}" in text[start:end]
     assert "--config" in text[places[2] : places[3]]
@@ -140,8 +142,8 @@ BAD = """
     --lr_scheduler_type cosin
     --lr_scheduler_type reduce_lr_on_plateau --eval_strategy no --load_best_model_at_end false
     --lr_scheduler_type reduce_lr_on_plateau --eval_strategy no
-    --lr_scheduler_type reduce_lr_on_plateau --plateau_factor 2
-    --lr_scheduler_type reduce_lr_on_plateau --plateau_patience -1
+    --lr_scheduler_type reduce_lr_on_plateau --lr_scheduler_kwargs {"factor":2}
+    --lr_scheduler_type reduce_lr_on_plateau --lr_scheduler_kwargs {"patience":-1}
     --lr_scheduler_type constant --warmup_steps 5
     --lr_scheduler_type one_cycle --warmup_steps 0.1
     --lr_scheduler_kwargs {bad
@@ -214,7 +216,7 @@ def test_bad_input_is_told_in_one_line(parse, line):
         ("--lerning_rate", "--learning_rate"),
         ("--datset_name", "--dataset_name"),
         ("--num_epochs=3", "--num_train_epochs"),
-        ("--plateau_patence", "--plateau_patience"),
+        ("--warmup_step", "--warmup_steps"),
     ],
 )
 def test_unknown_flag_suggests_the_nearest(parse, typed, meant):
@@ -253,25 +255,20 @@ def test_indivisible_batch_says_what_would_do(parse):
         parse("--global_batch_size 256 --gradient_accumulation_steps 3")
 
 
-# Plateau flags
+# Arguments of a schedule
 
 
-@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup"])
-def test_plateau_flags_and_kwargs_are_one_thing(parse, name):
-    flags = (
-        "--plateau_factor 0.2 --plateau_patience 5 --plateau_threshold 0.01 --plateau_cooldown 1 --plateau_min_lr 1e-5"
-    )
-    args = parse(f"--lr_scheduler_type {name} {flags}")[2]
-    assert args.lr_scheduler_kwargs == {
-        "factor": 0.2, "patience": 5, "threshold": 0.01, "cooldown": 1, "min_lr": 1e-5
-    }  # fmt: skip
-    mixed = parse(f"--lr_scheduler_type {name} --plateau_factor 0.2", "--lr_scheduler_kwargs", '{"patience": 7}')[2]
-    assert mixed.lr_scheduler_kwargs == {"factor": 0.2, "patience": 7}
+def test_mapping_in_a_recipe(parse_yaml):
+    text = "lr_scheduler_type: reduce_lr_on_plateau\nlr_scheduler_kwargs: {patience: 5, threshold: 1e-2}\n"
+    assert parse_yaml(text)[2].lr_scheduler_kwargs == {"patience": 5, "threshold": 0.01}
 
 
-def test_plateau_flags_leave_other_schedules_alone(parse):
-    """As in the recipe of the notebook, which sets them for whoever chooses a plateau."""
-    assert parse("--lr_scheduler_type cosine --plateau_factor 0.2")[2].lr_scheduler_kwargs == {}
+PLATEAU_OF_SEED = {"factor": 0.5, "patience": 3, "threshold": 1e-3, "min_lr": 1e-4}
+
+
+@pytest.mark.parametrize("schedule, kept", [("cosine", {}), ("reduce_lr_on_plateau", PLATEAU_OF_SEED)])
+def test_arguments_of_the_schedule_of_a_recipe_are_for_no_other(parse, schedule, kept):
+    assert parse(f"--config seed --lr_scheduler_type {schedule}")[2].lr_scheduler_kwargs == kept
 
 
 @pytest.mark.parametrize(
@@ -308,6 +305,14 @@ def test_precision_and_who_chose_it(parse, monkeypatch, launched, line, precisio
 
 def test_one_choice_of_precision_does_not_reach_the_next(parse):
     assert [parse(line)[2].precision for line in ("--bf16", "", "--fp16", "")] == ["bf16", "fp32", "fp16", "fp32"]
+
+
+@pytest.mark.parametrize("line", ["--bf16 false", "--fp16", "--torch_compile --lr_scaling linear --ema_decay 0.9"])
+def test_parsing_leaves_the_environment_alone(parse, monkeypatch, line):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    before = dict(os.environ)
+    parse(line)
+    assert dict(os.environ) == before
 
 
 def test_arguments_survive_json(tmp_path):
@@ -363,7 +368,9 @@ def test_variables_that_mean_one_process(parse, monkeypatch, environment):
     ],
 )
 def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
-    assert parse(line)[2].learning_rate == pytest.approx(rate)
+    args = parse(line)[2]
+    assert (args.learning_rate, args.scaled_learning_rate) == (1e-3, pytest.approx(rate))
+    assert replace(args).scaled_learning_rate == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(

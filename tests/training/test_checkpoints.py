@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training import checkpoints, describe
+from hf_cifar_resnet.training.resume import newest
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
@@ -49,7 +50,7 @@ def test_damaged_checkpoint_is_refused_and_passed_over(run, make_trainer, harm, 
     with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: ") as refused:
         make_trainer("again").train(resume_from_checkpoint=str(run / "checkpoint-4"))
     assert "\n" not in str(refused.value)
-    assert checkpoints.newest(run, needs_best=False).name == "checkpoint-2"
+    assert newest(run, needs_best=False).name == "checkpoint-2"
 
 
 @pytest.mark.parametrize("name", ["scaler.pt", "pytorch_model.bin", "below/optimizer.pt"])
@@ -172,7 +173,7 @@ def test_disk_that_fills_up_is_told_before_a_save(mount, make_trainer, tmp_path)
     disk = mount("size=8m")
     with pytest.raises(UserError, match="the checkpoint of step 4 may take .* MB left: make room"):
         make_trainer("disk", callbacks=[Fill(disk)], **SAVING).train()
-    assert checkpoints.newest(disk, needs_best=False).name == "checkpoint-2"
+    assert newest(disk, needs_best=False).name == "checkpoint-2"
 
 
 def test_disk_that_is_full_in_the_middle_of_a_save(mount, make_trainer):

@@ -7,12 +7,12 @@ import torch
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.checkpoints import best_of, unusable
 from hf_cifar_resnet.training.portable import read_portable, write_portable
+from hf_cifar_resnet.training.resume import best_of, unusable
 
 PLATEAU = {
     "lr_scheduler_type": "reduce_lr_on_plateau_with_warmup",
-    "plateau_patience": 1,
+    "lr_scheduler_kwargs": {"patience": 1},
     "eval_strategy": "steps",
     "eval_steps": 2,
     "metric_for_best_model": "loss",

@@ -8,7 +8,15 @@ import pytest
 from transformers import TrainerCallback
 
 from hf_cifar_resnet.training import preemption
-from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER, SIGNALS, Preempted, watching
+from hf_cifar_resnet.training.preemption import (
+    EXIT_CODE,
+    MARKER,
+    SIGNALS,
+    Preempted,
+    PreemptionCallback,
+    marking,
+    watching,
+)
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
 TIMINGS = ("images_per_second", "data_wait", "train_seconds", "train_loss")
@@ -43,11 +51,12 @@ def train(make_trainer):
         code = 0
         trainer = None
         try:
-            with watching(["train.py"]) as preempted:
-                trainer = make_trainer(callbacks=callbacks, preemption=preempted, **(RUN | options))
-                preempted.enter(trainer.args.output_dir)
-                trainer.train(resume_from_checkpoint=resume)
-                preempted.check()
+            with watching(["train.py"]) as watch:
+                preempted = PreemptionCallback(watch)
+                trainer = make_trainer(callbacks=[*callbacks, preempted], **(RUN | options))
+                with marking(trainer.args.output_dir):
+                    trainer.train(resume_from_checkpoint=resume)
+                    preempted.check()
         except Preempted as stopped:
             code = stopped.code
         return trainer, code
@@ -131,7 +140,7 @@ def test_what_is_saved_already_is_not_written_again(train):
     "step, options",
     [
         (2, EVALUATED),
-        (4, EVALUATED | {"lr_scheduler_type": "reduce_lr_on_plateau", "plateau_patience": 0}),
+        (4, EVALUATED | {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0}}),
         (4, EVALUATED | {"eval_steps": 1, "ema_decay": 0.9}),
         (5, EPOCHS | {"ema_decay": 0.9}),
         (10, EPOCHS),
@@ -140,26 +149,22 @@ def test_what_is_saved_already_is_not_written_again(train):
         (5, EPOCHS | {"early_stopping_patience": 1, "metric_for_best_model": "top5", "learning_rate": 1e-9}),
     ],
 )
-def test_evaluation_is_left_and_made_up_for(train, step, options):
+def test_evaluation_comes_to_its_end_before_the_save(train, step, options):
     expected = outcome(train(folder="whole", **options)[0])
     sender = Sender(step, batch=2)
     stopped, code = train(sender, **options)
-    # The batch in which it came may be the last one; the evaluation would have 5.
-    assert code == EXIT_CODE and sender.batches[step] <= 3 and checkpoints(stopped)[-1] == step
-    assert not any("eval_loss" in entry for entry in stopped.state.log_history if entry["step"] == step)
+    assert code == EXIT_CODE and sender.batches[step] == 5 and checkpoints(stopped)[-1] == step
     resumed, code = go_on(train, stopped, **options)
     assert code == 0
     assert_same(outcome(resumed), expected)
 
 
-def test_preempted_again_in_the_same_evaluation(train):
-    expected = outcome(train(folder="whole", **EPOCHS)[0])
-    stopped, _ = train(Sender(5, batch=1), **EPOCHS)
-    again, code = train(Sender(5, batch=4), resume=f"{stopped.args.output_dir}/checkpoint-5", **EPOCHS)
-    assert code == EXIT_CODE and checkpoints(again) == [5]
-    resumed, code = go_on(train, again, **EPOCHS)
-    assert code == 0
-    assert_same(outcome(resumed), expected)
+def test_evaluation_without_a_save_is_followed_by_one_more_step(train):
+    options = EVALUATED | {"save_steps": 4}
+    expected = outcome(train(folder="whole", **options)[0])
+    stopped, code = train(Sender(2, batch=2), **options)
+    assert code == EXIT_CODE and checkpoints(stopped) == [3]
+    assert_same(outcome(go_on(train, stopped, **options)[0]), expected)
 
 
 # Before and after
@@ -176,19 +181,18 @@ def test_signal_before_training_ends_at_once(capsys):
 
 
 def test_run_that_saved_nothing_yet_is_marked_too(tmp_path, capsys):
-    with pytest.raises(SystemExit), watching(["python", "train.py"]) as preempted:
-        preempted.enter(tmp_path)
+    with pytest.raises(SystemExit), watching(["python", "train.py"]), marking(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
     assert (tmp_path / MARKER).exists() and "Start again with python train.py" in capsys.readouterr().out
 
 
 def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_trainer, capsys):
-    with pytest.raises(SystemExit) as stopped, watching(["python", "train.py"]) as preempted:
-        trainer = make_trainer(preemption=preempted, save_strategy="epoch")
-        preempted.enter(trainer.args.output_dir)
-        trainer.train()
-        os.kill(os.getpid(), signal.SIGUSR1)
-        pytest.fail("it went on")
+    with pytest.raises(SystemExit) as stopped, watching(["python", "train.py"]) as watch:
+        trainer = make_trainer(callbacks=[PreemptionCallback(watch)], save_strategy="epoch")
+        with marking(trainer.args.output_dir):
+            trainer.train()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE and checkpoints(trainer) == [5]
     assert "checkpoint-5. Go on with python train.py --output_dir" in capsys.readouterr().out
 
@@ -197,8 +201,8 @@ def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_traine
 def test_second_signal_ends_at_once(number):
     child = os.fork()
     if child == 0:
-        with watching(["train.py"]) as preempted:
-            preempted.training = True
+        with watching(["train.py"]) as watch:
+            watch.training = True
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), number)
             os._exit(0)
@@ -207,11 +211,11 @@ def test_second_signal_ends_at_once(number):
 
 def test_launcher_that_passes_a_signal_on_is_no_second_one(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with watching(["train.py"]) as preempted:
-        preempted.training = True
+    with watching(["train.py"]) as watch:
+        watch.training = True
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
-    assert preempted.signum == signal.SIGTERM
+    assert watch.signum == signal.SIGTERM
 
 
 @pytest.mark.parametrize("ends", ["whole", "preempted"])
@@ -224,10 +228,12 @@ def test_handlers_are_restored(train, ends):
 @pytest.mark.parametrize("value", ["false", "true", "run/checkpoint-3"])
 def test_what_was_resumed_from_is_replaced(make_trainer, capsys, value):
     typed = ["train.py", "--resume_from_checkpoint", value, "--seed", "42"]
-    with pytest.raises(Preempted), watching(typed) as preempted:
-        trainer = make_trainer(preemption=preempted, callbacks=[Sender(2)])
-        preempted.enter(trainer.args.output_dir)
-        trainer.train()
+    with pytest.raises(Preempted), watching(typed) as watch:
+        preempted = PreemptionCallback(watch)
+        trainer = make_trainer(callbacks=[Sender(2), preempted])
+        with marking(trainer.args.output_dir):
+            trainer.train()
+            preempted.check()
     shown = f"train.py --resume_from_checkpoint true --seed 42 --output_dir {trainer.args.output_dir}\n"
     assert capsys.readouterr().out.endswith(f"Go on with {shown}")
 

@@ -10,7 +10,7 @@ from hf_cifar_resnet.data.policies import build_policy
 OPTIONS = {
     "everything at once": {
         "lr_scheduler_type": "reduce_lr_on_plateau",
-        "plateau_patience": 0,
+        "lr_scheduler_kwargs": {"patience": 0},
         "ema_decay": 0.9,
         "mixup_alpha": 0.5,
         "cutmix_alpha": 0.5,

@@ -299,7 +299,7 @@ def test_line_of_an_epoch(make_trainer, capsys):
 def test_line_says_when_the_rate_is_cut(make_trainer, capsys):
     trainer = make_trainer(
         lr_scheduler_type="reduce_lr_on_plateau",
-        plateau_patience=0,
+        lr_scheduler_kwargs={"patience": 0},
         learning_rate=0.1,
         compute_metrics=scripted([0.1, 0.1, 0.2, 0.2]),
         logging_strategy="epoch",
