@@ -6,6 +6,7 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 
 HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
+STUDY_JSON = "study.json"  # of a folder of runs
 _TRAINING = {
     "loss": "train_loss",
     "train_accuracy": "train_accuracy",

@@ -113,6 +113,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
     Raises:
         UserError: where an argument asks for a package that is not installed, or for what this model cannot do.
     """
+    from . import optimizers
     from .trainer import CifarTrainer
 
     try:
@@ -126,7 +127,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
             **kwargs,
         )
         # Not only when training starts.
-        trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+        optimizers.check(trainer)
     except (ImportError, NotImplementedError, ValueError) as error:
         raise UserError(f"the Trainer does not take these arguments: {' '.join(str(error).split())}") from error
     return trainer
