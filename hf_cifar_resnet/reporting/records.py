@@ -16,7 +16,8 @@ _TRAINING = {
     "train_seconds": "train_seconds",
     "skipped_steps": "skipped_steps",
 }
-SCORES = ("loss", "top1", "top5", "superclass")
+ACCURACIES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}  # and how a reader calls them
+SCORES = ("loss", *ACCURACIES)
 
 
 def history(log_history):

@@ -116,13 +116,17 @@ def choose_targets(runs):
 
 
 def figures(run, targets):
-    """The numbers of one run that the tables show; accuracies are 0 to 1, and None is not measured or not reached."""
+    """
+    The numbers of one run that the tables show; accuracies are 0 to 1, and None is not measured or not reached. There
+    is no top-5 accuracy where there are too few classes for one.
+    """
     metrics, history = run["metrics"], run["history"]
     last = history[-1]
     row = {
         f"{split}_{score}": (metrics[split] or {}).get(score)
         for split in ("validation", "test")
         for score in ("top1", "top5", "loss")
+        if score in metrics["test"]
     }
     row["best_epoch"] = metrics["best_epoch"]
     row["train_accuracy"] = last.get("train_accuracy")
@@ -141,7 +145,7 @@ def _write_csv(runs, targets, varied, path):
             {"schedule": run["schedule"], "variant": run["variant"], "seed": run["seed"], **figures(run, targets)}
             for run in runs
         ]
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
         writer.writeheader()
         writer.writerows(rows)
 
@@ -185,11 +189,13 @@ def _table(groups, targets, selected_on):
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
         columns |= {f"epochs_to_{target:g}": f"epochs to {target:.0%}", f"seconds_to_{target:g}": f"s to {target:.0%}"}
+    numbers = {name: [figures(run, targets) for run in members] for name, members in groups.items()}
+    measured = {column for rows in numbers.values() for row in rows for column in row}
+    columns = {column: title for column, title in columns.items() if column in measured}
     head = ["schedule", "n", *columns.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, members in sorted(groups.items(), key=lambda item: -_mean_test(item[1])):
-        rows = [figures(run, targets) for run in members]
-        cells = [_cell(column, [row[column] for row in rows]) for column in columns]
+        cells = [_cell(column, [row.get(column) for row in numbers[name]]) for column in columns]
         lines.append("| " + " | ".join([name, str(len(members)), *cells]) + " |")
     return lines
 

@@ -101,7 +101,9 @@ def load_data(data_args, seed):
 
 def check_metric(args, data):
     """Raises [`UserError`] for a metric to select by that there will not be."""
-    known = records.SCORES if data.superclass_of is not None else records.SCORES[:-1]
+    from ..evaluation.scoring import score_names
+
+    known = score_names(len(data.label_names), data.superclass_of is not None)
     if args.metric_for_best_model.removeprefix("eval_") not in known:
         raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
 
