@@ -22,10 +22,18 @@ def printable(text):
 
 
 class LineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line too."""
+    """An argument parser whose errors are one line too, and that takes no empty text."""
 
     def error(self, message):
         raise UserError(message)
+
+    def parse_known_args(self, args=None, namespace=None):
+        parsed, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(parsed).items():
+            # As from a shell variable that is not set; as a path it would mean the current folder.
+            if isinstance(value, str) and not value.strip() and value != self.get_default(name):
+                raise UserError(f"{name} is empty: give it a value, or leave it out")
+        return parsed, rest
 
 
 def reports_user_errors(function):

@@ -1,11 +1,15 @@
 """Hyper-parameter search with Optuna, through the Trainer's own `hyperparameter_search` (extra `search`)."""
 
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from .errors import UserError, reports_user_errors
 from .reporting import records
 from .training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from .training.figures import NonFiniteError
+from .training.launch import holds_run, run_folder
 from .training.parsing import CifarArgumentParser
 from .training.run import build_trainer, check_metric, load_data, quieten_libraries
 from .training.starting_point import build_model
@@ -21,28 +25,36 @@ SEARCHABLE = (
 @reports_user_errors
 def main(argv=None, prog=None):
     """Trains `--trials` models, each on one point of the space, and reports the best by validation."""
-    options, model_args, data_args, args = _parse(argv, prog)
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError('search needs Optuna: pip install "hf-cifar-resnet[search]"') from error
+    options, space, model_args, data_args, args = _parse(argv, prog)
+    if find_spec("optuna") is None:
+        raise UserError('search needs Optuna: pip install "hf-cifar-resnet[search]"')
     quieten_libraries(args)
-    space = dict(parse_dimension(text) for text in options.space)
-    unknown = sorted(set(space) - set(SEARCHABLE))
-    if unknown:
-        raise UserError(
-            f"--space: cannot search {', '.join(unknown)}, only {', '.join(SEARCHABLE)}; `study --vary` can"
-        )
     folder = Path(args.output_dir)
-    if (folder / BEST_JSON).exists():
-        raise UserError(f"--output_dir {folder} holds a search already: choose another")
+    if (folder / BEST_JSON).exists() or holds_run(folder):
+        raise UserError(f"--output_dir {folder} holds a search or a run already: choose another")
     data = load_data(data_args, args.seed)
     check_metric(args, data)
     args = args.suited_to(build_model(model_args, data))
-    trainer = build_trainer(None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data))
+    with run_folder(args):
+        trainer = build_trainer(
+            None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data)
+        )
+        best = _search(trainer, space, options, args)
+        found = {args.metric_for_best_model: best.objective, "trials": options.trials}
+        records.write_json(found | {"arguments": best.hyperparameters}, folder / BEST_JSON)
+    settings = " ".join(f"--{name} {value:.4g}" if isinstance(value, float) else f"--{name} {value}"
+                        for name, value in best.hyperparameters.items())  # fmt: skip
+    print(f"Best {args.metric_for_best_model} on {data_args.eval_split}: {best.objective:.4f} with {settings}")
+    return found
+
+
+def _search(trainer, space, options, args):
+    """The best trial, as transformers returns it."""
+    import optuna
+
     try:
-        best = trainer.hyperparameter_search(
-            hp_space=lambda trial: {name: suggest(trial) for name, suggest in space.items()},
+        return trainer.hyperparameter_search(
+            hp_space=lambda trial: {dimension.name: dimension.suggest(trial) for dimension in space},
             compute_objective=lambda metrics: metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"],
             n_trials=options.trials,
             direction="maximize" if args.greater_is_better else "minimize",
@@ -52,12 +64,6 @@ def main(argv=None, prog=None):
         )
     except ValueError as error:  # where all of them diverge
         raise UserError(f"the search found nothing: {error}") from error
-    found = {args.metric_for_best_model: best.objective, "trials": options.trials, "arguments": best.hyperparameters}
-    records.write_json(found, folder / BEST_JSON)
-    settings = " ".join(f"--{name} {value:.4g}" if isinstance(value, float) else f"--{name} {value}"
-                        for name, value in best.hyperparameters.items())  # fmt: skip
-    print(f"Best {args.metric_for_best_model} on {data_args.eval_split}: {best.objective:.4f} with {settings}")
-    return found
 
 
 def _parse(argv, prog):
@@ -71,17 +77,35 @@ def _parse(argv, prog):
     *parsed, options = parser.parse(argv)
     if options.trials < 1:
         raise UserError(f"--trials must be at least 1, got {options.trials}")
+    space = [parse_dimension(text) for text in options.space]
+    _check(space, parser, sys.argv[1:] if argv is None else argv)
     model_args, data_args, args = parsed
     if not args.output_dir_given:
         args.output_dir = "studies/search"
     # Trials compete by their last evaluation; keeping checkpoints of all would fill the disk.
     args.save_strategy, args.load_best_model_at_end = "no", False
-    return options, model_args, data_args, args
+    return options, space, model_args, data_args, args
+
+
+@dataclass
+class Dimension:
+    """An argument to search: its choices, or the two ends of its range."""
+
+    name: str
+    values: list
+    is_range: bool = False
+    log: bool = False
+
+    def suggest(self, trial):
+        """A value for an Optuna trial."""
+        if self.is_range:
+            return trial.suggest_float(self.name, *self.values, log=self.log)
+        return trial.suggest_categorical(self.name, self.values)
 
 
 def parse_dimension(text):
     """
-    A name and a function of an Optuna trial, from `NAME=LOW:HIGH`, `NAME=LOW:HIGH:log` or `NAME=A,B,C`.
+    A [`Dimension`], from `NAME=LOW:HIGH`, `NAME=LOW:HIGH:log` or `NAME=A,B,C`.
 
     Raises:
         UserError: if it is neither.
@@ -94,13 +118,34 @@ def parse_dimension(text):
             low, high = float(low), float(high)
             if scale not in ([], ["log"]) or not low < high or (scale and low <= 0):
                 raise ValueError
-            return name, lambda trial: trial.suggest_float(name, low, high, log=bool(scale))
-        choices = [_number_or_text(value) for value in values.split(",")]
-        if not values:
+            return Dimension(name, [low, high], is_range=True, log=bool(scale))
+        if not all(values.split(",")):
             raise ValueError
-        return name, lambda trial: trial.suggest_categorical(name, choices)
+        return Dimension(name, [_number_or_text(value) for value in values.split(",")])
     except ValueError:
         raise UserError(f"--space {text}: write it as NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B") from None
+
+
+def _check(space, parser, argv):
+    """Raises [`UserError`] for what is there twice, or `train` does not take: no trial should find out."""
+    names = [dimension.name for dimension in space]
+    unknown = sorted(set(names) - set(SEARCHABLE))
+    if unknown:
+        raise UserError(
+            f"--space: cannot search {', '.join(unknown)}, only {', '.join(SEARCHABLE)}; `study --vary` can"
+        )
+    for dimension in space:
+        if names.count(dimension.name) > 1:
+            raise UserError(f"--space {dimension.name} is given twice")
+        parsed = []
+        for value in dimension.values:
+            try:
+                *_, args, _ = parser.parse([*argv, f"--{dimension.name}", str(value)])
+            except UserError as error:
+                raise UserError(f"--space {dimension.name}: {error}") from error
+            parsed.append(getattr(args, dimension.name))
+        if len(set(parsed)) < len(parsed):
+            raise UserError(f"--space {dimension.name} has equal values: {', '.join(map(str, dimension.values))}")
 
 
 def _number_or_text(text):

@@ -8,9 +8,9 @@ Or: what does each part of a recipe bring? The recipe as it is, and without each
 hf-cifar-resnet study --config strong --schedules cosine --without ema:ema_decay=0 --seeds 42 43 44
 """
 
-import argparse
 import fcntl
 import itertools
+import json
 import os
 import shlex
 import signal
@@ -23,14 +23,24 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from .errors import UserError, reports_user_errors
+from .errors import LineParser, UserError, reports_user_errors
 from .reporting import records, tables
+from .reporting.records import STUDY_JSON
 from .training import schedules
+from .training.launch import holds_run
 from .training.parsing import parse_arguments
 
-STUDY_JSON, LOG = "study.json", "train.log"
-# What the study itself decides for each run.
-DECIDED = ("lr_scheduler_type", "seed", "output_dir", "resume_from_checkpoint")
+LOG = "train.log"
+# What the study itself decides for each run, and how it is told.
+DECIDED = {
+    "lr_scheduler_type": "use --schedules",
+    "seed": "use --seeds",
+    "output_dir": "each run has a folder in that of the study",
+    "resume_from_checkpoint": "started again, it resumes what is not finished",
+    "run_name": "each run has the name of its folder",
+    "push_to_hub": "push the run that you choose when it has ended, with hf-cifar-resnet push",
+    "hub_model_id": "push the run that you choose when it has ended, with hf-cifar-resnet push",
+}
 
 
 @dataclass
@@ -57,10 +67,12 @@ class Run:
 def main(argv=None, prog=None):
     """Runs what is not finished, then writes tables and plots. Exits with 1 if a run failed."""
     options, common = _parse(argv, prog)
-    if options.report:
+    if options.report is not None:
         print(tables.write_report(options.report, options.targets))
         return
     folder = Path(options.output_dir)
+    if holds_run(folder) or (folder / records.RUN_JSON).exists():
+        raise UserError(f"--output_dir {folder} holds a run, whose files a study would replace: choose another")
     runs = plan(folder, options.schedules, options.seeds, options.vary, options.without)
     check(runs, common)
     remember(folder, options, common)
@@ -78,12 +90,11 @@ def main(argv=None, prog=None):
 
 
 def _parse(argv, prog):
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog=prog,
         description="Compare learning-rate schedules over seeds. All other arguments are those of `train`.",
         allow_abbrev=False,
     )
-    parser.error = _fail
     parser.add_argument("--schedules", nargs="+", default=["constant", "cosine", schedules.PLATEAU], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42], metavar="N")
     parser.add_argument(
@@ -101,20 +112,27 @@ def _parse(argv, prog):
         "--report", metavar="FOLDER", help="only rebuild tables and plots from the runs in a study folder"
     )
     options, common = parser.parse_known_args(argv)
-    options.vary = dict(_parse_vary(text) for text in options.vary)
-    options.without = dict(_parse_without(text) for text in options.without)
+    if options.targets and not all(0 < target <= 1 for target in options.targets):
+        raise UserError(f"--targets must be above 0 and at most 1, got {' '.join(map(str, options.targets))}")
+    options.vary = _by_name("--vary", map(_parse_vary, options.vary))
+    options.without = _by_name("--without", map(_parse_without, options.without))
     return options, common
 
 
-def _fail(message):
-    raise UserError(message)
+def _by_name(flag, pairs):
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(f"{flag} {name} is given twice")
+        found[name] = value
+    return found
 
 
 def _parse_vary(text):
     name, separator, values = text.partition("=")
-    if not separator or not values:
+    if not name or not separator or not values:
         raise UserError(f"--vary {text}: write it as NAME=A,B")
-    return name.lstrip("-").replace("-", "_"), values.split(",")
+    return _undecided(name), values.split(",")
 
 
 def _parse_without(text):
@@ -122,15 +140,23 @@ def _parse_without(text):
     settings = [setting.partition("=") for setting in settings.split(",")]
     if not part.replace("_", "").isalnum() or not all(name and value for name, _, value in settings):
         raise UserError(f"--without {text}: write it as PART:NAME=VALUE,NAME=VALUE, where PART is one word")
-    return part, {name.lstrip("-").replace("-", "_"): value for name, _, value in settings}
+    return part, _by_name(f"--without {part}:", ((_undecided(name), value) for name, _, value in settings))
+
+
+def _undecided(name):
+    """The name of an argument as the Trainer has it. Raises [`UserError`] for one that the study decides."""
+    name = name.lstrip("-").replace("-", "_")
+    if name in DECIDED:
+        raise UserError(f"{name} is decided by the study: {DECIDED[name]}")
+    return name
 
 
 def plan(folder, schedule_names, seeds, vary, without=None):
     """The runs of a study, seed by seed, so that a study that is cut off compares all variants on what it has."""
     runs = []
     left_out = {"": {}} | {f"{tables.WITHOUT}{part}": settings for part, settings in (without or {}).items()}
-    for seed in dict.fromkeys(seeds):
-        for schedule, part, *values in itertools.product(dict.fromkeys(schedule_names), left_out, *vary.values()):
+    for seed in seeds:
+        for schedule, part, *values in itertools.product(schedule_names, left_out, *vary.values()):
             varied = dict(zip(vary, values, strict=True))
             name = "-".join([schedule + part, *(f"{key}={value}" for key, value in varied.items()), f"seed{seed}"])
             settings = {"lr_scheduler_type": schedule, **varied, **left_out[part], "seed": seed}
@@ -139,15 +165,24 @@ def plan(folder, schedule_names, seeds, vary, without=None):
 
 
 def check(runs, common):
-    """Raises [`UserError`] for arguments that would make a run fail at its start, before any is started."""
+    """
+    Raises [`UserError`] before any run is started: for arguments that would make one fail at its start, and for two
+    runs that would be the same, such as those of equal values, which would count as two.
+    """
     for argument in common:
-        if argument.split("=")[0].lstrip("-").replace("-", "_") in DECIDED and argument.startswith("--"):
-            raise UserError(f"{argument} is decided by the study: use --schedules, --seeds, --output_dir or --vary")
+        if argument.startswith("--"):
+            _undecided(argument.split("=")[0])
+    known = {}
     for run in runs:
         try:
-            parse_arguments([*common, *run.arguments()])
+            model_args, data_args, args = parse_arguments([*common, *run.arguments()])
         except UserError as error:
             raise UserError(f"{run.name}: {error}") from error
+        settings = json.dumps([vars(model_args), vars(data_args), args.to_dict()], default=str)
+        for key in (run.name, settings):
+            if key in known:
+                raise UserError(f"{run.name} would be the same run as {known[key]}: give each seed and value once")
+        known |= dict.fromkeys((run.name, settings), run.name)
 
 
 def remember(folder, options, common):

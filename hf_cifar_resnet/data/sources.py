@@ -23,6 +23,8 @@ BUILT_IN = {"shapes100": functools.cache(shapes100)}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 MAX_LABELS = 10**6
+# `datasets` gives no labels where it has seen a single one.
+ONE_CLASS = "in a folder of images, train needs those of two classes or more, each in a folder of its own"
 SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
 SPLITS = ("train", "validation", "test")
 
@@ -284,7 +286,8 @@ def _find_column(kind, given, candidates, columns):
     for name in candidates:
         if name in columns:
             return name
-    raise UserError(f"found no {kind} column among: {listed}; name it with {flag}")
+    hint = f"; {ONE_CLASS}" if kind == "label" and columns == ["image"] else ""
+    raise UserError(f"found no {kind} column among: {listed}; name it with {flag}{hint}")
 
 
 def _label_names(splits, column):
@@ -316,7 +319,10 @@ def _encode_labels(part, names):
 
 
 def _check_labels(part, split_name, num_labels):
-    for row, label in enumerate(part["label"][:]):
+    labels = part["label"][:]
+    if set(labels) == {None}:
+        raise UserError(f"no image of split {split_name} has a label; {ONE_CLASS}")
+    for row, label in enumerate(labels):
         if label is None or not 0 <= label < num_labels:
             raise UserError(
                 f"image {row} of split {split_name} has the label {label}, outside 0 to {num_labels - 1}: "

@@ -3,6 +3,11 @@
 from .metrics import CrossEntropy, SuperclassAccuracy, TopKAccuracy
 
 
+def score_names(num_labels, has_superclasses):
+    """What a [`Scorer`] reports. Of 5 classes or fewer, the label would always be among the top 5."""
+    return ["loss", "top1", *["top5"] * (num_labels > 5), *["superclass"] * has_superclasses]
+
+
 class Scorer:
     """
     `compute_metrics` for the Trainer: exact over the whole split, however it was cut into batches and processes.
@@ -11,16 +16,17 @@ class Scorer:
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
 
     Returns:
-        On a call, a dict with `loss`, `top1`, `top5` and, with superclasses, `superclass`; accuracies are 0 to 1.
+        On a call, a dict with those of `loss`, `top1`, `top5` and `superclass` that [`score_names`] lists; accuracies
+        are 0 to 1.
     """
 
     def __init__(self, superclass_of=None):
-        self.metrics = [CrossEntropy(), TopKAccuracy(1), TopKAccuracy(5)]
+        self.metrics = {"loss": CrossEntropy(), "top1": TopKAccuracy(1), "top5": TopKAccuracy(5)}
         if superclass_of is not None:
-            self.metrics.append(SuperclassAccuracy(superclass_of))
+            self.metrics["superclass"] = SuperclassAccuracy(superclass_of)
 
     def __call__(self, prediction):
         scores = {}
-        for metric in self.metrics:
-            scores |= metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+        for name in score_names(prediction.predictions.shape[1], "superclass" in self.metrics):
+            scores |= self.metrics[name].compute(predictions=prediction.predictions, references=prediction.label_ids)
         return scores

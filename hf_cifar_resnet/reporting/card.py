@@ -5,9 +5,9 @@ from importlib import resources
 from pathlib import Path
 
 from ..errors import printable
-from .records import public
+from .records import ACCURACIES, public
 
-SCORE_NAMES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy", "superclass": "superclass accuracy"}
+SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACIES.items()}
 TEMPLATE = "model_card.md.jinja"
 
 
@@ -77,6 +77,6 @@ def model_card(run, metrics):
         metrics=_literal(metrics),
         citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],
         splits=splits,
-        score_names=SCORE_NAMES,
+        score_names={name: text for name, text in SCORE_NAMES.items() if any(name in s for s in splits.values())},
         command=printable(shlex.join(run["command"])),
     )

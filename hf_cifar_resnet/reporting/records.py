@@ -6,6 +6,7 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 
 HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
+STUDY_JSON = "study.json"  # of a folder of runs
 _TRAINING = {
     "loss": "train_loss",
     "train_accuracy": "train_accuracy",
@@ -14,7 +15,8 @@ _TRAINING = {
     "data_wait": "data_wait",
     "train_seconds": "train_seconds",
 }
-SCORES = ("loss", "top1", "top5", "superclass")
+ACCURACIES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}  # and how a reader calls them
+SCORES = ("loss", *ACCURACIES)
 
 
 def history(log_history):

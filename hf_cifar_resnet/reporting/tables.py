@@ -39,7 +39,8 @@ def write_report(folder, targets=None):
     unfinished = len(_run_folders(folder)) - len(runs)
     if not runs:
         raise UserError(f"there is no finished run in {folder}")
-    varied = records.read_json(folder / "study.json")["varied"] if (folder / "study.json").is_file() else []
+    study = folder / records.STUDY_JSON
+    varied = records.read_json(study)["varied"] if study.is_file() else []
     for run in runs:
         run["variant"] = variant(run, varied)
     runs.sort(key=lambda run: (run["variant"], run["seed"]))
@@ -74,11 +75,17 @@ def read_run(folder):
 
 
 def variant(run, varied):
-    """What is compared: the schedule, and the values of the varied arguments."""
-    settings = run["run"]["arguments"] | run["run"]["data_arguments"] | run["run"]["model_arguments"]
+    """What is compared: the schedule, and the varied arguments as the study gave them."""
     part = part_left_out(run)
     left_out = [f"without {part}"] if part else []
-    return ", ".join([run["schedule"], *left_out, *(f"{name} {settings.get(name)}" for name in varied)])
+    return ", ".join([run["schedule"], *left_out, *(f"{name} {_given(run, name)}" for name in varied)])
+
+
+def _given(run, name):
+    """The value of an argument on a run's command line, of which the last counts; not all of them are in run.json."""
+    words = run["run"]["command"]
+    values = [value for word, value in zip(words, words[1:], strict=False) if word == f"--{name}"]
+    return values[-1] if values else None
 
 
 def part_left_out(run):
@@ -88,11 +95,18 @@ def part_left_out(run):
 
 
 def group(runs):
-    """Runs by variant."""
-    groups = defaultdict(list)
+    """
+    Runs by variant.
+
+    Raises:
+        UserError: for two runs of one variant with the same seed, which say no more than one of them.
+    """
+    groups = defaultdict(dict)
     for run in runs:
-        groups[run["variant"]].append(run)
-    return dict(groups)
+        other = groups[run["variant"]].setdefault(run["seed"], run)
+        if other is not run:
+            raise UserError(f"{other['name']} and {run['name']} are the same run, of one seed: move one of them away")
+    return {variant: list(members.values()) for variant, members in groups.items()}
 
 
 def choose_targets(runs):
@@ -102,13 +116,17 @@ def choose_targets(runs):
 
 
 def figures(run, targets):
-    """The numbers of one run that the tables show; accuracies are 0 to 1, and None is not measured or not reached."""
+    """
+    The numbers of one run that the tables show; accuracies are 0 to 1, and None is not measured or not reached. There
+    is no top-5 accuracy where there are too few classes for one.
+    """
     metrics, history = run["metrics"], run["history"]
     last = history[-1]
     row = {
         f"{split}_{score}": (metrics[split] or {}).get(score)
         for split in ("validation", "test")
         for score in ("top1", "top5", "loss")
+        if score in metrics["test"]
     }
     row["best_epoch"] = metrics["best_epoch"]
     row["train_accuracy"] = last.get("train_accuracy")
@@ -127,7 +145,7 @@ def _write_csv(runs, targets, varied, path):
             {"schedule": run["schedule"], "variant": run["variant"], "seed": run["seed"], **figures(run, targets)}
             for run in runs
         ]
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
         writer.writeheader()
         writer.writerows(rows)
 
@@ -173,11 +191,13 @@ def _table(groups, targets, selected_on):
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
         columns |= {f"epochs_to_{target:g}": f"epochs to {target:.0%}", f"seconds_to_{target:g}": f"s to {target:.0%}"}
+    numbers = {name: [figures(run, targets) for run in members] for name, members in groups.items()}
+    measured = {column for rows in numbers.values() for row in rows for column in row}
+    columns = {column: title for column, title in columns.items() if column in measured}
     head = ["schedule", "n", *columns.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, members in sorted(groups.items(), key=lambda item: -_mean_test(item[1])):
-        rows = [figures(run, targets) for run in members]
-        cells = [_cell(column, [row[column] for row in rows]) for column in columns]
+        cells = [_cell(column, [row.get(column) for row in numbers[name]]) for column in columns]
         lines.append("| " + " | ".join([name, str(len(members)), *cells]) + " |")
     return lines
 

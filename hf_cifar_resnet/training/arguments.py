@@ -26,7 +26,7 @@ from ..names import (
     STEMS,
     check_augmentation,
 )
-from . import schedules, trackers
+from . import optimizers, schedules, trackers
 
 EVAL_SPLITS = ("validation", "test")
 LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
@@ -34,6 +34,7 @@ LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
 OUR_DEFAULT = "our default"
 # What launchers set for each process, and from which value on it means several of them.
 LAUNCHED = {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 0, "MASTER_ADDR": None, "MASTER_PORT": None}
+LIMIT = 2**32  # of whole numbers: no run has as many of anything, and seeds end there
 
 
 def _option(default, help, **metadata):
@@ -105,6 +106,8 @@ class DataArguments:
     def __post_init__(self):
         if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
             raise UserError(f"--image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
+        if self.split_seed < 0:
+            raise UserError(f"--split_seed must not be negative, got {self.split_seed}")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             if values is not None and len(values) != 3:
@@ -204,6 +207,8 @@ class CifarTrainingArguments(TrainingArguments):
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}")
+            if isinstance(value, int) and abs(value) >= LIMIT:
+                raise ValueError(f"{name} must be below 2**32, got {value}")
         for name in (
             "num_train_epochs",
             "learning_rate",
@@ -216,8 +221,8 @@ class CifarTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers", "mixup_alpha", "cutmix_alpha",
-                     "mixing_stop_epoch"):  # fmt: skip
+        for name in ("weight_decay", "max_grad_norm", "seed", "data_seed", "dataloader_num_workers", "mixup_alpha",
+                     "cutmix_alpha", "mixing_stop_epoch", "adam_epsilon"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
@@ -226,10 +231,16 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2**32, got {self.seed}")
-        if self.optim_args and not all("=" in part for part in self.optim_args.split(",")):
-            raise ValueError(f"optim_args must be of the form name=value,name=value, got {self.optim_args}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if self.max_steps == 0:
+            raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
+        most = max(64, 4 * (os.cpu_count() or 1))
+        if (self.dataloader_num_workers or 0) > most:
+            raise ValueError(f"dataloader_num_workers must be at most {most} on this machine, "
+                             f"got {self.dataloader_num_workers}")  # fmt: skip
+        optimizers.names_given(self.optim_args)
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor must be from 0 to below 1, got {self.label_smoothing_factor}")
         if self.gradient_checkpointing or getattr(self, "activation_checkpointing", None):
@@ -330,8 +341,11 @@ def json_object(name, value):
     """A dict, from a dict, None or JSON text."""
     try:
         value = json.loads(value) if isinstance(value, str) else value or {}
+        json.dumps(value, allow_nan=False)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not valid JSON: {error}") from None
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"{name} must hold texts and finite numbers, got {value}") from None
     if not isinstance(value, dict):
         raise ValueError(f'{name} must be a JSON object such as {{"num_cycles": 2}}, got {value}')
     return value

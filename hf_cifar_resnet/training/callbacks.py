@@ -109,6 +109,6 @@ def _training_part(logs):
 
 
 def _evaluation_part(metrics):
-    names = {"eval_top1": "top-1", "eval_top5": "top-5", "eval_superclass": "superclass"}
-    shown = [f"{name} {metrics[key]:6.2%}" for key, name in names.items() if key in metrics]
+    scores = records.scores(metrics, "eval")
+    shown = [f"{name} {scores[key]:6.2%}" for key, name in records.ACCURACIES.items() if key in scores]
     return [f"| eval loss {metrics['eval_loss']:.4f}", *shown] if "eval_loss" in metrics else shown

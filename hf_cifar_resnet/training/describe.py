@@ -281,10 +281,8 @@ def end(metrics, args):
     for split in ("validation", "test"):
         scores = metrics[split]
         if scores:
-            shown = [f"loss {scores['loss']:.4f}", f"top-1 {scores['top1']:.2%}", f"top-5 {scores['top5']:.2%}"]
-            if "superclass" in scores:
-                shown.append(f"superclass {scores['superclass']:.2%}")
+            shown = [f"{text} {scores[name]:.2%}" for name, text in records.ACCURACIES.items() if name in scores]
             note = " (selected on test)" if metrics["selected_on"] == "test" else ""
-            lines.append(f"{split.capitalize():<10} {', '.join(shown)}{note}")
+            lines.append(f"{split.capitalize():<10} loss {scores['loss']:.4f}, {', '.join(shown)}{note}")
     lines.append(f"{'Saved':<10} {args.output_dir}{os.sep} (epoch {metrics['best_epoch']:.4g})")
     return "\n".join(lines)

@@ -1,11 +1,9 @@
 """Draws the learning rate of every schedule for given settings, without training."""
 
-import argparse
+import math
 from pathlib import Path
 
-import torch
-
-from ..errors import UserError, reports_user_errors
+from ..errors import LineParser, UserError, reports_user_errors
 from ..reporting.curves import plot_schedules
 from . import schedules
 from .arguments import json_object
@@ -18,7 +16,7 @@ EVALUATIONS = 50
 @reports_user_errors
 def main(argv=None, prog=None):
     """Writes a PNG with one panel for each schedule."""
-    parser = argparse.ArgumentParser(prog=prog, description="Draw learning-rate schedules, without training.")
+    parser = LineParser(prog=prog, description="Draw learning-rate schedules, without training.")
     parser.add_argument("names", nargs="*", default=schedules.SCHEDULES, help="schedules; all if none is given")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps in the run")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="the peak")
@@ -28,7 +26,7 @@ def main(argv=None, prog=None):
     parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for those that take these arguments")
     parser.add_argument("--output", default="schedules.png", help="the PNG to write")
     options = parser.parse_args(argv)
-    if options.steps < 1 or options.learning_rate <= 0 or options.warmup_steps < 0:
+    if options.steps < 1 or not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise UserError("--steps and --learning_rate must be above 0, and --warmup_steps not negative")
     check_output("--output", options.output, ending=".png")
     try:
@@ -47,6 +45,7 @@ def _curve(name, options, kwargs):
     accepted = schedules.accepted_arguments(name)
     warmup = 0.0 if name in schedules.WITHOUT_WARMUP else options.warmup_steps
     kwargs = {key: value for key, value in kwargs.items() if key in accepted}
+    schedules.try_out(name, options.learning_rate, warmup, kwargs)
     return learning_rates(name, options.steps, options.learning_rate, warmup, kwargs)
 
 
@@ -57,15 +56,10 @@ def learning_rates(name, steps, learning_rate=1e-3, warmup_steps=0.0, kwargs=Non
     Raises:
         ValueError: for a schedule or arguments that do not exist.
     """
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter], lr=learning_rate)
-    scheduler = schedules.create(name, optimizer, steps, warmup_steps, kwargs)
     rule = schedules.PlateauRule(**(kwargs or {})) if schedules.PLATEAU in name else None
     every, rates = max(1, steps // EVALUATIONS), []
-    for step in range(1, steps + 1):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-        if rule is not None and step % every == 0 and scheduler.last_epoch >= scheduler.warmup_steps:
+    for step, scheduler in enumerate(schedules.dry_run(name, steps, learning_rate, warmup_steps, kwargs)):
+        if rule is not None and step and step % every == 0 and scheduler.last_epoch >= scheduler.warmup_steps:
             rule.apply(scheduler, 1.0, greater_is_better=False)
+        rates.append(scheduler.get_last_lr()[0])
     return rates

@@ -1,11 +1,11 @@
 """Where a run is: its processes, its folder, and the checkpoint it goes on from."""
 
 import atexit
+import contextlib
 import gc
 import os
 import re
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from .. import hub
 from ..errors import UserError
-from ..reporting.records import METRICS_JSON
+from ..reporting.records import METRICS_JSON, STUDY_JSON
 from . import checkpoints, resume
 from .portable import read_portable
 
@@ -63,7 +63,7 @@ def output_folder(args, name):
     The folder of this run, not created yet: `--output_dir`, or `runs/NAME`, numbered where that exists.
 
     Raises:
-        UserError: if `--output_dir` holds a run already that this one does not resume.
+        UserError: if `--output_dir` holds a study, or a run already that this one does not resume.
     """
     if not args.output_dir_given:
         if _is_auto(args):
@@ -75,7 +75,9 @@ def output_folder(args, name):
         folder = Path(chosen[0])
     else:
         folder = Path(args.output_dir)
-        if not args.resume_from_checkpoint and args.process_index == 0 and _holds_run(folder):
+        if (folder / STUDY_JSON).exists():
+            raise UserError(f"--output_dir {folder} holds a study, whose files a run would replace: choose another")
+        if not args.resume_from_checkpoint and args.process_index == 0 and holds_run(folder):
             raise UserError(
                 f"--output_dir {folder} holds a run already: add --resume_from_checkpoint auto to continue it, "
                 "or choose another folder"
@@ -83,10 +85,11 @@ def output_folder(args, name):
     return str(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def run_folder(args):
     """
-    Makes the folder of the run, in one process, and keeps other runs out of it within.
+    Makes the folder of the run, in one process, and keeps other runs out of it within. Where an error ends it before
+    anything was written, the folder goes again, and those above it that were made for it.
 
     Raises:
         UserError: if it cannot be written, or another run is writing into it.
@@ -95,13 +98,20 @@ def run_folder(args):
         yield
         return
     folder = Path(args.output_dir)
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
-    with checkpoints.locked(folder):
-        yield
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
+        with checkpoints.locked(folder):
+            yield
+    except Exception:
+        with contextlib.suppress(OSError):  # one that is not empty
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def _default_folder(args, name):
@@ -114,7 +124,8 @@ def _default_folder(args, name):
     return str(Path("runs", name if number == 1 else f"{name}-{number}"))
 
 
-def _holds_run(folder):
+def holds_run(folder):
+    """Whether a folder has what a finished run, or one to resume, leaves."""
     return (folder / METRICS_JSON).exists() or bool(checkpoints.numbered(folder))
 
 

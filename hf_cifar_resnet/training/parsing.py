@@ -12,7 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..documents import read_yaml
-from ..errors import UserError
+from ..errors import LineParser, UserError
 from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
 
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
@@ -24,7 +24,7 @@ REPLACES = (
 )
 
 
-class CifarArgumentParser(HfArgumentParser):
+class CifarArgumentParser(LineParser, HfArgumentParser):
     """One line for an error, our own flags before the Trainer's in `--help`, and recipes."""
 
     def __init__(self, dataclass_types, **kwargs):
@@ -52,9 +52,6 @@ class CifarArgumentParser(HfArgumentParser):
                 continue
             self._optionals._group_actions.remove(action)
 
-    def error(self, message):
-        raise UserError(message)
-
     def parse(self, argv=None):
         """
         The dataclasses, from the command line over the recipe it names.
@@ -75,21 +72,24 @@ class CifarArgumentParser(HfArgumentParser):
         return parsed
 
     def _recipe_arguments(self, given, argv):
-        name = given.config
-        recipe = read_recipe(name)
+        recipe = read_recipe(given.config)
         typed = {argument.split("=")[0].lstrip("-").replace("-", "_") for argument in argv if argument.startswith("--")}
         for these, those in REPLACES:
             if typed.intersection(these):
                 recipe = {key: value for key, value in recipe.items() if key not in those}
         if "lr_scheduler_type" in typed and given.lr_scheduler_type != recipe.get("lr_scheduler_type"):
             recipe.pop("lr_scheduler_kwargs", None)  # those of another schedule
+        if "optim" in typed and given.optim != recipe.get("optim"):
+            recipe.pop("optim_args", None)  # those of another optimizer
         arguments = []
         for key, value in recipe.items():
-            if f"--{key}" not in self._option_string_actions or key in ("config", "help"):
-                raise UserError(f"recipe {name}: {self._unknown(str(key))}")
-            if isinstance(value, dict):
-                value = json.dumps({name: _number(part) for name, part in value.items()})
-            arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+            action = self._option_string_actions.get(f"--{key}")
+            if action is None or key in ("config", "help"):
+                raise UserError(f"recipe {given.config}: {self._unknown(key)}")
+            try:
+                arguments += [f"--{key}", *_words(value, takes_list=action.nargs in ("+", "*"))]
+            except ValueError as error:
+                raise UserError(f"recipe {given.config}: {key} {error}") from error
         return arguments
 
     def _unknown(self, name):
@@ -123,9 +123,24 @@ def read_recipe(name):
     if not file.is_file():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
     try:
-        return read_yaml(file)
+        content = read_yaml(file)
+        recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
+        if len(recipe) < len(content):
+            raise ValueError("an argument is given twice, with - and with _ in its name")
     except (OSError, ValueError) as error:
         raise UserError(f"--config {name} cannot be read: {error}") from error
+    return recipe
+
+
+def _words(value, takes_list):
+    """A recipe's value as it would be typed."""
+    if value is None:
+        raise ValueError("has no value: give it one, or leave the line out")
+    if isinstance(value, list) and not takes_list:
+        raise ValueError(f"takes one value, not the list {value}")
+    if isinstance(value, dict):
+        value = json.dumps({name: _number(part) for name, part in value.items()})
+    return map(str, value if isinstance(value, list) else [value])
 
 
 def parse_arguments(argv=None, prog=None):

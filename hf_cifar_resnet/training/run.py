@@ -101,7 +101,9 @@ def load_data(data_args, seed):
 
 def check_metric(args, data):
     """Raises [`UserError`] for a metric to select by that there will not be."""
-    known = records.SCORES if data.superclass_of is not None else records.SCORES[:-1]
+    from ..evaluation.scoring import score_names
+
+    known = score_names(len(data.label_names), data.superclass_of is not None)
     if args.metric_for_best_model.removeprefix("eval_") not in known:
         raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
 
@@ -113,6 +115,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
     Raises:
         UserError: where an argument asks for a package that is not installed, or for what this model cannot do.
     """
+    from . import optimizers
     from .trainer import CifarTrainer
 
     try:
@@ -126,7 +129,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
             **kwargs,
         )
         # Not only when training starts.
-        trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+        optimizers.check(trainer)
     except (ImportError, NotImplementedError, ValueError) as error:
         raise UserError(f"the Trainer does not take these arguments: {' '.join(str(error).split())}") from error
     return trainer

@@ -31,6 +31,8 @@ DEFAULT_WARMUP = 0.05
 def _step_factor(step, warmup, total, milestones=(0.3, 0.6, 0.8), gamma=0.2):
     """Times `gamma` at each milestone, a step number or, below 1, a share of all steps (Zagoruyko 2016: 60, 120, 160 of
     200 epochs, times 0.2)."""
+    if not gamma >= 0:  # a milestone may lie far off, where nobody sees the sign before
+        raise ValueError(f"gamma must not be negative, got {gamma}")
     return gamma ** sum(step >= (m if m >= 1 else m * total) for m in milestones)
 
 
@@ -237,17 +239,28 @@ def check(name, kwargs, warmup_steps=0):
 
 
 def try_out(name, learning_rate, warmup_steps, kwargs):
-    """Takes the steps of a short run. Raises ValueError for a schedule or arguments that do not work."""
+    """Takes the steps of a short run. Raises ValueError for arguments that do not work, or give no learning rates."""
     check(name, kwargs, warmup_steps)
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
-    total = 10
+    total = 100
     try:
-        scheduler = create(name, optimizer, total, min(warmup_steps, total), kwargs)
-        for _ in range(total):
-            optimizer.step()
-            scheduler.step()
+        steps = dry_run(name, total, learning_rate, min(warmup_steps, total), kwargs)
+        rates = [scheduler.get_last_lr()[0] for scheduler in steps]
+        impossible = [rate for rate in rates if not 0 <= rate < math.inf]
     except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"{name} does not work with lr_scheduler_kwargs {kwargs}: {error}") from error
+    if impossible or not any(rates):
+        reached = f"{impossible[0]:.3g}, which is none" if impossible else "0 at every step"
+        raise ValueError(f"{name} with lr_scheduler_kwargs {kwargs} has the learning rate {reached}")
+
+
+def dry_run(name, total_steps, learning_rate, warmup_steps=0, kwargs=None):
+    """Yields the scheduler before each step of a run in which nothing is trained."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+    scheduler = create(name, optimizer, total_steps, warmup_steps, kwargs)
+    for _ in range(total_steps):
+        yield scheduler
+        optimizer.step()
+        scheduler.step()
 
 
 def callbacks_for(name, kwargs):
@@ -261,9 +274,14 @@ def given_or_default(name, warmup_steps):
 
 
 def warmup_for(name, warmup_steps, total_steps):
-    """Steps of warmup: `warmup_steps`, a count or a share below 1, or the default of `*_with_warmup`."""
+    """
+    Steps of warmup: `warmup_steps`, a count or a share below 1, or the default of `*_with_warmup`. A share leaves the
+    last step, since the first step of a warmup has the learning rate 0, which in a run of one step would be all.
+    """
     warmup_steps = given_or_default(name, warmup_steps)
-    return math.ceil(warmup_steps * total_steps) if warmup_steps < 1 else int(warmup_steps)
+    if warmup_steps >= 1:
+        return int(warmup_steps)
+    return min(math.ceil(warmup_steps * total_steps), total_steps - 1)
 
 
 def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=False):

@@ -104,6 +104,20 @@ def test_image_folder(tmp_path, write_image_folder, make_images):
     assert np.bincount(splits.test.labels).tolist() == [3, 1]
 
 
+@pytest.mark.parametrize(
+    "train, test, told",
+    [
+        ("cat", ["dog"], "no image of split train has a label"),
+        ("cat", ["cat", "dog"], "no image of split train has a label"),
+        ("cat", ["cat"], "found no label column"),
+    ],
+)
+def test_image_folder_of_one_class(tmp_path, write_image_folder, make_images, train, test, told):
+    write_image_folder({"train": {train: 4}, "test": dict.fromkeys(test, 2)}, iter(make_images(8)).__next__)
+    with pytest.raises(UserError, match=f"{told}.* train needs those of two classes or more"):
+        load_splits(str(tmp_path))
+
+
 @pytest.mark.parametrize("dtype", ["string", "large_string"])
 def test_string_labels(with_column, dtype):
     splits = load_splits(with_column(["dog", "cat", "ant"] * 4, Value(dtype)), validation_fraction=0)

@@ -83,6 +83,13 @@ def test_scorer(superclass_of, keys):
         assert scores["superclass"] == np.mean(logits.argmax(1) // 2 == labels // 2)
 
 
+@pytest.mark.parametrize("num_labels", [2, 5])
+def test_no_top_5_of_five_classes_or_fewer(num_labels):
+    logits, labels = noise(31, num_labels, seed=3)
+    scores = Scorer(np.zeros(num_labels, int))(EvalPrediction(predictions=logits, label_ids=labels))
+    assert list(scores) == ["loss", "top1", "superclass"]
+
+
 def test_scorer_twice_gives_the_same():
     logits, labels = noise(31, 10, seed=3)
     scorer, prediction = Scorer(), EvalPrediction(predictions=logits, label_ids=labels)

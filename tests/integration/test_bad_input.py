@@ -47,6 +47,14 @@ TYPED = {
     "smoothing of one": ("--label_smoothing_factor 1", "below 1"),
     "empty slice": ("--max_train_samples 0", "at least 1"),
     "wrong hue": ("--color_jitter 0.1 0.1 0.1 0.9", "four strengths"),
+    "name that an optimizer does not take": (
+        "--optim sgd --optim_args nesterof=true",
+        "sgd does not take nesterof in optim_args; it takes: momentum, dampening, nesterov",
+    ),
+    "impossible momentum": ("--optim sgd --optim_args momentum=-1", "Invalid momentum value: -1"),
+    "optimizer that is not installed": ("--optim schedule_free_adamw", "install `schedulefree`"),
+    "half of a normalisation": ("--image_std 1 1 1", "give both --image_mean and --image_std"),
+    "empty folder": ("--output_dir=", "output_dir is empty"),
     "label of no column": ("--label_column_name colour", "the dataset has: image, label, superclass"),
 }
 
@@ -59,7 +67,7 @@ def refused(capsys, arguments, out):
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert not out.is_dir() or not list(out.iterdir())
+    assert not out.exists()
     return line
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.reporting.records import read_json
+from hf_cifar_resnet.reporting.records import read_json, write_json
 
 SIZES = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 2 --use_cpu".split()
 SCHEDULES = ["--schedules", "constant", "one_cycle"]
@@ -103,8 +103,25 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
         (["--without", "the ema:ema_decay=0"], "PART:NAME=VALUE"),
         (["--without", "ema:ema_dekay=0"], "constant-without-ema-seed42: unknown argument --ema_dekay"),
         (["--seed", "3"], "decided by the study"),
+        (["--push_to_hub"], "push_to_hub is decided by the study: push the run that you choose"),
+        (["--vary", "seed=1,2"], "seed is decided by the study: use --seeds"),
+        (["--vary", "output-dir=x,y"], "output_dir is decided by the study"),
+        (["--vary", "lr_scheduler_type=cosine"], "lr_scheduler_type is decided by the study: use --schedules"),
+        (["--without", "x:resume_from_checkpoint=auto"], "resume_from_checkpoint is decided by the study"),
+        (["--vary", "weight_decay=0.1", "--vary", "weight-decay=0.2"], "--vary weight_decay is given twice"),
+        (["--without", "a:dropout=0", "--without", "a:dropout=0.1"], "--without a is given twice"),
+        (["--without", "a:dropout=0,dropout=0.1"], "--without a: dropout is given twice"),
+        (["--vary", "learning_rate=0.1,1e-1"], "learning_rate=1e-1-seed42 would be the same run as constant-"),
+        (["--without", "ema:ema_decay=0"], "constant-without-ema-seed42 would be the same run as constant-seed42"),
+        (["--seeds", "42", "42"], "constant-seed42 would be the same run as constant-seed42"),
+        (["--schedules", "step", "step"], "step-seed42 would be the same run as step-seed42"),
+        (["--vary", "augmentation="], "NAME=A,B"),
+        (["--vary", "learning_rate=0.1,"], "invalid float value: ''"),
+        (["--output_dir", ""], "output_dir is empty"),
+        (["--report", ""], "report is empty"),
         (["--report", "nowhere"], "no finished run"),
         (["--seeds", "x"], "invalid int value"),
+        (["--targets", "2", "nan"], "--targets must be above 0 and at most 1, got 2.0 nan"),
     ],
 )
 def test_bad_arguments_stop_before_anything_is_run(capsys, tmp_path, monkeypatch, arguments, message):
@@ -114,6 +131,37 @@ def test_bad_arguments_stop_before_anything_is_run(capsys, tmp_path, monkeypatch
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line and list(tmp_path.iterdir()) == []
+
+
+def test_a_study_keeps_out_of_the_folder_of_a_run_and_a_run_out_of_a_study(capsys, finished, study):
+    for folder, command in ((finished.folder, "study"), (study[0], "train")):
+        before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        with pytest.raises(SystemExit) as stopped:
+            cli([command, *SIZES, "--output_dir", str(folder)])
+        assert stopped.value.code == 2 and "would replace: choose another" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_copy_of_a_run_counts_for_nothing(capsys, study, tmp_path):
+    shutil.copytree(study[0], tmp_path / "out")
+    shutil.copytree(study[0] / RUNS[0], tmp_path / "out" / f"{RUNS[0]}-copy")
+    with pytest.raises(SystemExit):
+        cli(["study", "--report", str(tmp_path / "out")])
+    assert f"{RUNS[0]} and {RUNS[0]}-copy are the same run" in capsys.readouterr().err
+
+
+def test_what_is_varied_is_told_apart_whatever_it_is(study, tmp_path):
+    """Also an argument that is not among those of run.json."""
+    folder = tmp_path / "out"
+    for value in ("0.9", "0.95"):
+        copy = folder / f"constant-adam_beta1={value}-seed1"
+        shutil.copytree(study[0] / RUNS[0], copy)
+        run = read_json(copy / "run.json")
+        write_json(run | {"command": [*run["command"], "--adam_beta1", value]}, copy / "run.json")
+    write_json({"arguments": SIZES, "varied": ["adam_beta1"], "without": {}}, folder / "study.json")
+    cli(["study", "--report", str(folder)])
+    text = (folder / "results.md").read_text()
+    assert "| constant, adam_beta1 0.9 | 1 |" in text and "| constant, adam_beta1 0.95 | 1 |" in text
 
 
 def test_parts_are_left_out_one_at_a_time(python, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.reporting.records import read_history, read_json
+from hf_cifar_resnet.reporting.tables import write_report
 from hf_cifar_resnet.training.run import main
 
 WRITTEN = {
@@ -86,6 +87,25 @@ def test_records_agree(finished):
     for split in ("validation", "test"):
         assert f"| {split} | 200 | {metrics[split]['loss']:.4f} | {metrics[split]['top1']:.2%} |" in card
     assert (finished.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_classes_have_no_top_5(write_image_folder, make_images, tmp_path, capsys):
+    images = iter(make_images(32))
+    write_image_folder({"train": {"cat": 8, "dog": 8}, "test": {"cat": 8, "dog": 8}}, lambda: next(images))
+    data = ["--dataset_name", str(tmp_path), "--config", "quickstart", "--use_cpu", "--max_steps", "1"]
+    study = tmp_path / "study"
+    main([*data, "--output_dir", str(study / "cosine_with_warmup-seed42")])
+    write_report(study)
+    printed = capsys.readouterr().out
+    assert "top-1" in printed and "| eval loss" in printed and "top-5" not in printed
+    for path in study.rglob("*"):
+        if path.suffix in (".json", ".csv", ".md") and not path.name.startswith("training_args"):
+            text = path.read_text().lower()
+            assert "top5" not in text and "top-5" not in text, path
+    assert "test top-1" in (study / "results.md").read_text()
+    with pytest.raises(SystemExit):
+        main([*data, "--metric_for_best_model", "top5", "--output_dir", str(tmp_path / "refused")])
+    assert "must be one of loss, top1, got top5" in capsys.readouterr().err
 
 
 # The same again

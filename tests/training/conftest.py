@@ -52,7 +52,7 @@ def make_dataset():
 def make_model():
     def make(seed=0, **config):
         torch.manual_seed(seed)
-        shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [16, 32], "num_labels": 5}
+        shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [16, 32], "num_labels": 6}
         return CifarResNetForImageClassification(CifarResNetConfig(**(shape | config)))
 
     return make

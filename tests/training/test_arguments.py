@@ -81,6 +81,19 @@ def test_values_of_a_yaml_file(parse_yaml):
     assert args.lr_scheduler_kwargs == {"milestones": [0.5, 0.75], "gamma": 0.1}
 
 
+def test_no_is_a_word_where_it_is_a_value(parse_yaml):
+    args = parse_yaml("eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: no\nbf16: yes\nfp16: False\n")[2]
+    assert (args.eval_strategy, args.save_strategy, args.load_best_model_at_end) == ("no", "no", False)
+    assert (args.bf16, args.fp16) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "typed, kept", [("", "momentum=0.9"), ("--optim sgd", "momentum=0.9"), ("--optim adamw_torch", None)]
+)
+def test_arguments_of_an_optimizer_go_with_it(parse_yaml, typed, kept):
+    assert parse_yaml("optim: sgd\noptim_args: momentum=0.9\n", typed)[2].optim_args == kept
+
+
 @pytest.mark.parametrize(
     "text, told",
     [
@@ -95,6 +108,12 @@ def test_values_of_a_yaml_file(parse_yaml):
         ("zero_init_residual: perhaps\n", "perhaps"),
         ("stage_depths: []\n", "stage_depths"),
         ("1: 2\n", "1"),
+        ("seed: 1\nlearning_rate: 0.1\nseed: 2\n", "seed is given twice"),
+        ("lr_scheduler_kwargs: {gamma: 1, gamma: 2}\n", "gamma is given twice"),
+        ("learning-rate: 0.1\nlearning_rate: 0.2\n", "twice"),
+        ("learning_rate: [1, 2]\n", "learning_rate takes one value, not the list [1, 2]"),
+        ("output_dir:\n", "output_dir has no value"),
+        ("lr_scheduler_kwargs: {num_cycles: .nan}\n", "finite numbers"),
     ],
 )
 def test_bad_yaml(parse_yaml, text, told):
@@ -198,6 +217,29 @@ BAD = """
     --dataloader_num_workers -1
     --image_mean 0 0 0 --image_std 1 nan 1
     --optim_args foo
+    --optim_args a=b=c
+    --optim_args =1
+    --optim_args momentum=
+    --optim_args momentum=0.9,momentum=0.8
+    --adam_beta1 2
+    --adam_beta1 -0.1
+    --adam_beta2 1.0
+    --adam_epsilon -1
+    --max_steps 0
+    --max_steps 99999999999999999999
+    --global_batch_size 99999999999999999999
+    --per_device_train_batch_size 99999999999999999999
+    --per_device_eval_batch_size 99999999999999999999
+    --gradient_accumulation_steps 99999999999999999999
+    --dataloader_num_workers 100000
+    --split_seed -1
+    --data_seed -1
+    --output_dir=
+    --dataset_name=
+    --model_name_or_path=
+    --resume_from_checkpoint=
+    --lr_scheduler_type step --lr_scheduler_kwargs {"gamma":-1}
+    --lr_scheduler_type cosine --lr_scheduler_kwargs {"num_cycles":NaN}
     --stray
     stray
 """
@@ -380,6 +422,10 @@ def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
         ("--saved_weights best", "--saved_weights"),
         ("--ema_decay 1", "ema_decay"),
         ("--mixing_probability 2", "mixing_probability"),
+        ("--dataloader_num_workers 100000", "dataloader_num_workers must be at most [0-9]+ on this machine"),
+        ("--global_batch_size 99999999999999999999", "global_batch_size must be below 2"),
+        ("--output_dir=", "output_dir is empty: give it a value, or leave it out"),
+        ("--adam_beta2 1", "adam_beta2 must be from 0 to below 1"),
     ],
 )
 def test_impossible_methods(parse, line, told):

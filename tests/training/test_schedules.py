@@ -388,6 +388,33 @@ def test_impossible_plateau(make_args, kwargs):
         make_args(lr_scheduler_type="reduce_lr_on_plateau", lr_scheduler_kwargs=kwargs, eval_strategy="epoch")
 
 
+@pytest.mark.parametrize(
+    "name, kwargs, told",
+    [
+        ("step", {"gamma": -1}, "gamma must not be negative"),
+        ("step", {"gamma": -1, "milestones": [5000]}, "gamma must not be negative"),
+        ("step", {"gamma": 0, "milestones": [0]}, "learning rate 0 at every step"),
+        ("cosine", {"num_cycles": math.nan}, "finite numbers"),
+        ("cosine_with_warmup", {"num_cycles": math.nan}, "finite numbers"),
+        ("polynomial", {"lr_end": -1e-4}, "which is none"),
+        ("polynomial", {"power": -1}, "does not work|which is none"),
+        ("exponential", {"final_factor": -1}, "does not work|which is none"),
+        ("one_cycle", {"div_factor": -25}, "which is none"),
+        ("one_cycle", {"final_div_factor": -1}, "which is none"),
+    ],
+)
+def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, told):
+    with pytest.raises(ValueError, match=told):
+        make_args(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs)
+
+
+@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_a_run_however_short_learns_something(name, total):
+    rates = [scheduler.get_last_lr()[0] for scheduler in schedules.dry_run(name, total, PEAK)]
+    assert len(rates) == total and max(rates) > 0
+
+
 @pytest.mark.parametrize("name", PLATEAUS)
 def test_plateau_needs_evaluations(make_args, name):
     with pytest.raises(ValueError, match="eval_strategy"):
