@@ -6,6 +6,8 @@ hf-cifar-resnet study --schedules constant cosine one_cycle --seeds 42 43 44 --c
 Or: what does each part of a recipe bring? The recipe as it is, and without each of its parts:
 
 hf-cifar-resnet study --config strong --schedules cosine --without ema:ema_decay=0 --seeds 42 43 44
+
+At the end the seeds of each are scored as an ensemble too.
 """
 
 import fcntl
@@ -83,6 +85,7 @@ def main(argv=None, prog=None):
     finally:
         signal.signal(signal.SIGTERM, before)
     if len(failed) < len(runs):
+        score_ensembles(folder, use_cpu=parse_arguments([*common, *runs[0].arguments()])[-1].use_cpu)
         print(tables.write_report(folder, options.targets))
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(run.name for run in failed)}", file=sys.stderr)
@@ -283,6 +286,34 @@ def _share_done(line):
         return 0.0
     done, total = line.split()[1].split("/")
     return min(1.0, float(done) / float(total))
+
+
+def score_ensembles(folder, use_cpu):
+    """
+    Scores the models of each variant's seeds as an ensemble on test, where all its runs are finished, and keeps that in
+    `ensembles.json`, from which the report is made. What is there already is not computed again.
+    """
+    from .training.evaluate import score_ensemble
+
+    unfinished = {_without_seed(name) for name in tables.unfinished_runs(folder)}
+    known = {tuple(each["runs"]): each for each in tables.read_ensembles(folder)}
+    for variant, members in tables.group(tables.read_runs(folder)).items():
+        names = tuple(run["name"] for run in members)
+        if len(names) < 2 or names in known or _without_seed(names[0]) in unfinished:
+            continue
+        try:
+            scores = score_ensemble([str(folder / name) for name in names], use_cpu)
+        except UserError as error:
+            print(f"no ensemble of {variant}: {error}")
+            continue
+        known[names] = {"runs": names, "test": scores}
+    aside = folder / f".{tables.ENSEMBLES_JSON}"
+    records.write_json(list(known.values()), aside)
+    os.replace(aside, folder / tables.ENSEMBLES_JSON)
+
+
+def _without_seed(name):
+    return name.rpartition("-seed")[0]
 
 
 def _launcher():

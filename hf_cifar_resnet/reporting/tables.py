@@ -16,6 +16,8 @@ from .curves import plot_study, plot_study_final
 
 # Differences are claimed below this, after Holm's correction for the number of comparisons.
 SIGNIFICANCE = 0.05
+# In a study's folder: the scores of the runs of each variant as an ensemble.
+ENSEMBLES_JSON = "ensembles.json"
 # In the folder's name of a study's run that leaves a part out, before the part.
 WITHOUT = "-without-"
 
@@ -35,19 +37,13 @@ def write_report(folder, targets=None):
         UserError: if there is no finished run.
     """
     folder = Path(folder)
-    runs = [read_run(path) for path in _run_folders(folder) if (path / records.METRICS_JSON).is_file()]
-    unfinished = len(_run_folders(folder)) - len(runs)
+    runs, unfinished = read_runs(folder), len(unfinished_runs(folder))
     if not runs:
         raise UserError(f"there is no finished run in {folder}")
-    study = folder / records.STUDY_JSON
-    varied = records.read_json(study)["varied"] if study.is_file() else []
-    for run in runs:
-        run["variant"] = variant(run, varied)
-    runs.sort(key=lambda run: (run["variant"], run["seed"]))
     targets = sorted(targets) if targets else choose_targets(runs)
-    _write_csv(runs, targets, varied, folder / "results.csv")
+    _write_csv(runs, targets, folder / "results.csv")
     groups = group(runs)
-    text = results_markdown(groups, targets, unfinished)
+    text = results_markdown(groups, targets, unfinished, ensembles_of(groups, read_ensembles(folder)))
     (folder / "results.md").write_text(text, encoding="utf-8")
     selected_on = runs[0]["metrics"]["selected_on"]
     histories = {name: [run["history"] for run in members] for name, members in groups.items()}
@@ -55,6 +51,25 @@ def write_report(folder, targets=None):
     finals = {name: [run["metrics"]["test"]["top1"] for run in members] for name, members in groups.items()}
     plot_study_final(finals, folder / "final.png")
     return text
+
+
+def read_runs(folder):
+    """The finished runs in a study's folder, by variant and seed."""
+    study = folder / records.STUDY_JSON
+    varied = records.read_json(study)["varied"] if study.is_file() else []
+    runs = [read_run(path) for path in _run_folders(folder) if _is_finished(path)]
+    for run in runs:
+        run["variant"] = variant(run, varied)
+    return sorted(runs, key=lambda run: (run["variant"], run["seed"]))
+
+
+def unfinished_runs(folder):
+    """The names of those that are not."""
+    return [path.name for path in _run_folders(folder) if not _is_finished(path)]
+
+
+def _is_finished(path):
+    return (path / records.METRICS_JSON).is_file()
 
 
 def _run_folders(folder):
@@ -109,6 +124,19 @@ def group(runs):
     return {variant: list(members.values()) for variant, members in groups.items()}
 
 
+def read_ensembles(folder):
+    """What a study found of its ensembles: a list of dicts of `runs` (names) and `test` (scores)."""
+    path = folder / ENSEMBLES_JSON
+    return records.read_json(path) if path.is_file() else []
+
+
+def ensembles_of(groups, ensembles):
+    """Variant -> the scores on test of the ensemble of just its runs, where there is one."""
+    scores = {tuple(each["runs"]): each["test"] for each in ensembles}
+    names = {name: tuple(run["name"] for run in members) for name, members in groups.items()}
+    return {name: scores[runs] for name, runs in names.items() if runs in scores}
+
+
 def choose_targets(runs):
     """The highest multiple of 10% that every run reached, and the highest that any run reached."""
     best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs]
@@ -139,7 +167,7 @@ def figures(run, targets):
     return row
 
 
-def _write_csv(runs, targets, varied, path):
+def _write_csv(runs, targets, path):
     with open(path, "w", newline="", encoding="utf-8") as file:
         rows = [
             {"schedule": run["schedule"], "variant": run["variant"], "seed": run["seed"], **figures(run, targets)}
@@ -150,7 +178,7 @@ def _write_csv(runs, targets, varied, path):
         writer.writerows(rows)
 
 
-def results_markdown(groups, targets, unfinished):
+def results_markdown(groups, targets, unfinished, ensembles):
     """results.md: what was run, the reading, the table."""
     first = next(iter(groups.values()))[0]
     run, selected_on = first["run"], first["metrics"]["selected_on"]
@@ -171,11 +199,13 @@ def results_markdown(groups, targets, unfinished):
         "",
         reading_of_parts(groups) if _parts(groups) else reading(groups, selected_on),
         "",
-        *_table(groups, targets, selected_on),
+        *_table(groups, targets, selected_on, ensembles),
         "",
         "Mean ± standard deviation over seeds (n - 1). Train accuracy is that of the last epoch, with augmentation; "
         "the gap is train accuracy less evaluated accuracy there. Epochs and seconds are until an evaluation first "
-        "reached the accuracy, seconds of training alone.",
+        "reached the accuracy, seconds of training alone."
+        + " An ensemble is the mean of the probabilities of its seeds' models, one figure."
+        * bool(ensembles),
         "",
         f"Hardware: {run['hardware']}. Versions: {', '.join(f'{k} {v}' for k, v in run['versions'].items())}.",
     ]
@@ -184,7 +214,7 @@ def results_markdown(groups, targets, unfinished):
     return "\n".join([*lines, "", "![curves](curves.png)", "", "![final accuracy](final.png)", ""])
 
 
-def _table(groups, targets, selected_on):
+def _table(groups, targets, selected_on, ensembles):
     columns = {"test_top1": "test top-1", "test_top5": "test top-5"}
     if selected_on != "test":
         columns = {"validation_top1": "validation top-1", "validation_top5": "validation top-5"} | columns
@@ -199,6 +229,10 @@ def _table(groups, targets, selected_on):
     for name, members in sorted(groups.items(), key=lambda item: -_mean_test(item[1])):
         cells = [_cell(column, [row.get(column) for row in numbers[name]]) for column in columns]
         lines.append("| " + " | ".join([name, str(len(members)), *cells]) + " |")
+        if name in ensembles:
+            scores = {f"test_{score}": [value] for score, value in ensembles[name].items()}
+            cells = [_cell(column, scores[column]) if column in scores else "" for column in columns]
+            lines.append("| " + " | ".join([f"{name}, ensemble of its {len(members)} seeds", "1", *cells]) + " |")
     return lines
 
 

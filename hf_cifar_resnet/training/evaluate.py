@@ -79,13 +79,14 @@ def score_ensemble(checkpoints, use_cpu=False):
         use_cpu (`bool`): even where there is a GPU.
 
     Returns:
-        dict of `loss`, `top1`, ... and `members`, a list of dicts of each one's `checkpoint` and the same scores.
+        dict of `loss`, `top1`, ...
 
     Raises:
         UserError: if one cannot be loaded, or they know other classes.
     """
     options, data_args = _parse([*checkpoints, "--ensemble", *["--use_cpu"] * use_cpu], None)
-    return _load(options, _trainer_arguments(options), data_args, {options.split}).predict(options.split)[1]
+    _, scores = _load(options, _trainer_arguments(options), data_args, {options.split}).predict(options.split)
+    return {name: scores[name] for name in records.SCORES if name in scores}
 
 
 def _trainer_arguments(options):

@@ -1,5 +1,9 @@
-"""Every command and program of the README, run; only data, sizes and folders are substituted."""
+"""
+Every command and program of the README, run, where only data, sizes and folders are substituted; and those of all
+READMEs that take too long, parsed.
+"""
 
+import os
 import re
 import shlex
 import subprocess
@@ -15,6 +19,7 @@ from PIL import Image
 
 from hf_cifar_resnet import CifarTrainer
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.training.parsing import parse_arguments
 from hf_cifar_resnet.training.portable import write_portable
 
 REPOSITORY = Path(__file__).parents[2]
@@ -119,7 +124,10 @@ def test_command_on_the_hub(command, hub_with_a_model, finished, tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "Saved" in result.stdout or f"{hub_with_a_model.endpoint}/{USER}/my-model" in result.stdout
+    assert any(
+        done in result.stdout
+        for done in ("Saved", f"{hub_with_a_model.endpoint}/{USER}/my-model", "ensemble of 2 checkpoints on test")
+    )
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in [*IN_CI, *ON_HUB]])
@@ -164,6 +172,83 @@ def test_every_recipe_and_schedule_is_named():
 
     for name in [*recipe_names(), *SCHEDULES]:
         assert f"`{name}`" in README, name
+
+
+# What the documents show and [`test_command`] does not run: it may take days, or name data that is not here.
+
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "model_cards").rglob("README.md"))]
+LOOP = re.search(r"```bash\n(for .*?\ndone\n)```", (REPOSITORY / "model_cards" / "README.md").read_text(), re.S)[1]
+
+
+def shown_commands(document):
+    """The other command lines of `study`, `train` and `benchmark` in a document's blocks and texts: (command, rest)."""
+    text = document.read_text(encoding="utf-8").replace(LOOP, "")
+    if document.parent == REPOSITORY:
+        text = re.sub(r"^```bash.*?^```", "", text, flags=re.S | re.M)
+    text = text.replace("\\\n", " ")
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
+    inline = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+    lines = [line for block in fenced for line in block.splitlines()] + [" ".join(each.split()) for each in inline]
+    found = [re.search(r"(?:hf-cifar-resnet (study|train|benchmark)|(train)\.py)\s+(\S.*)", line) for line in lines]
+    return [(match[1] or match[2], match[3].rstrip(" &")) for match in found if match]
+
+
+def parses(command, words, tmp_path, capsys):
+    """Whether a command takes these arguments: all that it checks before it starts its work is right."""
+    if command == "train":
+        parse_arguments(words)
+        return True
+    # The last thing that is checked.
+    (tmp_path / "file").touch()
+    unwritable = {"study": "--output_dir", "benchmark": "--json"}[command], str(tmp_path / "file" / "inside")
+    with pytest.raises(SystemExit):
+        cli([command, *words, *unwritable])
+    [line] = capsys.readouterr().err.splitlines()
+    return "inside cannot be written" in line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY)))
+def test_shown_commands_parse(document, tmp_path, capsys):
+    for command, line in shown_commands(document):
+        assert parses(command, shlex.split(line), tmp_path, capsys), line
+
+
+def test_shown_commands_are_found():
+    assert sum(len(shown_commands(document)) for document in DOCUMENTS) >= 8
+
+
+@pytest.fixture
+def bash():
+    """Runs a script in bash, with the shell function `hf-cifar-resnet` that is given."""
+
+    def run(function, script, cwd):
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f"hf-cifar-resnet() {{ {function}; }}\n{script}"],
+            cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    return run
+
+
+def test_every_command_of_the_loop_over_the_recipes_parses(bash, tmp_path, capsys):
+    listed = bash('echo STUDY "${*@Q}"', f"mkdir() {{ :; }}; cp() {{ :; }}\n{LOOP}", tmp_path)
+    commands = [shlex.split(line)[1:] for line in listed.stdout.splitlines() if line.startswith("STUDY ")]
+    assert len(commands) == 16 and {words[2] for words in commands} >= {"seed", "small", "fast", "strong", "long"}
+    for command, *words in commands:
+        assert parses(command, words, tmp_path, capsys), words
+
+
+def test_the_loop_over_the_recipes_writes_the_cards(bash, tmp_path):
+    tiny = f"{TINY_DATA} {TINY_MODEL} --dataset_name shapes100 --seeds 42"
+    first = re.sub(r"for row in (\S+).*?; do", r"for row in \1; do", LOOP, flags=re.S)
+    once = first.replace("for data in cifar100 cifar10;", "for data in cifar100;")
+    result = bash(f'"{sys.executable}" -m hf_cifar_resnet.cli "$@" {tiny}', once, tmp_path)
+    assert result.returncode == 0, result.stderr
+    card = tmp_path / "model_cards" / "fast-cifar100"
+    assert "| one_cycle | 1 |" in (card / "README.md").read_text()
+    files = {"README.md", "study.json", "results.csv", "ensembles.json", "curves.png", "final.png"}
+    assert {path.name for path in card.iterdir()} == files
 
 
 ROWS = re.findall(r"^\| (.+?) \| .+ \| `(\w+\.py)::(test_\w+)` \|$", README, re.M)

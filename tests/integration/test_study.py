@@ -39,6 +39,48 @@ def test_a_study_writes_tables_and_plots(study):
         assert (folder / plot).read_bytes().startswith(b"\x89PNG")
 
 
+def ensemble_rows(text):
+    """Variant -> the cells of its ensemble's row in results.md, empty ones left out."""
+    rows = [line.strip("| ").split("|") for line in text.splitlines() if "ensemble of its" in line]
+    return {row[0].split(",")[0]: [cell.strip() for cell in row if cell.strip()] for row in rows}
+
+
+def test_the_seeds_of_each_schedule_are_scored_as_one(study, tmp_path, capsys):
+    folder, output, _ = study
+    rows = ensemble_rows((folder / "results.md").read_text())
+    assert set(rows) == {"constant", "one_cycle"}
+    members = [str(folder / f"constant-seed{seed}") for seed in (1, 2)]
+    cli(["evaluate", *members, "--ensemble", "--use_cpu", "--json", str(tmp_path / "scores.json")])
+    scores = read_json(tmp_path / "scores.json")
+    shown = ["constant, ensemble of its 2 seeds", "1", f"{scores['top1']:.2%}", f"{scores['top5']:.2%}"]
+    assert rows["constant"] == shown
+    [stored] = [each for each in read_json(folder / "ensembles.json") if each["runs"][0].startswith("constant")]
+    scores.pop("members")
+    assert stored == {"runs": ["constant-seed1", "constant-seed2"], "test": scores}
+
+
+def test_ensembles_are_of_all_finished_runs_with_weights(study, tmp_path, capsys):
+    folder, _, program = study
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    again = [str(copy if part == folder else part) for part in program[2:]]
+    # A figure that is there is not computed again; one that is not cannot be without weights.
+    stored = (copy / "ensembles.json").read_bytes()
+    (copy / "one_cycle-seed2" / "model.safetensors").unlink()
+    cli(again)
+    assert (copy / "ensembles.json").read_bytes() == stored
+    (copy / "ensembles.json").unlink()
+    cli(again)
+    assert "no ensemble of one_cycle: " in capsys.readouterr().out
+    before, after = (ensemble_rows((place / "results.md").read_text()) for place in (folder, copy))
+    assert after == {"constant": before["constant"]}
+    # Nor is a figure shown beside other runs than it is of.
+    (copy / "constant-seed2" / "metrics.json").unlink()
+    cli(["study", "--report", str(copy)])
+    text = (copy / "results.md").read_text()
+    assert "| constant | 1 |" in text and not ensemble_rows(text)
+
+
 def timeless(folder):
     with open(folder / "results.csv", newline="") as file:
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
