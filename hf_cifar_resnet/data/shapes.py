@@ -2,7 +2,6 @@
 
 import colorsys
 import io
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -102,15 +101,7 @@ def shapes100(seed=0):
     Returns:
         `datasets.DatasetDict` with splits train, test and columns image, label, superclass.
     """
-    from datasets import DatasetDict
-
-    return DatasetDict(_drawn(seed))
-
-
-@lru_cache(maxsize=1)  # drawing takes seconds, and an ensemble asks for each member
-def _drawn(seed):
-    """Split -> `datasets.Dataset`."""
-    from datasets import ClassLabel, Dataset, Features
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
     from datasets import Image as ImageFeature
 
     features = Features(
@@ -126,7 +117,7 @@ def _drawn(seed):
             "superclass": [label // len(COLOURS) for label in labels],
         }
         splits[split] = Dataset.from_dict(columns, features=features)
-    return splits
+    return DatasetDict(splits)
 
 
 def _png(array):
