@@ -133,13 +133,14 @@ def plot_reliability(found, path):
         upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
         kind = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
         upper.set(title=f"{kind}: ECE {bins['ece']:.2%}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        upper.legend(loc="upper left")
         lower.bar(left, bins["count"], color=COLOURS[5], **bars)
         lower.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
         for panel in (upper, lower):
             panel.grid(alpha=0.3)
             panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    # Outside of the panels, since bars may be anywhere in them.
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
 

@@ -174,11 +174,16 @@ def plot_schedules(curves, path, xlabel="step"):
 
 def plot_lr_range(rates, losses, smoothed, suggestion, path):
     """Loss against learning rate, raw and smoothed, with the suggested learning rate."""
+    from matplotlib.ticker import LogFormatter
+
     figure, (axes,) = new_figure(1, width=6.4, height=4.0)
     axes.plot(rates, losses, color=COLOURS[5], alpha=0.6, label="loss")
     axes.plot(rates, smoothed, color=COLOURS[0], label="smoothed")
     axes.axvline(suggestion, color=COLOURS[1], linestyle="--", label=f"suggested {suggestion:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
+    # The default ones are formulas. Between powers of ten only a short range is labelled.
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -37,6 +37,16 @@ class StopWhenDiverged(TrainerCallback):
             control.should_training_stop = True
 
 
+class StepLineCallback(TrainerCallback):
+    """A line for each tenth of the steps, where no progress bar shows them."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        step, every = state.global_step, max(1, state.max_steps // 10)
+        if args.disable_tqdm and "loss" in logs and step % every == 0:
+            rate, loss = logs["learning_rate"], logs["loss"]
+            print(f"step {step:4}/{state.max_steps}  lr {rate:.3g}  loss {loss:.4f}", flush=True)
+
+
 @reports_user_errors
 def main(argv=None, prog=None):
     """Trains for a few steps, draws loss against learning rate, prints a suggestion and returns it."""
@@ -44,11 +54,14 @@ def main(argv=None, prog=None):
     quieten_libraries(args)
     set_seed(args.seed)
     data = load_data(data_args, args.seed)
+    print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
+          f"{options.end_lr:g}", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         args.output_dir = scratch
         trainer = build_trainer(build_model(model_args, data), args, data, data_args.eval_split)
         trainer.remove_callback(EpochLineCallback)
         trainer.add_callback(StopWhenDiverged())
+        trainer.add_callback(StepLineCallback())
         with contextlib.suppress(NonFiniteError):
             trainer.train()
     steps = [(entry["learning_rate"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]

@@ -19,8 +19,14 @@ def test_find_lr_draws_and_suggests(tmp_path, capsys):
     # From one step to the next the rate rises by the same factor.
     assert rates[1] / rates[0] == pytest.approx(1e6 ** (1 / 30))
     assert (tmp_path / "range.png").read_bytes().startswith(b"\x89PNG")
-    suggested = float(capsys.readouterr().out.split("Suggested learning rate ")[1].split()[0])
+    printed = capsys.readouterr().out
+    suggested = float(printed.split("Suggested learning rate ")[1].split()[0])
     assert rates[0] < suggested < rates[-1]
+    # There is no terminal for a progress bar.
+    first, *steps, _ = printed.splitlines()
+    assert first == "30 steps of 32 images, from learning rate 1e-06 to 1"
+    shown = [line.split()[1] for line in steps]
+    assert shown == [f"{step}/30" for step in range(3, 31, 3)][: len(shown)] and len(rates) // 3 == len(shown)
 
 
 def test_schedules_are_drawn_without_training(tmp_path, capsys):
@@ -61,6 +67,18 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["search", "--space", "learning_rate=0:1:log"], "NAME=LOW:HIGH"),
         (["search", "--space", "colour=1,2"], "cannot search colour, only learning_rate"),
         (["find-lr", "--start_lr", "1", "--end_lr", "0.1"], "below --end_lr"),
+        (["find-lr", "--output", ""], "output is empty"),
+        (["preview", "--output", ""], "output is empty"),
+        (["schedules", "--output", ""], "output is empty"),
+        (["schedules", "--learning_rate", "nan"], "must be above 0"),
+        (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": -1}'], "gamma must not be negative"),
+        (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": "x"}'], "step does not work with"),
+        (["search", "--space", "learning_rate=1,2", "--output_dir", ""], "output_dir is empty"),
+        (["search", "--space", "learning_rate=-1:1"], "--space learning_rate: learning_rate must be above 0"),
+        (["search", "--space", "adam_beta1=0.5:2"], "--space adam_beta1: adam_beta1 must be from 0 to below 1"),
+        (["search", "--space", "learning_rate=0.1,1e-1"], "--space learning_rate has equal values"),
+        (["search", "--space", "learning_rate=1,2", "learning_rate=1:2"], "--space learning_rate is given twice"),
+        (["search", "--space", "learning_rate=1,x"], "invalid float value: 'x'"),
         (["evaluate", "nowhere"], "holds no checkpoint"),
         (["preview", "--policy", "stronk"], "unknown augmentation policy 'stronk': choose one of seed"),
         (["preview", "--policy", "mine.yaml"], "there is no augmentation policy file mine.yaml"),

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -6,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cifar_resnet.reporting.curves import plot_history
+from hf_cifar_resnet.reporting.analysis import plot_reliability
+from hf_cifar_resnet.reporting.curves import plot_history, plot_lr_range
 
 
 def rows(epochs, with_training=True, with_evaluation=True):
@@ -23,6 +25,24 @@ def test_picture_of_a_run(tmp_path, history):
     with Image.open(tmp_path / "curves.png") as image:
         assert (image.format, image.size) == ("PNG", (1584, 408))
         image.verify()
+
+
+def test_rates_are_labelled_without_formulas(tmp_path):
+    rates = np.logspace(-6, 0, 50)
+    plot_lr_range(rates, rates, rates, 1e-2, tmp_path / "range.svg")
+    text = (tmp_path / "range.svg").read_text(encoding="utf-8")
+    assert re.search("<!-- 1e.03 -->", text) and "$" not in text
+
+
+def test_no_bar_of_a_reliability_diagram_is_covered(tmp_path):
+    full = {"count": np.ones(15), "confidence": np.linspace(0, 1, 15), "accuracy": np.ones(15), "ece": 0.5}
+    plot_reliability({1.0: full}, tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as image:
+        bars = (np.asarray(image.convert("RGB")) == (0x00, 0x72, 0xB2)).all(axis=-1)
+    _, columns = bars.nonzero()
+    top = bars.any(axis=1).argmax()
+    # All but the edges of the bars, and what marks the confidence.
+    assert bars[top : top + 100, columns.min() : columns.max()].mean() > 0.85
 
 
 def test_picture_shows_the_numbers(tmp_path):
