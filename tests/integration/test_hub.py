@@ -48,9 +48,13 @@ def add_ann(hub):
 
 def run(hub, cwd, *words, token=TOKEN):
     """`hf-cifar-resnet WORDS` in a process that knows this Hub alone, with a cache of its own."""
+    return run_python(hub, cwd, "-m", "hf_cifar_resnet.cli", *words, token=token)
+
+
+def run_python(hub, cwd, *arguments, token):
     environment = hub.environment(token=token, cache=cwd / "cache") | {"PYTHONPATH": str(REPOSITORY)}
     environment.pop("HF_HUB_DISABLE_PROGRESS_BARS")  # the Trainer warns where it is set
-    command = [sys.executable, "-m", "hf_cifar_resnet.cli", *map(str, words)]
+    command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
     )
@@ -232,17 +236,6 @@ def test_resuming_from_a_branch_ends_with_the_same_weights(trained, tmp_path):
     assert untimed[0] == untimed[1]
 
 
-@pytest.mark.parametrize(
-    "reference, reason",
-    [("ann/model@main", "holds a model, but not the state"), ("ann/model@nowhere", "no such revision"),
-     ("ann/nothing@last-checkpoint", "there is no ann/nothing")],
-)  # fmt: skip
-def test_nothing_to_resume_from_there(trained, tmp_path, reference, reason):
-    result = run(trained.hub, tmp_path, "train", *ON_TREES, "--resume_from_checkpoint", reference)
-    assert reason in check_one_line(result)
-    assert not (tmp_path / "runs").exists()
-
-
 def test_fine_tuning_with_the_same_labels_keeps_the_classifier(trained, tmp_path):
     words = [
         "--dataset_name",
@@ -273,11 +266,6 @@ def test_fine_tuning_on_other_labels(trained, tmp_path):
     assert "New classifier for 100 classes: the checkpoint knows 4 of other names" in result.stdout
     assert load_file(tmp_path / "shapes" / "model.safetensors")["classifier.weight"].shape == (100, 16)
     assert str(tmp_path) not in (tmp_path / "shapes" / "README.md").read_text()
-
-
-def test_nothing_to_fine_tune(trained, tmp_path):
-    result = run(trained.hub, tmp_path, "train", "--model_name_or_path", "ann/nothing")
-    assert "--model_name_or_path ann/nothing: there is no ann/nothing on the Hub" in check_one_line(result)
 
 
 # Faults
@@ -340,14 +328,53 @@ def test_no_network(trained, tmp_path, hub):
     assert "the Hub cannot be reached" in check_one_line(run(hub, tmp_path, "push", trained.folder, "ann/model"))
 
 
-def test_training_without_the_right_to_write_does_not_start(tmp_path, hub):
-    add_ann(hub)
-    hub.add_user("bob", token="hf_bobs_token")
-    for token, reason in ((None, "there is no Hugging Face token"), ("hf_bobs_token", "may not write to ann/model")):
-        words = [*ON_TREES, "--push_to_hub", "--hub_model_id", "ann/model"]
-        result = run(hub, tmp_path, "train", *words, token=token)
-        assert reason in check_one_line(result)
-    assert not (tmp_path / "runs").exists()
+PUSH = [*ON_TREES, "--push_to_hub", "--hub_model_id", "ann/model"]
+# What is typed after `train`, without a token in the environment, and a part of the answer.
+REFUSED = {
+    "model without its state": ([*ON_TREES, "--resume_from_checkpoint", "ann/model@main"], "but not the state"),
+    "no such revision": ([*ON_TREES, "--resume_from_checkpoint", "ann/model@nowhere"], "no such revision"),
+    "nothing to resume": ([*ON_TREES, "--resume_from_checkpoint", "ann/nothing@main"], "there is no ann/nothing"),
+    "nothing to fine-tune": (
+        ["--model_name_or_path", "ann/nothing"],
+        "--model_name_or_path ann/nothing: there is no ann/nothing on the Hub",
+    ),
+    "no token": (PUSH, "there is no Hugging Face token"),
+    "no right to write": ([*PUSH, "--hub_token", "hf_bobs_token"], "may not write to ann/model"),
+}
+# All in one process, as its start takes longer than they do.
+TRAIN_EACH = """
+import contextlib, io, json, sys
+from hf_cifar_resnet.cli import main
+
+answers = []
+for words in json.loads(sys.argv[1]):
+    answers.append({"returncode": 0, "stderr": ""})
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            main(["train", *words])
+        except SystemExit as stopped:
+            answers[-1] = {"returncode": stopped.code, "stderr": stderr.getvalue()}
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def refused(trained, tmp_path_factory):
+    """The working directory, and what each of [`REFUSED`] ended with."""
+    cwd = tmp_path_factory.mktemp("refused")
+    trained.hub.add_user("bob", token="hf_bobs_token")
+    commands = json.dumps([words for words, _ in REFUSED.values()])
+    result = run_python(trained.hub, cwd, "-c", TRAIN_EACH, commands, token=None)
+    assert result.returncode == 0, result.stderr
+    answers = json.loads(result.stdout.splitlines()[-1])
+    return cwd, dict(zip(REFUSED, (SimpleNamespace(**answer) for answer in answers), strict=True))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_training_that_does_not_start(refused, name):
+    cwd, answers = refused
+    assert REFUSED[name][1] in check_one_line(answers[name])
+    assert not (cwd / "runs").exists()
 
 
 def test_training_comes_first(tmp_path, hub):

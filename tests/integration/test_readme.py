@@ -34,7 +34,7 @@ def blocks(language):
 USER = "ann"
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
 IN_CI = [command for command in COMMANDS if command.startswith("pip install")]
-TINY_DATA = "--max_train_samples 100 --max_eval_samples 100 --max_steps 1 --per_device_train_batch_size 8 --use_cpu"
+TINY_DATA = "--max_train_samples 100 --max_eval_samples 20 --max_steps 1 --per_device_train_batch_size 8 --use_cpu"
 TINY_MODEL = "--block basic --stage_depths 1 1 --stage_widths 16 32"
 # What stands in the README, and what is run in its place.
 SUBSTITUTES = {
