@@ -22,7 +22,7 @@ def images(finished):
 
 
 # Another architecture, image size and normalisation.
-OTHER = "--stage_depths 1 1 --stage_widths 8 16 --image_size 24 --max_steps 30 --seed 3".split()
+OTHER = "--stage_depths 1 1 --stage_widths 16 24 --image_size 24 --max_steps 30 --seed 3".split()
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
 
