@@ -326,5 +326,5 @@ def _launcher():
     spread = ["--multi_gpu"] if devices > 1 else []
     return [
         sys.executable, "-m", "accelerate.commands.launch", "--quiet", *spread, *options.split(),
-        "--num_cpu_threads_per_process", str(threads), "-m", "hf_cifar_resnet.cli", "train",
+        "--num_cpu_threads_per_process", str(threads), "-m", "hf_cifar_resnet", "train",
     ]  # fmt: skip

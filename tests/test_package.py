@@ -118,6 +118,12 @@ def test_command_line_help_lists_the_commands():
     assert shown == run_python("from hf_cifar_resnet import cli; cli.main([])")
 
 
+def test_the_package_is_a_program():
+    command = [sys.executable, "-m", "hf_cifar_resnet", "--version"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, f"{hf_cifar_resnet.__version__}\n")
+
+
 def test_unknown_command(capsys):
     with pytest.raises(SystemExit) as stopped:
         hf_cifar_resnet.cli.main(["trian"])

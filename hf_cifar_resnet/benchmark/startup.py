@@ -22,7 +22,7 @@ def ways():
     - `transformers' parser`: what any script that takes the Trainer's arguments has to load before it can say a word.
     - `first step`: from the command to the end of the first optimizer step of the quickstart.
     """
-    cli = ["-m", "hf_cifar_resnet.cli"]
+    cli = ["-m", "hf_cifar_resnet"]
     return {
         HELP: lambda: _run([*cli, "--help"]),
         TRAIN_HELP: lambda: _run([*cli, "train", "--help"]),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from loopback_hub import LoopbackHub
@@ -157,13 +158,22 @@ def test_command(command, place, finished, python, script, monkeypatch, capsys):
 def test_programs(place, finished, monkeypatch, capsys):
     monkeypatch.chdir(place)
     names = {}
-    for program in blocks("python"):
+    torch.manual_seed(1)
+
+    def run(program):
         program = program.replace('output_dir="runs/my-run"', 'output_dir="from-python", max_steps=2, use_cpu=True')
         exec(program.replace("runs/my-run", str(finished.folder)), names)
+
+    for program in blocks("python"):
+        run(program)
     assert isinstance(names["trainer"], CifarTrainer)
-    assert (place / "from-python" / "model.safetensors").is_file()
+    weights = (place / "from-python" / "model.safetensors").read_bytes()
     assert "test_top1" in capsys.readouterr().out
     assert names["HalveWhenOverfitting"]().after_warmup(None, None) is None
+    # The last of them gives the same model in every process.
+    torch.manual_seed(2)
+    run(blocks("python")[-1])
+    assert (place / "from-python" / "model.safetensors").read_bytes() == weights
 
 
 def test_every_recipe_and_schedule_is_named():
