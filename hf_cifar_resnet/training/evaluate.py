@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .outputs import check_output, check_output_folder, writing
 from .parsing import CifarArgumentParser
 from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
-from .trained import checkpoint_folder, load_checkpoint
+from .trained import NOT_FINITE, checkpoint_folder, load_checkpoint
 from .trainer import CifarTrainer
 
 SIGNIFICANT = 0.05
@@ -97,8 +98,11 @@ class _Subject:
         return cls(name, checkpoint_folder(name), model, data, trainer)
 
     def predict(self, images):
-        """Logits (n, num_labels) and scores."""
-        output = self.trainer.predict(images, metric_key_prefix="of")
+        """Logits (n, num_labels) and scores. Raises [`UserError`] where there are none."""
+        with np.errstate(invalid="ignore"):
+            output = self.trainer.predict(images, metric_key_prefix="of")
+        if not np.isfinite(output.predictions).all():
+            raise UserError(f"{self.name}: {NOT_FINITE}")
         return output.predictions, records.scores(output.metrics, "of")
 
     def predict_flipped(self, images, logits):
@@ -180,13 +184,16 @@ def _parse(argv, prog):
         "--calibrate", action="store_true", help="fit a temperature on validation and save it in the checkpoint"
     )
     options, data_args, run = parse_with_record(parser, argv)
-    if options.json:
+    if options.json is not None:
         check_output("--json", options.json)
-    if options.output_dir:
+    if options.output_dir is not None:
         check_output_folder("--output_dir", options.output_dir)
     options.precision = options.precision or run.get("precision", "fp32")
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size must be at least 1, got {options.batch_size}")
+    if not 1 <= options.batch_size <= sys.maxsize:
+        raise UserError(f"--batch_size must be from 1 to {sys.maxsize:,}, got {options.batch_size}")
     if options.calibrate and not Path(options.checkpoint).is_dir():
         raise UserError(f"--calibrate saves into the checkpoint: download {options.checkpoint} to a folder first")
+    if options.calibrate and Path(options.checkpoint, "config.json").is_symlink():
+        # Such as one into the Hub's cache.
+        raise UserError(f"--calibrate saves into config.json, which is a link in {options.checkpoint}: copy it first")
     return options, data_args
