@@ -18,6 +18,8 @@ def read_json(path):
         ValueError: if it holds none, in one line that does not name the file.
         OSError: if it cannot be read.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is not a regular file")  # a pipe may never end
     text = _read(path, LARGEST_JSON)
     try:
         content = json.loads(text)

@@ -48,6 +48,7 @@ def reports_user_errors(function):
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         try:
+            _make_printable()
             try:
                 return function(*args, **kwargs)
             finally:
@@ -76,10 +77,17 @@ def reports_user_errors(function):
     return wrapper
 
 
+def _make_printable():
+    """A terminal or file that has not all characters gets escapes for them."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _flush():
     """What was printed goes out. Raises [`UserError`] where it cannot, as on a full disk."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -95,7 +103,7 @@ def _give_up_output():
 def _named_by(path):
     """The variable that names this path or a folder above it, for the message."""
     for name in ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TMPDIR"):
-        if os.environ.get(name) and Path(os.environ[name]) in (Path(path), *Path(path).parents):
+        if os.environ.get(name) and Path(os.environ[name]) in (Path(str(path)), *Path(str(path)).parents):
             return f" ({name} names it)"
     return ""
 

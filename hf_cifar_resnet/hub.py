@@ -52,6 +52,14 @@ class Pushed:
     changed: bool
 
 
+def check_name(repo_id):
+    """Raises [`HubError`] for what cannot be the name of a repository."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise HubError(f"{repo_id} is no name of a repository, such as user/name: {_one_line(error)}") from error
+
+
 def check_access(repo_id, *, private=None, revision=None, token=None):
     """
     Creates the model repository where it is missing, and makes sure that the token may write to it.
@@ -62,7 +70,7 @@ def check_access(repo_id, *, private=None, revision=None, token=None):
     Raises:
         HubError: without attempts to repeat it.
     """
-    _check_name(repo_id)
+    check_name(repo_id)
     with _in_words(repo_id):
         api = _api(token)
         repo_id = _create(api, repo_id, revision, private=private)
@@ -94,7 +102,7 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
     Raises:
         HubError: after all attempts, or at once where another attempt would not help.
     """
-    _check_name(repo_id)
+    check_name(repo_id)
     names = files_of(folder) if names is None else names
     _check_files(folder, names, token)
 
@@ -165,13 +173,6 @@ def _tag(api, repo_id, tag, commit, repo_type):
         api.create_tag(repo_id, tag=tag, revision=commit, repo_type=repo_type)
     elif tags[tag] != commit:
         raise HubError(f"pushed to {repo_id}, but the tag {tag} marks an older commit: choose another --tag")
-
-
-def _check_name(repo_id):
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise HubError(f"{repo_id} is no name of a repository, such as user/name: {_one_line(error)}") from error
 
 
 def _check_files(folder, names, token):
@@ -270,4 +271,4 @@ def _only_errors_logged():
         logging.set_verbosity(before)
 
 
-__all__ = ["HubError", "Pushed", "check_access", "download", "files_of", "is_reference", "push_folder"]
+__all__ = ["HubError", "Pushed", "check_access", "check_name", "download", "files_of", "is_reference", "push_folder"]

@@ -26,7 +26,7 @@ def main(argv=None, prog=None):
     """Measures one kind, prints the table, writes `--json`, and returns what it holds."""
     argv = list(sys.argv[1:] if argv is None else argv)
     options, parsed = _parse(argv, prog)
-    if options.json:
+    if options.json is not None:
         check_output("--json", options.json)
     found = globals()[f"_{options.kind}"](options, *parsed)
     result = {"benchmark": options.kind, "command": argv, **_machine(parsed[-1]), **found}

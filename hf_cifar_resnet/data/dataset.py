@@ -67,14 +67,16 @@ def read_rgb_array(source, size=IMAGE_SIZE):
 
     Raises:
         ValueError: for more than `PIL.Image.MAX_IMAGE_PIXELS` (89 million), before anything is decoded; a small file
-            may claim any size. For a pipe or device, from which reading may never end. PIL's decoders raise other
-            exceptions too.
+            may claim any size. For a pipe or device, from which reading may never end, and for EPS. PIL's decoders
+            raise other exceptions too.
     """
     if isinstance(source, (str, os.PathLike)) and os.path.exists(source) and not os.path.isfile(source):
         raise ValueError("not a regular file")
     with Image.open(source) as image:
         if image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{image.width:,} x {image.height:,} pixels are too many")
+        if image.format == "EPS":
+            raise ValueError("it is a program, which Ghostscript would have to run")
         # One large image at a time: each takes up to seven bytes a pixel, and there may be many readers.
         with _large if image.width * image.height > LARGE else contextlib.nullcontext():
             return to_rgb_array(image, size)

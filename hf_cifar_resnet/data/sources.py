@@ -152,7 +152,9 @@ def load_raw(name, config_name=None, revision=None):
         return BUILT_IN[name]()
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
     is_folder = os.path.isdir(name)
-    if not is_folder and (os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1):
+    if not is_folder and (
+        not name or os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    ):
         raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
     if is_folder and re.search(r"[*?\[\]\r\n]|::", os.path.abspath(name)):
         raise UserError(
@@ -209,6 +211,8 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
     """
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
+    if split_seed < 0:
+        raise UserError(f"--split_seed must not be negative, got {split_seed}")
     parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw, needed), image_column, label_column)
     if "train" in parts and "validation" not in parts and validation_fraction > 0:
         labels = np.array(parts["train"]["label"][:])

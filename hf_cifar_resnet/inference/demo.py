@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .. import hub
+from ..data.dataset import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, reports_user_errors
 from ..training.arguments import DataArguments
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from page import build, load
 
-demo = build(*load({checkpoint!r}), {title!r}, sorted(Path(__file__).parent.glob("examples/*")))
+demo = build(*load({repo_id!r}, {revision!r}), {title!r}, sorted(Path(__file__).parent.glob("examples/*")))
 
 if __name__ == "__main__":
     demo.launch()
@@ -42,10 +43,10 @@ app_file: app.py
 pinned: false
 license: apache-2.0
 models:
-- {checkpoint}
+- {repo_id}
 ---
 
-A demo of [{checkpoint}](https://huggingface.co/{checkpoint}): its five most probable labels for an image, the image as
+A demo of [{checkpoint}](https://huggingface.co/{repo_id}): its five most probable labels for an image, the image as
 small as the model sees it, and a class-activation map (Zhou et al. 2015, https://arxiv.org/abs/1512.04150).
 """
 
@@ -97,9 +98,17 @@ def _parse(argv, prog):
     for path in options.examples or ():
         if not Path(path).is_file():
             raise UserError(f"--examples: there is no file {path}")
+        try:
+            read_rgb_array(path)
+        except Exception as error:  # PIL's decoders raise whatever a broken file leads them to
+            raise UserError(f"--examples: {path} cannot be read as an image: {error}") from error
     if options.space is not None:
         if options.space.count("/") != 1:
             raise UserError(f"--space needs USER/NAME, got {options.space}")
+        try:
+            hub.check_name(options.space)
+        except hub.HubError as error:
+            raise UserError(f"--space: {error}") from error
         if Path(options.checkpoint).is_dir():
             raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
         options.space_folder = Path(options.output_dir or options.space.split("/")[1])
@@ -146,7 +155,7 @@ def write_space(folder, checkpoint, title, examples=()):
 
     Args:
         folder (`str` or `Path`): created if need be.
-        checkpoint (`str`): Hub id of the model.
+        checkpoint (`str`): `user/repo` or `user/repo@revision` of the model on the Hub.
         examples (list of paths): images to copy.
 
     Returns:
@@ -159,11 +168,12 @@ def write_space(folder, checkpoint, title, examples=()):
     gradio = version("gradio")
     requirements = [f"gradio=={gradio}", *(f"{name}~={_minor(version(name))}" for name in SPACE_REQUIREMENTS)]
     source = resources.files("hf_cifar_resnet") / "inference" / "page.py"
+    repo_id, _, revision = checkpoint.partition("@")
     texts = {
-        "app.py": APP.format(checkpoint=checkpoint, title=title),
+        "app.py": APP.format(checkpoint=checkpoint, repo_id=repo_id, revision=revision or "main", title=title),
         "page.py": source.read_text(encoding="utf-8"),
         "requirements.txt": "\n".join(requirements) + "\n",
-        "README.md": CARD.format(checkpoint=checkpoint, title=title, gradio=gradio),
+        "README.md": CARD.format(checkpoint=checkpoint, repo_id=repo_id, title=title, gradio=gradio),
     }
     try:
         (folder / "examples").mkdir(parents=True, exist_ok=True)

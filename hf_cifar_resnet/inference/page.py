@@ -17,16 +17,25 @@ TOP_K = 5
 UNREADABLE = "This file cannot be read as an image. Please try another, such as a JPEG or PNG."
 
 
-def load(checkpoint):
+def load(checkpoint, revision="main"):
     """Model and image processor of a checkpoint on the Hub or in a folder, with the code that lies beside them."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    model = AutoModelForImageClassification.from_pretrained(checkpoint, trust_remote_code=True)
-    return model.eval(), AutoImageProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageClassification.from_pretrained(checkpoint, revision=revision, trust_remote_code=True)
+    return model.eval(), AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
 
 
 def upright_rgb(image):
-    """Any PIL image as RGB, turned as its camera says, on white where it is transparent."""
+    """
+    Any PIL image as RGB, turned as its camera says, on white where it is transparent.
+
+    Raises:
+        ValueError: for pixels that no grey level stands for; others would be cut off to 0 and 255.
+    """
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        levels = np.asarray(image)
+        if not ((levels >= 0) & (levels <= 255)).all() or (levels.max() <= 1 and (levels % 1).any()):
+            raise ValueError("its pixels are not grey levels from 0 to 255")
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -101,7 +110,7 @@ def build(model, processor, title, examples=()):
             return None, None, None
         try:
             probabilities, seen, activations = look(model, processor, image)
-        except OSError as error:  # what PIL raises for a file that breaks off
+        except (OSError, ValueError) as error:  # the former is what PIL raises for a file that breaks off
             raise gr.Error(UNREADABLE, print_exception=False) from error
         return probabilities, enlarge(seen), overlay(seen, activations)
 

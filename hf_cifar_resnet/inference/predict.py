@@ -17,7 +17,7 @@ from ..data.dataset import normalize, read_rgb_array
 from ..device import device_for
 from ..errors import LineParser, UserError, printable, reports_user_errors
 from ..training.outputs import check_output, writing
-from ..training.trained import label_names, load_checkpoint
+from ..training.trained import NOT_FINITE, label_names, load_checkpoint
 
 MAX_NAME_WIDTH = 60
 
@@ -27,7 +27,7 @@ def main(argv=None, prog=None):
     """Checkpoint and files -> predictions as they come -> the files that could not be read. Exits with 1 for those."""
     options = _parse(argv, prog)
     paths = find_images(options.images)
-    if options.output:
+    if options.output is not None:
         check_output("--output", options.output, inputs=paths)
     model, processor = load_checkpoint(options.checkpoint)
     predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
@@ -74,6 +74,8 @@ def _parse(argv, prog):
 def _opened(path):
     """The file to write to, or the terminal."""
     if path is None:
+        if sys.stdout is None:
+            raise UserError("the standard output is closed: give --output")
         yield sys.stdout
         return
     with writing(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
@@ -153,10 +155,15 @@ class Predictor:
 
         Returns:
             for each image a list of (label name, probability), most probable first.
+
+        Raises:
+            UserError: where the model gives no probabilities.
         """
         pixels = normalize(images, self.mean, self.std).to(self.model.device)
         logits = self.model(pixel_values=pixels).logits.float() / self.model.config.calibration_temperature
         best = logits.softmax(dim=1).topk(min(top_k, len(self.names)), dim=1)
+        if not best.values.isfinite().all():
+            raise UserError(NOT_FINITE)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [[(self.names[label], p) for label, p in zip(*row, strict=True)] for row in rows]
 

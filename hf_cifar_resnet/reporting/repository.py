@@ -7,7 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
 
+from ..documents import read_json
 from ..errors import UserError
 from . import records
 from .card import model_card
@@ -57,9 +59,15 @@ def stage_run(run_folder, repo_id, folder):
         missing.append(WEIGHTS)
     if missing:
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
+    for path in own:
+        _check_weights(path)
+    try:
+        card = (run_folder / CARD).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{run_folder / CARD} is no UTF-8 text: {error.reason} at byte {error.start}") from error
     _link(own, folder)
     try:
-        run, metrics = (records.read_json(run_folder / name) for name in (records.RUN_JSON, records.METRICS_JSON))
+        run, metrics = (read_json(run_folder / name) for name in (records.RUN_JSON, records.METRICS_JSON))
         written, pushed = (str(model_card(each, metrics)) for each in (run, _at(repo_id, run)))
     except (LookupError, TypeError, AttributeError, ValueError, TemplateError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
@@ -67,7 +75,7 @@ def stage_run(run_folder, repo_id, folder):
             f"{records.RUN_JSON} or {records.METRICS_JSON} of {run_folder} is not as training wrote it: {reason}"
         ) from error
     # A card that somebody has edited stays as it is.
-    if (run_folder / CARD).read_text(encoding="utf-8") == written:
+    if card == written:
         _replace(folder / CARD, pushed)
     _publish_records(folder)
 
@@ -86,6 +94,17 @@ def _own_files(folder, patterns):
     return [path for path in paths if _matches(path.name, patterns) and path.is_file() and not path.is_symlink()]
 
 
+def _check_weights(path):
+    """Raises [`UserError`] for a file of weights that is none, such as a pickle of that name."""
+    if path.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise UserError(f"{path} holds no weights: {error}") from error
+
+
 def _matches(name, patterns):
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -97,7 +116,10 @@ def _at(repo_id, run):
 def _publish_records(folder):
     for name in _PRIVATE:
         if (folder / name).is_file():
-            content = records.public(records.read_json(folder / name))
+            try:
+                content = records.public(read_json(folder / name))
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from error
             (folder / name).unlink()
             records.write_json(content, folder / name)
 

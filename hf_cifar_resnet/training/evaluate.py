@@ -6,6 +6,7 @@ Or several as one, an ensemble: the mean of their probabilities.
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .outputs import check_output, check_output_folder, writing
 from .parsing import CifarArgumentParser
 from .recorded import find_split, load_data_for, parse_with_record
 from .run import quieten_libraries
-from .trained import checkpoint_folder, label_names, load_checkpoint
+from .trained import NOT_FINITE, checkpoint_folder, label_names, load_checkpoint
 from .trainer import CifarTrainer
 
 SIGNIFICANT = 0.05
@@ -141,11 +142,17 @@ class _Subject:
         return self.model.config.calibration_temperature
 
     def predict(self, split, mirrored=False):
-        """Logits (n, num_labels) of the images of a split, or of their mirror images, and scores."""
+        """
+        Logits (n, num_labels) of the images of a split, or of their mirror images, and scores. Raises [`UserError`]
+        where they are not finite.
+        """
         images = find_split(self.data, split)
         if mirrored:
             images = ImageDataset(images.images, images.labels, images.mean, images.std, _mirror)
-        output = self.trainer.predict(images, metric_key_prefix="of")
+        with np.errstate(invalid="ignore"):
+            output = self.trainer.predict(images, metric_key_prefix="of")
+        if not np.isfinite(output.predictions).all():
+            raise UserError(f"{self.name}: {NOT_FINITE}")
         return output.predictions, records.scores(output.metrics, "of")
 
     def score(self, logits, images):
@@ -293,16 +300,19 @@ def _parse(argv, prog):
     options, data_args, run = parse_with_record(
         parser, argv, others="with --ensemble: more of them, on the same images"
     )
-    if options.json:
+    if options.json is not None:
         check_output("--json", options.json)
-    if options.output_dir:
+    if options.output_dir is not None:
         check_output_folder("--output_dir", options.output_dir)
     options.precision = options.precision or run.get("precision", "fp32")
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size must be at least 1, got {options.batch_size}")
+    if not 1 <= options.batch_size <= sys.maxsize:
+        raise UserError(f"--batch_size must be from 1 to {sys.maxsize:,}, got {options.batch_size}")
     _check_ensemble(options)
     if options.calibrate and not Path(options.checkpoint).is_dir():
         raise UserError(f"--calibrate saves into the checkpoint: download {options.checkpoint} to a folder first")
+    if options.calibrate and Path(options.checkpoint, "config.json").is_symlink():
+        # Such as one into the Hub's cache.
+        raise UserError(f"--calibrate saves into config.json, which is a link in {options.checkpoint}: copy it first")
     return options, data_args
 
 

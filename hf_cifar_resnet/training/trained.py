@@ -15,6 +15,8 @@ from ..names import MAX_IMAGE_SIZE
 
 # Of the weights in a file, as safetensors calls them. Quantised ones mean nothing without their scales.
 FLOATS = ("F64", "F32", "F16", "BF16")
+# An answer that is no number, where all weights are numbers.
+NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
 
 
 def checkpoint_folder(name):

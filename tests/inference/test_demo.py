@@ -59,6 +59,12 @@ def test_the_image_is_shown_as_the_model_sees_it(loaded, mode, size):
     assert np.abs(seen.astype(int) - to_rgb_array(image, 32)).max() <= 1
 
 
+@pytest.mark.parametrize("levels", [np.full((9, 9), 0.5, "f"), np.full((9, 9), 9_000, np.uint16)])
+def test_pixels_that_are_no_grey_levels_are_not_shown_as_such(loaded, levels):
+    with pytest.raises(ValueError, match="grey levels"):
+        page.look(*loaded, Image.fromarray(levels))
+
+
 def test_the_overlay_marks_for_and_against():
     seen = np.full((32, 32, 3), 100, dtype=np.uint8)
     shown = page.overlay(seen, np.array([[1.0, 0.0], [0.0, -1.0]])).astype(int)
@@ -209,6 +215,13 @@ def test_space_folder_says_what_the_hub_needs(space):
     assert files == {"README.md", "app.py", "page.py", "requirements.txt", "examples/0-red.png"}
 
 
+def test_space_shows_the_revision_that_it_was_made_of(tmp_path):
+    write_space(tmp_path, "ann/colours@v1.0", "Colours")
+    assert "load('ann/colours', 'v1.0')" in (tmp_path / "app.py").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["models"] == ["ann/colours"] and "ann/colours@v1.0" in card
+
+
 def test_space_requires_all_that_it_imports_and_not_this_package(space):
     required = {re.split("[=~]", line)[0] for line in (space / "requirements.txt").read_text().splitlines()}
     imported = set()
@@ -255,6 +268,9 @@ def test_space_is_pushed_without_what_else_lies_there(hub, colour_checkpoint, sp
     [
         (["--space", "ann/colours-demo"], "push it and give user/name"),
         (["--space", "demo"], "needs USER/NAME"),
+        (["--space", "ann/a b"], "ann/a b is no name of a repository"),
+        (["--space", "ann/"], "ann/ is no name of a repository"),
+        (["--examples", __file__], "cannot be read as an image"),
         (["--examples", "nowhere.png"], "there is no file nowhere.png"),
         (["--port", "99999"], "--port must be from 1 to 65535, got 99999"),
         (["--port", "-1"], "--port must be from 1 to 65535, got -1"),

@@ -1,5 +1,7 @@
 """Images and checkpoints of people who mean no good, or whose disk does not: one line, and nothing of theirs runs."""
 
+import contextlib
+import io
 import json
 import os
 import pickle
@@ -27,6 +29,7 @@ UNSHOWABLE = {
     "bomb": ("2500000000 pixels", (50_000, 50_000)),
     "above the limit by a third": ("12,000 x 10,000 pixels are too many", (12_000, 10_000)),
     "no pixels": ("not an image", (0, 0)),
+    "program": ("Ghostscript", lambda path: Image.new("RGB", (9, 9)).save(path, "EPS")),
     "empty": ("not an image", lambda path: path.write_bytes(b"")),
     "NaN": ("grey levels", lambda path: save(np.full((9, 9), np.nan, "f"), path, "TIFF")),
     "infinite": ("grey levels", lambda path: save(np.full((9, 9), np.inf, "f"), path, "TIFF")),
@@ -81,6 +84,19 @@ def test_name_of_a_file_cannot_write_to_the_terminal(colour_checkpoint, tmp_path
     cli(["predict", str(colour_checkpoint), *(str(tmp_path / name) for name in names), "--use_cpu"])
     first, second = capsys.readouterr().out.splitlines()
     assert "\\x1b[2J red\\n.png" in first and names[1] in second
+
+
+def test_output_that_has_not_all_characters(colour_checkpoint, tmp_path):
+    Image.new("RGB", (9, 9), (220, 30, 30)).save(tmp_path / "图.png")
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with contextlib.redirect_stdout(output):
+        cli(["predict", str(colour_checkpoint), str(tmp_path / "图.png"), "--use_cpu"])
+    assert rb"\u56fe.png  red" in output.buffer.getvalue()
+
+
+def test_output_that_is_closed(checkpoint, image, capsys):
+    with contextlib.redirect_stdout(None):
+        assert "standard output is closed" in refused(capsys, "predict", checkpoint, image)
 
 
 # Checkpoints
@@ -142,6 +158,12 @@ def test_configuration_that_lies(checkpoint, image, capsys, fields, told):
 def test_json_that_is_none(checkpoint, image, capsys, name, text, told):
     (checkpoint / name).write_text(text)
     assert told in refused(capsys, "predict", checkpoint, image)
+
+
+def test_pipe_in_a_checkpoint_is_not_waited_for(checkpoint, image, capsys):
+    (checkpoint / "preprocessor_config.json").unlink()
+    os.mkfifo(checkpoint / "preprocessor_config.json")
+    assert "preprocessor_config.json: it is not a regular file" in refused(capsys, "predict", checkpoint, image)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +254,7 @@ WEIGHTS = {
     "too large for float32": (CONVOLUTION, torch.full((8, 3, 3, 3), 1e300, dtype=torch.float64), "not finite"),
     "integers": (CONVOLUTION, torch.ones((8, 3, 3, 3), dtype=torch.int8), "no floating-point numbers: .* is I8"),
     "negative variance": (VARIANCE, torch.full((8,), -1.0), f"{VARIANCE} has a negative variance"),
+    "too large together": ("classifier.weight", torch.full((3, 16), 3e38), "answers are not finite"),
     "of one more block": ("resnet.backbone.layer2.1.conv1.weight", torch.ones(9), "1 belong to no part of that model"),
 }
 
@@ -313,10 +336,12 @@ def write_test_split(write_parquet, make_images, tmp_path):
     return write
 
 
-def test_test_split_is_scored_without_the_others(colour_checkpoint, write_test_split, capsys):
+def test_test_split_is_scored_without_the_others(colour_checkpoint, checkpoint, write_test_split, capsys):
     data = write_test_split(["red", "green", "blue"])
     cli(["evaluate", str(colour_checkpoint), *map(str, data)])
     assert "on test of" in capsys.readouterr().out
+    rewrite_weights(checkpoint, "classifier.weight", torch.full((3, 16), 3e38))
+    assert "answers are not finite" in refused(capsys, "evaluate", checkpoint, *data)
     line = refused(capsys, "evaluate", colour_checkpoint, *data, "--split", "train")
     assert "needs the splits train, but has test" in line
     assert "has no validation split" in refused(capsys, "evaluate", colour_checkpoint, *data, "--calibrate")

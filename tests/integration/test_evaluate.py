@@ -148,6 +148,17 @@ def test_calibrated_checkpoint_is_still_whole(finished, tmp_path):
     assert damage(run / "checkpoint-6") is None
 
 
+def test_calibration_does_not_write_through_a_link(finished, tmp_path, capsys):
+    """As the Hub's cache has them."""
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    config = (run / "config.json").rename(tmp_path / "config.json")
+    (run / "config.json").symlink_to(config)
+    before = config.read_text()
+    with pytest.raises(SystemExit):
+        evaluate(run, "--calibrate")
+    assert "config.json, which is a link" in capsys.readouterr().err and config.read_text() == before
+
+
 def test_two_checkpoints_are_compared(finished, other, images, other_images, tmp_path, capsys):
     capsys.readouterr()
     evaluate(finished.folder, "--compare", other, "--json", tmp_path / "scores.json")
@@ -223,6 +234,11 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, capsys
         (["--compare", "nowhere"], "nowhere holds no checkpoint"),
         (["--output_dir", "file/inside"], "cannot be written"),
         (["--json", "no/such/folder.json"], "cannot be written"),
+        (["--json", ""], "--json must not be empty"),
+        (["--output_dir", ""], "--output_dir must not be empty"),
+        (["--batch_size", "99999999999999999999"], "--batch_size must be from 1 to"),
+        (["--split_seed", "-1"], "--split_seed must not be negative"),
+        (["--dataset_name", ""], "there is no such folder"),
     ],
 )
 def test_bad_arguments(finished, tmp_path, monkeypatch, capsys, arguments, message):

@@ -111,13 +111,33 @@ def test_package_or_file_that_an_argument_needs(capsys, tmp_path, typed, told):
     assert not out.exists() or not list(out.iterdir())
 
 
-@pytest.mark.parametrize("fault", ["config", "text", "no object"])
+@pytest.mark.parametrize("fault", ["config", "text", "no object", "deep"])
 def test_push_of_a_folder_with_a_wrong_record(finished, tmp_path, capsys, fault):
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     record = json.loads((folder / "run.json").read_text())
     del record["dataset"]["config"]
-    (folder / "run.json").write_text({"config": json.dumps(record), "text": "{", "no object": "[1]"}[fault])
+    text = {"config": json.dumps(record), "text": "{", "no object": "[1]", "deep": "[" * 100_000}[fault]
+    (folder / "run.json").write_text(text)
     line = refused(capsys, "push", folder, "ann/model")
     assert "run.json" in line and "not as training wrote it" in line
     if fault == "config":
         assert "lacks 'config'" in line
+
+
+@pytest.mark.parametrize(
+    "name, content, told",
+    [
+        ("training_args.json", b"{", "training_args.json: it is not valid JSON"),
+        ("README.md", b"\xff", "README.md is no UTF-8 text"),
+        ("model.safetensors", b"\x80\x04K\x01.", "model.safetensors holds no weights"),
+    ],
+)
+def test_push_of_a_folder_with_a_file_that_is_none(finished, tmp_path, capsys, name, content, told):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    (folder / name).write_bytes(content)
+    assert told in refused(capsys, "push", folder, "ann/model")
+
+
+@pytest.mark.parametrize("flag", ["--tag", "--revision", "--message"])
+def test_push_with_an_empty_word(finished, capsys, flag):
+    assert f"{flag} must not be empty" in refused(capsys, "push", finished.folder, "ann/model", flag, "")
