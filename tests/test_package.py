@@ -1,4 +1,5 @@
 import ast
+import os
 import subprocess
 import sys
 import textwrap
@@ -148,6 +149,35 @@ def test_unknown_name(name):
         getattr(hf_cifar_resnet, name)
     with pytest.raises(ImportError):
         exec(f"from hf_cifar_resnet import {name}")
+
+
+# How it is tested
+
+THEIRS = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+    "HF_TOKEN": "hf_theirs",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "WANDB_MODE": "nonsense",
+    "MPLBACKEND": "nonsense",
+}
+
+
+@pytest.mark.slow
+def test_tests_do_not_depend_on_the_environment_of_their_user():
+    """One with a Hub, one with training, drawing and all else that reads it."""
+    tests = [
+        "tests/inference/test_predict.py::test_checkpoint_on_the_hub",
+        "tests/integration/test_training_run.py::test_selection_on_test_is_said_everywhere",
+    ]
+    command = [sys.executable, "-m", "pytest", "--numprocesses", "0", *tests]
+    result = subprocess.run(command, cwd=REPOSITORY, env=os.environ | THEIRS, capture_output=True, text=True)
+    assert "2 passed" in result.stdout, result.stdout
 
 
 # How the package is laid out

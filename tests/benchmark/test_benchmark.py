@@ -50,6 +50,7 @@ def test_ways_to_read_images_agree_on_what_they_give():
     assert max(normalised) - min(normalised) < 0.1 and abs(means[input.MEMORY]) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_step(run, workers):
     arguments = ["--repeats", "2", "--steps", "2", "--batch_sizes", "4", "8", "--dataloader_num_workers", workers]
@@ -115,6 +116,7 @@ def test_inference(run):
     assert "batch 3" in shown
 
 
+@pytest.mark.slow
 def test_startup(run):
     figures, _ = run("startup", "--repeats", "1")
     seconds = {name: value["median"] for name, value in figures["rates"].items()}

@@ -100,6 +100,7 @@ def test_training_pixels_equal_the_image_processor(processor, mode, size):
         assert ((ours - theirs).abs() <= 1.001 * grey_level).all()
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_training_pixels_equal_the_image_processor(processor, mode):
     noise = np.random.default_rng(1).integers(0, 256, (32, 32, 4), dtype=np.uint8)

@@ -237,6 +237,7 @@ def test_space_requires_all_that_it_imports_and_not_this_package(space):
     assert {"pillow" if name == "PIL" else name for name in ours} | {"torchvision"} == required
 
 
+@pytest.mark.slow
 def test_space_answers_for_a_model_on_the_hub(browser, hub, colour_checkpoint, space, write_image, tmp_path):
     """Its environment has no package of ours."""
     hub.add_repo("ann/colours", {path.name: path.read_bytes() for path in colour_checkpoint.iterdir()})

@@ -71,6 +71,7 @@ def test_folding_keeps_the_function(checkpoint, reference):
     assert [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)], "the model itself is left alone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("fp16", 0.05)])
 def test_onnx_with_normalization_gives_the_logits_of_the_model(checkpoint, reference, tmp_path, precision, tolerance):
     pytest.importorskip("onnxruntime", reason=WITHOUT_ONNX)
@@ -81,6 +82,7 @@ def test_onnx_with_normalization_gives_the_logits_of_the_model(checkpoint, refer
     check_onnx(path, "images", images, logits, tolerance)
 
 
+@pytest.mark.lowest
 def test_onnx_gives_the_logits_of_the_model(fp32_file, reference):
     _, pixels, logits = reference
     check_onnx(fp32_file, "pixel_values", pixels.numpy(), logits, 1e-4)
@@ -110,6 +112,8 @@ def test_torch_export_gives_the_logits_of_the_model(checkpoint, reference, tmp_p
         torch.testing.assert_close(program(batch[:count]), logits[:count], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.lowest
 @pytest.mark.parametrize("precision", ["int8", "int8_dynamic"])
 def test_int8_is_smaller_and_its_accuracy_is_measured(checkpoint, fp32_file, tmp_path, capsys, precision):
     path = tmp_path / "int8.onnx"

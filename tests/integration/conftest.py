@@ -11,6 +11,9 @@ REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 ENVIRONMENT.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
 
+# The README's command for several processes on a CPU: test_launch.py runs it.
+TWO_PROCESSES = "accelerate launch --multi_gpu --num_processes 2 train.py --use_cpu --config quickstart"
+
 # For programs of several processes: at the very end, each lists its threads in a file. At times Python aborts where one
 # of gloo's is left, still at work.
 LIST_THREADS = """

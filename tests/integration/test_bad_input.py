@@ -114,6 +114,7 @@ def test_output_folder_that_cannot_be_written(capsys, tmp_path):
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed, message",
     [

@@ -1,6 +1,8 @@
 """`evaluate` on a run: the error analysis, calibration, mirror images, the comparison of two checkpoints, ensembles."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 
@@ -58,10 +60,17 @@ def evaluate(*arguments):
 
 
 @pytest.fixture(scope="module")
-def analysed(finished, tmp_path_factory):
+def analysis(finished, tmp_path_factory):
+    """The folder of an analysis, and what was printed."""
     folder = tmp_path_factory.mktemp("analysis") / "of" / "run"
-    evaluate(finished.folder, "--output_dir", folder)
-    return folder
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluate(finished.folder, "--output_dir", folder)
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def analysed(analysis):
+    return analysis[0]
 
 
 def table(path):
@@ -98,11 +107,10 @@ def test_pictures_are_drawn(analysed, name):
         assert min(image.size) > 400 and len(set(image.convert("L").resize((64, 64)).tobytes())) > 10
 
 
-def test_scores_are_printed_as_without_analysis(finished, tmp_path, capsys):
-    evaluate(finished.folder, "--output_dir", tmp_path / "new")
-    printed = capsys.readouterr().out
+def test_scores_are_printed_as_without_analysis(finished, analysis):
+    folder, printed = analysis
     top1 = read_json(finished.folder / "metrics.json")["test"]["top1"]
-    ece = read_json(tmp_path / "new" / "analysis.json")["calibration"][0]["ece"]
+    ece = read_json(folder / "analysis.json")["calibration"][0]["ece"]
     assert f"top1       {top1:.2%}\n" in printed and f"ece        {ece:.2%}" in printed
 
 

@@ -19,6 +19,7 @@ from loopback_hub import Fault, LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "hf_AnnsOwnSecretToken"
 NAMES = ["oak", "pine", "cat", "dog"]
@@ -94,6 +95,7 @@ def trained(tmp_path_factory):
 # A run that is pushed
 
 
+@pytest.mark.lowest
 def test_repository_is_whole_and_tells_nothing(trained):
     files = trained.hub.files("ann/model")
     check_whole(files)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
 LIMIT = 300  # seconds for one process to do anything
 # Dropout, MixUp, an average and a schedule by events: all that has a history. A checkpoint at every second step.
 ARGUMENTS = (

@@ -11,9 +11,11 @@ from hf_cifar_resnet.reporting.records import read_history, read_json
 from hf_cifar_resnet.training.run import main
 from hf_cifar_resnet.training.schedules import SCHEDULES
 
+from .conftest import TWO_PROCESSES
+
+pytestmark = pytest.mark.slow
 # Port 0 and --standalone: any port that is free.
 ACCELERATE = ("-m", "accelerate.commands.launch", "--main_process_port", "0")
-LAUNCH = (*ACCELERATE, "--multi_gpu", "--num_processes", "2")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 EVALUATE = "import sys; from hf_cifar_resnet.cli import main; main(sys.argv[1:])"
 
@@ -65,12 +67,13 @@ leave_processes_at_exit()
 
 @pytest.fixture(scope="module")
 def two(python, script, quick, tmp_path_factory):
-    """A run in two processes by `accelerate launch`, and what it printed."""
+    """A run in two processes by the README's command, and what it printed."""
     folder = tmp_path_factory.mktemp("two") / "run"
     # 203 does not divide by two processes or any batch.
     arguments = [*quick, "--max_eval_samples", "203", "--logging_strategy", "steps", "--logging_steps", "1"]
     arguments += ["--ema_decay", "0.9", "--cutmix_alpha", "1"]
-    result = python(*LAUNCH, script, *arguments, "--output_dir", folder, cwd=script.parent)
+    command = TWO_PROCESSES.removeprefix("accelerate launch").split()
+    result = python(*ACCELERATE, *command, *arguments, "--output_dir", folder, cwd=script.parent)
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 

@@ -8,6 +8,7 @@ from hf_cifar_resnet.data.dataset import EpochSampler
 
 from .conftest import LIST_THREADS, has_threads_of_gloo
 
+pytestmark = pytest.mark.slow
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
 BAD = 3
 # One of that step's 16 images, and so in one of the processes.

@@ -13,6 +13,7 @@ import pytest
 
 from .conftest import LIST_THREADS, has_threads_of_gloo
 
+pytestmark = pytest.mark.slow
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 LIMIT = 240  # seconds for a launch to end
 ARGUMENTS = (
@@ -96,6 +97,7 @@ def test_finished_processes_have_no_threads_of_gloo(whole, folder, rank):
     assert not has_threads_of_gloo(folder / "whole-notes" / f"{rank}-threads")
 
 
+@pytest.mark.lowest
 def test_lost_process_ends_the_others_and_the_run_goes_on(whole, launch, folder, untimed):
     launcher = launch("lost")
     deadline = time.monotonic() + LIMIT

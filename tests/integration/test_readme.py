@@ -23,6 +23,8 @@ from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.training.parsing import parse_arguments
 from hf_cifar_resnet.training.portable import write_portable
 
+from .conftest import TWO_PROCESSES
+
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -57,6 +59,10 @@ def test_the_two_commands_for_a_fresh_machine_are_those_that_ci_runs():
         "python train.py --config quickstart",
         "python -m pytest",
     ]
+
+
+def test_command_for_two_processes_is_that_of_test_launch():
+    assert TWO_PROCESSES in COMMANDS
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,9 @@ def substitute(command, place, run):
     return words
 
 
+# And those of other tests: `test_command_on_the_hub`, .ci/run and test_launch.py.
 ON_HUB = [command for command in COMMANDS if "USER/" in command or "--push_to_hub" in command]
+RUN_ELSEWHERE = [*ON_HUB, *IN_CI, TWO_PROCESSES]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +121,7 @@ def hub_with_a_model(finished, tmp_path_factory):
         yield hub
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ON_HUB)
 def test_command_on_the_hub(command, hub_with_a_model, finished, tmp_path):
     words = shlex.split(command.replace("USER/", f"{USER}/").replace("runs/my-run", str(finished.folder)))
@@ -131,7 +140,8 @@ def test_command_on_the_hub(command, hub_with_a_model, finished, tmp_path):
     )
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in [*IN_CI, *ON_HUB]])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
 def test_command(command, place, finished, python, script, monkeypatch, capsys):
     if " export " in command:
         pytest.importorskip("onnxruntime", reason="not tested: ONNX files, since onnxruntime is not installed")
@@ -155,6 +165,7 @@ def test_command(command, place, finished, python, script, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_programs(place, finished, monkeypatch, capsys):
     monkeypatch.chdir(place)
     names = {}

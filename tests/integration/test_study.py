@@ -8,6 +8,7 @@ import pytest
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.reporting.records import read_json, write_json
 
+pytestmark = pytest.mark.slow
 SIZES = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 2 --use_cpu".split()
 SCHEDULES = ["--schedules", "constant", "one_cycle"]
 RUNS = ("constant-seed1", "one_cycle-seed1", "constant-seed2", "one_cycle-seed2")

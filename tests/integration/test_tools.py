@@ -51,6 +51,7 @@ def test_preview_draws_what_training_will_see(tmp_path, capsys):
     assert "Policy strong on 2 images of shapes100" in capsys.readouterr().out
 
 
+@pytest.mark.lowest
 def test_search_finds_the_better_of_two(tmp_path, capsys):
     pytest.importorskip("optuna", reason="not tested: the search, since optuna is not installed")
     space = ["--space", "learning_rate=1,1e-3", "--trials", "4", "--metric_for_best_model", "loss"]

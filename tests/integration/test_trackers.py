@@ -29,6 +29,7 @@ def expected(folder):
     return shown | {(f"test/{name}", rows[-1]["step"]): value for name, value in test.items()}
 
 
+@pytest.mark.lowest
 def test_tensorboard(quick, tmp_path):
     pytest.importorskip("tensorboard", reason="not tested: TensorBoard, which is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -44,6 +45,7 @@ def test_tensorboard(quick, tmp_path):
     assert not {"train/train_accuracy", "train/train_seconds"} & {tag for tag, _ in found}
 
 
+@pytest.mark.lowest
 def test_trackio(quick, tmp_path, monkeypatch):
     trackio = pytest.importorskip("trackio", reason="not tested: Trackio, which is not installed")
     from trackio.sqlite_storage import SQLiteStorage

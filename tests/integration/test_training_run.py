@@ -196,6 +196,7 @@ EVERY_FIVE_STEPS = (
 EVERY_EPOCH = "--lr_scheduler_type one_cycle --max_steps -1 --num_train_epochs 2".split()
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize(
     "options, middle, last, by_path",
     [

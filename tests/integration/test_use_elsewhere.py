@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.lowest
+
 ELSEWHERE = """
 import json, sys
 sys.modules["hf_cifar_resnet"] = None

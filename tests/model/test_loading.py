@@ -51,6 +51,7 @@ def run_without_package(code, cwd):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize("trust", [None, True])
 def test_auto_classes_know_the_model(trust, tmp_path):
     model = make_model(CifarResNetForImageClassification)
@@ -77,6 +78,7 @@ def test_classifier_on_saved_features(tmp_path):
     torch.testing.assert_close(outputs(model.resnet), outputs(features), rtol=0, atol=0)
 
 
+@pytest.mark.lowest
 def test_folder_loads_without_the_package(tmp_path):
     model = make_model(CifarResNetForImageClassification)
     model.save_pretrained(tmp_path / "model")
