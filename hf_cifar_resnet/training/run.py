@@ -80,13 +80,11 @@ def _train(model_args, data_args, args, argv, watch):
 
 
 def quieten_libraries(args):
-    """
-    No progress bar for writing one small file, and none at all where nobody watches. No warning of transformers' about a
-    best checkpoint that has moved, either: it is found.
-    """
+    """No progress bar for writing one small file, and none at all where nobody watches."""
     import datasets
     import transformers
 
+    # It warns of a best checkpoint that has moved, which is found all the same.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     if args.disable_tqdm:

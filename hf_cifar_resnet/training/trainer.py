@@ -20,7 +20,7 @@ from ..evaluation.scoring import Scorer
 from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
 from . import resume, schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
-from .checkpoints import CheckpointCallback, check_room, replacing, step_of
+from .checkpoints import CheckpointCallback, replacing, step_of
 from .ema import EMA_FILE, EmaCallback
 from .figures import FiguresCallback, TrainingFigures
 from .publish import PublishCallback
@@ -56,7 +56,7 @@ class CifarTrainer(Trainer):
             )
         self._given = args
         self._figures, self._ema = TrainingFigures(), None
-        self._scale, self._part = None, (-1, 0)
+        self._scale = None
         self._loaders = {}  # of evaluations
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         decided = schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs)
@@ -182,7 +182,7 @@ class CifarTrainer(Trainer):
         self._figures = TrainingFigures(**counted)
         if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
             return self._load_ended(checkpoint)
-        self._check_room()
+        self._part = (-1, 0)
         self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
         resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
         # After all others, which may ask for logs, evaluations and saves.
@@ -301,7 +301,7 @@ class CifarTrainer(Trainer):
         """The files of a model replace those that are there when they are complete. It is pushed by nobody."""
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call and step_of(folder) is not None:
-            self._checkpoints.begin(folder, self._checkpoint_bytes())
+            self._checkpoints.begin(folder)
             self._write_model(folder)
         elif self.args.should_save:
             with replacing(folder) as aside:
@@ -319,20 +319,6 @@ class CifarTrainer(Trainer):
         (checkpoint / resume.figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
             self._ema.average.save(checkpoint)
-
-    def _check_room(self):
-        if self.args.should_save and self.args.save_strategy != "no":
-            # One more than are kept, since the oldest goes when the newest is there, and the model at the end.
-            count = (self._given.save_total_limit or 1) + 1
-            needed = count * self._checkpoint_bytes() + self._model_bytes()
-            check_room(self.args.output_dir, needed, "training")
-
-    def _model_bytes(self):
-        return sum(tensor.nbytes for tensor in self.model.state_dict().values())
-
-    def _checkpoint_bytes(self):
-        """At most: with the two moments of Adam, averages, and small files."""
-        return (3 + bool(self.args.ema_decay)) * self._model_bytes() + 2**20
 
 
 def _for_transformers(args):
