@@ -54,15 +54,13 @@ class EpochBoundary(TrainerCallback):
         control.should_log |= control.should_evaluate
         if control.should_training_stop or control.should_epoch_stop or state.epoch.is_integer():
             self._deferred = [name for name in self.FLAGS if getattr(control, name)]
-            self._set(control, False)
+            for name in self._deferred:
+                setattr(control, name, False)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self._set(control, True)
-        self._deferred = []
-
-    def _set(self, control, value):
         for name in self._deferred:
-            setattr(control, name, value)
+            setattr(control, name, True)
+        self._deferred = []
 
 
 class EpochLineCallback(TrainerCallback):

@@ -125,27 +125,6 @@ def rotate(run, limit, keep):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_room(folder, needed, what):
-    """
-    Args:
-        needed (`int`): bytes.
-        what (`str`): what needs them, for the message.
-
-    Raises:
-        UserError: if the disk has fewer.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{what} may take {_megabytes(needed)}, and the disk of {folder} has {_megabytes(free)} left: "
-            "make room, or choose another --output_dir"
-        )
-
-
-def _megabytes(size):
-    return f"{size / 1e6:,.0f} MB"
-
-
 @contextmanager
 def locked(run):
     """
@@ -213,15 +192,23 @@ class CheckpointCallback(TrainerCallback):
 
     def __init__(self, limit, write_more):
         self.limit, self.write_more = limit, write_more
-        self._writing = None
+        self._bytes, self._writing = 0, None
 
-    def begin(self, checkpoint, needed):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        # At most: with the two moments of Adam, averages, and small files.
+        self._bytes = (3 + bool(args.ema_decay)) * weights + 2**20
+        if state.is_world_process_zero and args.save_strategy != "no":
+            # One more than are kept, since the oldest goes when the newest is there, and the model at the end.
+            _check_room(args.output_dir, ((self.limit or 1) + 1) * self._bytes + weights, "training")
+
+    def begin(self, checkpoint):
         """
-        Makes way for a checkpoint of so many bytes, which is then written in place: until its manifest is there it is
-        incomplete. Called in every process.
+        Makes way for a checkpoint, which is then written in place: until its manifest is there it is incomplete. Called
+        in every process.
         """
         if PartialState().is_main_process:
-            check_room(checkpoint.parent, needed, f"the checkpoint of step {step_of(checkpoint)}")
+            _check_room(checkpoint.parent, self._bytes, f"the checkpoint of step {step_of(checkpoint)}")
             # One of that name is damaged, or abandoned.
             shutil.rmtree(checkpoint, ignore_errors=True)
         PartialState().wait_for_everyone()
@@ -272,3 +259,12 @@ def _reason(error, folder):
         return error.strerror or str(error)
     full = shutil.disk_usage(folder).free < 2**20
     return os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
+
+
+def _check_room(folder, needed, what):
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{what} may take {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB left: "
+            "make room, or choose another --output_dir"
+        )

@@ -7,8 +7,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from ..errors import UserError
-
 EMA_FILE = "ema.safetensors"
 
 
@@ -71,18 +69,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, folder):
-        """
-        The averages that were saved there.
-
-        Raises:
-            UserError: if there are none, or they are those of another model.
-        """
-        path = Path(folder, EMA_FILE)
-        if not path.is_file():
-            raise UserError(f"{folder} has no averaged weights ({EMA_FILE}): it was saved without --ema_decay")
-        saved = load_file(path)
-        if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in self.average.items()}:
-            raise UserError(f"the averaged weights {path} are those of another model")
+        """Takes the averages that were saved there, of the same model."""
+        saved = load_file(Path(folder, EMA_FILE))
         for name, tensor in self.average.items():
             tensor.copy_(saved[name])
 

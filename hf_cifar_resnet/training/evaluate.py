@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import EvalPrediction
 
 from ..data.dataset import ImageDataset

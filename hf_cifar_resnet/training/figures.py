@@ -44,12 +44,12 @@ class TrainingFigures:
         return self._since is not None
 
     def start(self):
-        self._since = time.perf_counter()
+        self._since = time.perf_counter() - self.seconds
 
     def saved(self):
         """All of it as JSON can hold it; the keyword arguments of the figures that go on from there."""
         self.read()
-        self._elapse()
+        self.seconds = time.perf_counter() - self._since
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def add(self, values, images, step, learning_rate):
@@ -77,45 +77,37 @@ class TrainingFigures:
             add_up: adds a list of numbers up over all processes.
         """
         self.read()
-        self._elapse()
         loss, correct, images = add_up([self.loss, self.correct, self.images])
+        seconds, waited = time.perf_counter() - self._since, self.waited
         self.loss_in_all += loss
         self.images_in_all += images
-        self.seconds_in_all += self.seconds
-        summary = {
-            "loss": loss / images,
-            "train_accuracy": correct / images,
-            "images_per_second": images / self.seconds,
-            "data_wait": self.waited / self.seconds,
-            "train_seconds": self.seconds_in_all,
-        }
+        self.seconds_in_all += seconds
         self.loss = self.correct = self.seconds = self.waited = 0.0
         self.images = 0
-        return summary
+        self.start()
+        return {
+            "loss": loss / images,
+            "train_accuracy": correct / images,
+            "images_per_second": images / seconds,
+            "data_wait": waited / seconds,
+            "train_seconds": self.seconds_in_all,
+        }
 
     def mean_loss(self):
         """Over all that was logged."""
         return self.loss_in_all / self.images_in_all if self.images_in_all else math.nan
 
-    # The clock, which stands still in evaluations
-
-    def _elapse(self):
-        now = time.perf_counter()
-        if self.started:
-            self.seconds += now - self._since
-            self._since = now
-
     @contextmanager
     def paused(self):
-        self._elapse()
-        try:
-            yield
-        finally:
-            if self.started:
-                self.start()
+        """The clock stands still, as in an evaluation."""
+        before = time.perf_counter()
+        yield
+        if self.started:
+            self._since += time.perf_counter() - before
 
     @contextmanager
     def waiting(self):
+        """For data."""
         before = time.perf_counter()
         yield
         self.waited += time.perf_counter() - before

@@ -92,21 +92,13 @@ def _parse(argv, prog):
     check_output("--output", options.output, ending=".png")
     check_output("--output", _table(options))
     # What is run here, whatever a recipe trains for.
-    test = {
-        "learning_rate": options.start_lr,
-        "lr_scaling": "none",
-        "lr_scheduler_type": "exponential",
-        "lr_scheduler_kwargs": json.dumps({"final_factor": options.end_lr / options.start_lr}),
-        "warmup_steps": 0,
-        "max_steps": options.num_steps,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": "false",
-    }
-    words = [word for name, value in test.items() for word in (f"--{name}", str(value))]
-    *parsed, options = parser.parse([*argv, *words])
+    factor = json.dumps({"final_factor": options.end_lr / options.start_lr})
+    test = (
+        f"--learning_rate {options.start_lr} --lr_scaling none --max_steps {options.num_steps} --warmup_steps 0 "
+        "--eval_strategy no --save_strategy no --no_load_best_model_at_end --logging_strategy steps --logging_steps 1 "
+        "--lr_scheduler_type exponential --lr_scheduler_kwargs"
+    )
+    *parsed, options = parser.parse([*argv, *test.split(), factor])
     return options, *parsed
 
 

@@ -156,27 +156,22 @@ def resume_point(args):
     if _is_on_hub(args):
         with args.main_process_first(desc="fetching the checkpoint"):
             return _fetch(args)
-    needs_best = args.load_best_model_at_end
-    if _wants_last(args):
-        checkpoint = resume.newest(args.output_dir, needs_best, print if args.process_index == 0 else None)
-        reason = "there is no whole checkpoint" if checkpoint is None and not _is_auto(args) else None
-    else:
-        checkpoint = Path(args.resume_from_checkpoint)
-        reason = resume.unusable(checkpoint, needs_best)
-    if reason:
-        raise UserError(f"--resume_from_checkpoint: {checkpoint or args.output_dir} cannot be resumed: {reason}")
-    return checkpoint and str(checkpoint)
+    say = print if args.process_index == 0 else None
+    if _is_auto(args):
+        return resume.newest(args.output_dir, args.load_best_model_at_end, say)
+    given = True if _wants_last(args) else args.resume_from_checkpoint
+    return resume.find(given, args.output_dir, args.load_best_model_at_end, say)
 
 
 def _fetch(args):
     """One process fetches; the others find what it wrote."""
     if args.process_index > 0:
-        return str(resume.newest(args.output_dir, args.load_best_model_at_end))
+        return resume.newest(args.output_dir, args.load_best_model_at_end)
     if checkpoints.numbered(args.output_dir):
         raise UserError(
             f"--resume_from_checkpoint: {args.output_dir} has checkpoints of its own; choose another folder"
         )
     try:
-        return str(read_portable(hub.download(args.resume_from_checkpoint), args.output_dir))
+        return read_portable(hub.download(args.resume_from_checkpoint), args.output_dir)
     except hub.HubError as error:
         raise UserError(f"--resume_from_checkpoint {args.resume_from_checkpoint}: {error}") from error

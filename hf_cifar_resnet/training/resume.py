@@ -1,6 +1,5 @@
 """Resuming: which checkpoint a run resumes from, whether it fits, and what transformers leaves out."""
 
-import logging
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -50,6 +49,28 @@ def unusable(checkpoint, needs_best):
     return reason and f"the best model so far, {best.name} beside it, is not whole: {reason}"
 
 
+def find(given, run, needs_best, say=None):
+    """
+    The checkpoint to resume from: the one `given`, or for True the last one of a run, see [`newest`].
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    if given is True:
+        checkpoint = newest(run, needs_best, say)
+        if checkpoint is None:
+            raise UserError(f"{run} cannot be resumed: there is no whole checkpoint")
+        return checkpoint
+    checkpoint = Path(given)
+    if reason := unusable(checkpoint, needs_best):
+        raise refused(checkpoint, reason)
+    return checkpoint
+
+
+def refused(checkpoint, reason):
+    return UserError(f"the checkpoint {checkpoint} cannot be resumed: {reason}")
+
+
 def newest(run, needs_best, say=None):
     """
     The last checkpoint of a run to resume from, or None.
@@ -75,9 +96,8 @@ def check(checkpoint, model, args):
         UserError: for a checkpoint that a training with this model and these arguments cannot resume from.
     """
     with reading(checkpoint):
-        reason = unusable(checkpoint, args.load_best_model_at_end) or _misfit(checkpoint, model, args)
-        if reason:
-            raise ValueError(reason)
+        if reason := _misfit(checkpoint, model, args):
+            raise refused(checkpoint, reason)
 
 
 def _misfit(checkpoint, model, args):
@@ -135,15 +155,12 @@ def reading(checkpoint, is_over=lambda: False):
     except UserError:
         raise
     except UnpicklingError as error:
-        raise UserError(
-            f"the checkpoint {checkpoint} cannot be resumed: a file of it holds something else than tensors and "
-            "numbers, which might run code and was not read"
-        ) from error
+        reason = "a file of it holds something else than tensors and numbers, which might run code and was not read"
+        raise refused(checkpoint, reason) from error
     except (OSError, EOFError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         if is_over():
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the checkpoint {checkpoint} cannot be resumed: {reason}") from error
+        raise refused(checkpoint, " ".join(str(error).split()) or type(error).__name__) from error
 
 
 # What is resumed
@@ -192,15 +209,3 @@ def _lay_out_moments(optimizer):
         for name, value in state.items():
             if torch.is_tensor(value) and value.shape == weights.shape and value.stride() != weights.stride():
                 state[name] = torch.empty_like(weights, dtype=value.dtype).copy_(value)
-
-
-@contextmanager
-def without_warnings(name):
-    """Of a logger: transformers takes the best checkpoint of a run that has moved for lost, and says so."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -5,6 +5,7 @@ python train.py --config quickstart                      # built-in dataset, a s
 accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
 """
 
+import logging
 from pathlib import Path
 
 from ..errors import UserError, reports_user_errors
@@ -38,6 +39,7 @@ def _train(model_args, data_args, args, argv, watch):
     from .callbacks import RunRecordCallback
     from .launch import check_processes, leave_processes_at_exit, output_folder, resume_point, run_folder
     from .publish import PublishCallback
+    from .resume import refused
     from .starting_point import build_model, load_start
 
     check_processes(args)
@@ -57,7 +59,7 @@ def _train(model_args, data_args, args, argv, watch):
     resume = resume_point(args)
     if resume:
         if reason := describe.other_dataset(run, resume):
-            raise UserError(f"the checkpoint {resume} cannot be resumed: {reason}")
+            raise refused(resume, reason)
         run["changed_arguments"] = describe.changed_arguments(run, resume)
     preempted = preemption.PreemptionCallback(watch)
     callbacks = [RunRecordCallback(run), preempted, *([publisher] if publisher else [])]
@@ -83,6 +85,8 @@ def quieten_libraries(args):
     import datasets
     import transformers
 
+    # It warns of a best checkpoint that has moved, which is found all the same.
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     if args.disable_tqdm:
         datasets.disable_progress_bars()

@@ -22,7 +22,7 @@ from ..evaluation.scoring import Scorer
 from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
 from . import resume, schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
-from .checkpoints import CheckpointCallback, check_room, replacing, step_of
+from .checkpoints import CheckpointCallback, replacing, step_of
 from .ema import EMA_FILE, EmaCallback
 from .figures import FiguresCallback, TrainingFigures
 from .publish import PublishCallback
@@ -60,8 +60,8 @@ class CifarTrainer(Trainer):
             args = args.suited_to(model)
         self._given = args
         self._figures, self._ema = TrainingFigures(), None
-        self._scale, self._part = None, (-1, 0)
-        self._eval_loaders = {}
+        self._scale = None
+        self._loaders = {}  # of evaluations
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         decided = schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs)
         patience = args.early_stopping_patience
@@ -116,18 +116,14 @@ class CifarTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset=None):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-        if dataset is None:
-            raise ValueError("an evaluation needs a dataset: give eval_dataset")
-        if not self.args.dataloader_persistent_workers:
-            return self.get_test_dataloader(dataset)
-        if id(dataset) not in self._eval_loaders:
-            self._eval_loaders[id(dataset)] = dataset, self.get_test_dataloader(dataset)
-        return self._eval_loaders[id(dataset)][1]
+        return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
     def get_test_dataloader(self, test_dataset):
-        # Unlike transformers' own, with all images also where the last batch of the training is dropped.
-        return self._make_loader(test_dataset, self.args.eval_batch_size)
+        # One for each dataset, whose workers may persist. No image is dropped, as some may be in training.
+        if id(test_dataset) not in self._loaders:
+            loader = self._make_loader(test_dataset, self.args.eval_batch_size)
+            self._loaders[id(test_dataset)] = test_dataset, loader
+        return self._loaders[id(test_dataset)][1]
 
     def _make_loader(self, dataset, batch_size, **options):
         if isinstance(dataset, ImageDataset) and self._scale in (None, (dataset.mean, dataset.std)):
@@ -192,32 +188,31 @@ class CifarTrainer(Trainer):
         Raises:
             UserError: if it is damaged or of another training, or the disk has no room for the checkpoints.
         """
-        checkpoint, counted = self._find_checkpoint(resume_from_checkpoint), {}
-        if checkpoint is not None:
-            resume.check(checkpoint, self.model, self.args)
-            counted = resume.saved_figures(checkpoint, self.args)
+        args, checkpoint, counted = self.args, None, {}
+        if resume_from_checkpoint:
+            checkpoint = resume.find(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
+            resume.check(checkpoint, self.model, args)
+            counted = resume.saved_figures(checkpoint, args)
         self._figures = TrainingFigures(**counted)
         if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
             return self._load_ended(checkpoint)
-        self._check_room()
-        self._ema = self._make_ema(checkpoint)
+        self._part = (-1, 0)
+        self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
+        resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
+        # After all others, which may ask for logs, evaluations and saves.
+        last = EpochBoundary(), FiguresCallback(self._figures, self._train_sampler())
         with ExitStack() as stack:
-            for callback in self._callbacks_of_training(checkpoint):
+            for callback in filter(None, (resumed, self._ema, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
             if checkpoint is not None:
                 stack.enter_context(resume.reading(checkpoint, lambda: self._figures.started))
-                stack.enter_context(resume.without_warnings("transformers.trainer"))
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
-    def _find_checkpoint(self, given):
-        if given is not True:
-            return Path(given) if given else None
-        found = resume.newest(self.args.output_dir, self.args.load_best_model_at_end)
-        if found is None:
-            raise UserError(f"{self.args.output_dir} cannot be resumed: there is no whole checkpoint")
-        return found
+    @property
+    def _saves_ema(self):
+        return bool(self.args.ema_decay) and self.args.saved_weights == "ema"
 
     def _planned_steps(self):
         if self.args.max_steps > 0:
@@ -231,20 +226,9 @@ class CifarTrainer(Trainer):
         self.state.is_world_process_zero = self.is_world_process_zero()
         resume.ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        averaged = self.args.ema_decay and self.args.saved_weights == "ema"
-        self.model.load_state_dict(load_file(Path(best or checkpoint, EMA_FILE if averaged else WEIGHTS)))
+        self.model.load_state_dict(load_file(Path(best or checkpoint, EMA_FILE if self._saves_ema else WEIGHTS)))
         self.log({"train_loss": self._figures.mean_loss()})
         return TrainOutput(self.state.global_step, self._figures.mean_loss(), {})
-
-    def _make_ema(self, checkpoint):
-        args = self.args
-        return EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
-
-    def _callbacks_of_training(self, checkpoint):
-        resumed = [] if checkpoint is None else [resume.ResumedCallback(checkpoint)]
-        averages = [self._ema] if self._ema else []
-        # After all others, which may ask for logs, evaluations and saves.
-        return [*resumed, *averages, EpochBoundary(), FiguresCallback(self._figures, self._train_sampler())]
 
     def _make_mixer(self):
         args = self.args
@@ -331,7 +315,7 @@ class CifarTrainer(Trainer):
         """The files of a model replace those that are there when they are complete. It is pushed by nobody."""
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call and step_of(folder) is not None:
-            self._checkpoints.begin(folder, self._checkpoint_bytes())
+            self._checkpoints.begin(folder)
             self._write_model(folder)
         elif self.args.should_save:
             with replacing(folder) as aside:
@@ -349,20 +333,6 @@ class CifarTrainer(Trainer):
         (checkpoint / resume.figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
             self._ema.average.save(checkpoint)
-
-    def _check_room(self):
-        if self.args.should_save and self.args.save_strategy != "no":
-            # One more than are kept, since the oldest goes when the newest is there, and the model at the end.
-            count = (self._given.save_total_limit or 1) + 1
-            needed = count * self._checkpoint_bytes() + self._model_bytes()
-            check_room(self.args.output_dir, needed, "training")
-
-    def _model_bytes(self):
-        return sum(tensor.nbytes for tensor in self.model.state_dict().values())
-
-    def _checkpoint_bytes(self):
-        """At most: with the two moments of Adam, averages, and small files."""
-        return (3 + bool(self.args.ema_decay)) * self._model_bytes() + 2**20
 
 
 def _for_transformers(args):

@@ -169,12 +169,6 @@ def test_resuming_needs_the_averages(make_trainer, tmp_path):
         make_trainer(**FAST).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
 
 
-def test_averages_of_another_model_are_refused(make_model, tmp_path):
-    WeightAverage(make_model(), 0.9).save(tmp_path)
-    with pytest.raises(UserError, match="another model"):
-        WeightAverage(make_model(num_labels=7), 0.9).load(tmp_path)
-
-
 def test_model_keeps_its_weights_if_an_evaluation_fails(make_model):
     model = make_model()
     average = WeightAverage(model, 0.5)

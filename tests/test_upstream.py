@@ -1,0 +1,250 @@
+"""
+What this package relies on in transformers beyond its documentation, each with its reason. Where a release changes it,
+a test fails and names our file.
+
+No private method of transformers' Trainer is overridden, and no private attribute of it is written.
+"""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import CallbackHandler, TrainerControl, TrainerState
+
+from hf_cifar_resnet import CifarTrainer, CifarTrainingArguments
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+# Our file and reason, what is relied on, and the lines of it that have to be there, in this order.
+RELIED_ON = [
+    (
+        "training/trainer.py: `save_model` makes way for a checkpoint, and so has to come before all that is written",
+        Trainer._save_checkpoint,
+        [
+            "self.save_model(output_dir, _internal_call=True)",
+            "self._save_optimizer_and_scheduler(output_dir)",
+            "self._save_rng_state(output_dir)",
+            "self.state.save_to_json(",
+        ],
+    ),
+    (
+        "training/trainer.py: the pickle that is left out is called so",
+        Trainer._save,
+        ["torch.save(self.args, os.path.join(output_dir, TRAINING_ARGS_NAME))"],
+    ),
+    (
+        "training/trainer.py: with these two arguments off, only our callbacks delete checkpoints and push",
+        Trainer._save_checkpoint,
+        ["if self.args.push_to_hub:", "self._push_from_checkpoint(", "save_total_limit=self.args.save_total_limit"],
+    ),
+    (
+        "training/trainer.py: a schedule is made for each training, whether there is one already or not",
+        Trainer._prepare_for_training,
+        ["self.create_scheduler(num_training_steps=max_steps)", "self._load_optimizer_and_scheduler("],
+    ),
+    (
+        "training/trainer.py: the learning rate is scaled in `get_optimizer_cls_and_kwargs`",
+        Trainer.create_optimizer,
+        ["self.get_optimizer_cls_and_kwargs(self.args"],
+    ),
+    (
+        "training/trainer.py: `log` puts our figures in the place of transformers' own",
+        Trainer._maybe_log_save_evaluate,
+        ['logs["loss"]', "self.log(logs"],
+    ),
+    (
+        "training/checkpoints.py: `on_save` writes the manifest, after all else",
+        Trainer._maybe_log_save_evaluate,
+        ["self._save_checkpoint(", "self.callback_handler.on_save("],
+    ),
+    (
+        "training/checkpoints.py: the best model is verified when the summary is logged, before it is loaded",
+        Trainer._finalize_training,
+        ['"train",', "self.log(metrics)", "self._load_best_model()", "self.callback_handler.on_train_end("],
+    ),
+    (
+        "training/callbacks.py: what `on_step_end` defers comes after `on_epoch_end`, in one go: log, evaluate, save",
+        Trainer._run_epoch,
+        [
+            "self.callback_handler.on_step_end(",
+            "self._maybe_log_save_evaluate(",
+            "if self.control.should_epoch_stop or self.control.should_training_stop:",
+            "self.callback_handler.on_epoch_end(",
+            "self._maybe_log_save_evaluate(",
+        ],
+    ),
+    (
+        "training/callbacks.py: an evaluation may end the training before the save that follows it",
+        Trainer._maybe_log_save_evaluate,
+        ["self.log(logs", "self._evaluate(", "self.control.should_save = is_new_best_metric", "self._save_checkpoint("],
+    ),
+    (
+        "training/preemption.py: a training that is told to stop in `on_save` takes no further step",
+        Trainer._inner_training_loop,
+        ["self._run_epoch(", "if self.control.should_training_stop:", "break"],
+    ),
+    (
+        "training/preemption.py: the checkpoint of a preempted run, and a finished one with more steps to go, go on",
+        CallbackHandler.on_train_begin,
+        ["control.should_training_stop = False"],
+    ),
+    (
+        "training/resume.py: the state says whether the run had ended",
+        Trainer._save_checkpoint,
+        ["self.callback_handler.callbacks + [self.control] if isinstance(cb, ExportableState)", "stateful_callbacks"],
+    ),
+    (
+        "training/resume.py: weights, optimizer and state have been read when training begins",
+        Trainer._inner_training_loop,
+        ["self._init_training_state(", "self._prepare_for_training(", "self.callback_handler.on_train_begin("],
+    ),
+    (
+        "training/resume.py: the random states are restored after all that uses random numbers",
+        Trainer._run_epoch,
+        [
+            "skip_first_batches(train_dataloader",
+            "self._load_rng_state(resume_from_checkpoint)",
+            "iter(train_dataloader)",
+            "self.get_batch_samples(",
+            "self._load_rng_state(resume_from_checkpoint)",
+        ],
+    ),
+    (
+        "training/schedules.py: a schedule is loaded after the optimizer, whose settings it sets right",
+        Trainer._load_optimizer_and_scheduler,
+        ["self.optimizer.load_state_dict(", "self.lr_scheduler.load_state_dict("],
+    ),
+    (
+        "training/arguments.py: our schedules are unknown to transformers, which asks for them here alone",
+        TrainingArguments.__post_init__,
+        ["self.lr_scheduler_type = SchedulerType(self.lr_scheduler_type)"],
+    ),
+    (
+        "training/arguments.py: the precision is decided here, from the environment too",
+        TrainingArguments.__post_init__,
+        ['self.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")'],
+    ),
+]
+
+
+@pytest.mark.parametrize("reason, relied_on, lines", RELIED_ON, ids=[reason for reason, *_ in RELIED_ON])
+def test_lines_are_there_in_this_order(reason, relied_on, lines):
+    source = inspect.getsource(relied_on)
+    pattern = ".*".join(map(re.escape, lines))
+    assert re.search(pattern, source, re.S), f"{relied_on.__qualname__} has changed. hf_cifar_resnet/{reason}"
+
+
+# Methods that ours override, with the parameters that they take from there.
+SIGNATURES = {
+    "call_model_init": "trial",
+    "compute_loss": "model inputs return_outputs num_items_in_batch",
+    "create_accelerator_and_postprocess": "",
+    "create_scheduler": "num_training_steps optimizer",
+    "evaluation_loop": "",
+    "floating_point_ops": "inputs",
+    "get_batch_samples": "",
+    "get_decay_parameter_names": "model",
+    "get_eval_dataloader": "eval_dataset",
+    "get_optimizer_cls_and_kwargs": "args model",
+    "get_test_dataloader": "test_dataset",
+    "get_train_dataloader": "",
+    "log": "logs start_time",
+    "prediction_step": "model inputs prediction_loss_only ignore_keys",
+    "save_model": "output_dir _internal_call",
+    "train": "resume_from_checkpoint",
+}
+
+
+def test_no_private_method_is_overridden():
+    """Nor a public one by accident: all are listed."""
+    overridden = {name for name in vars(CifarTrainer) if hasattr(Trainer, name) and not name.startswith("__")}
+    assert overridden == set(SIGNATURES)
+    assert not [name for name in overridden if name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature_is_the_same(name):
+    theirs, ours = (list(inspect.signature(getattr(kind, name)).parameters) for kind in (Trainer, CifarTrainer))
+    named = SIGNATURES[name].split()
+    assert set(named) <= set(theirs), f"Trainer.{name} has changed: hf_cifar_resnet/training/trainer.py overrides it"
+    flexible = {"self", "args", "kwargs"} | set(named)
+    assert set(ours) <= flexible
+    if not {"args", "kwargs"} & set(ours) or name == "get_optimizer_cls_and_kwargs":
+        assert ours == theirs
+
+
+def test_no_private_attribute_is_written():
+    """`self._x` of transformers and of ours are other ones; only what is neither may be set."""
+    theirs = {name for kind in (Trainer, TrainingArguments) for name in re.findall(r"self\.(_\w+)", source_of(kind))}
+    ours = set(re.findall(r"self\.(_\w+)", source_of(CifarTrainer))) | {n for n in vars(CifarTrainer) if n[:2] != "__"}
+    assert {name for name in ours & theirs if name.startswith("_")} == set()
+    # Several GPUs in one process would be nn.DataParallel, which splits BatchNorm.
+    written = set(re.findall(r"self\.(_\w+) =", source_of(CifarTrainingArguments)))
+    assert written == {"_n_gpu"} and "_n_gpu" in source_of(TrainingArguments)
+
+
+def source_of(kind):
+    return inspect.getsource(kind)
+
+
+def test_state_that_is_read_and_written():
+    """training/resume.py, trainer.py and callbacks.py"""
+    names = {"should_log", "should_evaluate", "should_save", "should_training_stop", "should_epoch_stop"}
+    assert names <= set(TrainerControl().state()["args"])
+    names = {"global_step", "max_steps", "epoch", "log_history", "best_model_checkpoint", "best_global_step"}
+    assert names <= set(vars(TrainerState()))
+
+
+RENAMED = ("_run_epoch", "_load_rng_state", "_initial_global_step", "_maybe_log_save_evaluate")
+# transformers' own source with other private names, and our Trainer on top of it.
+PROGRAM = """
+import importlib.util, json, re, sys
+spec = importlib.util.find_spec("transformers.trainer")
+source = open(spec.origin).read()
+for name in sys.argv[2:]:
+    source, count = re.subn(rf"\\b{name}\\b", f"{name}_of_tomorrow", source)
+    assert count > 1
+module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = module
+exec(compile(source, spec.origin, "exec"), vars(module))
+
+import numpy as np, torch
+from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
+from hf_cifar_resnet import ImageDataset
+assert hasattr(CifarTrainer, f"{sys.argv[2]}_of_tomorrow") and not hasattr(CifarTrainer, sys.argv[2])
+
+def train(folder, resume=None):
+    torch.manual_seed(0)
+    shape = dict(block="basic", stage_depths=[1], stage_widths=[16], num_labels=5, dropout=0.3)
+    args = CifarTrainingArguments(f"{sys.argv[1]}/{folder}", use_cpu=True, global_batch_size=8, num_train_epochs=2,
+                                  ema_decay=0.9, eval_strategy="steps", eval_steps=2, save_strategy="steps",
+                                  save_steps=2, save_total_limit=None, learning_rate=0.01)
+    trainer = CifarTrainer(CifarResNetForImageClassification(CifarResNetConfig(**shape)), args, train_dataset=data,
+                           eval_dataset=data)
+    trainer.train(resume_from_checkpoint=resume)
+    history = [{name: value for name, value in entry.items() if not re.search("runtime|second|data_wait", name)}
+               for entry in trainer.state.log_history]
+    return history, [tensor.tolist() for tensor in trainer.model.state_dict().values()]
+
+images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+data = ImageDataset(images, np.arange(40) % 5, [0.5] * 3, [0.25] * 3)
+whole = train("whole")
+same = [train("resumed", f"{sys.argv[1]}/whole/checkpoint-{step}") == whole for step in (4, 6, 10)]
+print(json.dumps({"same": same, "losses": [entry["loss"] for entry in whole[0] if "loss" in entry]}))
+"""
+
+
+def test_private_names_may_change(tmp_path):
+    """All four at once: with `_run_epoch` overridden, a resumed run had ended with other weights, and no error."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, tmp_path / "program.py", tmp_path, *RENAMED]
+    result = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["same"] == [True] * 3 and all(0 < loss < 3 for loss in found["losses"])
