@@ -192,7 +192,7 @@ class CifarTrainingArguments(TrainingArguments):
         if self.torch_compile:
             # Without it, the last batch of an epoch turns all others into batches of unknown size, which are slower.
             os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
-        schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
+        schedules.try_out(chosen, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
         if schedules.PLATEAU in chosen and self.eval_strategy == "no":
             raise ValueError(f"{chosen} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.given_or_default(chosen, self.warmup_steps)
