@@ -190,7 +190,7 @@ class CifarTrainingArguments(TrainingArguments):
         self.report_to = trackers.chosen(self.report_to)
         self.output_dir_given = self.output_dir is not None
         schedule = self.lr_scheduler_type
-        schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs)
+        schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
         try:
             self.lr_scheduler_type = "constant"  # TrainingArguments knows transformers' own alone
             super().__post_init__()

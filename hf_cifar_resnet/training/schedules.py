@@ -238,10 +238,10 @@ def check(name, kwargs, warmup_steps=0):
         PlateauRule(**kwargs)
 
 
-def try_out(name, learning_rate, warmup_steps, kwargs):
+def try_out(name, learning_rate, warmup_steps, kwargs, max_steps=-1):
     """Takes the steps of a short run. Raises ValueError for arguments that do not work, or give no learning rates."""
     check(name, kwargs, warmup_steps)
-    total = 100
+    total = min(max_steps, 100) if max_steps > 0 else 100
     try:
         steps = dry_run(name, total, learning_rate, min(warmup_steps, total), kwargs)
         rates = [scheduler.get_last_lr()[0] for scheduler in steps]
@@ -250,7 +250,8 @@ def try_out(name, learning_rate, warmup_steps, kwargs):
         raise ValueError(f"{name} does not work with lr_scheduler_kwargs {kwargs}: {error}") from error
     if impossible or not any(rates):
         reached = f"{impossible[0]:.3g}, which is none" if impossible else "0 at every step"
-        raise ValueError(f"{name} with lr_scheduler_kwargs {kwargs} has the learning rate {reached}")
+        given = f"lr_scheduler_kwargs {kwargs} and warmup_steps {warmup_steps:g}"
+        raise ValueError(f"{name} with {given} has the learning rate {reached}")
 
 
 def dry_run(name, total_steps, learning_rate, warmup_steps=0, kwargs=None):

@@ -238,6 +238,7 @@ BAD = """
     --dataset_name=
     --model_name_or_path=
     --resume_from_checkpoint=
+    --lr_scheduler_type linear --warmup_steps 5 --max_steps 1
     --lr_scheduler_type step --lr_scheduler_kwargs {"gamma":-1}
     --lr_scheduler_type cosine --lr_scheduler_kwargs {"num_cycles":NaN}
     --stray
