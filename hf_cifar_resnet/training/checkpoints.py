@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-MANIFEST, LOCK = "manifest.json", ".lock"
+MANIFEST, LOCK, TRAINER_STATE = "manifest.json", ".lock", "trainer_state.json"
 # Where the files of a model are written before they are renamed. What a killed process left there goes at the next.
 ASIDE = ".saving"
 _PREFIX = "checkpoint-"

@@ -11,8 +11,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from ..errors import UserError
 from ..reporting.records import public
-from .checkpoints import MANIFEST, folder_of, seal, step_of
-from .resume import TRAINER_STATE
+from .checkpoints import MANIFEST, TRAINER_STATE, folder_of, seal, step_of
 
 _BEST = "best"
 _PICKLED = (".pt", ".pth")

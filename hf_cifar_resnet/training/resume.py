@@ -11,10 +11,9 @@ from transformers import TrainerCallback
 from ..documents import read_json
 from ..errors import UserError
 from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
-from .checkpoints import damage, numbered
+from .checkpoints import TRAINER_STATE, damage, numbered
 from .ema import EMA_FILE
 
-TRAINER_STATE = "trainer_state.json"
 SHOWN = 3  # classes that differ
 
 

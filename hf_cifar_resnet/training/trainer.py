@@ -22,7 +22,7 @@ from ..evaluation.scoring import Scorer
 from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
 from . import resume, schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
-from .checkpoints import CheckpointCallback, replacing, step_of
+from .checkpoints import TRAINER_STATE, CheckpointCallback, replacing, step_of
 from .ema import EMA_FILE, EmaCallback
 from .figures import FiguresCallback, TrainingFigures
 from .publish import PublishCallback
@@ -221,7 +221,7 @@ class CifarTrainer(Trainer):
         return math.ceil(self.args.num_train_epochs * updates)
 
     def _load_ended(self, checkpoint):
-        self.state = TrainerState.load_from_json(str(checkpoint / resume.TRAINER_STATE))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
         resume.ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
