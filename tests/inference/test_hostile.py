@@ -378,9 +378,11 @@ def test_cache_folder_that_is_a_file(colour_checkpoint, write_test_split, tmp_pa
 def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
     """`predict ... | head -1`."""
     command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", str(colour_checkpoint), *[str(image)] * 2000]
+    # Tests that run in the background of a shell inherit an ignored SIGINT, which a terminal's programs do not.
     with subprocess.Popen(
-        [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+        [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
         assert b"red" in process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait(timeout=60) == 141
@@ -388,9 +390,11 @@ def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
 
 def test_ctrl_c_ends_it_quietly(colour_checkpoint, image):
     command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", str(colour_checkpoint), *[str(image)] * 9000]
+    # Tests that run in the background of a shell inherit an ignored SIGINT, which a terminal's programs do not.
     with subprocess.Popen(
-        [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+        [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
         assert b"red" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60)[1] == b"" and process.returncode == 130
