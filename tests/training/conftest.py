@@ -38,7 +38,7 @@ class Recorder(TrainerCallback):
 
 @pytest.fixture
 def make_dataset():
-    """`count` images of 8x8 noise in 5 classes."""
+    """`count` images of 8x8 noise in 5 of 6 classes."""
 
     def make(count=40, seed=0, kind=ImageDataset, augmenter=None):
         generator = np.random.default_rng(seed)

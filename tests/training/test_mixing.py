@@ -45,7 +45,7 @@ def test_batches_are_those_of_the_mixer(train, accumulation):
     options = {"num_train_epochs": 2, "gradient_accumulation_steps": accumulation, "seed": 3}
     plain, _, _ = train(**options)
     mixed, _, _ = train(**options, **MIX)
-    mixer = Mixer(5, seed=3, **MIX)
+    mixer = Mixer(6, seed=3, **MIX)
     assert len(mixed) == len(plain) == 10 * accumulation
     for number, (before, after) in enumerate(zip(plain, mixed, strict=True)):
         step, part = divmod(number, accumulation)
@@ -102,7 +102,7 @@ def test_loss_and_accuracy_are_against_the_mixed_labels(train, make_model):
     """Of one batch: smoothed cross-entropy, and the mean share that the label gives to the predicted class."""
     [batch], _, trainer = train(global_batch_size=40, label_smoothing_factor=0.1, mixup_alpha=1.0)
     logits = make_model().train()(batch["pixel_values"]).logits
-    smoothed = 0.9 * batch["labels"] + 0.1 / 5
+    smoothed = 0.9 * batch["labels"] + 0.1 / 6
     [logged] = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert logged["loss"] == pytest.approx(cross_entropy(logits, smoothed).item(), rel=1e-5)
     share = [label[predicted].item() for label, predicted in zip(batch["labels"], logits.argmax(1), strict=True)]
