@@ -32,7 +32,8 @@ class LineParser(argparse.ArgumentParser):
         for name, value in vars(parsed).items():
             # As from a shell variable that is not set; as a path it would mean the current folder.
             if isinstance(value, str) and not value.strip() and value != self.get_default(name):
-                raise UserError(f"{name} is empty: give it a value, or leave it out")
+                flag = f"--{name}" if f"--{name}" in self._option_string_actions else name
+                raise UserError(f"{flag} must not be empty: give it a value, or leave it out")
         return parsed, rest
 
 

@@ -24,7 +24,6 @@ def check_output(flag, path, inputs=(), ending=None):
     Raises:
         UserError: if it has another ending, is one of the inputs or a file of a run, or cannot be written.
     """
-    _check_named(flag, path)
     path = Path(path)
     if ending and path.suffix.lower() != ending:
         raise UserError(f"{flag} {path} must end in {ending}")
@@ -47,7 +46,6 @@ def check_output_folder(flag, folder):
     Raises:
         UserError: if it is a run or lies in a checkpoint, where files of others do harm, or cannot be written.
     """
-    _check_named(flag, folder)
     place = Path(os.path.realpath(folder))
     _check_no_checkpoint(flag, place)
     if is_run(place):
@@ -80,12 +78,6 @@ def writing(path):
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _check_named(flag, path):
-    # It would mean the current folder.
-    if not str(path):
-        raise UserError(f"{flag} must not be empty")
 
 
 def _is_special(path):

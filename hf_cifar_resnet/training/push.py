@@ -38,8 +38,4 @@ def _parse(argv, prog):
     parser.add_argument("--revision", metavar="BRANCH", help="a branch, created where it is missing; main if not given")
     parser.add_argument("--tag", help="a tag for this version, such as v1.0")
     parser.add_argument("--message", default="Push a trained model", help="of the commit")
-    options = parser.parse_args(argv)
-    for name in ("revision", "tag", "message"):
-        if getattr(options, name) is not None and not getattr(options, name).strip():
-            raise UserError(f"--{name} must not be empty")
-    return options
+    return parser.parse_args(argv)

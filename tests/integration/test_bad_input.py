@@ -54,7 +54,7 @@ TYPED = {
     "impossible momentum": ("--optim sgd --optim_args momentum=-1", "Invalid momentum value: -1"),
     "optimizer that is not installed": ("--optim schedule_free_adamw", "install `schedulefree`"),
     "half of a normalisation": ("--image_std 1 1 1", "give both --image_mean and --image_std"),
-    "empty folder": ("--output_dir=", "output_dir is empty"),
+    "empty folder": ("--output_dir=", "--output_dir must not be empty"),
     "label of no column": ("--label_column_name colour", "the dataset has: image, label, superclass"),
 }
 

@@ -246,7 +246,7 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, capsys
         (["--output_dir", ""], "--output_dir must not be empty"),
         (["--batch_size", "99999999999999999999"], "--batch_size must be from 1 to"),
         (["--split_seed", "-1"], "--split_seed must not be negative"),
-        (["--dataset_name", ""], "there is no such folder"),
+        (["--dataset_name", ""], "--dataset_name must not be empty"),
     ],
 )
 def test_bad_arguments(finished, tmp_path, monkeypatch, capsys, arguments, message):

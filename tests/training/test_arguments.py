@@ -425,7 +425,7 @@ def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
         ("--mixing_probability 2", "mixing_probability"),
         ("--dataloader_num_workers 100000", "dataloader_num_workers must be at most [0-9]+ on this machine"),
         ("--global_batch_size 99999999999999999999", "global_batch_size must be below 2"),
-        ("--output_dir=", "output_dir is empty: give it a value, or leave it out"),
+        ("--output_dir=", "--output_dir must not be empty: give it a value, or leave it out"),
         ("--adam_beta2 1", "adam_beta2 must be from 0 to below 1"),
     ],
 )

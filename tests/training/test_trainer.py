@@ -321,7 +321,7 @@ def test_line_without_evaluation(make_trainer, capsys):
 
 def test_superclass(make_args, make_model, make_dataset, capsys):
     dataset = make_dataset()
-    superclass_of = np.array([0, 0, 1, 1, 1])
+    superclass_of = np.array([0, 0, 1, 1, 1, 1])
     args = make_args(eval_strategy="epoch", logging_strategy="epoch")
     trainer = CifarTrainer(
         model=make_model(), args=args, train_dataset=dataset, eval_dataset=dataset, superclass_of=superclass_of
