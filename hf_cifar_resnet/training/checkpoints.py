@@ -218,6 +218,7 @@ class CheckpointCallback(TrainerCallback):
         self.write_more(self._writing)
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
+            follow_umask(self._writing)
             seal(self._writing)
             best = state.best_model_checkpoint
             rotate(args.output_dir, self.limit, [self._writing, *([best] if best else [])])

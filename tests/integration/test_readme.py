@@ -229,7 +229,10 @@ def parses(command, words, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY)))
-def test_shown_commands_parse(document, tmp_path, capsys):
+def test_shown_commands_parse(document, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, recipe in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", document.read_text(encoding="utf-8"), re.S | re.M):
+        Path(name).write_text(recipe, encoding="utf-8")
     for command, line in shown_commands(document):
         assert parses(command, shlex.split(line), tmp_path, capsys), line
 
