@@ -4,6 +4,7 @@ from pathlib import Path
 
 DEFAULT_DATASET = "uoft-cs/cifar100"
 BUILT_IN_DATASETS = ("shapes100",)
+LR_BATCH = 256  # images a step that `--lr_scaling` scales from
 IMAGE_SIZE = 32  # height and width, pixels
 MAX_IMAGE_SIZE = 1024
 AUGMENTATIONS = ("seed", "notebook", "crop", "cutout", "trivial", "randaugment", "strong", "none")

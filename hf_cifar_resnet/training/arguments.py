@@ -22,6 +22,7 @@ from ..names import (
     DEFAULT_DATASET,
     DEPTHS,
     IMAGE_SIZE,
+    LR_BATCH,
     MAX_IMAGE_SIZE,
     STEMS,
     check_augmentation,
@@ -29,7 +30,7 @@ from ..names import (
 from . import optimizers, schedules, trackers
 
 EVAL_SPLITS = ("validation", "test")
-LR_BATCH, LR_SCALINGS = 256, ("none", "linear", "sqrt")
+LR_SCALINGS = ("none", "linear", "sqrt")
 # Who chose the precision, where nobody did.
 OUR_DEFAULT = "our default"
 # What launchers set for each process, and from which value on it means several of them.

@@ -23,7 +23,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-MANIFEST, LOCK, TRAINER_STATE = "manifest.json", ".lock", "trainer_state.json"
+MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
+LOCK = ".lock"
+EMA_FILE = "ema.safetensors"
 # Where the files of a model are written before they are renamed. What a killed process left there goes at the next.
 ASIDE = ".saving"
 _PREFIX = "checkpoint-"

@@ -16,7 +16,7 @@ from ..documents import read_json
 from ..errors import printable
 from ..model.configuration_cifar_resnet import STANDARD_DEPTHS, STANDARD_WIDTHS
 from ..reporting import records
-from .arguments import LR_BATCH
+from ..names import LR_BATCH
 from .checkpoints import step_of
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.

@@ -4,10 +4,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from .checkpoints import EMA_FILE
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-EMA_FILE = "ema.safetensors"
+
 
 
 class WeightAverage:

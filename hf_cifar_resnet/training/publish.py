@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..reporting import records
 from ..reporting.repository import WEIGHTS, stage_checkpoint, stage_run
 from . import describe
-from .ema import EMA_FILE
+from .checkpoints import EMA_FILE
 from .portable import write_portable
 
 LAST = "last-checkpoint"

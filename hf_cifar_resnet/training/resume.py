@@ -12,7 +12,7 @@ from ..documents import read_json
 from ..errors import UserError
 from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
 from .checkpoints import TRAINER_STATE, damage, numbered
-from .ema import EMA_FILE
+from .checkpoints import EMA_FILE
 
 SHOWN = 3  # classes that differ
 

@@ -23,7 +23,8 @@ from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
 from . import resume, schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .checkpoints import TRAINER_STATE, CheckpointCallback, replacing, step_of
-from .ema import EMA_FILE, EmaCallback
+from .checkpoints import EMA_FILE
+from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
 from .publish import PublishCallback
 from .trackers import prepare_trackers
