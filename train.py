@@ -1,4 +1,4 @@
-from hf_cifar_resnet.training.run import main
+from hf_cifar_resnet.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""`hf-cifar-resnet COMMAND ...`: each command is loaded when it is called."""
+"""`hf-cifar-resnet COMMAND ...`: finds the command, a module of `commands`, and runs it."""
 
 import sys
 from importlib import import_module
@@ -7,18 +7,18 @@ from . import __version__
 from .errors import reports_user_errors
 
 COMMANDS = {
-    "train": ("training.run", "train a model; the same program as train.py"),
-    "schedules": ("training.draw_schedules", "draw every learning-rate schedule, without training"),
-    "preview": ("training.preview", "draw training images before and after augmentation"),
-    "find-lr": ("training.find_lr", "find a learning rate by a range test"),
-    "study": ("study", "compare schedules over seeds"),
-    "search": ("search", "search hyper-parameters with Optuna"),
-    "push": ("training.push", "push a finished run to the Hugging Face Hub"),
-    "evaluate": ("training.evaluate", "score a checkpoint on a split, and see its mistakes"),
-    "predict": ("inference.predict", "label images"),
-    "export": ("inference.export", "write a checkpoint as ONNX or torch.export"),
-    "demo": ("inference.demo", "show a model in the browser, or write its Hugging Face Space"),
-    "benchmark": ("benchmark.main", "measure where the time goes on this machine"),
+    "train": "train a model; the same program as train.py",
+    "schedules": "draw every learning-rate schedule, without training",
+    "preview": "draw training images before and after augmentation",
+    "find-lr": "find a learning rate by a range test",
+    "study": "compare schedules over seeds",
+    "search": "search hyper-parameters with Optuna",
+    "push": "push a finished run to the Hugging Face Hub",
+    "evaluate": "score a checkpoint on a split, and see its mistakes",
+    "predict": "label images",
+    "export": "write a checkpoint as ONNX or torch.export",
+    "demo": "show a model in the browser, or write its Hugging Face Space",
+    "benchmark": "measure where the time goes on this machine",
 }
 
 
@@ -34,15 +34,11 @@ def main(argv=None):
         print(f"error: there is no command {argv[0]}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     else:
-        module = import_module(f".{COMMANDS[argv[0]][0]}", __package__)
+        module = import_module(f".commands.{argv[0].replace('-', '_')}", __package__)
         module.main(argv[1:], prog=f"hf-cifar-resnet {argv[0]}")
 
 
 def _help():
     lines = ["usage: hf-cifar-resnet COMMAND [options]", "", "Train ResNets on small images and compare schedules.", ""]
-    lines += [f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<12} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join([*lines, "", "hf-cifar-resnet COMMAND --help lists the options of a command."])
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.errors import UserError, printable
 from hf_cifar_resnet.training.arguments import DataArguments, ModelArguments
-from hf_cifar_resnet.training.parsing import CifarArgumentParser, parse_arguments
+from hf_cifar_resnet.training.parser import CifarArgumentParser, parse_arguments
 
 LONG = int(os.environ.get("FUZZ_EXAMPLES", 0))
 

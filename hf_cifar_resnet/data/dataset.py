@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 
+from ..choices import IMAGE_SIZE
 from ..errors import UserError
-from ..names import IMAGE_SIZE
 from .augment import Augmenter
 
 # What is above PIL's limit is refused below, in our own words; twice above it PIL refuses it.

@@ -6,8 +6,8 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 
+from ..choices import COLOR_JITTER, POLICY_FORMATS, check_augmentation
 from ..documents import read_json, read_yaml
-from ..names import COLOR_JITTER, POLICY_FORMATS, check_augmentation
 from .transforms import FastColorJitter, PadAndCrop
 
 PADDING = 4

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 
+from ..choices import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
 from ..errors import UserError
-from ..names import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode
 from .policies import build_policy

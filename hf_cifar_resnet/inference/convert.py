@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..checkpoints.load import label_names
 from ..errors import UserError
-from ..training.trained import label_names
 
 CALIBRATION_BATCH = 32
 # In torchvision's blocks and stem, and in the Sequential of a downsampling shortcut.

@@ -4,82 +4,17 @@ import csv
 import glob
 import json
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
+from ..checkpoints.load import NOT_FINITE, label_names
 from ..data.dataset import normalize, read_rgb_array
-from ..device import device_for
-from ..errors import LineParser, UserError, printable, reports_user_errors
-from ..training.outputs import check_output, writing
-from ..training.trained import NOT_FINITE, label_names, load_checkpoint
+from ..errors import UserError, printable
 
 MAX_NAME_WIDTH = 60
-
-
-@reports_user_errors
-def main(argv=None, prog=None):
-    """Checkpoint and files -> predictions as they come -> the files that could not be read. Exits with 1 for those."""
-    options = _parse(argv, prog)
-    paths = find_images(options.images)
-    if options.output is not None:
-        check_output("--output", options.output, inputs=paths)
-    model, processor = load_checkpoint(options.checkpoint)
-    predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
-    unreadable = []
-    with _opened(options.output) as file:
-        write = FORMATS[options.format](file, min(MAX_NAME_WIDTH, max(map(len, paths))))
-        # In a terminal that shows the answers they are the progress.
-        with tqdm(total=len(paths), unit="img", disable=file.isatty() or not sys.stderr.isatty()) as bar:
-            for start in range(0, len(paths), options.batch_size):
-                batch = paths[start : start + options.batch_size]
-                answers = predictor.files(batch, options.top_k)
-                for path, answer in zip(batch, answers, strict=True):
-                    # A file's name may be no valid Unicode.
-                    path = path.encode("utf-8", "backslashreplace").decode("utf-8")
-                    if isinstance(answer, str):
-                        unreadable.append(printable(f"{path}: {answer}"))
-                    else:
-                        write.row(path, answer)
-                bar.update(len(batch))
-        write.end()
-    if unreadable:
-        print(f"{len(unreadable):,} of {len(paths):,} files could not be read:", file=sys.stderr)
-        print(*(f"  {line}" for line in unreadable), sep="\n", file=sys.stderr)
-        sys.exit(1)
-
-
-def _parse(argv, prog):
-    parser = LineParser(prog=prog, description="Label images.", allow_abbrev=False)
-    parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER_OR_GLOB", help="of any size and mode")
-    parser.add_argument("--top_k", type=int, default=5, help="labels for each image (5)")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="table if not given")
-    parser.add_argument("--output", metavar="FILE", help="write there, not to the terminal")
-    parser.add_argument("--batch_size", type=int, default=256, help="images at a time (256)")
-    parser.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
-    options = parser.parse_args(argv)
-    for name in ("top_k", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    return options
-
-
-@contextmanager
-def _opened(path):
-    """The file to write to, or the terminal."""
-    if path is None:
-        if sys.stdout is None:
-            raise UserError("the standard output is closed: give --output")
-        yield sys.stdout
-        return
-    with writing(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
-        yield file
 
 
 def find_images(places):

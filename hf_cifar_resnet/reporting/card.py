@@ -1,11 +1,14 @@
-"""The model card: a README.md with the real figures of a run."""
+"""The model card and the other result files of a run."""
 
 import shlex
 from importlib import resources
 from pathlib import Path
 
 from ..errors import printable
-from .records import ACCURACIES, public
+from . import run_files, run_record
+from .plots import plot_history
+from .run_files import CARD, CURVES
+from .run_record import ACCURACIES, redact
 
 SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACIES.items()}
 TEMPLATE = "model_card.md.jinja"
@@ -41,7 +44,7 @@ def model_card(run, metrics):
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    run = public(run)
+    run = redact(run)
     dataset, base = run["dataset"], run["model"].get("base")
     splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
     results = [
@@ -80,3 +83,22 @@ def model_card(run, metrics):
         score_names={name: text for name, text in SCORE_NAMES.items() if any(name in s for s in splits.values())},
         command=printable(shlex.join(run["command"])),
     )
+
+
+def write_results(folder, run, metrics, rows):
+    """
+    run.json, history.csv, README.md, metrics.json and curves.png, in this order.
+
+    Args:
+        folder (`str` or `Path`): there already.
+        run (`dict`): what was run.
+        metrics (`dict`): what came out.
+        rows (list of dicts): see [`records.history`].
+    """
+    folder = Path(folder)
+    run_record.write_json(run, folder / run_files.RUN_JSON)
+    run_record.write_history(rows, folder / run_files.HISTORY_CSV)
+    model_card(run, metrics).save(folder / CARD)
+    # It says that the run is finished, so it comes after all that the figures are in; a picture can be drawn again.
+    run_record.write_json(metrics, folder / run_files.METRICS_JSON)
+    plot_history(rows, folder / CURVES, metrics["selected_on"], run["arguments"]["label_smoothing_factor"])

@@ -11,9 +11,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
-from ..device import device_for, is_faster_in_bf16
-from ..errors import UserError
-from ..names import (
+from ..choices import (
     AUGMENTATIONS,
     BLOCKS,
     BUILT_IN_DATASETS,
@@ -27,7 +25,9 @@ from ..names import (
     STEMS,
     check_augmentation,
 )
-from . import optimizers, schedules, trackers
+from ..device import device_for, is_faster_in_bf16
+from ..errors import UserError
+from . import callbacks, optimizers, schedules
 
 EVAL_SPLITS = ("validation", "test")
 LR_SCALINGS = ("none", "linear", "sqrt")
@@ -188,7 +188,7 @@ class CifarTrainingArguments(TrainingArguments):
             self.resume_from_checkpoint = None
         self._choose_for_device()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
-        self.report_to = trackers.chosen(self.report_to)
+        self.report_to = callbacks.chosen(self.report_to)
         self.output_dir_given = self.output_dir is not None
         schedule = self.lr_scheduler_type
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)

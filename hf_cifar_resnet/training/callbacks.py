@@ -1,11 +1,11 @@
-"""What a run says while it runs."""
+"""Callbacks of the Trainer: the run record, progress lines, the end of an epoch, and experiment trackers."""
 
 from pathlib import Path
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from ..reporting import records
+from ..reporting import run_files, run_record
 
 
 class QuietProgressCallback(ProgressCallback):
@@ -33,7 +33,7 @@ class RunRecordCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            records.write_json(self.run, Path(args.output_dir, records.RUN_JSON))
+            run_record.write_json(self.run, Path(args.output_dir, run_files.RUN_JSON))
 
 
 class EpochBoundary(TrainerCallback):
@@ -107,6 +107,64 @@ def _training_part(logs):
 
 
 def _evaluation_part(metrics):
-    scores = records.scores(metrics, "eval")
-    shown = [f"{name} {scores[key]:6.2%}" for key, name in records.ACCURACIES.items() if key in scores]
+    scores = run_record.scores(metrics, "eval")
+    shown = [f"{name} {scores[key]:6.2%}" for key, name in run_record.ACCURACIES.items() if key in scores]
     return [f"| eval loss {metrics['eval_loss']:.4f}", *shown] if "eval_loss" in metrics else shown
+
+
+# They show what is neither of an evaluation nor of the test as `train/...`.
+SHOWN_AS = {"train_accuracy": "accuracy", "train_seconds": "seconds"}
+
+
+def chosen(report_to):
+    """
+    Names of trackers, from one name or several with commas.
+
+    Raises:
+        ValueError: for a name that transformers does not know, or one that is not installed.
+    """
+    names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
+    if set(names) <= {"none", "all"}:
+        return names
+    # Takes seconds to load.
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    for name in names:
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(["none", "all", *sorted(INTEGRATION_TO_CALLBACK)])
+            raise ValueError(f"report_to must be of {known}; got {name}")
+        # Flyte alone is not among those that transformers can look for.
+        if name not in (*get_available_reporting_integrations(), "flyte"):
+            raise ValueError(f"report_to {name}: it is not installed, try `pip install {name}`")
+    return names
+
+
+def prepare_trackers(callbacks):
+    """Gives those callbacks of a Trainer that are trackers our names, and the test scores where they ask for none."""
+    from transformers import TrainerCallback
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for callback in callbacks:
+        if type(callback) in INTEGRATION_TO_CALLBACK.values():
+            callback.on_log = _with_our_names(callback.on_log)
+            if type(callback).on_predict is TrainerCallback.on_predict:
+                callback.on_predict = _as_log(callback.on_log)
+
+
+def _with_our_names(on_log):
+    def renamed(*args, logs=None, **kwargs):
+        return on_log(*args, logs={SHOWN_AS.get(name, name): value for name, value in (logs or {}).items()}, **kwargs)
+
+    return renamed
+
+
+def _as_log(on_log):
+    def log(*args, metrics=None, **kwargs):
+        return on_log(*args, logs=metrics, **kwargs)
+
+    return log

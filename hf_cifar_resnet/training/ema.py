@@ -4,11 +4,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from .checkpoints import EMA_FILE
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-
+from ..checkpoints.save import EMA_FILE
 
 
 class WeightAverage:

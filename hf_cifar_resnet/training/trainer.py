@@ -14,20 +14,27 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from ..checkpoints.resume import (
+    ResumedCallback,
+    check_fits,
+    figures_file,
+    find_resumable,
+    has_ended,
+    reading,
+    saved_figures,
+)
+from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, weight_of
 from ..device import LEAST_CHANNELS, memory_format_for
 from ..errors import UserError
 from ..evaluation.scoring import Scorer
-from ..reporting.repository import TRAINING_ARGS_JSON, WEIGHTS
-from . import resume, schedules
-from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
-from .checkpoints import TRAINER_STATE, CheckpointCallback, replacing, step_of
-from .checkpoints import EMA_FILE
+from ..hub.callback import HubCallback
+from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
+from . import schedules
+from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback, prepare_trackers
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
-from .publish import PublishCallback
-from .trackers import prepare_trackers
 
 
 class CifarTrainer(Trainer):
@@ -52,7 +59,7 @@ class CifarTrainer(Trainer):
 
     def __init__(self, model=None, args=None, *, superclass_of=None, data_collator=None, compute_metrics=None,
                  callbacks=None, **kwargs):  # fmt: skip
-        if args.push_to_hub and not any(isinstance(callback, PublishCallback) for callback in callbacks or ()):
+        if args.push_to_hub and not any(isinstance(callback, HubCallback) for callback in callbacks or ()):
             raise ValueError(
                 "push_to_hub needs the record of a run, which train.py has; from Python, train without it and "
                 "then call push_to_hub of the model and of the image processor"
@@ -191,15 +198,15 @@ class CifarTrainer(Trainer):
         """
         args, checkpoint, counted = self.args, None, {}
         if resume_from_checkpoint:
-            checkpoint = resume.find(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
-            resume.check(checkpoint, self.model, args)
-            counted = resume.saved_figures(checkpoint, args)
+            checkpoint = find_resumable(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
+            check_fits(checkpoint, self.model, args)
+            counted = saved_figures(checkpoint, args)
         self._figures = TrainingFigures(**counted)
-        if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
+        if checkpoint is not None and has_ended(checkpoint, self._planned_steps()):
             return self._load_ended(checkpoint)
         self._part = (-1, 0)
         self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
-        resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
+        resumed = None if checkpoint is None else ResumedCallback(checkpoint)
         # After all others, which may ask for logs, evaluations and saves.
         last = EpochBoundary(), FiguresCallback(self._figures, self._train_sampler())
         with ExitStack() as stack:
@@ -208,7 +215,7 @@ class CifarTrainer(Trainer):
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
             if checkpoint is not None:
-                stack.enter_context(resume.reading(checkpoint, lambda: self._figures.started))
+                stack.enter_context(reading(checkpoint, lambda: self._figures.started))
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
     @property
@@ -225,7 +232,7 @@ class CifarTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
-        resume.ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
+        ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         self.model.load_state_dict(load_file(Path(best or checkpoint, EMA_FILE if self._saves_ema else WEIGHTS)))
         self.log({"train_loss": self._figures.mean_loss()})
@@ -319,7 +326,7 @@ class CifarTrainer(Trainer):
             self._checkpoints.begin(folder)
             self._write_model(folder)
         elif self.args.should_save:
-            with replacing(folder) as aside:
+            with replacing_files(folder) as aside:
                 self._write_model(aside)
 
     def _write_model(self, folder):
@@ -331,7 +338,7 @@ class CifarTrainer(Trainer):
     def _write_progress(self, checkpoint):
         """What transformers does not save, and a resumed training needs."""
         content = json.dumps(self._figures.saved()) + "\n"
-        (checkpoint / resume.figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
+        (checkpoint / figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
             self._ema.average.save(checkpoint)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_cifar_resnet.benchmark import ceilings, input, step
-from hf_cifar_resnet.benchmark.main import main
+from hf_cifar_resnet.commands.benchmark import main
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, DataArguments
 
 TINY = "--use_cpu --block basic --stage_depths 1 1 --stage_widths 16 32 --max_train_samples 200 --max_eval_samples 100"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from hf_cifar_resnet.choices import COLOR_JITTER
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import POLICIES, build_policy
 from hf_cifar_resnet.data.sources import load_splits
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.names import COLOR_JITTER
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
 random_policies = pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])

@@ -24,14 +24,14 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytest.importorskip("gradio", reason="not tested: the demo, since gradio is not installed")
 from hf_cifar_resnet.inference import page  # noqa: E402
-from hf_cifar_resnet.inference.demo import write_space  # noqa: E402
+from hf_cifar_resnet.inference.space import write_space  # noqa: E402
 
 # What is shown
 
 
 @pytest.fixture
 def loaded(colour_checkpoint):
-    from hf_cifar_resnet.training.trained import load_checkpoint
+    from hf_cifar_resnet.checkpoints.load import load_checkpoint
 
     return load_checkpoint(str(colour_checkpoint))
 
@@ -85,7 +85,7 @@ def test_examples_are_seen_as_they_are_in_the_data(finished_examples):
 @pytest.fixture
 def finished_examples(tmp_path):
     from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
-    from hf_cifar_resnet.inference.demo import write_examples
+    from hf_cifar_resnet.inference.space import write_examples
     from hf_cifar_resnet.training.arguments import DataArguments
 
     given = {"dataset_name": "shapes100", "max_train_samples": 100, "max_eval_samples": 100, "augmentation": "none"}
@@ -140,7 +140,7 @@ class Served:
 def address(colour_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     Image.new("RGB", (60, 60), (30, 200, 40)).save(folder / "example.png")
-    command = ["-m", "hf_cifar_resnet.cli", "demo", colour_checkpoint, "--examples", folder / "example.png"]
+    command = ["-m", "hf_cifar_resnet", "demo", colour_checkpoint, "--examples", folder / "example.png"]
     with Served(*command, cwd=folder, PYTHONPATH=str(REPOSITORY)) as found:
         yield found
 
@@ -252,7 +252,7 @@ def test_space_is_pushed_without_what_else_lies_there(hub, colour_checkpoint, sp
     hub.add_repo("ann/colours", {path.name: path.read_bytes() for path in colour_checkpoint.iterdir()})
     (space / "keys.json").write_text("{}")
     (space / "examples" / "private.png").symlink_to(write_image("private.png", "blue"))
-    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "demo", "ann/colours", "--space", "ann/demo"]
+    command = [sys.executable, "-m", "hf_cifar_resnet", "demo", "ann/colours", "--space", "ann/demo"]
     environment = hub.environment(token="hf_ann", cache=tmp_path / "cache") | {"PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(
         [*command, "--output_dir", str(space), "--examples", write_image("0-red.png", "red")],

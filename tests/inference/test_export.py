@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.commands.export import main as export
 from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.data.shapes import LABEL_NAMES
 from hf_cifar_resnet.inference.convert import fold_batch_norm
-from hf_cifar_resnet.inference.export import main as export
 from hf_cifar_resnet.inference.runtimes import RUNTIMES
 
 WITHOUT_ONNX = "not tested: ONNX files, since onnxruntime is not installed"

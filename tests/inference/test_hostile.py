@@ -368,7 +368,7 @@ def test_cache_folder_that_is_a_file(colour_checkpoint, write_test_split, tmp_pa
     data = write_test_split(["red", "green", "blue"])
     (tmp_path / "file").touch()
     environment = os.environ | {"HF_HOME": str(tmp_path / "file"), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "evaluate", str(colour_checkpoint), *map(str, data)]
+    command = [sys.executable, "-m", "hf_cifar_resnet", "evaluate", str(colour_checkpoint), *map(str, data)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stdout == ""
     [line] = done.stderr.splitlines()
@@ -377,7 +377,7 @@ def test_cache_folder_that_is_a_file(colour_checkpoint, write_test_split, tmp_pa
 
 def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
     """`predict ... | head -1`."""
-    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", str(colour_checkpoint), *[str(image)] * 2000]
+    command = [sys.executable, "-m", "hf_cifar_resnet", "predict", str(colour_checkpoint), *[str(image)] * 2000]
     # Tests that run in the background of a shell inherit an ignored SIGINT, which a terminal's programs do not.
     with subprocess.Popen(
         [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -389,7 +389,7 @@ def test_reader_that_leaves_early_ends_it_quietly(colour_checkpoint, image):
 
 
 def test_ctrl_c_ends_it_quietly(colour_checkpoint, image):
-    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", str(colour_checkpoint), *[str(image)] * 9000]
+    command = [sys.executable, "-m", "hf_cifar_resnet", "predict", str(colour_checkpoint), *[str(image)] * 9000]
     # Tests that run in the background of a shell inherit an ignored SIGINT, which a terminal's programs do not.
     with subprocess.Popen(
         [*command, "--batch_size", "10", "--use_cpu"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -409,7 +409,7 @@ def test_error_is_printed_whatever_the_environment_says_of_ranks(checkpoint, cap
 def test_help_that_nobody_reads_ends_quietly():
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "--help"]
+    command = [sys.executable, "-m", "hf_cifar_resnet", "--help"]
     done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")

@@ -193,7 +193,7 @@ def test_hub_id_that_cannot_be_had(write_image, capsys, monkeypatch):
 
 def test_checkpoint_on_the_hub(hub, colour_checkpoint, write_image, tmp_path):
     hub.add_repo("ann/colours", {path.name: path.read_bytes() for path in colour_checkpoint.iterdir()})
-    command = [sys.executable, "-m", "hf_cifar_resnet.cli", "predict", "ann/colours", write_image("red.png", "red")]
+    command = [sys.executable, "-m", "hf_cifar_resnet", "predict", "ann/colours", write_image("red.png", "red")]
     environment = hub.environment(cache=tmp_path / "cache") | {"PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 
-from hf_cifar_resnet.training.run import main
+from hf_cifar_resnet.commands.train import main
 
 FEATURES = Features(img=ImageFeature(), fine_label=ClassLabel(names=["a", "b"]))
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
+from hf_cifar_resnet.checkpoints.save import find_damage
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.evaluation.analysis import negative_log_likelihood
-from hf_cifar_resnet.reporting.records import read_json
-from hf_cifar_resnet.training.checkpoints import damage
+from hf_cifar_resnet.reporting.run_record import read_json
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_calibrated_checkpoint_is_still_whole(finished, tmp_path):
     run = shutil.copytree(finished.folder, tmp_path / "run")
     evaluate(run / "checkpoint-6", "--calibrate")
     assert json.loads((run / "checkpoint-6" / "config.json").read_text())["calibration_temperature"] != 1
-    assert damage(run / "checkpoint-6") is None
+    assert find_damage(run / "checkpoint-6") is None
 
 
 def test_calibration_does_not_write_through_a_link(finished, tmp_path, capsys):

@@ -49,7 +49,7 @@ def add_ann(hub):
 
 def run(hub, cwd, *words, token=TOKEN):
     """`hf-cifar-resnet WORDS` in a process that knows this Hub alone, with a cache of its own."""
-    return run_python(hub, cwd, "-m", "hf_cifar_resnet.cli", *words, token=token)
+    return run_python(hub, cwd, "-m", "hf_cifar_resnet", *words, token=token)
 
 
 def run_python(hub, cwd, *arguments, token):

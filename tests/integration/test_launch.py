@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.reporting.records import read_history, read_json
-from hf_cifar_resnet.training.run import main
+from hf_cifar_resnet.commands.train import main
+from hf_cifar_resnet.reporting.run_record import read_history, read_json
 from hf_cifar_resnet.training.schedules import SCHEDULES
 
 from .conftest import TWO_PROCESSES
@@ -27,7 +27,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet import ImageDataset
-from hf_cifar_resnet.training.launch import leave_processes_at_exit
+from hf_cifar_resnet.checkpoints.run_folder import leave_processes_at_exit
 
 class WithPositions(ImageDataset):
     def __getitems__(self, positions):

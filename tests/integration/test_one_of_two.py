@@ -26,7 +26,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.preemption import Preempted, PreemptionCallback, marking, watching
+from hf_cifar_resnet.training.processes import Preempted, PreemptionCallback, marking, watching
 
 class Poisoned(ImageDataset):
     def __getitems__(self, positions):

@@ -19,9 +19,9 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 
 from hf_cifar_resnet import CifarTrainer
+from hf_cifar_resnet.checkpoints.portable import write_portable
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.training.parsing import parse_arguments
-from hf_cifar_resnet.training.portable import write_portable
+from hf_cifar_resnet.training.parser import parse_arguments
 
 from .conftest import TWO_PROCESSES
 
@@ -130,7 +130,7 @@ def test_command_on_the_hub(command, hub_with_a_model, finished, tmp_path):
         arguments += [*TINY_DATA.replace("--max_steps 1", "--max_steps 7").split(), "--dataset_name", "shapes100"]
     environment = hub_with_a_model.environment(token="hf_token", cache=tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(
-        [sys.executable, "-m", "hf_cifar_resnet.cli", *arguments],
+        [sys.executable, "-m", "hf_cifar_resnet", *arguments],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -188,7 +188,7 @@ def test_programs(place, finished, monkeypatch, capsys):
 
 
 def test_every_recipe_and_schedule_is_named():
-    from hf_cifar_resnet.training.parsing import recipe_names
+    from hf_cifar_resnet.training.parser import recipe_names
     from hf_cifar_resnet.training.schedules import SCHEDULES
 
     for name in [*recipe_names(), *SCHEDULES]:
@@ -267,7 +267,7 @@ def test_the_loop_over_the_recipes_writes_the_cards(bash, tmp_path):
     tiny = f"{TINY_DATA} {TINY_MODEL} --dataset_name shapes100 --seeds 42"
     first = re.sub(r"for row in (\S+).*?; do", r"for row in \1; do", LOOP, flags=re.S)
     once = first.replace("for data in cifar100 cifar10;", "for data in cifar100;")
-    result = bash(f'"{sys.executable}" -m hf_cifar_resnet.cli "$@" {tiny}', once, tmp_path)
+    result = bash(f'"{sys.executable}" -m hf_cifar_resnet "$@" {tiny}', once, tmp_path)
     assert result.returncode == 0, result.stderr
     card = tmp_path / "model_cards" / "fast-cifar100"
     assert "| one_cycle | 1 |" in (card / "README.md").read_text()

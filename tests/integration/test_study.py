@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.reporting.records import read_json, write_json
+from hf_cifar_resnet.reporting.run_record import read_json, write_json
 
 pytestmark = pytest.mark.slow
 SIZES = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 2 --use_cpu".split()
@@ -18,7 +18,7 @@ RUNS = ("constant-seed1", "one_cycle-seed1", "constant-seed2", "one_cycle-seed2"
 def study(python, tmp_path_factory):
     """The folder of a study of two schedules and two seeds, and what it printed."""
     folder = tmp_path_factory.mktemp("study") / "out"
-    program = ["-m", "hf_cifar_resnet.cli", "study", *SCHEDULES, "--seeds", "1", "2", "--output_dir", folder, *SIZES]
+    program = ["-m", "hf_cifar_resnet", "study", *SCHEDULES, "--seeds", "1", "2", "--output_dir", folder, *SIZES]
     result = python(*program, cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     return folder, result.stdout, program
@@ -128,7 +128,7 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
     # The second run cannot write where it should.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "constant-seed1").write_text("in the way")
-    program = ["-m", "hf_cifar_resnet.cli", "study", *SCHEDULES, "--output_dir", tmp_path / "out", "--seeds", "1"]
+    program = ["-m", "hf_cifar_resnet", "study", *SCHEDULES, "--output_dir", tmp_path / "out", "--seeds", "1"]
     result = python(*program, *SIZES, "--max_steps", "2", cwd=tmp_path)
     assert result.returncode == 1
     assert "constant-seed1: FAILED" in result.stdout and "one_cycle-seed1: test top-1" in result.stdout
@@ -210,7 +210,7 @@ def test_what_is_varied_is_told_apart_whatever_it_is(study, tmp_path):
 def test_parts_are_left_out_one_at_a_time(python, tmp_path):
     options = ["--schedules", "constant", "--seeds", "1", "--ema_decay", "0.9", "--cutmix_alpha", "1"]
     parts = ["--without", "ema:ema_decay=0", "--without", "all:ema_decay=0,cutmix_alpha=0"]
-    program = ["-m", "hf_cifar_resnet.cli", "study", *options, *parts, "--output_dir", tmp_path / "out", *SIZES]
+    program = ["-m", "hf_cifar_resnet", "study", *options, *parts, "--output_dir", tmp_path / "out", *SIZES]
     result = python(*program, "--max_steps", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = ("constant", "constant-without-ema", "constant-without-all")

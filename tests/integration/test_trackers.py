@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from hf_cifar_resnet.reporting.records import read_history, read_json
-from hf_cifar_resnet.training.run import main
+from hf_cifar_resnet.commands.train import main
+from hf_cifar_resnet.reporting.run_record import read_history, read_json
 
 TWO_EPOCHS = ["--max_steps", "-1", "--num_train_epochs", "2", "--max_train_samples", "64"]
 

@@ -10,9 +10,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.reporting.records import read_history, read_json
-from hf_cifar_resnet.reporting.tables import write_report
-from hf_cifar_resnet.training.run import main
+from hf_cifar_resnet.commands.train import main
+from hf_cifar_resnet.reporting.run_record import read_history, read_json
+from hf_cifar_resnet.study.report import write_report
 
 WRITTEN = {
     "README.md",

@@ -44,7 +44,7 @@ def elsewhere(python, finished, tmp_path_factory):
 
 def test_logits_are_those_of_the_trainer(finished, elsewhere, tmp_path):
     from hf_cifar_resnet import CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments, ImageDataset
-    from hf_cifar_resnet.reporting.records import read_json
+    from hf_cifar_resnet.reporting.run_record import read_json
 
     images, found, _ = elsewhere
     processor = read_json(finished.folder / "preprocessor_config.json")

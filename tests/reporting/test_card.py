@@ -4,8 +4,7 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_cifar_resnet.reporting.card import model_card
-from hf_cifar_resnet.reporting.results import write_results
+from hf_cifar_resnet.reporting.card import model_card, write_results
 
 RUN = {
     "command": ["train.py", "--config", "quickstart"],

@@ -6,7 +6,7 @@ import pytest
 
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import LAUNCHED, CifarTrainingArguments
-from hf_cifar_resnet.training.parsing import parse_arguments, recipe_names
+from hf_cifar_resnet.training.parser import parse_arguments, recipe_names
 
 
 @pytest.fixture

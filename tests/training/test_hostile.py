@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from hf_cifar_resnet.checkpoints.portable import write_portable
+from hf_cifar_resnet.checkpoints.save import write_manifest
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.checkpoints import seal
-from hf_cifar_resnet.training.portable import write_portable
 
 
 class Trap:
@@ -36,7 +36,7 @@ def test_pickle_in_a_checkpoint_is_not_read(checkpoint, make_trainer, tmp_path, 
     (tmp_path / "trapped").unlink()  # the trap works
     if name == "pytorch_model.bin":
         (checkpoint / "model.safetensors").unlink()
-    seal(checkpoint)  # as who made the trap would
+    write_manifest(checkpoint)  # as who made the trap would
     with pytest.raises(UserError, match="checkpoint-2 cannot be resumed: .* might run code") as refused:
         make_trainer("second", max_steps=4).train(resume_from_checkpoint=str(checkpoint))
     assert "\n" not in str(refused.value) and not (tmp_path / "trapped").exists()

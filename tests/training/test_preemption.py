@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from hf_cifar_resnet.training import preemption
-from hf_cifar_resnet.training.preemption import (
+from hf_cifar_resnet.training import processes
+from hf_cifar_resnet.training.processes import (
     EXIT_CODE,
     MARKER,
     SIGNALS,
@@ -239,7 +239,7 @@ def test_what_was_resumed_from_is_replaced(make_trainer, capsys, value):
 
 
 def test_token_is_not_printed():
-    assert "hf_secret" not in " ".join(preemption.typed(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None))
+    assert "hf_secret" not in " ".join(processes.typed(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None))
 
 
 def test_checkpointing_of_transformers_own_is_refused(make_args):

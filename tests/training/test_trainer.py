@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset
 from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.reporting.records import history
+from hf_cifar_resnet.reporting.run_record import history
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.trainer import CifarTrainer
 

@@ -1,0 +1,222 @@
+"""
+Save checkpoints atomically: one is complete when its manifest, which is written last, lists all of its files. The model
+of a finished run is replaced by complete files.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import PartialState
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from ..documents import read_json
+from ..errors import UserError
+from ..reporting.run_files import list_checkpoints, step_of
+
+MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
+EMA_FILE = "ema.safetensors"
+# Where the files of a model are written before they are renamed. What a killed process left there goes at the next.
+ASIDE = ".saving"
+
+
+# Complete or not
+
+
+def write_manifest(folder):
+    """Writes `manifest.json`, with the size in bytes and the SHA-256 of every file, and all of it to the disk."""
+    files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    for path in (*_files(folder).values(), folder / MANIFEST, folder, folder.parent):
+        _to_disk(path)
+
+
+def find_damage(folder):
+    """What is wrong with a checkpoint, in a few words, or None where it is as [`seal`] left it."""
+    if not folder.is_dir():
+        return "it is not there"
+    if not (folder / MANIFEST).is_file():
+        return f"it has no {MANIFEST}, so it was not written to its end"
+    try:
+        entries = read_json(folder / MANIFEST)["files"]
+        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
+        found = _files(folder)
+        if missing := sorted(listed.keys() - found.keys()):
+            return f"{missing[0]} is missing"
+        if foreign := sorted(found.keys() - listed.keys()):
+            return f"{foreign[0]} is not of it"
+        for name, (size, digest) in listed.items():
+            if found[name].stat().st_size != size:
+                return f"{name} has {found[name].stat().st_size:,} bytes, not {size:,}"
+            if _sha256(found[name]) != digest:
+                return f"{name} has been changed"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return f"{MANIFEST} is no list of its files"
+    return None
+
+
+def _files(folder):
+    """All that a Trainer might read, under the names of the manifest."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path for path in paths if path != folder / MANIFEST}
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(path):
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def follow_umask(folder):
+    """Gives the files in a new folder the mode of the folder: safetensors lets their owner alone read its files."""
+    mode = folder.stat().st_mode & 0o666
+    for path in _files(folder).values():
+        path.chmod(mode)
+
+
+# A run's folder
+
+
+@contextmanager
+def replacing_files(folder):
+    """A folder aside to write files into; those of `folder` with their names are replaced at the end, each at once."""
+    aside = folder / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        follow_umask(aside)
+        for path in aside.iterdir():
+            _to_disk(path)
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def rotate_checkpoints(run, limit, keep):
+    """
+    Deletes checkpoints until there are `limit` (None: all stay), but none of `keep`: incomplete ones first, then those
+    of the lowest steps.
+    """
+    steps, keep = list_checkpoints(run), {Path(path).resolve() for path in keep}
+    free = [path for _, path in sorted(steps.items()) if path.resolve() not in keep]
+    free.sort(key=is_complete)
+    for path in free[: max(0, len(steps) - limit)] if limit else []:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def is_complete(checkpoint):
+    """Whether a checkpoint was written to its end; [`damage`] tells what happened to it since."""
+    return (checkpoint / MANIFEST).is_file()
+
+
+def find_last_complete(run):
+    """The last checkpoint that was written to its end, or None."""
+    return max((item for item in list_checkpoints(run).items() if is_complete(item[1])), default=(None, None))[1]
+
+
+class CheckpointCallback(TrainerCallback):
+    """
+    Completes what transformers writes as a checkpoint: with what `write_more` adds, the manifest, and on the disk. Only
+    then do older ones go; the best and the last stay, whatever the limit.
+
+    Args:
+        limit (`int`, *optional*): checkpoints to keep.
+        write_more: called with the folder in every process.
+    """
+
+    def __init__(self, limit, write_more):
+        self.limit, self.write_more = limit, write_more
+        self._bytes, self._writing = 0, None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        # At most: with the two moments of Adam, averages, and small files.
+        self._bytes = (3 + bool(args.ema_decay)) * weights + 2**20
+        if state.is_world_process_zero and args.save_strategy != "no":
+            # One more than are kept, since the oldest goes when the newest is there, and the model at the end.
+            _check_room(args.output_dir, ((self.limit or 1) + 1) * self._bytes + weights, "training")
+
+    def begin(self, checkpoint):
+        """
+        Makes way for a checkpoint, which is then written in place: until its manifest is there it is incomplete. Called
+        in every process.
+        """
+        if PartialState().is_main_process:
+            _check_room(checkpoint.parent, self._bytes, f"the checkpoint of step {step_of(checkpoint)}")
+            # One of that name is damaged, or abandoned.
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        PartialState().wait_for_everyone()
+        self._writing = checkpoint
+
+    def on_save(self, args, state, control, **kwargs):
+        self.write_more(self._writing)
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            follow_umask(self._writing)
+            write_manifest(self._writing)
+            best = state.best_model_checkpoint
+            rotate_checkpoints(args.output_dir, self.limit, [self._writing, *([best] if best else [])])
+        PartialState().wait_for_everyone()
+        self._writing = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        # The Trainer's summary: next it loads the best model, without a look at it.
+        best = state.best_model_checkpoint
+        loads = "train_runtime" in logs and args.load_best_model_at_end and best is not None
+        if loads and (reason := find_damage(Path(best))):
+            raise UserError(f"training has ended, but its best model, {best}, cannot be loaded: {reason}")
+
+    @contextmanager
+    def reporting_failures(self):
+        """A checkpoint that cannot be written within is deleted, and reported in one line."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if self._writing is None or not _is_write_error(error):
+                raise
+            run, step = self._writing.parent, step_of(self._writing)
+            shutil.rmtree(self._writing, ignore_errors=True)
+            last = find_last_complete(run)
+            left = f"{last} is the last one" if last else "there is none before it"
+            raise UserError(
+                f"the checkpoint of step {step} could not be written into {run}: {_reason(error, run)}; {left}"
+            ) from error
+
+
+def _is_write_error(error):
+    """Whether an exception, of whichever library, means that a file could not be written."""
+    return isinstance(error, OSError) or any(name in str(error) for name in ("PytorchStreamWriter", "I/O error"))
+
+
+def _reason(error, folder):
+    """In a few words. PyTorch does not give it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    full = shutil.disk_usage(folder).free < 2**20
+    return os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
+
+
+def _check_room(folder, needed, what):
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{what} may take {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB left: "
+            "make room, or choose another --output_dir"
+        )

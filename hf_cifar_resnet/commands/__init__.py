@@ -1,0 +1,1 @@
+"""The commands of `hf-cifar-resnet`, one file each."""

@@ -1,0 +1,93 @@
+"""`demo`: show a model in the browser, or write its Hugging Face Space."""
+
+import tempfile
+from pathlib import Path
+
+from ..checkpoints.load import load_checkpoint
+from ..data.dataset import read_rgb_array
+from ..device import device_for
+from ..errors import UserError, reports_user_errors
+from ..hub import client
+from ..inference.space import write_examples, write_space
+from ..training.arguments import DataArguments
+from ..training.parser import CifarArgumentParser, parse_with_record
+
+
+@reports_user_errors
+def main(argv=None, prog=None):
+    """Checkpoint -> page, until it is stopped; with `--space`, the folder of a Space instead."""
+    options, data_args = _parse(argv, prog)
+    try:
+        from ..inference import page
+    except ImportError as error:
+        raise UserError("gradio is not installed: pip install 'hf-cifar-resnet[demo]'") from error
+    except ValueError as error:  # such as GRADIO_SERVER_PORT that is no number
+        raise UserError(f"gradio does not take a variable of the environment: {error}") from error
+    model, processor = load_checkpoint(options.checkpoint)
+    with tempfile.TemporaryDirectory() as scratch:
+        examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
+        title = f"{Path(options.checkpoint).name} in {model.config.num_labels} classes"
+        if options.space is not None:
+            written = write_space(options.space_folder, options.checkpoint, title, examples)
+            print(f"Wrote the Space to {options.space_folder}; try it: python {options.space_folder / 'app.py'}")
+            if options.push:
+                print(f"Pushed {_push(options, written)}")
+            return
+        blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
+        print("Ctrl-C stops it.", flush=True)
+        try:
+            # For this machine alone, without a public link.
+            blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
+        except (OSError, OverflowError) as error:
+            port = f"port {options.port}" if options.port else "any port that it tried"
+            raise UserError(
+                f"the page cannot be served at {port}, which may be taken: choose another --port"
+            ) from error
+
+
+def _parse(argv, prog):
+    parser = CifarArgumentParser(DataArguments, prog=prog, description="Show a model in the browser.")
+    parser.add_argument("--examples", nargs="+", metavar="IMAGE", help="to try; test images of the data if not given")
+    parser.add_argument("--port", type=int, help="7860 or the next free one if not given")
+    parser.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
+    parser.add_argument("--space", metavar="REPO_ID", help="make it a Hugging Face Space instead: write and push it")
+    parser.add_argument("--no_push", dest="push", action="store_false", help="only write the folder of the Space")
+    parser.add_argument("--private", action="store_true", help="of a new Space")
+    parser.add_argument("--output_dir", metavar="FOLDER", help="of the Space's folder; its name if not given")
+    options, data_args, _ = parse_with_record(parser, argv)
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise UserError(f"--port must be from 1 to 65535, got {options.port}")
+    for path in options.examples or ():
+        if not Path(path).is_file():
+            raise UserError(f"--examples: there is no file {path}")
+        try:
+            read_rgb_array(path)
+        except Exception as error:  # PIL's decoders raise whatever a broken file leads them to
+            raise UserError(f"--examples: {path} cannot be read as an image: {error}") from error
+    if options.space is not None:
+        if options.space.count("/") != 1:
+            raise UserError(f"--space needs USER/NAME, got {options.space}")
+        try:
+            client.check_name(options.space)
+        except client.HubError as error:
+            raise UserError(f"--space: {error}") from error
+        if Path(options.checkpoint).is_dir():
+            raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
+        options.space_folder = Path(options.output_dir or options.space.split("/")[1])
+        ours = (options.space_folder / "page.py").is_file()
+        if options.space_folder.exists() and any(options.space_folder.iterdir()) and not ours:
+            raise UserError(f"{options.space_folder} is not empty: choose another --output_dir")
+    return options, data_args
+
+
+def _push(options, names):
+    """What was written of the Space to the Hub, in one commit. Returns its address."""
+    try:
+        message = f"Demo of {options.checkpoint}"
+        pushed = client.push_folder(
+            options.space_folder, options.space, message=message, names=names, repo_type="space", space_sdk="gradio",
+            private=options.private or None,
+        )  # fmt: skip
+    except client.HubError as error:
+        raise UserError(f"{options.space_folder} is written but not pushed: {error}") from error
+    return pushed.url

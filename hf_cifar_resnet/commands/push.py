@@ -1,0 +1,41 @@
+"""`hf-cifar-resnet push`: a finished run to the Hub."""
+
+import tempfile
+
+from ..errors import LineParser, UserError, printable, reports_user_errors
+from ..hub import client
+from ..hub.staging import left_out, stage_run
+
+
+@reports_user_errors
+def main(argv=None, prog=None):
+    """Folder -> repository, in one commit. Prints and returns its address."""
+    options = _parse(argv, prog)
+    with tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder:
+        try:
+            stage_run(options.folder, options.repo_id, folder)
+            pushed = client.push_folder(
+                folder,
+                options.repo_id,
+                message=options.message,
+                private=options.private,
+                revision=options.revision,
+                tag=options.tag,
+            )
+        except client.HubError as error:
+            raise UserError(f"not pushed: {error}") from error
+    print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
+    if foreign := left_out(options.folder):
+        print(printable(f"Left out, since training did not write it: {', '.join(foreign)}"))
+    return pushed.url
+
+
+def _parse(argv, prog):
+    parser = LineParser(prog=prog, description="Push a finished run to the Hugging Face Hub.")
+    parser.add_argument("folder", help="a folder that training wrote")
+    parser.add_argument("repo_id", help="user/name; created where it is missing")
+    parser.add_argument("--private", action="store_true", default=None, help="of a new repository")
+    parser.add_argument("--revision", metavar="BRANCH", help="a branch, created where it is missing; main if not given")
+    parser.add_argument("--tag", help="a tag for this version, such as v1.0")
+    parser.add_argument("--message", default="Push a trained model", help="of the commit")
+    return parser.parse_args(argv)

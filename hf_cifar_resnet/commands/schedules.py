@@ -1,0 +1,65 @@
+"""Draws the learning rate of every schedule for given settings, without training."""
+
+import math
+from pathlib import Path
+
+from ..checkpoints.outputs import check_output, writing
+from ..errors import LineParser, UserError, reports_user_errors
+from ..reporting.plots import plot_schedules
+from ..training import schedules
+from ..training.arguments import json_object
+
+# The evaluations that a drawn plateau sees; none improves after the first.
+EVALUATIONS = 50
+
+
+@reports_user_errors
+def main(argv=None, prog=None):
+    """Writes a PNG with one panel for each schedule."""
+    parser = LineParser(prog=prog, description="Draw learning-rate schedules, without training.")
+    parser.add_argument("names", nargs="*", default=schedules.SCHEDULES, help="schedules; all if none is given")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps in the run")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the peak")
+    parser.add_argument(
+        "--warmup_steps", type=float, default=0.0, help="steps, or below 1 a share, where there is warmup"
+    )
+    parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for those that take these arguments")
+    parser.add_argument("--output", default="schedules.png", help="the PNG to write")
+    options = parser.parse_args(argv)
+    if options.steps < 1 or not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
+        raise UserError("--steps and --learning_rate must be above 0, and --warmup_steps not negative")
+    check_output("--output", options.output, ending=".png")
+    try:
+        kwargs = json_object("--lr_scheduler_kwargs", options.lr_scheduler_kwargs)
+        curves = {name: _curve(name, options, kwargs) for name in options.names}
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with writing(options.output) as aside:
+        plot_schedules(curves, aside)
+    print(f"Drawn: {Path(options.output)}")
+
+
+def _curve(name, options, kwargs):
+    if name not in schedules.SCHEDULES:
+        schedules.check(name, kwargs)
+    accepted = schedules.accepted_arguments(name)
+    warmup = 0.0 if name in schedules.WITHOUT_WARMUP else options.warmup_steps
+    kwargs = {key: value for key, value in kwargs.items() if key in accepted}
+    schedules.try_out(name, options.learning_rate, warmup, kwargs)
+    return learning_rates(name, options.steps, options.learning_rate, warmup, kwargs)
+
+
+def learning_rates(name, steps, learning_rate=1e-3, warmup_steps=0.0, kwargs=None):
+    """
+    The learning rate of each of `steps` steps. A plateau is drawn as if no evaluation improved on the first.
+
+    Raises:
+        ValueError: for a schedule or arguments that do not exist.
+    """
+    rule = schedules.PlateauRule(**(kwargs or {})) if schedules.PLATEAU in name else None
+    every, rates = max(1, steps // EVALUATIONS), []
+    for step, scheduler in enumerate(schedules.dry_run(name, steps, learning_rate, warmup_steps, kwargs)):
+        if rule is not None and step and step % every == 0 and scheduler.last_epoch >= scheduler.warmup_steps:
+            rule.apply(scheduler, 1.0, greater_is_better=False)
+        rates.append(scheduler.get_last_lr()[0])
+    return rates

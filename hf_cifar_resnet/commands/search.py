@@ -1,0 +1,60 @@
+"""`search`: search hyper-parameters with Optuna (extra `search`)."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..checkpoints.run_folder import holds_run, run_folder
+from ..errors import UserError, reports_user_errors
+from ..reporting import run_record
+from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
+from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from ..training.build import build_model, build_trainer, check_metric, load_data, quieten_libraries
+from ..training.parser import CifarArgumentParser
+
+
+@reports_user_errors
+def main(argv=None, prog=None):
+    """Trains `--trials` models, each on one point of the space, and reports the best by validation."""
+    options, space, model_args, data_args, args = _parse(argv, prog)
+    if find_spec("optuna") is None:
+        raise UserError('search needs Optuna: pip install "hf-cifar-resnet[search]"')
+    quieten_libraries(args)
+    folder = Path(args.output_dir)
+    if (folder / BEST_JSON).exists() or holds_run(folder):
+        raise UserError(f"--output_dir {folder} holds a search or a run already: choose another")
+    data = load_data(data_args, args.seed)
+    check_metric(args, data)
+    args = args.suited_to(build_model(model_args, data))
+    with run_folder(args):
+        trainer = build_trainer(
+            None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data)
+        )
+        best = find_best(trainer, space, options, args)
+        found = {args.metric_for_best_model: best.objective, "trials": options.trials}
+        run_record.write_json(found | {"arguments": best.hyperparameters}, folder / BEST_JSON)
+    settings = " ".join(f"--{name} {value:.4g}" if isinstance(value, float) else f"--{name} {value}"
+                        for name, value in best.hyperparameters.items())  # fmt: skip
+    print(f"Best {args.metric_for_best_model} on {data_args.eval_split}: {best.objective:.4f} with {settings}")
+    return found
+
+
+def _parse(argv, prog):
+    types = (ModelArguments, DataArguments, CifarTrainingArguments)
+    parser = CifarArgumentParser(
+        types, prog=prog, description="Search training arguments; all other arguments are those of `train`."
+    )
+    parser.add_argument("--space", nargs="+", required=True, metavar="NAME=LOW:HIGH[:log]|NAME=A,B",
+                        help="a range, on a log scale if it says so, or choices")  # fmt: skip
+    parser.add_argument("--trials", type=int, default=20, help="models to train")
+    *parsed, options = parser.parse(argv)
+    if options.trials < 1:
+        raise UserError(f"--trials must be at least 1, got {options.trials}")
+    space = [parse_dimension(text) for text in options.space]
+    check_space(space, parser, sys.argv[1:] if argv is None else argv)
+    model_args, data_args, args = parsed
+    if not args.output_dir_given:
+        args.output_dir = "studies/search"
+    # Trials compete by their last evaluation; keeping checkpoints of all would fill the disk.
+    args.save_strategy, args.load_best_model_at_end = "no", False
+    return options, space, model_args, data_args, args

@@ -1,0 +1,97 @@
+"""
+Train a ResNet from scratch.
+
+python train.py --config quickstart                      # built-in dataset, a small model, minutes on a CPU
+accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
+"""
+
+from pathlib import Path
+
+from ..errors import reports_user_errors
+from ..reporting import run_record
+from ..reporting.card import write_results
+from ..training import processes
+from ..training.parser import parse_arguments
+
+# What takes seconds to load is imported where it is used: `--help` and a mistyped argument do not wait for it.
+
+# Pairs of classes that the card names.
+MOST_CONFUSED = 5
+
+
+@reports_user_errors
+def main(argv=None, prog=None):
+    """
+    Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and card -> Hub. Returns the metrics.
+
+    Exits with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.processes`].
+    """
+    arguments = parse_arguments(argv, prog)
+    command = processes.typed(argv, prog)
+    with processes.watching(command) as watch:
+        return _train(*arguments, command, watch)
+
+
+def _train(model_args, data_args, args, command, watch):
+    from transformers import set_seed
+
+    from ..checkpoints.resume import changed_arguments, other_dataset, refused
+    from ..checkpoints.run_folder import output_folder, resume_point, run_folder
+    from ..hub.callback import HubCallback
+    from ..reporting.console import end_block, start_block
+    from ..reporting.run_record import make_record, run_name
+    from ..training.build import build_model, build_trainer, check_metric, load_data, load_start, quieten_libraries
+    from ..training.callbacks import RunRecordCallback
+    from ..training.processes import check_processes, leave_processes_at_exit
+
+    check_processes(args)
+    quieten_libraries(args)
+    set_seed(args.seed)
+    start = load_start(model_args, data_args)
+    with args.main_process_first(desc="decoding the images"):
+        data = load_data(data_args, args.seed)
+    check_metric(args, data)
+    model = build_model(model_args, data, start)
+    args = args.suited_to(model)
+    args.output_dir = output_folder(args, run_name(data_args, model.config, args))
+    # Otherwise a tracker would make up one for the training and another for the test.
+    args.run_name = args.run_name or Path(args.output_dir).name
+    run = make_record(model, data, model_args, data_args, args, command)
+    publisher = HubCallback(args, data_args.eval_split, run) if args.push_to_hub else None
+    resume = resume_point(args)
+    if resume:
+        if reason := other_dataset(run, resume):
+            raise refused(resume, reason)
+        run["changed_arguments"] = changed_arguments(run, resume)
+    preempted = processes.PreemptionCallback(watch)
+    callbacks = [RunRecordCallback(run), preempted, *([publisher] if publisher else [])]
+    with run_folder(args), processes.marking(args.output_dir):
+        trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
+        if trainer.is_world_process_zero():
+            print(start_block(run, args, publisher, resume), flush=True)
+
+        trainer.train(resume_from_checkpoint=resume)
+        preempted.check()
+
+        metrics = finish(trainer, run, data, data_args.eval_split)
+    if trainer.is_world_process_zero():
+        print(end_block(metrics, args), flush=True)
+        if publisher:
+            print(f"{'Pushed':<10} {publisher.finish()}", flush=True)
+    leave_processes_at_exit()
+    return metrics
+
+
+def finish(trainer, run, data, eval_split):
+    """Scores the test split, here alone, and writes the model and all that was found. Returns the metrics."""
+    from ..evaluation.analysis import most_confused
+    from ..reporting.run_record import make_metrics
+
+    output = trainer.predict(data.test, metric_key_prefix="test")
+    test = run_record.scores(output.metrics, "test")
+    confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
+    metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_results(trainer.args.output_dir, run, metrics, run_record.history(trainer.state.log_history))
+    return metrics

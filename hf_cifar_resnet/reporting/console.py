@@ -1,0 +1,106 @@
+"""The lines that a run prints before and after training."""
+
+import os
+
+import torch
+
+from ..choices import LR_BATCH
+from ..errors import printable
+from . import run_record
+from .run_record import make_metrics, make_record, plain
+
+
+def start_block(run, args, hub=None, resume=None):
+    """The block printed before training; `hub` says where it will be pushed, `resume` is the checkpoint."""
+    data = make_record["dataset"]
+    selects = make_record["data_arguments"]["eval_split"]
+    validation = f"{data['validation']:,} validation, " if data["validation"] else ""
+    how = "selected on test" if selects == "test" else "test is scored once, at the end"
+    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    warmup = f", warmup {args.warmup_steps:g}" if args.warmup_steps else ""
+    options = f" {args.lr_scheduler_kwargs}" if args.lr_scheduler_kwargs else ""
+    batch = f"{args.world_size} x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
+    lines = {
+        "Dataset": f"{data['name']}: {data['train']:,} train, {validation}{data['test']:,} test; "
+        f"{data['num_labels']} classes; {how}",
+        "Model": make_record["model"]["description"],
+        "Training": f"{length}, global batch {args.global_batch_size} "
+        f"(processes x per device x accumulation: {batch}), {_optimizer(args)}",
+        "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {_learning_rate(args)}",
+        "Methods": _methods(make_record, args),
+        "Precision": f"{args.precision} ({args.precision_source})",
+        "Device": f"{make_record['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
+        "Output": args.output_dir,
+    }
+    if make_record["model"]["base"]:
+        lines["Model"] += f", weights of {make_record['model']['base']}"
+    if resume:
+        lines["Resumed"] = f"{resume}{_changes(make_record['changed_arguments'])}"
+    if hub:
+        lines["Hub"] = hub
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _changes(changed):
+    told = ", ".join(f"{name} {' -> '.join(map(str, values))}" for name, values in changed.items())
+    return printable(f", with other arguments than it began with: {told}") if told else ""
+
+
+def _optimizer(args):
+    clipping = f", clipping at {args.max_grad_norm:g}" if args.max_grad_norm else ""
+    options = f" ({args.optim_args})" if args.optim_args else ""
+    return f"{plain(args.optim)}{options}, weight decay {args.weight_decay:g}{clipping}"
+
+
+def _learning_rate(args):
+    text = f"{args.scaled_learning_rate:g}"
+    if args.lr_scaling != "none":
+        given = f"{args.learning_rate:g} at batch {LR_BATCH}"
+        text += f" ({given}, {args.lr_scaling} scaling to batch {args.global_batch_size})"
+    return text
+
+
+def _stop(epoch):
+    return f"{epoch:.0%} of the run" if epoch < 1 else f"epoch {epoch:g}"
+
+
+def _methods(run, args):
+    """Augmentation, mixing, regularisation and averaging, as far as they are on."""
+    data, model = make_record["data_arguments"], make_record["model_arguments"]
+    alphas = {"MixUp": args.mixup_alpha, "CutMix": args.cutmix_alpha}
+    mixing = [f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha]
+    if mixing:
+        share = "" if args.mixing_probability == 1 else f" in {args.mixing_probability:.0%} of batches"
+        until = "" if args.mixing_stop_epoch is None else f" until {_stop(args.mixing_stop_epoch)}"
+        mixing = [" or ".join(mixing) + share + until]
+    valued = {
+        "random erasing": data["random_erasing"],
+        "label smoothing": args.label_smoothing_factor,
+        "dropout": model["dropout"],
+        "drop path": model["drop_path_rate"],
+        "EMA": args.ema_decay,
+    }
+    rest = [f"{name} {value:g}" for name, value in valued.items() if value]
+    if args.ema_decay:
+        rest[-1] += f" ({args.saved_weights} weights are evaluated and saved)"
+    return ", ".join([f"augmentation {data['augmentation']}", *mixing, *rest])
+
+
+def _unused_gpus(args):
+    visible = torch.cuda.device_count() if args.device.type == "cuda" else 0
+    if args.world_size > 1 or visible < 2:
+        return ""
+    return f"; {visible - 1} more GPUs idle, `accelerate launch --multi_gpu train.py ...` uses all"
+
+
+def end_block(metrics, args):
+    """The lines printed after training."""
+    lines = []
+    for split in ("validation", "test"):
+        scores = make_metrics[split]
+        if scores:
+            shown = [f"{text} {scores[name]:.2%}" for name, text in run_record.ACCURACIES.items() if name in scores]
+            note = " (selected on test)" if make_metrics["selected_on"] == "test" else ""
+            lines.append(f"{split.capitalize():<10} loss {scores['loss']:.4f}, {', '.join(shown)}{note}")
+    lines.append(f"{'Saved':<10} {args.output_dir}{os.sep} (epoch {make_metrics['best_epoch']:.4g})")
+    return "\n".join(lines)

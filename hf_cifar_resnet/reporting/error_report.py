@@ -1,0 +1,164 @@
+"""Write the error analysis of a checkpoint: tables as CSV and JSON, plots as PNG."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation import analysis
+from . import run_record
+from .plots import COLOURS, load_matplotlib, new_figure
+
+# Up to so many classes the cells of a confusion matrix have room for their counts.
+MAX_CLASSES_WITH_COUNTS = 25
+MISTAKES_IN_A_ROW = 6
+
+
+def write_analysis(folder, logits, split, data, temperature=1.0, num_mistakes=30):
+    """
+    Writes analysis.json, per_class.csv, confusion.csv, confusion.png, reliability.png and mistakes.png; with
+    superclasses also superclass_confusion.csv and superclass_confusion.png.
+
+    Args:
+        folder (`str` or `Path`): created if need be.
+        logits (`np.ndarray` of shape `(n, num_labels)`).
+        split ([`ImageDataset`]): the images that the logits are of.
+        data ([`ImageSplits`]): names of classes and superclasses.
+        temperature (`float`): of the checkpoint; probabilities are shown with it, and beside it without.
+        num_mistakes (`int`): on the sheet of most confident mistakes, at most.
+
+    Returns:
+        dict, what analysis.json has: `accuracy`, `mean_class_accuracy`, `calibration` (a list of temperature, loss and
+        ECE), `most_confused`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names, labels = data.label_names, split.labels.numpy()
+    matrix = analysis.confusion_matrix(logits.argmax(axis=1), labels, len(names))
+    superclass = None if data.superclass_of is None else [data.superclass_names[i] for i in data.superclass_of]
+
+    write_confusion(matrix, names, folder / "confusion.csv")
+    write_per_class(matrix, names, superclass, folder / "per_class.csv")
+    order = range(len(names)) if superclass is None else np.argsort(data.superclass_of, kind="stable")
+    plot_confusion(matrix[np.ix_(order, order)], [names[i] for i in order], folder / "confusion.png")
+    if superclass is not None:
+        grouped = analysis.superclass_confusion(matrix, data.superclass_of)
+        write_confusion(grouped, data.superclass_names, folder / "superclass_confusion.csv")
+        plot_confusion(grouped, data.superclass_names, folder / "superclass_confusion.png")
+    temperatures = [1.0] if temperature == 1 else [1.0, temperature]
+    found = {t: analysis.reliability(analysis.probabilities(logits, t), labels) for t in temperatures}
+    plot_reliability(found, folder / "reliability.png")
+    probs = analysis.probabilities(logits, temperature)
+    wrong = analysis.confident_mistakes(probs, labels, num_mistakes)
+    plot_mistakes(split.images[wrong], labels[wrong], probs[wrong], names, folder / "mistakes.png")
+    numbers = {
+        "images": len(labels),
+        "accuracy": float(np.trace(matrix) / len(labels)),
+        "mean_class_accuracy": float(np.nanmean(analysis.class_accuracy(matrix))),
+        "calibration": [
+            {"temperature": t, "loss": analysis.negative_log_likelihood(logits, labels, t), "ece": bins["ece"]}
+            for t, bins in found.items()
+        ],
+        "most_confused": analysis.most_confused(logits, labels, names),
+    }
+    run_record.write_json(numbers, folder / "analysis.json")
+    return numbers
+
+
+def write_confusion(matrix, names, path):
+    """A confusion matrix as CSV: a row for each label, a column for each prediction."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label \\ predicted", *names])
+        writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+
+
+def write_per_class(matrix, names, superclass, path):
+    """Accuracy of each class as CSV, worst first, and what it is most often taken for."""
+    accuracy = analysis.class_accuracy(matrix)
+    mistakes = matrix - np.diag(np.diag(matrix))
+    rows = []
+    for i in np.argsort(accuracy, kind="stable"):
+        other = int(mistakes[i].argmax())
+        taken_for = (names[other], int(mistakes[i, other])) if mistakes[i, other] else ("", "")
+        share = "" if np.isnan(accuracy[i]) else round(float(accuracy[i]), 6)
+        group = [superclass[i]] if superclass is not None else []
+        rows.append([names[i], *group, int(matrix[i].sum()), share, *taken_for])
+    groups = ["superclass"] if superclass is not None else []
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["class", *groups, "images", "accuracy", "most_often_taken_for", "times"], *rows])
+
+
+def plot_confusion(matrix, names, path):
+    """A confusion matrix, each row as shares of its label's images."""
+    load_matplotlib()
+    from matplotlib.colors import PowerNorm
+
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    roomy = len(names) <= MAX_CLASSES_WITH_COUNTS
+    # Inches: of the cells, and of the names beside them.
+    size = min(25, (0.32 if roomy else 0.19) * len(names)) + 1 + 0.085 * max(map(len, names))
+    figure, (axes,) = new_figure(1, width=size + 1, height=size)
+    # The square root lets a few percent of mistakes be seen beside a full diagonal.
+    drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set(xlabel="predicted", ylabel="label")
+    if roomy:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                colour = "white" if shares[row, column] > 0.3 else "black"
+                axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda value, _: f"{value:.0%}")
+    bar.set_label("share of the label's images")
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+
+
+def plot_reliability(found, path):
+    """
+    Accuracy against confidence, and how many images are how sure.
+
+    Args:
+        found: temperature to what [`~hf_cifar_resnet.evaluation.analysis.reliability`] returned.
+    """
+    figure, axes = new_figure(len(found), 2, width=4.6, height=3.0)
+    for column, (temperature, bins) in enumerate(found.items()):
+        upper, lower = axes[column], axes[len(found) + column]
+        width = 1 / len(bins["count"])
+        left = np.arange(len(bins["count"])) * width
+        bars = {"width": width, "align": "edge", "edgecolor": "white"}
+        upper.bar(left, bins["accuracy"], color=COLOURS[0], label="accuracy", **bars)
+        sure = bins["confidence"][bins["count"] > 0]
+        upper.plot(sure, sure, "o", color=COLOURS[1], markersize=4, label="mean confidence")
+        upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+        kind = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
+        upper.set(title=f"{kind}: ECE {bins['ece']:.2%}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        lower.bar(left, bins["count"], color=COLOURS[5], **bars)
+        lower.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
+        for panel in (upper, lower):
+            panel.grid(alpha=0.3)
+            panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    # Outside of the panels, since bars may be anywhere in them.
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=120)
+
+
+def plot_mistakes(images, labels, probs, names, path):
+    """
+    A sheet of wrongly classified images, each with its label, what it was taken for, and how surely.
+
+    Args:
+        images (`np.ndarray`): uint8 (k, height, width, 3); labels (k,); probs (k, num_labels).
+    """
+    rows = max(1, -(-len(images) // MISTAKES_IN_A_ROW))
+    figure, axes = new_figure(MISTAKES_IN_A_ROW, rows, width=1.75, height=2.05)
+    for panel in axes:
+        panel.set_axis_off()
+    for panel, image, label, probabilities in zip(axes, images, labels, probs, strict=False):
+        panel.imshow(image, interpolation="nearest")
+        taken_for = int(probabilities.argmax())
+        panel.set_title(f"{names[taken_for]} {probabilities[taken_for]:.0%}\nis {names[label]}", fontsize=9)
+    if not len(images):
+        axes[0].set_title("no mistakes", fontsize=9)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,208 @@
+"""Plots of runs, studies, schedules and training images."""
+
+import contextlib
+import os
+import sys
+
+
+def load_matplotlib():
+    """
+    Imports matplotlib whatever MPLBACKEND says: our figures need no backend, and its import fails for a wrong name.
+
+    A right one, such as a notebook's, is set afterwards, for the figures of others.
+    """
+    named = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None
+    import matplotlib
+
+    if named is not None:
+        os.environ["MPLBACKEND"] = named
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = named
+
+
+def new_figure(columns, rows=1, width=4.4, height=3.4):
+    """A matplotlib figure that needs no display, and its axes as a flat list."""
+    load_matplotlib()
+    from matplotlib import rcParams
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    # Names are shown as they are: a dollar starts no formula.
+    rcParams["text.parse_math"] = False
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def plot_history(rows, path, split, label_smoothing=0.0):
+    """
+    Accuracy, loss and learning rate over epochs, as a PNG.
+
+    Args:
+        rows: of [`~hf_cifar_resnet.reporting.run_record.history`].
+        split (`str`): what the evaluations were on, for the legend.
+        label_smoothing (`float`): of the training loss; the evaluation's has none.
+    """
+    figure, (accuracy, loss, rate) = new_figure(3)
+    accuracies = {"train_accuracy": "train", "eval_top1": f"{split} top-1", "eval_top5": f"{split} top-5"}
+    for axes, lines, title in (
+        (accuracy, accuracies, "accuracy"),
+        (
+            loss,
+            {
+                "train_loss": f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train",
+                "eval_loss": split,
+            },
+            "loss",
+        ),
+        (rate, {"learning_rate": None}, "learning rate"),
+    ):
+        for column, label in lines.items():
+            points = [(row["epoch"], row[column]) for row in rows if column in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 3 else None)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if axes is not rate and axes.lines:
+            axes.legend()
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    figure.savefig(path, dpi=120)
+
+
+# Okabe and Ito's colours (2008), told apart under every common colour blindness. The line style changes too, so that a
+# line under another still shows; seven colours and four styles make 28 different lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINE_STYLES = ("-", "--", ":", "-.")
+
+
+def style(number):
+    """Colour and line style of the line with this number."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
+    }
+
+
+def plot_study(histories, path, split):
+    """
+    Accuracy, loss and learning rate of all variants on common axes: the mean over seeds, and the range as a band.
+
+    Args:
+        histories: variant name to a list (one a seed) of rows of [`~hf_cifar_resnet.reporting.run_record.history`].
+        split (`str`): what the evaluations were on.
+    """
+    panels = {
+        "eval_top1": f"{split} top-1",
+        "train_accuracy": "train accuracy (augmented)",
+        "eval_loss": f"{split} loss",
+        "learning_rate": "learning rate",
+    }
+    figure, axes = new_figure(2, 2, width=5.2, height=3.8)
+    for panel, (column, title) in zip(axes, panels.items(), strict=True):
+        for number, (name, runs) in enumerate(histories.items()):
+            epochs, mean, low, high = _over_seeds(runs, column)
+            marker = "o" if len(epochs) < 3 else None
+            panel.plot(epochs, mean, label=name, marker=marker, **style(number))
+            panel.fill_between(epochs, low, high, color=style(number)["color"], alpha=0.15, linewidth=0)
+        panel.set(title=title, xlabel="epoch")
+        panel.grid(alpha=0.3)
+        if column in ("eval_top1", "train_accuracy"):
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    figure.savefig(path, dpi=120)
+
+
+def _over_seeds(runs, column):
+    """Epochs, and mean, lowest and highest value of a column over the seeds that have it there."""
+    values = {}
+    for row in (row for run in runs for row in run if column in row):
+        values.setdefault(row["epoch"], []).append(row[column])
+    epochs = sorted(values)
+    return (
+        epochs,
+        [sum(values[epoch]) / len(values[epoch]) for epoch in epochs],
+        [min(values[epoch]) for epoch in epochs],
+        [max(values[epoch]) for epoch in epochs],
+    )
+
+
+def plot_study_final(finals, path):
+    """
+    Final test accuracy: a dot for each seed, the mean, and one standard deviation either way.
+
+    Args:
+        finals: variant name to the test top-1 of each seed.
+    """
+    from statistics import mean, stdev
+
+    ranked = sorted(finals.items(), key=lambda item: mean(item[1]))
+    figure, (axes,) = new_figure(1, width=7.0, height=1.2 + 0.42 * len(ranked))
+    for position, (_, values) in enumerate(ranked):
+        spread = stdev(values) if len(values) > 1 else 0.0
+        axes.errorbar(mean(values), position, xerr=spread, fmt="D", color=COLOURS[0], capsize=4, markersize=6)
+        axes.plot(values, [position] * len(values), "o", color=COLOURS[4], markersize=4, alpha=0.8)
+    axes.set_yticks(range(len(ranked)), [f"{name} (n = {len(values)})" for name, values in ranked])
+    axes.set_ylim(-0.6, len(ranked) - 0.4)
+    axes.set(xlabel="test top-1: mean ± standard deviation over seeds, and each seed")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=120)
+
+
+def plot_schedules(curves, path, xlabel="step"):
+    """
+    One small panel for each schedule.
+
+    Args:
+        curves: schedule name to its learning rate at every step.
+    """
+    columns = min(4, len(curves))
+    rows = -(-len(curves) // columns)
+    figure, axes = new_figure(columns, rows, width=3.2, height=2.3)
+    for panel, (name, rates) in zip(axes, curves.items(), strict=False):
+        panel.plot(rates, color=COLOURS[0])
+        panel.set_title(name, fontsize=10)
+        panel.set_ylim(0, 1.08 * max(max(r) for r in curves.values()))
+        panel.grid(alpha=0.3)
+        panel.set_xlabel(xlabel)
+        panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for panel in axes[len(curves) :]:
+        panel.set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def plot_lr_range(rates, losses, smoothed, suggestion, path):
+    """Loss against learning rate, raw and smoothed, with the suggested learning rate."""
+    from matplotlib.ticker import LogFormatter
+
+    figure, (axes,) = new_figure(1, width=6.4, height=4.0)
+    axes.plot(rates, losses, color=COLOURS[5], alpha=0.6, label="loss")
+    axes.plot(rates, smoothed, color=COLOURS[0], label="smoothed")
+    axes.axvline(suggestion, color=COLOURS[1], linestyle="--", label=f"suggested {suggestion:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
+    # The default ones are formulas. Between powers of ten only a short range is labelled.
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_images(names, columns, path):
+    """
+    A sheet of images, as a PNG.
+
+    Args:
+        names (list of str): of the rows.
+        columns: pairs of a title and uint8 images (rows, height, width, 3).
+    """
+    figure, axes = new_figure(len(columns), len(names), width=1.1, height=1.2)
+    for number, cell in enumerate(axes):
+        row, column = divmod(number, len(columns))
+        title, images = columns[column]
+        cell.imshow(images[row])
+        cell.set(xticks=[], yticks=[], title=title if row == 0 else "")
+        if column == 0:
+            cell.set_ylabel(names[row])
+    figure.savefig(path, dpi=120)

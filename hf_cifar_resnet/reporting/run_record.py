@@ -1,0 +1,236 @@
+"""The record of a run: what was run (run.json), its metrics (metrics.json) and its history (history.csv)."""
+
+import csv
+import json
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import torch
+
+from .. import __version__
+from ..choices import BUILT_IN_DATASETS
+from .run_files import step_of
+
+_TRAINING = {
+    "loss": "train_loss",
+    "train_accuracy": "train_accuracy",
+    "learning_rate": "learning_rate",
+    "images_per_second": "images_per_second",
+    "data_wait": "data_wait",
+    "train_seconds": "train_seconds",
+}
+ACCURACIES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}  # and how a reader calls them
+SCORES = ("loss", *ACCURACIES)
+
+
+def history(log_history):
+    """
+    One row for each step at which the Trainer logged training or evaluation, in order.
+
+    Args:
+        log_history (list of dicts): the Trainer's `state.log_history`.
+
+    Returns:
+        list of dicts with step, epoch, train_loss, train_accuracy, learning_rate, images_per_second, data_wait (share
+        of the time), train_seconds, eval_loss, eval_top1, ...; accuracies are 0 to 1.
+    """
+    rows = {}
+    for entry in log_history:
+        columns = {column: entry[name] for name, column in _TRAINING.items() if name in entry and "loss" in entry}
+        columns |= {f"eval_{name}": entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
+        if columns:
+            row = rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]})
+            row |= columns
+    return [rows[step] for step in sorted(rows)]
+
+
+def write_history(rows, path):
+    """Writes the rows of [`history`] as CSV."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_history(path):
+    """The rows that [`write_history`] wrote, as numbers; empty cells are left out."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+
+
+def scores(metrics, prefix):
+    """The figures of [`Scorer`] among a Trainer's metrics, without their prefix."""
+    return {name: metrics[f"{prefix}_{name}"] for name in SCORES if f"{prefix}_{name}" in metrics}
+
+
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
+
+def redact(value):
+    """
+    What may be told on the Hub: without tokens, and of places on this machine only their last part.
+
+    Args:
+        value: a text, which may be a path or `--flag=path`, or lists and dicts of such; all else stays as it is.
+    """
+    if isinstance(value, dict):
+        return {key: redact(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    flag, equals, rest = value.partition("=") if value.startswith("--") else ("", "", value)
+    if rest.startswith(("~", "..")) or PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute():
+        rest = PureWindowsPath(rest).name
+    return _SECRET.sub("<HF_TOKEN>", flag + equals + rest)
+
+
+def redact_token(argv):
+    """A command line whose `--hub_token` is not told."""
+    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
+    return [
+        "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
+    ]
+
+
+def write_json(content, path):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+# The arguments that decide a run's result, in the order in which a reader asks for them.
+_TOLD = (
+    "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
+    "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "scaled_learning_rate", "optim_args", "weight_decay",
+    "max_grad_norm", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share",
+    "mixing_stop_epoch", "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy",
+    "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience", "seed",
+)  # fmt: skip
+
+
+def model_name(config):
+    """Such as resnet50, or resnet-basic-1-1-1-w16-32-64."""
+    from ..model.configuration_cifar_resnet import STANDARD_DEPTHS, STANDARD_WIDTHS
+
+    if config.depth is None:
+        name, usual_widths = "-".join(["resnet", config.block, *map(str, config.stage_depths)]), STANDARD_WIDTHS
+    else:
+        name, usual_widths = f"resnet{config.depth}", STANDARD_DEPTHS[config.depth][-1]
+    if config.stage_widths != usual_widths:
+        name += "-w" + "-".join(map(str, config.stage_widths))
+    return name
+
+
+def dataset_label(name):
+    """The last part of a Hub id or a path."""
+    return (
+        name if name in BUILT_IN_DATASETS else Path(name).resolve().name if Path(name).exists() else name.split("/")[-1]
+    )
+
+
+def run_name(data_args, config, args):
+    """The name of a run's folder."""
+    parts = [dataset_label(data_args.dataset_name), model_name(config), args.lr_scheduler_type, f"seed{args.seed}"]
+    return "-".join(parts)
+
+
+def hardware(args):
+    """Such as `1 x NVIDIA L4`, or `AMD EPYC, 2 threads`."""
+    if args.device.type == "cuda":
+        return f"{args.world_size} x {torch.cuda.get_device_name()}"
+    processes = f"{args.world_size} processes x " if args.world_size > 1 else ""
+    return f"{_cpu_name()}, {processes}{torch.get_num_threads()} threads"
+
+
+def _cpu_name():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def make_record(model, data, model_args, data_args, args, command):
+    """Everything that says what a run is (`run.json`), as plain values; `command` is what was typed, in words."""
+    sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
+    on_hub = data_args.dataset_name not in BUILT_IN_DATASETS and not Path(data_args.dataset_name).exists()
+    label = dataset_label(data_args.dataset_name)
+    name = model_name(model.config)
+    return {
+        "command": command,
+        "dataset": {
+            "id": data_args.dataset_name if on_hub else label,
+            "name": label,
+            "config": data_args.dataset_config_name,
+            "on_hub": on_hub,
+            "built_in": data_args.dataset_name in BUILT_IN_DATASETS,
+            "image_size": data.image_size,
+            **data.provenance,
+            "num_labels": len(data.label_names),
+            **sizes,
+            # What the best checkpoint is chosen on: see `other_dataset`.
+            "scored_images": getattr(data, data_args.eval_split).digest(),
+        },
+        "model": {
+            "name": name,
+            "path": Path(args.output_dir).name,
+            "description": f"{name} with the {model.config.stem} stem, {model.num_parameters():,} parameters",
+            "parameters": model.num_parameters(),
+            "base": model_args.model_name_or_path,
+        },
+        "arguments": {name: plain(getattr(args, name)) for name in _TOLD} | {"augmentation": data_args.augmentation},
+        "model_arguments": vars(model_args),
+        "data_arguments": vars(data_args),
+        "precision": args.precision,
+        "processes": args.world_size,
+        "hardware": hardware(args),
+        "changed_arguments": {},
+        "versions": {
+            "hf-cifar-resnet": __version__,
+            **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "datasets")},
+        },
+    }
+
+
+def make_metrics(state, args, eval_split, test=None, most_confused=None):
+    """
+    What came out of a run so far (`metrics.json`).
+
+    Args:
+        state (`TrainerState`): the Trainer's.
+        eval_split (`str`): what the best epoch is chosen on.
+        test (`dict`, *optional*): the scores of the saved model on the test split, once it has been scored.
+        most_confused (list of dicts, *optional*): on the test split, see
+            [`~hf_cifar_resnet.evaluation.analysis.most_confused`].
+    """
+    rows = history(state.log_history)
+    # Nothing may have been logged or evaluated.
+    last = rows[-1] if rows else {"step": state.global_step, "epoch": state.epoch}
+    best = state.best_model_checkpoint if args.load_best_model_at_end else None
+    kept = step_of(best) if best else last["step"]
+    saved = next((row for row in rows if row["step"] == kept), last)
+    return {
+        "selected_on": eval_split,
+        "metric_for_best_model": args.metric_for_best_model,
+        "best_epoch": saved["epoch"],
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "train": {"loss": last.get("train_loss"), "accuracy": last.get("train_accuracy")},
+        "validation": scores(saved, "eval") if eval_split == "validation" else None,
+        "test": test,
+        "most_confused": most_confused,
+        "timing": {name: last.get(name) for name in ("train_seconds", "images_per_second")},
+    }
+
+
+def plain(value):
+    return getattr(value, "value", value)

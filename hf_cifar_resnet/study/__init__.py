@@ -1,0 +1,1 @@
+"""Comparing runs: plan, execute, report, search."""

@@ -1,0 +1,204 @@
+"""The command line of a run: arguments, recipes under them, and the data arguments recorded with a checkpoint."""
+
+import json
+import sys
+from argparse import SUPPRESS
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+from ..documents import read_json, read_yaml
+from ..errors import LineParser, UserError
+from ..reporting import run_files
+from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
+
+RECIPES = resources.files("hf_cifar_resnet") / "recipes"
+# Arguments that, typed, replace a recipe's other way to say the same thing.
+REPLACES = (
+    (("depth",), ("block", "stage_depths", "stage_widths")),
+    (("block", "stage_depths"), ("depth",)),
+    (("global_batch_size",), ("per_device_train_batch_size",)),
+)
+
+
+class CifarArgumentParser(LineParser, HfArgumentParser):
+    """One line for an error, our own flags before the Trainer's in `--help`, and recipes."""
+
+    def __init__(self, dataclass_types, **kwargs):
+        super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [options]", **kwargs)
+        for action in self._actions:
+            if action.type is string_to_bool and action.nargs is None:
+                # A yes-or-no flag that may be left open: bare `--bf16` means yes, as for all others.
+                action.nargs, action.const = "?", True
+        if CifarTrainingArguments in self.dataclass_types:
+            help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
+            self.add_argument("--config", default=SUPPRESS, metavar="NAME_OR_FILE", help=help)
+            self._group_training_arguments()
+
+    def _group_training_arguments(self):
+        inherited = {f.name for f in fields(TrainingArguments)}
+        redefined = set(CifarTrainingArguments.__annotations__)
+        ours = self.add_argument_group("training")
+        theirs = self.add_argument_group("all other arguments of transformers.TrainingArguments")
+        for action in list(self._optionals._group_actions):
+            if action.dest in redefined or action.dest == "config":
+                ours._group_actions.append(action)
+            elif action.dest in inherited:
+                theirs._group_actions.append(action)
+            else:
+                continue
+            self._optionals._group_actions.remove(action)
+
+    def parse(self, argv=None):
+        """
+        The dataclasses, from the command line over the recipe it names.
+
+        Raises:
+            UserError: for an unknown or impossible argument.
+        """
+        argv = list(sys.argv[1:] if argv is None else argv)
+        given, _ = self.parse_known_args(argv)
+        if getattr(given, "config", None) is not None:
+            argv = self._recipe_arguments(given, argv) + argv
+        try:
+            *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
+        except (ValueError, TypeError, OSError, ImportError) as error:  # for a file, or a package, that is not there
+            raise UserError(" ".join(str(error).split())) from error
+        if rest:
+            raise UserError(self._unknown(rest[0]))
+        return parsed
+
+    def _recipe_arguments(self, given, argv):
+        recipe = read_recipe(given.config)
+        typed = {argument.split("=")[0].lstrip("-").replace("-", "_") for argument in argv if argument.startswith("--")}
+        for these, those in REPLACES:
+            if typed.intersection(these):
+                recipe = {key: value for key, value in recipe.items() if key not in those}
+        if "lr_scheduler_type" in typed and given.lr_scheduler_type != recipe.get("lr_scheduler_type"):
+            recipe.pop("lr_scheduler_kwargs", None)  # those of another schedule
+        if "optim" in typed and given.optim != recipe.get("optim"):
+            recipe.pop("optim_args", None)  # those of another optimizer
+        arguments = []
+        for key, value in recipe.items():
+            action = self._option_string_actions.get(f"--{key}")
+            if action is None or key in ("config", "help"):
+                raise UserError(f"recipe {given.config}: {self._unknown(key)}")
+            try:
+                arguments += [f"--{key}", *_words(value, takes_list=action.nargs in ("+", "*"))]
+            except ValueError as error:
+                raise UserError(f"recipe {given.config}: {key} {error}") from error
+        return arguments
+
+    def _unknown(self, name):
+        near = get_close_matches(name.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
+        return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
+
+
+def _number(value):
+    """A number for what YAML 1.1 takes for text, such as 1e-3, also in a list."""
+    if isinstance(value, list):
+        return [_number(part) for part in value]
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def recipe_names():
+    """The built-in recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
+
+
+def read_recipe(name):
+    """
+    Arguments by name from a built-in recipe or a YAML file.
+
+    Raises:
+        UserError: if there is none, or it is no YAML mapping.
+    """
+    file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if not file.is_file():
+        raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
+    try:
+        content = read_yaml(file)
+        recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
+        if len(recipe) < len(content):
+            raise ValueError("an argument is given twice, with - and with _ in its name")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {name} cannot be read: {error}") from error
+    return recipe
+
+
+def _words(value, takes_list):
+    """A recipe's value as it would be typed."""
+    if value is None:
+        raise ValueError("has no value: give it one, or leave the line out")
+    if isinstance(value, list) and not takes_list:
+        raise ValueError(f"takes one value, not the list {value}")
+    if isinstance(value, dict):
+        value = json.dumps({name: _number(part) for name, part in value.items()})
+    return map(str, value if isinstance(value, list) else [value])
+
+
+def parse_arguments(argv=None, prog=None):
+    """[`ModelArguments`], [`DataArguments`] and [`CifarTrainingArguments`] of a training run."""
+    types = (ModelArguments, DataArguments, CifarTrainingArguments)
+    parser = CifarArgumentParser(types, prog=prog, description="Train a ResNet on small images.")
+    parsed = parser.parse(argv)
+    return parsed[: len(types)]
+
+
+def parse_with_record(parser, argv, others=None):
+    """
+    Parses with a checkpoint as first argument; its data arguments are those it was trained with, unless given.
+
+    Args:
+        parser ([`CifarArgumentParser`] of [`DataArguments`]): gets the argument `checkpoint`.
+        others (`str`, *optional*): what more checkpoints after it are for; there may be none of them if not given.
+
+    Returns:
+        options, [`DataArguments`] (`dataset_name` is None where neither record nor command line has one), and
+        the checkpoint's run.json ({} if there is none).
+    """
+    from ..checkpoints.load import find_checkpoint
+
+    parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
+    if others:
+        parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
+    run = _run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
+    recorded = _checked(run.get("data_arguments") or {})
+    parser.set_defaults(dataset_name=recorded.get("dataset_name"))
+    # Columns and revision belong to the dataset they were given for.
+    if parser.parse_known_args(argv)[0].dataset_name == recorded.get("dataset_name"):
+        parser.set_defaults(**recorded)
+    # Whatever the training images went through, also from a file that is no longer there.
+    parser.set_defaults(augmentation="none", random_erasing=0.0)
+    data_args, options = parser.parse(argv)
+    return options, data_args, run
+
+
+def _run_record(folder):
+    for place in (folder, folder.parent):
+        path = place / run_files.RUN_JSON
+        if path.is_file():
+            try:
+                return read_json(path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: {error}") from error
+    return {}
+
+
+def _checked(recorded):
+    """The data arguments of a record, as if they had been typed: it may be anybody's."""
+    known = {field.name for field in fields(DataArguments)}
+    try:
+        given = {name: value for name, value in recorded.items() if name in known and value is not None}
+        words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
+        [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"the data_arguments of {run_files.RUN_JSON} are wrong: {error}") from error
+    return {name: getattr(parsed, name) for name in given}

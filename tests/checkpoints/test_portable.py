@@ -1,0 +1,113 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from hf_cifar_resnet.checkpoints.portable import read_portable, write_portable
+from hf_cifar_resnet.checkpoints.resume import find_best, unusable
+from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.errors import UserError
+
+PLATEAU = {
+    "lr_scheduler_type": "reduce_lr_on_plateau_with_warmup",
+    "lr_scheduler_kwargs": {"patience": 1},
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "metric_for_best_model": "loss",
+    "load_best_model_at_end": True,
+    "save_total_limit": 3,
+}
+
+
+@pytest.fixture
+def run(make_trainer, make_model, make_dataset):
+    """Two epochs of a model with dropout, saved at every second step."""
+
+    def train(folder, resume=None, **options):
+        augmenter = Augmenter(build_policy("seed", 8), seed=7)
+        trainer = make_trainer(
+            folder,
+            model=make_model(dropout=0.3),
+            train=make_dataset(augmenter=augmenter),
+            num_train_epochs=2,
+            save_strategy="steps",
+            save_steps=2,
+            **(PLATEAU | options),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return train
+
+
+@pytest.mark.parametrize("options", [{}, {"optim": "sgd", "optim_args": "momentum=0.9"}])
+def test_resumed_from_it_a_run_ends_with_the_same_bytes(tmp_path, run, options):
+    whole = run("whole", save_total_limit=None, **options)
+    (tmp_path / "pushed").mkdir()
+    write_portable(tmp_path / "whole" / "checkpoint-4", tmp_path / "pushed", tmp_path / "whole" / "checkpoint-2")
+    assert {path.suffix for path in (tmp_path / "pushed").rglob("*") if path.is_file()} <= {
+        ".safetensors", ".json", ".py"
+    }  # fmt: skip
+    assert str(tmp_path).encode() not in b"".join(p.read_bytes() for p in (tmp_path / "pushed").glob("*.json*"))
+    pushed = shutil.move(tmp_path / "pushed", tmp_path / "elsewhere")
+    checkpoint = read_portable(pushed, tmp_path / "resumed")
+    assert checkpoint == tmp_path / "resumed" / "checkpoint-4"
+    resumed = run("resumed", resume=str(checkpoint), **options)
+    for folder in ("checkpoint-8", "checkpoint-10"):
+        first, second = (tmp_path / name / folder / "model.safetensors" for name in ("whole", "resumed"))
+        assert first.read_bytes() == second.read_bytes()
+    assert resumed.state.best_global_step == whole.state.best_global_step
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
+    run("whole", save_total_limit=None)
+    state = json.loads((tmp_path / "whole" / "checkpoint-6" / "trainer_state.json").read_text())
+    best = tmp_path / "whole" / "checkpoint-2"
+    state |= {"best_global_step": 2, "best_model_checkpoint": str(best)}
+    (tmp_path / "whole" / "checkpoint-6" / "trainer_state.json").write_text(json.dumps(state))
+    (tmp_path / "pushed").mkdir()
+    write_portable(tmp_path / "whole" / "checkpoint-6", tmp_path / "pushed", best)
+    checkpoint = read_portable(tmp_path / "pushed", tmp_path / "there")
+    assert (
+        find_best(checkpoint) == tmp_path / "there" / "checkpoint-2" and unusable(checkpoint, needs_best=True) is None
+    )
+    assert (tmp_path / "there" / "checkpoint-2" / "model.safetensors").read_bytes() == (
+        best / "model.safetensors"
+    ).read_bytes()
+
+
+def test_state_comes_back_as_it_was(tmp_path, run):
+    run("whole")
+    checkpoint = tmp_path / "whole" / "checkpoint-10"
+    (tmp_path / "pushed").mkdir()
+    write_portable(checkpoint, tmp_path / "pushed")
+    again = read_portable(tmp_path / "pushed", tmp_path / "there")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        first, second = (torch.load(folder / name, weights_only=False) for folder in (checkpoint, again))
+        assert_same(first, second)
+
+
+def assert_same(first, second):
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert list(first) == list(second)
+        first, second = list(first.values()), list(second.values())
+    if isinstance(first, (list, tuple)):
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype and torch.equal(first, second)
+        assert first.stride() == second.stride()
+    else:
+        assert first.tobytes() == second.tobytes() if hasattr(first, "tobytes") else first == second
+
+
+def test_revision_without_a_state(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a model, but not the state of its training"):
+        read_portable(tmp_path, tmp_path / "there")
+    assert not (tmp_path / "there").exists()

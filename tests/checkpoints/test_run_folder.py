@@ -1,0 +1,216 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_cifar_resnet.checkpoints.run_folder import output_folder, resume_point, run_folder
+from hf_cifar_resnet.checkpoints.save import write_manifest
+from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments
+from hf_cifar_resnet.training.processes import check_processes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def make_args(tmp_path, monkeypatch):
+    """Arguments as from a command line that is typed in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda **options: CifarTrainingArguments(use_cpu=True, **options)
+
+
+def put_checkpoints(folder, *numbers, whole=True):
+    for number in numbers:
+        checkpoint = Path(folder, f"checkpoint-{number}")
+        checkpoint.mkdir(parents=True)
+        if whole:
+            (checkpoint / "trainer_state.json").write_text("{}")
+            write_manifest(checkpoint)
+
+
+# The output folder
+
+
+@pytest.mark.parametrize(
+    "there, chosen",
+    [
+        ([], "name"),
+        (["name"], "name-2"),
+        (["name", "name-2"], "name-3"),
+        (["name", "name-7"], "name-8"),
+        (["name", "name-9", "name-10"], "name-11"),
+        (["other", "name-with-warmup", "name-2x", "nam"], "name"),
+    ],
+)
+def test_default_folder_is_numbered(make_args, there, chosen):
+    for folder in there:
+        Path("runs", folder).mkdir(parents=True)
+    folder = output_folder(make_args(), "name")
+    assert folder == str(Path("runs", chosen)) and not Path(folder).exists()
+    Path(folder).mkdir(parents=True)
+    assert Path(folder).is_dir()
+
+
+def test_default_folder_of_a_dataset_with_brackets(make_args):
+    Path(output_folder(make_args(), "a[1]")).mkdir(parents=True)
+    assert output_folder(make_args(), "a[1]") == "runs/a[1]-2"
+
+
+@pytest.mark.parametrize(
+    "there, chosen", [([], "name"), (["name"], "name"), (["name", "name-2", "name-10"], "name-10")]
+)
+def test_default_folder_of_a_resumed_run_is_the_last(make_args, there, chosen):
+    for folder in there:
+        Path("runs", folder).mkdir(parents=True)
+    assert output_folder(make_args(resume_from_checkpoint="true"), "name") == str(Path("runs", chosen))
+
+
+def test_resuming_by_path_goes_on_in_that_run(make_args):
+    put_checkpoints("runs/mine", 3)
+    assert output_folder(make_args(resume_from_checkpoint="runs/mine/checkpoint-3"), "name") == "runs/mine"
+
+
+def test_given_folder_is_created_and_may_be_there(make_args):
+    for _ in range(2):
+        assert output_folder(make_args(output_dir="a/b"), "name") == "a/b"
+        with run_folder(make_args(output_dir="a/b")):
+            assert Path("a/b").is_dir()
+    assert list(Path("a/b").iterdir()) == []
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_given_folder_with_a_run_is_refused_unless_resumed(make_args, finished):
+    if finished:
+        Path("mine").mkdir()
+        Path("mine/metrics.json").write_text("{}")
+    else:
+        put_checkpoints("mine", 3)
+    with pytest.raises(UserError, match="mine holds a run already: add --resume_from_checkpoint auto"):
+        output_folder(make_args(output_dir="mine"), "name")
+    assert output_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
+
+
+def test_not_resuming_is_as_if_nothing_were_said(make_args):
+    assert output_folder(make_args(resume_from_checkpoint="false"), "name") == "runs/name"
+
+
+def test_not_resuming_keeps_a_run_from_being_overwritten(make_args):
+    put_checkpoints("mine", 3)
+    with pytest.raises(UserError):
+        output_folder(make_args(output_dir="mine", resume_from_checkpoint="false"), "name")
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])
+def test_file_in_the_way(make_args, folder):
+    Path("file").write_text("mine")
+    with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
+        run_folder(make_args(output_dir=output_folder(make_args(output_dir=folder), "name"))).__enter__()
+    assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from hf_cifar_resnet.checkpoints.save import locked
+with locked(Path(sys.argv[1])):
+    print("here", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_runs_in_one_folder(make_args, tmp_path):
+    Path("mine").mkdir()
+    with subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "mine"], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        try:
+            assert other.stdout.readline() == b"here\n"
+            with pytest.raises(UserError, match="another run is writing into mine: wait for its end, or choose"):
+                run_folder(make_args(output_dir="mine")).__enter__()
+        finally:
+            other.kill()
+    with run_folder(make_args(output_dir="mine")):  # what a killed run leaves keeps nobody out
+        assert Path("mine").is_dir()
+
+
+def test_folder_that_cannot_be_written(make_args, mount):
+    mount("ro")
+    with pytest.raises(UserError, match="the output folder disk cannot be written: Read-only file system"):
+        run_folder(make_args(output_dir="disk")).__enter__()
+
+
+# The checkpoint to go on from
+
+
+@pytest.mark.parametrize("value", [None, "false", "False"])
+def test_no_resuming(make_args, value):
+    put_checkpoints("mine", 3)
+    assert resume_point(make_args(output_dir="mine", resume_from_checkpoint=value)) is None
+
+
+@pytest.mark.parametrize("value", ["true", "True", True])
+def test_last_whole_checkpoint(make_args, value):
+    put_checkpoints("mine", 3, 9, 10)
+    put_checkpoints("mine", 200, whole=False)
+    put_checkpoints("mine", "999-old")
+    args = make_args(output_dir="mine", resume_from_checkpoint=value)
+    assert Path(resume_point(args)) == Path("mine/checkpoint-10")
+
+
+def test_checkpoint_by_path(make_args):
+    put_checkpoints("mine", 3, 9)
+    args = make_args(output_dir="mine", resume_from_checkpoint="mine/checkpoint-3")
+    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
+
+
+def test_auto_goes_on_or_begins(make_args, capsys):
+    args = make_args(output_dir="mine", resume_from_checkpoint="auto")
+    assert resume_point(args) is None
+    put_checkpoints("mine", 3)
+    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
+    with pytest.raises(UserError, match="auto needs --output_dir"):
+        output_folder(make_args(resume_from_checkpoint="auto"), "name")
+
+
+@pytest.mark.parametrize("value", ["true", "auto"])
+def test_damaged_checkpoint_is_passed_over_saying_so(make_args, capsys, value):
+    put_checkpoints("mine", 3, 9)
+    Path("mine/checkpoint-9/trainer_state.json").write_text("{ ")
+    args = make_args(output_dir="mine", resume_from_checkpoint=value)
+    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
+    said = capsys.readouterr().out
+    assert said == "mine/checkpoint-9 is passed over: trainer_state.json has been changed\n"
+
+
+@pytest.mark.parametrize("value", ["true", "mine/checkpoint-4", "mine", "elsewhere", "mine/checkpoint-3"])
+def test_nothing_to_go_on_from(make_args, value):
+    put_checkpoints("mine", 3, whole=False)
+    with pytest.raises(
+        UserError, match="(mine|elsewhere).* cannot be resumed: (it has no manifest|it is not there|there is no)"
+    ) as refused:
+        resume_point(make_args(output_dir="mine", resume_from_checkpoint=value))
+    assert "\n" not in str(refused.value)
+
+
+# Processes
+
+
+def test_one_process_alone(make_args, monkeypatch):
+    for name in ("WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    check_processes(make_args(output_dir="mine"))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "8"}, {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}],
+)
+def test_processes_that_do_not_work_together(make_args, monkeypatch, environment):
+    args = make_args(output_dir="mine")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        UserError, match="accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
+    ) as refused:
+        check_processes(args)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,224 @@
+"""Whole checkpoints: what is damaged is noticed, what is needed is kept, and a full disk loses nothing."""
+
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from hf_cifar_resnet.checkpoints.resume import find_last_usable
+from hf_cifar_resnet.checkpoints.save import find_damage
+from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.reporting.run_record import make_metrics
+
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+
+
+@pytest.fixture
+def run(make_trainer, tmp_path):
+    make_trainer("run", max_steps=4, **SAVING).train()
+    return tmp_path / "run"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def take_from_another_step(path):
+    shutil.copy(path.parents[1] / "checkpoint-2" / path.name, path)
+
+
+# The state of the random numbers is the same at every step here, and so never that of another.
+OF_EACH_STEP = ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "manifest.json"]
+HARMS = [(harm, name) for harm in (truncate, flip_a_bit, Path.unlink) for name in [*OF_EACH_STEP, "rng_state.pth"]]
+
+
+@pytest.mark.parametrize("harm, name", [*HARMS, *((take_from_another_step, name) for name in OF_EACH_STEP)])
+def test_damaged_checkpoint_is_refused_and_passed_over(run, make_trainer, harm, name):
+    path = run / "checkpoint-4" / name
+    before = path.read_bytes()
+    harm(path)
+    assert not path.is_file() or path.read_bytes() != before
+    with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: ") as refused:
+        make_trainer("again").train(resume_from_checkpoint=str(run / "checkpoint-4"))
+    assert "\n" not in str(refused.value)
+    assert find_last_usable(run, needs_best=False).name == "checkpoint-2"
+
+
+@pytest.mark.parametrize("name", ["scaler.pt", "pytorch_model.bin", "below/optimizer.pt"])
+def test_file_that_is_not_of_the_checkpoint_is_noticed(run, name):
+    (run / "checkpoint-4" / name).parent.mkdir(exist_ok=True)
+    (run / "checkpoint-4" / name).write_bytes(b"")
+    assert find_damage(run / "checkpoint-4") == f"{name} is not of it"
+
+
+def test_damaged_checkpoint_is_replaced_by_training_on(run, make_trainer):
+    truncate(run / "checkpoint-4" / "model.safetensors")
+    trainer = make_trainer("run", **SAVING)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 5 and find_damage(run / "checkpoint-4") is None
+
+
+def test_checkpoint_of_another_model_is_refused(run, make_trainer, make_model):
+    for other in ({"stage_widths": [16, 16]}, {"stage_depths": [1, 2]}):
+        trainer = make_trainer("again", model=make_model(**other))
+        with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: it is one of another model") as refused:
+            trainer.train(resume_from_checkpoint=str(run / "checkpoint-4"))
+        assert "\n" not in str(refused.value)
+
+
+def test_checkpoint_without_optimizer_is_refused(make_trainer, tmp_path):
+    make_trainer("run", save_only_model=True, **SAVING).train()
+    with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: it was saved with --save_only_model"):
+        make_trainer("run").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+
+
+BEST = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 4,
+        "metric_for_best_model": "epoch_of_the_best"}  # fmt: skip
+
+
+def first_is_best(prediction):
+    first_is_best.calls += 1
+    return {"epoch_of_the_best": -first_is_best.calls}
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_best_and_last_are_kept_and_move_with_the_run(make_trainer, make_dataset, tmp_path, limit):
+    first_is_best.calls = 0
+    options = BEST | {"greater_is_better": True, "save_total_limit": limit}
+    trained = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
+    trained.train()
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
+    (tmp_path / "run").rename(tmp_path / "moved")
+    more = make_trainer("moved", evaluate=make_dataset(), compute_metrics=first_is_best,
+                        **options | {"num_train_epochs": 5})  # fmt: skip
+    more.train(resume_from_checkpoint=True)
+    assert more.state.best_model_checkpoint == str(tmp_path / "moved" / "checkpoint-5")
+    for one, other in zip(trained.model.parameters(), more.model.parameters(), strict=True):
+        assert one.equal(other)
+
+
+def test_run_without_its_best_model_is_not_gone_on_with(make_trainer, make_dataset, tmp_path):
+    first_is_best.calls = 0
+    options = BEST | {"greater_is_better": True}
+    make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-5")
+    again = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
+    with pytest.raises(UserError, match="the best model so far, checkpoint-5 beside it, is not whole: it is not there"):
+        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-20"))
+
+
+def test_best_evaluation_that_was_not_saved_is_not_reported_as_the_model(make_trainer, tmp_path):
+    first_is_best.calls = 0
+    options = {
+        "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True,
+        "load_best_model_at_end": True, "metric_for_best_model": "epoch_of_the_best", "num_train_epochs": 2,
+    }  # fmt: skip
+    trainer = make_trainer("run", compute_metrics=first_is_best, **options)
+    trainer.train()
+    assert trainer.state.best_global_step == 2  # which has no checkpoint
+    assert make_metrics(trainer.state, trainer.args, "validation")["best_epoch"] == 2
+    again = make_trainer("run", compute_metrics=first_is_best, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert again.state.global_step == 10
+
+
+class LoseTheBest(TrainerCallback):
+    def __init__(self, run):
+        self.run = run
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 19:
+            truncate(self.run / "checkpoint-5" / "model.safetensors")
+
+
+def test_last_model_is_not_taken_for_a_best_one_that_is_lost(make_trainer, make_dataset, tmp_path):
+    first_is_best.calls = 0
+    options = BEST | {"greater_is_better": True, "callbacks": [LoseTheBest(tmp_path / "run")]}
+    trainer = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
+    with pytest.raises(UserError, match="its best model, .*checkpoint-5, cannot be loaded: model.safetensors has"):
+        trainer.train()
+
+
+# Disks
+
+
+def test_disk_without_room_is_told_before_training(mount, make_trainer, tmp_path):
+    mount("size=1m")
+    trainer = make_trainer("disk", **SAVING)
+    with pytest.raises(UserError, match=r"training may take \d+ MB, and the disk of .*disk has \d+ MB left: make room"):
+        trainer.train()
+    assert trainer.state.global_step == 0 and list((tmp_path / "disk").iterdir()) == []
+
+
+class Fill(TrainerCallback):
+    """Somebody else fills the disk after the first checkpoint."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_save(self, args, state, control, **kwargs):
+        (self.folder / "theirs").write_bytes(bytes(os.statvfs(self.folder).f_bavail * 4096 - 2**19))
+
+
+def test_disk_that_fills_up_is_told_before_a_save(mount, make_trainer, tmp_path):
+    disk = mount("size=8m")
+    with pytest.raises(UserError, match="the checkpoint of step 4 may take .* MB left: make room"):
+        make_trainer("disk", callbacks=[Fill(disk)], **SAVING).train()
+    assert find_last_usable(disk, needs_best=False).name == "checkpoint-2"
+
+
+def test_disk_that_is_full_in_the_middle_of_a_save(mount, make_trainer):
+    # Room for the files of one checkpoint and half of another: the bytes would suffice.
+    disk = mount("size=50m,nr_inodes=22")
+    with pytest.raises(UserError, match="checkpoint of step 4 could not be written .*: No space left.*checkpoint-2 is"):
+        make_trainer("disk", **SAVING).train()
+    assert [path.name for path in disk.iterdir()] == ["checkpoint-2"]
+    subprocess.run(["mount", "-o", "remount,nr_inodes=100", str(disk)], check=True)
+    resumed = make_trainer("disk", **SAVING)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
+
+
+class LimitFiles(TrainerCallback):
+    """From the first checkpoint on, the system refuses to write files beyond 4 KB: a quota, wherever tests run."""
+
+    def on_save(self, args, state, control, **kwargs):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def file_size_limit():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield LimitFiles()
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_write_that_fails_leaves_the_last_checkpoint(file_size_limit, make_trainer, tmp_path):
+    with pytest.raises(UserError, match="the checkpoint of step 4 could not be written .*; .*checkpoint-2 is") as told:
+        make_trainer("run", callbacks=[file_size_limit], **SAVING).train()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert "\n" not in str(told.value)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
+    assert find_damage(tmp_path / "run" / "checkpoint-2") is None
+
+
+def test_final_model_is_replaced_as_a_whole(file_size_limit, make_trainer, tmp_path):
+    trainer = make_trainer("run", max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    trainer.train()
+    file_size_limit.on_save(None, None, None)
+    with pytest.raises(Exception, match="(?i)error|large"):
+        trainer.save_model()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before

@@ -1,0 +1,94 @@
+"""What is printed before training, from real arguments, data and model."""
+
+import pytest
+
+from hf_cifar_resnet.model import CifarResNetConfig
+from hf_cifar_resnet.reporting.console import start_block
+from hf_cifar_resnet.reporting.run_record import make_record, model_name
+from hf_cifar_resnet.training.build import build_model, load_data
+from hf_cifar_resnet.training.parser import parse_arguments
+
+SMALL = "--use_cpu --config quickstart --max_train_samples 200 --max_eval_samples 100 --output_dir nowhere"
+
+
+@pytest.fixture(scope="module")
+def data():
+    _, data_args, args = parse_arguments(SMALL.split())
+    return load_data(data_args, args.seed)
+
+
+@pytest.fixture
+def printed(data):
+    """The lines of the block, by their first word."""
+
+    def lines(arguments):
+        model_args, data_args, args = parse_arguments([*SMALL.split(), *arguments.split()])
+        model = build_model(model_args, data)
+        args = args.suited_to(model)
+        run = make_record(model, data, model_args, data_args, args, [])
+        return dict(line.split(maxsplit=1) for line in start_block(run, args).splitlines())
+
+    return lines
+
+
+@pytest.mark.parametrize(
+    "arguments, methods",
+    [
+        ("", "augmentation seed"),
+        ("--mixup_alpha 0.2 --label_smoothing_factor 0.1", "augmentation seed, MixUp 0.2, label smoothing 0.1"),
+        (
+            "--augmentation cutout --mixup_alpha 0.2 --cutmix_alpha 1 --mixing_probability 0.5 --mixing_stop_epoch 0.9",
+            "augmentation cutout, MixUp 0.2 or CutMix 1 in 50% of batches until 90% of the run",
+        ),
+        ("--cutmix_alpha 1 --mixing_stop_epoch 5", "augmentation seed, CutMix 1 until epoch 5"),
+        (
+            "--random_erasing 0.25 --dropout 0.1 --drop_path_rate 0.2 --ema_decay 0.9",
+            "augmentation seed, random erasing 0.25, dropout 0.1, drop path 0.2, "
+            "EMA 0.9 (ema weights are evaluated and saved)",
+        ),
+        ("--ema_decay 0.9 --saved_weights raw", "augmentation seed, EMA 0.9 (raw weights are evaluated and saved)"),
+    ],
+)
+def test_methods_are_told(printed, arguments, methods):
+    assert printed(arguments)["Methods"] == methods
+
+
+@pytest.mark.parametrize(
+    "shape, name",
+    [
+        ({"depth": 50}, "resnet50"),
+        ({"depth": 20}, "resnet20"),
+        ({"block": "basic", "stage_depths": [3, 3, 3], "stage_widths": [16, 32, 64]}, "resnet20"),
+        ({"block": "basic", "stage_depths": [3, 3, 3]}, "resnet20-w64-128-256"),
+        ({"depth": 18, "stage_widths": [16, 32, 64, 128]}, "resnet18-w16-32-64-128"),
+        ({"block": "basic", "stage_depths": [1, 1, 1], "stage_widths": [16, 32, 64]}, "resnet-basic-1-1-1-w16-32-64"),
+    ],
+)
+def test_model_is_named_by_its_shape(shape, name):
+    assert model_name(CifarResNetConfig(**shape)) == name
+
+
+def test_scaled_learning_rate_is_told(printed):
+    assert printed("")["Schedule"].endswith("peak LR 0.01")
+    scaled = printed("--lr_scaling linear")["Schedule"]
+    assert scaled.endswith("peak LR 0.00125 (0.01 at batch 256, linear scaling to batch 32)")
+
+
+def test_optimizer_is_told(printed):
+    text = printed("--optim sgd --optim_args momentum=0.9,nesterov=true --weight_decay 5e-4")["Training"]
+    assert "sgd (momentum=0.9,nesterov=true), weight decay 0.0005" in text
+
+
+@pytest.mark.parametrize(
+    "instructions, arguments, told",
+    [
+        (["amx_tile", "amx_bf16"], "--depth 18", "bf16 (our default, since this CPU has AMX)"),
+        (["amx_tile", "amx_bf16"], "--depth 18 --bf16 false", "fp32 (flag)"),
+        (["amx_tile", "amx_bf16"], "", "fp32 (our default)"),
+        ([], "--depth 18", "fp32 (our default)"),
+        ([], "--depth 18 --bf16", "bf16 (flag)"),
+    ],
+)
+def test_precision_and_its_reason_are_told(printed, cpu_with, instructions, arguments, told):
+    cpu_with(*instructions)
+    assert printed(arguments)["Precision"] == told

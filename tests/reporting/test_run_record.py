@@ -1,0 +1,88 @@
+import math
+
+import pytest
+
+from hf_cifar_resnet.reporting.run_record import (
+    history,
+    read_history,
+    read_json,
+    redact,
+    scores,
+    write_history,
+    write_json,
+)
+
+LOG = [
+    {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "train_accuracy": 0.25, "images_per_second": 100.0,
+     "train_seconds": 1.0, "epoch": 0.5, "step": 5},
+    {"loss": 1.5, "learning_rate": 0.05, "train_accuracy": 0.5, "images_per_second": 110.0, "train_seconds": 2.0,
+     "epoch": 1.0, "step": 10},
+    {"eval_loss": 1.75, "eval_top1": 0.5, "eval_top5": 0.75, "eval_runtime": 0.1, "epoch": 1.0, "step": 10},
+    {"eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0, "epoch": 2.0, "step": 20},
+    {"train_loss": 1.6, "train_runtime": 3.0, "epoch": 2.0, "step": 20},
+    {"test_loss": 1.3, "test_top1": 0.5, "epoch": 2.0, "step": 20},
+]  # fmt: skip
+
+
+def test_history_has_a_row_for_each_step():
+    first, second, third = history(LOG)
+    assert first == {
+        "step": 5, "epoch": 0.5, "train_loss": 2.0, "train_accuracy": 0.25, "learning_rate": 0.1,
+        "images_per_second": 100.0, "train_seconds": 1.0,
+    }  # fmt: skip
+    assert (second["step"], second["train_loss"], second["eval_loss"], second["eval_top1"]) == (10, 1.5, 1.75, 0.5)
+    assert third == {"step": 20, "epoch": 2.0, "eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0}
+
+
+def test_history_is_in_the_order_of_steps():
+    assert history(LOG[::-1]) == history(LOG)
+
+
+def test_history_comes_back_from_csv(tmp_path):
+    rows = [*history(LOG), {"step": 30, "epoch": 3.0, "train_loss": 1 / 3, "eval_superclass": 1e-17}]
+    write_history(rows, tmp_path / "history.csv")
+    assert read_history(tmp_path / "history.csv") == rows
+
+
+def test_nan_comes_back_from_csv(tmp_path):
+    write_history([{"step": 1, "epoch": 1.0, "train_loss": math.nan}], tmp_path / "history.csv")
+    [row] = read_history(tmp_path / "history.csv")
+    assert math.isnan(row["train_loss"])
+
+
+@pytest.mark.parametrize("content", [{}, {"name": "Grün", "values": [1, 2.5, None], "below": {"a": True}}])
+def test_json_comes_back(tmp_path, content):
+    write_json(content, tmp_path / "file.json")
+    assert read_json(tmp_path / "file.json") == content
+
+
+def test_scores_lose_their_prefix():
+    assert scores({"test_loss": 1.0, "test_top1": 0.5, "test_runtime": 3.0, "eval_top1": 0.1}, "test") == {
+        "loss": 1.0,
+        "top1": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        ("/home/ann/data/cifar", "cifar"),
+        ("/home/ann/my data/ci far/", "ci far"),
+        ("C:\\Users\\ann\\cifar", "cifar"),
+        ("~/cifar", "cifar"),
+        ("../shared/cifar", "cifar"),
+        ("--output_dir=/scratch/ann/run", "--output_dir=run"),
+        ("--hub_token=hf_abcdefghijkl", "--hub_token=<HF_TOKEN>"),
+        ("hf_abcdefghijkl", "<HF_TOKEN>"),
+        ("uoft-cs/cifar100", "uoft-cs/cifar100"),
+        ("runs/mine", "runs/mine"),
+        ("hf_cifar_resnet", "hf_cifar_resnet"),
+        ("cosine", "cosine"),
+        ("", ""),
+        (0.5, 0.5),
+        (None, None),
+        ({"a": ["/x/y", {"b": "/z"}], "c": True}, {"a": ["y", {"b": "z"}], "c": True}),
+    ],
+)
+def test_public_values_tell_no_place_and_no_token(value, told):
+    assert redact(value) == told

@@ -1,0 +1,94 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.training.arguments import DataArguments, ModelArguments
+from hf_cifar_resnet.training.build import build_model, load_start
+
+
+@pytest.fixture
+def saved(make_model, tmp_path):
+    """A model of two classes in a folder, with a processor."""
+    from transformers import ViTImageProcessor
+
+    model = make_model(num_labels=2, id2label={0: "cat", 1: "dog"})
+    model.save_pretrained(tmp_path / "saved")
+    ViTImageProcessor(image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2]).save_pretrained(tmp_path / "saved")
+    return model, tmp_path / "saved"
+
+
+def labels(*names):
+    return SimpleNamespace(
+        label_names=list(names), id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}
+    )
+
+
+def test_same_labels_keep_all_weights(saved):
+    model, folder = saved
+    again = build_model(ModelArguments(model_name_or_path=str(folder)), labels("cat", "dog"), folder)
+    for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("names", [("cat", "oak"), ("dog", "cat"), ("a", "b", "c")])
+def test_other_labels_get_a_new_classifier(saved, capsys, names):
+    model, folder = saved
+    again = build_model(ModelArguments(model_name_or_path=str(folder)), labels(*names), folder)
+    assert again.num_labels == again.config.num_labels == len(names)
+    assert again.config.id2label == dict(enumerate(names))
+    assert again(torch.zeros(1, 3, 8, 8)).logits.shape == (1, len(names))
+    assert not torch.equal(again.classifier.weight[:2], model.classifier.weight)
+    assert torch.equal(again.resnet.backbone.conv1.weight, model.resnet.backbone.conv1.weight)
+    assert f"New classifier for {len(names)} classes" in capsys.readouterr().out
+
+
+def test_dropout_may_be_chosen_anew(saved):
+    _, folder = saved
+    again = build_model(ModelArguments(model_name_or_path=str(folder), dropout=0.25), labels("cat", "dog"), folder)
+    assert again.dropout.p == again.config.dropout == 0.25
+
+
+def test_images_are_normalised_as_the_model_knows_them(saved):
+    data_args = DataArguments()
+    load_start(ModelArguments(model_name_or_path=str(saved[1])), data_args)
+    assert (data_args.image_mean, data_args.image_std) == ([0.4, 0.4, 0.4], [0.2, 0.2, 0.2])
+    given = DataArguments(image_mean=[0.5] * 3, image_std=[0.1] * 3)
+    load_start(ModelArguments(model_name_or_path=str(saved[1])), given)
+    assert given.image_mean == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"model_name_or_path": "no/such/folder"}, "no such folder, and it is no user/repo either"),
+        ({"model_name_or_path": "elsewhere"}, "no such folder"),
+        ({"model_name_or_path": "{saved}", "depth": 18}, "--depth describes a new model"),
+        ({"model_name_or_path": "{saved}", "stem": "cifar"}, "--stem describes a new model"),
+        ({"model_name_or_path": "{empty}"}, "cannot be loaded"),
+    ],
+)
+def test_refused_in_one_line(saved, tmp_path, options, reason):
+    (tmp_path / "empty").mkdir()
+    name = options["model_name_or_path"].format(saved=saved[1], empty=tmp_path / "empty")
+    with pytest.raises(UserError, match=reason) as refused:
+        load_start(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments())
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_that_are_broken(saved):
+    _, folder = saved
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
+    arguments = ModelArguments(model_name_or_path=str(folder))
+    with pytest.raises(UserError, match="cannot be loaded") as refused:
+        build_model(arguments, labels("cat", "dog"), folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_pickled_weights_are_not_loaded(saved):
+    model, folder = saved
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        build_model(ModelArguments(model_name_or_path=str(folder)), labels("cat", "dog"), folder)
