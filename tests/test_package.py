@@ -28,7 +28,7 @@ ANYWHERE = {"device", "choices", "documents", "errors", "__init__"}
 
 
 def room(module):
-    """The first part of a module's path: `training` of `training/run.py`, `cli` of `cli.py`."""
+    """The first part of a module's path: `training` of `training/build.py`, `cli` of `cli.py`."""
     return Path(module).parts[0].removesuffix(".py")
 
 
@@ -202,7 +202,7 @@ def test_import_checker_sees_every_form_of_import(tmp_path, monkeypatch):
     (tmp_path / "errors.py").touch()
     (tmp_path / "data" / "bad.py").write_text(
         "import hf_cifar_resnet.errors\nimport os.path\nfrom . import x\n"
-        "def f():\n    from ..training.run import main\n"
+        "def f():\n    from ..training.build import load_data\n"
     )
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
     assert imported_rooms(Path("data/bad.py")) == {"errors", "data", "training"}

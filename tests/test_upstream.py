@@ -59,12 +59,12 @@ RELIED_ON = [
         ['logs["loss"]', "self.log(logs"],
     ),
     (
-        "training/checkpoints.py: `on_save` writes the manifest, after all else",
+        "checkpoints/save.py: `on_save` writes the manifest, after all else",
         Trainer._maybe_log_save_evaluate,
         ["self._save_checkpoint(", "self.callback_handler.on_save("],
     ),
     (
-        "training/checkpoints.py: the best model is verified when the summary is logged, before it is loaded",
+        "checkpoints/save.py: the best model is verified when the summary is logged, before it is loaded",
         Trainer._finalize_training,
         ['"train",', "self.log(metrics)", "self._load_best_model()", "self.callback_handler.on_train_end("],
     ),
@@ -85,27 +85,27 @@ RELIED_ON = [
         ["self.log(logs", "self._evaluate(", "self.control.should_save = is_new_best_metric", "self._save_checkpoint("],
     ),
     (
-        "training/preemption.py: a training that is told to stop in `on_save` takes no further step",
+        "training/processes.py: a training that is told to stop in `on_save` takes no further step",
         Trainer._inner_training_loop,
         ["self._run_epoch(", "if self.control.should_training_stop:", "break"],
     ),
     (
-        "training/preemption.py: the checkpoint of a preempted run, and a finished one with more steps to go, go on",
+        "training/processes.py: the checkpoint of a preempted run, and a finished one with more steps to go, go on",
         CallbackHandler.on_train_begin,
         ["control.should_training_stop = False"],
     ),
     (
-        "training/resume.py: the state says whether the run had ended",
+        "checkpoints/resume.py: the state says whether the run had ended",
         Trainer._save_checkpoint,
         ["self.callback_handler.callbacks + [self.control] if isinstance(cb, ExportableState)", "stateful_callbacks"],
     ),
     (
-        "training/resume.py: weights, optimizer and state have been read when training begins",
+        "checkpoints/resume.py: weights, optimizer and state have been read when training begins",
         Trainer._inner_training_loop,
         ["self._init_training_state(", "self._prepare_for_training(", "self.callback_handler.on_train_begin("],
     ),
     (
-        "training/resume.py: the random states are restored after all that uses random numbers",
+        "checkpoints/resume.py: the random states are restored after all that uses random numbers",
         Trainer._run_epoch,
         [
             "skip_first_batches(train_dataloader",
@@ -194,7 +194,7 @@ def source_of(kind):
 
 
 def test_state_that_is_read_and_written():
-    """training/resume.py, trainer.py and callbacks.py"""
+    """checkpoints/resume.py, trainer.py and callbacks.py"""
     names = {"should_log", "should_evaluate", "should_save", "should_training_stop", "should_epoch_stop"}
     assert names <= set(TrainerControl().state()["args"])
     names = {"global_step", "max_steps", "epoch", "log_history", "best_model_checkpoint", "best_global_step"}

@@ -14,7 +14,6 @@ from ..documents import read_json
 from ..errors import UserError
 from ..reporting import run_files
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
-from ..reporting.run_record import make_record
 from .save import EMA_FILE, TRAINER_STATE, find_damage
 
 SHOWN = 3  # classes that differ
@@ -227,7 +226,7 @@ def changed_arguments(run, checkpoint):
     before = _run_of(checkpoint)
     changed = {name: values for name, values in _section(before, "changed_arguments").items() if type(values) is list}
     for section in ("arguments", "model_arguments", "data_arguments"):
-        then, now = _section(before, section), json.loads(json.dumps(make_record[section]))
+        then, now = _section(before, section), json.loads(json.dumps(run[section]))
         for name in now.keys() & then.keys():
             if then[name] != now[name]:
                 changed[name] = [*changed.get(name, [then[name]]), now[name]]
@@ -240,10 +239,10 @@ def other_dataset(run, checkpoint):
     of this run; None where the `run.json` beside it shows nothing.
     """
     before = _run_of(checkpoint)
-    then, now = _section(before, "dataset"), make_record["dataset"]
-    slices = [[_section(record, "data_arguments").get(name) for name in _SLICE] for record in (before, make_record)]
+    then, now = _section(before, "dataset"), run["dataset"]
+    slices = [[_section(record, "data_arguments").get(name) for name in _SLICE] for record in (before, run)]
     if "scored_images" in then and slices[0] == slices[1]:
-        split = make_record["data_arguments"]["eval_split"]
+        split = run["data_arguments"]["eval_split"]
         same = then["scored_images"] == now["scored_images"]
         return None if same else f"its run was scored on other images than the {split} split of {now['name']} has here"
     if then.get("name", now["name"]) != now["name"]:

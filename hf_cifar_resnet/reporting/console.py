@@ -7,13 +7,13 @@ import torch
 from ..choices import LR_BATCH
 from ..errors import printable
 from . import run_record
-from .run_record import make_metrics, make_record, plain
+from .run_record import plain
 
 
 def start_block(run, args, hub=None, resume=None):
     """The block printed before training; `hub` says where it will be pushed, `resume` is the checkpoint."""
-    data = make_record["dataset"]
-    selects = make_record["data_arguments"]["eval_split"]
+    data = run["dataset"]
+    selects = run["data_arguments"]["eval_split"]
     validation = f"{data['validation']:,} validation, " if data["validation"] else ""
     how = "selected on test" if selects == "test" else "test is scored once, at the end"
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
@@ -23,19 +23,19 @@ def start_block(run, args, hub=None, resume=None):
     lines = {
         "Dataset": f"{data['name']}: {data['train']:,} train, {validation}{data['test']:,} test; "
         f"{data['num_labels']} classes; {how}",
-        "Model": make_record["model"]["description"],
+        "Model": run["model"]["description"],
         "Training": f"{length}, global batch {args.global_batch_size} "
         f"(processes x per device x accumulation: {batch}), {_optimizer(args)}",
         "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {_learning_rate(args)}",
-        "Methods": _methods(make_record, args),
+        "Methods": _methods(run, args),
         "Precision": f"{args.precision} ({args.precision_source})",
-        "Device": f"{make_record['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
+        "Device": f"{run['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
         "Output": args.output_dir,
     }
-    if make_record["model"]["base"]:
-        lines["Model"] += f", weights of {make_record['model']['base']}"
+    if run["model"]["base"]:
+        lines["Model"] += f", weights of {run['model']['base']}"
     if resume:
-        lines["Resumed"] = f"{resume}{_changes(make_record['changed_arguments'])}"
+        lines["Resumed"] = f"{resume}{_changes(run['changed_arguments'])}"
     if hub:
         lines["Hub"] = hub
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
@@ -66,7 +66,7 @@ def _stop(epoch):
 
 def _methods(run, args):
     """Augmentation, mixing, regularisation and averaging, as far as they are on."""
-    data, model = make_record["data_arguments"], make_record["model_arguments"]
+    data, model = run["data_arguments"], run["model_arguments"]
     alphas = {"MixUp": args.mixup_alpha, "CutMix": args.cutmix_alpha}
     mixing = [f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha]
     if mixing:
@@ -97,10 +97,10 @@ def end_block(metrics, args):
     """The lines printed after training."""
     lines = []
     for split in ("validation", "test"):
-        scores = make_metrics[split]
+        scores = metrics[split]
         if scores:
             shown = [f"{text} {scores[name]:.2%}" for name, text in run_record.ACCURACIES.items() if name in scores]
-            note = " (selected on test)" if make_metrics["selected_on"] == "test" else ""
+            note = " (selected on test)" if metrics["selected_on"] == "test" else ""
             lines.append(f"{split.capitalize():<10} loss {scores['loss']:.4f}, {', '.join(shown)}{note}")
-    lines.append(f"{'Saved':<10} {args.output_dir}{os.sep} (epoch {make_metrics['best_epoch']:.4g})")
+    lines.append(f"{'Saved':<10} {args.output_dir}{os.sep} (epoch {metrics['best_epoch']:.4g})")
     return "\n".join(lines)

@@ -112,7 +112,7 @@ def test_file_in_the_way(make_args, folder):
 RUN = """
 import sys, time
 from pathlib import Path
-from hf_cifar_resnet.checkpoints.save import locked
+from hf_cifar_resnet.checkpoints.run_folder import locked
 with locked(Path(sys.argv[1])):
     print("here", flush=True)
     time.sleep(600)
