@@ -1,7 +1,7 @@
 """
 Train a ResNet from scratch on CIFAR-100 the Hugging Face way, and study what the learning-rate schedule does to it.
 
-Names are imported when they are first used, so that importing the package costs nothing.
+Names are imported on first use, so that importing the package takes no time.
 """
 
 from importlib import import_module

@@ -1,16 +1,15 @@
-"""What the command line lists and checks, apart from the code behind it, which takes seconds to load."""
+"""Choices and defaults that the command line shows in --help, apart from modules that take seconds to import."""
 
 from pathlib import Path
 
 DEFAULT_DATASET = "uoft-cs/cifar100"
 BUILT_IN_DATASETS = ("shapes100",)
-LR_BATCH = 256  # images a step that `--lr_scaling` scales from
+LR_BATCH = 256  # the batch size that `--lr_scaling` scales from
 IMAGE_SIZE = 32  # height and width, pixels
 MAX_IMAGE_SIZE = 1024
 AUGMENTATIONS = ("seed", "notebook", "crop", "cutout", "trivial", "randaugment", "strong", "none")
 POLICY_FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
-# Brightness, contrast, saturation, hue: mild enough to keep every colour its name. Albumentations' default hue of
-# 0.5 turns any colour into any other.
+# Brightness, contrast, saturation and hue. Albumentations' default hue of 0.5 would turn any colour into any other.
 COLOR_JITTER = (0.2, 0.2, 0.2, 0.02)
 DEPTHS, CIFAR_DEPTHS = (18, 34, 50, 101, 152), (20, 32, 44, 56)
 BLOCKS = ("basic", "bottleneck")
@@ -18,7 +17,7 @@ STEMS = ("cifar", "imagenet")
 
 
 def check_augmentation(name):
-    """Raises `ValueError` for a name that is neither a policy's nor a policy file's."""
+    """Raise `ValueError` unless the name is that of a policy or of a policy file."""
     if name not in AUGMENTATIONS and Path(name).suffix not in POLICY_FORMATS:
         raise ValueError(
             f"unknown augmentation policy {name!r}: choose one of {', '.join(AUGMENTATIONS)}, "

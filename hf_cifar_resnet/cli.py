@@ -1,4 +1,4 @@
-"""`hf-cifar-resnet COMMAND ...`: finds the command, a module of `commands`, and runs it."""
+"""The program `hf-cifar-resnet COMMAND ...`, which runs a module of `commands`."""
 
 import sys
 from importlib import import_module
@@ -24,7 +24,7 @@ COMMANDS = {
 
 @reports_user_errors
 def main(argv=None):
-    """Runs one command with the rest of the command line."""
+    """Run the command that the first argument names with the other arguments."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())

@@ -1,25 +1,25 @@
-"""The device to compute on, and the memory format and the precision that suit it and the model."""
+"""The device to compute on, and the memory format and precision that suit it and the model."""
 
 import torch
 
 # In channels_last, PyTorch's oneDNN corrupts the heap on CPUs with AMX in the backward pass of a 1x1 convolution with
-# stride 2 from 8 to 12 channels (torch 2.11 to 2.14). From 16 channels up nothing was seen.
+# stride 2 from 8 to 12 channels (torch 2.11 to 2.14). With 16 channels or more no failure was seen.
 LEAST_CHANNELS = 16
-# On a CPU with AMX, ResNet-18 trains 2.2 times and ResNet-50 2.6 times as fast in bf16 as in fp32. Narrower models are
-# not measured, and without AMX bf16 is 15 times as slow.
+# On a CPU with AMX, ResNet-18 trains 2.2 times and ResNet-50 2.6 times as fast in bf16 as in fp32. Narrower models
+# were not measured, and without AMX bf16 is 15 times as slow.
 LEAST_BF16_WIDTH = 64
 
 
 def device_for(use_cpu=False):
-    """The device that Accelerate picks in a single process: the GPU, also Apple's, else the CPU."""
+    """Return the device that Accelerate picks in a single process: a GPU (also Apple's), else the CPU."""
     accelerator = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
     return accelerator or torch.device("cpu")
 
 
 def memory_format_for(model, device):
     """
-    The memory format to train a model in, for its weights and its images: channels_last, which is the faster one,
-    unless the device is a CPU with AMX and a convolution behind the first has fewer than 16 input channels.
+    Return the memory format for a model's weights and images: channels_last, which is faster, unless the device is a
+    CPU with AMX and a convolution other than the first has fewer than 16 input channels.
     """
     _, *convolutions = (module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     narrow = any(convolution.in_channels < LEAST_CHANNELS for convolution in convolutions)
@@ -27,7 +27,7 @@ def memory_format_for(model, device):
 
 
 def is_faster_in_bf16(model, device):
-    """Whether bf16 pays on a CPU: one that has AMX, for a model of ResNet-18's width or wider."""
+    """Return whether the device is a CPU with AMX and the model at least as wide as ResNet-18."""
     return min(model.config.stage_widths) >= LEAST_BF16_WIDTH and _has(device, "amx_bf16")
 
 

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and this line says what to do."""
+"""Errors of the user's input, and how a command reports them: one line on standard error."""
 
 import argparse
 import functools
@@ -6,23 +6,23 @@ import os
 import sys
 from pathlib import Path
 
-SIGINT, SIGPIPE = 2, 13  # the latter is absent from `signal` on Windows
+SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
 LONGEST = 2000  # characters of an error
-# What gloo says when the process at the other end is gone.
+# Parts of gloo's error message when another process of the group has died.
 _LOST = ("Connection closed by peer", "Connection reset by peer")
 
 
 class UserError(ValueError):
-    """Shown to the user as one line, without a traceback, with exit code 2."""
+    """An error that the user can correct: shown as one line, without a traceback, with exit code 2."""
 
 
 def printable(text):
-    """A text as one line for a terminal: what is no visible character, such as an escape sequence, is spelled out."""
+    """Return a text as one line that is safe for a terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class LineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line too, and that takes no empty text."""
+    """An argument parser that raises [`UserError`] instead of printing its usage, and refuses empty strings."""
 
     def error(self, message):
         raise UserError(message)
@@ -30,7 +30,7 @@ class LineParser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         parsed, rest = super().parse_known_args(args, namespace)
         for name, value in vars(parsed).items():
-            # As from a shell variable that is not set; as a path it would mean the current folder.
+            # An unset shell variable gives an empty string, which as a path would mean the current folder.
             if isinstance(value, str) and not value.strip() and value != self.get_default(name):
                 flag = f"--{name}" if f"--{name}" in self._option_string_actions else name
                 raise UserError(f"{flag} must not be empty: give it a value, or leave it out")
@@ -39,95 +39,85 @@ class LineParser(argparse.ArgumentParser):
 
 def reports_user_errors(function):
     """
-    Turns a [`UserError`] into one line on standard error and exit code 2.
+    Decorate a program's main function: a [`UserError`], or a file that cannot be used, becomes one line, code 2.
 
-    So it does with a file or folder that cannot be used, such as one that HF_HOME names. Of several processes behind a
-    launcher the first that fails says so, and the others, which may fail because of it, are silent. Where the reader of
-    the output has gone, as with `| head`, and after Ctrl-C, it ends quietly with the exit code of other programs.
+    If a launcher started several processes, only the first one that fails prints its error, because the others often
+    fail as a consequence. A closed output pipe (`| head`) and Ctrl-C end the program silently, with the usual codes.
     """
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         try:
-            _make_printable()
+            if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows its escape sequence
+                sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 return function(*args, **kwargs)
             finally:
-                _flush()
+                _flush_output()
         except UserError as error:
-            _report(error)
+            _print_error(error)
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(128 + SIGINT)
         except BrokenPipeError:
-            _give_up_output()
+            _discard_output()
             sys.exit(128 + SIGPIPE)
         except OSError as error:
-            # Of a connection, or of nothing that the user could look at.
-            if error.filename is None or error.strerror is None:
+            if error.filename is None or error.strerror is None:  # such as a lost connection
                 raise
-            _report(f"{error.filename} cannot be used: {error.strerror}{_named_by(error.filename)}")
+            _print_error(f"{error.filename} cannot be used: {error.strerror}{_variable_of(error.filename)}")
             sys.exit(2)
         except RuntimeError as error:
             if any(sign in str(error) for sign in _LOST):
-                _report("another process of this run has been lost; what was saved is intact: start all again with "
-                        "--resume_from_checkpoint auto")  # fmt: skip
+                _print_error("another process of this run has been lost; what was saved is intact: start all again "
+                             "with --resume_from_checkpoint auto")  # fmt: skip
                 sys.exit(1)
             raise
 
     return wrapper
 
 
-def _make_printable():
-    """A terminal or file that has not all characters gets escapes for them."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _flush():
-    """What was printed goes out. Raises [`UserError`] where it cannot, as on a full disk."""
+def _flush_output():
     try:
-        if sys.stdout is not None:  # it may be closed
+        if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
         raise
-    except OSError as error:
-        _give_up_output()
+    except OSError as error:  # such as a full disk
+        _discard_output()
         raise UserError(f"the output cannot be written: {error.strerror or error}") from error
 
 
-def _give_up_output():
-    # Or Python would try to write the rest at its end, and complain.
+def _discard_output():
+    # Python would otherwise try to flush the rest when it exits, and print a traceback.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _named_by(path):
-    """The variable that names this path or a folder above it, for the message."""
+def _variable_of(path):
+    """Return a hint at the environment variable that sets this path or a folder above it, or an empty string."""
     for name in ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TMPDIR"):
         if os.environ.get(name) and Path(os.environ[name]) in (Path(str(path)), *Path(str(path)).parents):
             return f" ({name} names it)"
     return ""
 
 
-def _report(error):
-    if _is_first():
-        print(f"error: {_shortened(printable(error))}", file=sys.stderr, flush=True)
+def _print_error(error):
+    if _is_first_to_fail():
+        line = printable(error)
+        line = line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+        print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def _is_first():
-    """Whether no other process of this launch on this machine has failed before."""
-    # torchrun and accelerate name a file for each process, in a folder for each start of them all.
-    own = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if own is None:
+def _is_first_to_fail():
+    """Return whether no other process of this launch on this machine has reported an error before."""
+    # torchrun and accelerate set a file for each process, in a folder that the processes of one start share.
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file is None:
         return True
     try:
-        Path(own).parents[1].joinpath("hf_cifar_resnet-failed").touch(exist_ok=False)
+        Path(error_file).parents[1].joinpath("hf_cifar_resnet-failed").touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:
         pass
     return True
-
-
-def _shortened(text):
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

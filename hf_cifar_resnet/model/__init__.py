@@ -1,4 +1,4 @@
-"""The model. Importing it makes transformers' Auto classes know it; this file does not travel to the Hub."""
+"""The model, registered with transformers' Auto classes. This file is not uploaded to the Hub."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
@@ -9,7 +9,7 @@ AutoConfig.register(CifarResNetConfig.model_type, CifarResNetConfig)
 AutoModel.register(CifarResNetConfig, CifarResNetModel)
 AutoModelForImageClassification.register(CifarResNetConfig, CifarResNetForImageClassification)
 
-# What `save_pretrained` copies beside the weights, so that the Auto classes load them without this package.
+# `save_pretrained` copies the code beside the weights, so that the Auto classes load them without this package.
 CifarResNetConfig.register_for_auto_class()
 CifarResNetModel.register_for_auto_class("AutoModel")
 CifarResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")

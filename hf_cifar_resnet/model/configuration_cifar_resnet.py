@@ -1,4 +1,4 @@
-"""Configuration of a ResNet for small images. Travels to the Hub with every checkpoint."""
+"""Configuration of a ResNet for small images. Uploaded to the Hub with every checkpoint."""
 
 import inspect
 import math
@@ -9,30 +9,29 @@ from transformers import PreTrainedConfig
 STANDARD_WIDTHS, CIFAR_WIDTHS = [64, 128, 256, 512], [16, 32, 64]
 # (block, stage depths, stage widths) of ResNets of He et al. 2015, https://arxiv.org/abs/1512.03385
 STANDARD_DEPTHS = {
-    # Table 1, for ImageNet; torchvision has these.
+    # Table 1, for ImageNet, as in torchvision.
     18: ("basic", [2, 2, 2, 2], STANDARD_WIDTHS),
     34: ("basic", [3, 4, 6, 3], STANDARD_WIDTHS),
     50: ("bottleneck", [3, 4, 6, 3], STANDARD_WIDTHS),
     101: ("bottleneck", [3, 4, 23, 3], STANDARD_WIDTHS),
     152: ("bottleneck", [3, 8, 36, 3], STANDARD_WIDTHS),
-    # Section 4.2, for CIFAR: 6n + 2 layers. Where a stage begins, the paper's shortcut has no weights (it pads with
-    # zeros), and ours is a 1x1 convolution with BatchNorm as everywhere in torchvision: 2,752 weights more.
+    # Section 4.2, for CIFAR: 6n + 2 layers. At the start of a stage the paper's shortcut pads with zeros, and ours is
+    # a 1x1 convolution with BatchNorm as in torchvision, with 2,752 weights more.
     20: ("basic", [3, 3, 3], CIFAR_WIDTHS),
     32: ("basic", [5, 5, 5], CIFAR_WIDTHS),
     44: ("basic", [7, 7, 7], CIFAR_WIDTHS),
     56: ("basic", [9, 9, 9], CIFAR_WIDTHS),
 }
-# Raised when a field changes its meaning; `from_pretrained` reads all up to this one.
+# To be increased when a field changes its meaning; `from_pretrained` reads all versions up to this one.
 FORMAT_VERSION = 1
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("cifar", "imagenet")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-# A file may ask for any size, and building takes time and memory before the weights are seen not to fit. Table 6 of
-# the paper has 600 blocks in its deepest network; the widest in use have fewer than a billion weights.
+# A configuration file may ask for a model that fills the memory. The paper's deepest network has 600 blocks (table 6).
 MAX_BLOCKS, MAX_WEIGHTS, MAX_LABELS, MAX_LABEL_LENGTH = 1000, 10**9, 10**6, 1000
-# A name is shown in terminals, tables and pages: control characters, surrogates, line and paragraph separators.
+# Label names are shown in terminals and tables: no control characters, surrogates, line or paragraph separators.
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
-# They choose code to run, from the Hub too, and there is no attention here.
+# These choose code to run, also from the Hub, and this model has no attention.
 ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
@@ -40,33 +39,31 @@ class CifarResNetConfig(PreTrainedConfig):
     """
     Shape of a [`CifarResNetForImageClassification`].
 
-    Give either `depth`, or `block` with `stage_depths`; with nothing given it is ResNet-50. After construction
-    `block`, `stage_depths` and `stage_widths` are always filled in, and `depth` is None for blocks and depths of one's
-    own.
+    Give either `depth`, or `block` with `stage_depths`; the default is ResNet-50. After construction `block`,
+    `stage_depths` and `stage_widths` are always set, and `depth` is None for a shape that is not a standard one.
 
     Args:
-        depth (`int`, *optional*): 18, 34, 50, 101 or 152, the ResNets of He et al. 2015, table 1; or 20, 32, 44 or
-            56, its narrow ones for CIFAR (section 4.2), here with projections as shortcuts where a stage begins.
-        block (`str`, *optional*): `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1, output 4 times
-            as wide as the stage).
+        depth (`int`, *optional*): 18, 34, 50, 101 or 152 (He et al. 2015, table 1); or 20, 32, 44 or 56, the narrow
+            ones for CIFAR (section 4.2), here with projections as shortcuts at the start of a stage.
+        block (`str`, *optional*): `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1, 4 times as wide).
         stage_depths (`list[int]`, *optional*): blocks in each stage. Every stage but the first halves the resolution.
         stage_widths (`list[int]`, *optional*): channels of each stage; the stem has as many as the first. By default
             16, 32, 64 for a `depth` of 20, 32, 44 or 56, and 64, 128, 256, 512 for all else.
         stem (`str`, defaults to `"cifar"`): `"cifar"` is a 3x3 convolution of stride 1 without max-pool (section 4.2
             of the paper); `"imagenet"` the 7x7 convolution of stride 2 with max-pool (its table 1).
         dropout (`float`, defaults to 0.0): probability of zeroing each pooled feature before the classifier.
-        drop_path_rate (`float`, defaults to 0.0): in training, probability of dropping the last block's residual
-            branch for an image; it rises linearly over the blocks from 0 at the stem (Huang et al. 2016,
-            https://arxiv.org/abs/1603.09382).
-        zero_init_residual (`bool`, defaults to `False`): start every block's last BatchNorm weight at 0, so that each
-            block starts as the identity (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
+        drop_path_rate (`float`, defaults to 0.0): stochastic depth (Huang et al. 2016,
+            https://arxiv.org/abs/1603.09382): probability of dropping the last block's residual branch for an image
+            in training; it rises linearly from 0 at the stem.
+        zero_init_residual (`bool`, defaults to `False`): start every block as the identity, with the weight of its
+            last BatchNorm at 0 (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
         num_channels (`int`, defaults to 3): channels of the images.
-        format_version (`int`, defaults to 1): of the file that it was read from; not to be given.
-        calibration_temperature (`float`, defaults to 1.0): what to divide the logits by before the softmax, where
-            probabilities are shown (Guo et al. 2017, https://arxiv.org/abs/1706.04599). The logits are without it.
+        format_version (`int`): version of the file; set automatically.
+        calibration_temperature (`float`, defaults to 1.0): divisor of the logits before the softmax when probabilities
+            are shown (Guo et al. 2017, https://arxiv.org/abs/1706.04599). The model's logits are not divided.
 
     Raises:
-        ValueError: for a combination that describes no network, or a file of a later version than this one.
+        ValueError: for contradictory arguments, or a file of a later version.
     """
 
     model_type = "cifar_resnet"
@@ -87,7 +84,6 @@ class CifarResNetConfig(PreTrainedConfig):
         self._check_common(kwargs)
         self._check_labels(kwargs)
         self.resolve_shape()
-        # Whatever it was read from, it is written as this version.
         self.format_version = FORMAT_VERSION
         kwargs = {name: value for name, value in kwargs.items() if name not in ATTENTION}
         try:
@@ -95,9 +91,9 @@ class CifarResNetConfig(PreTrainedConfig):
             self.to_dict()
         except ValueError:
             raise
-        except Exception as error:  # whatever a file makes of fields that are transformers' own
+        except Exception as error:  # transformers' own checks raise errors of any type
             raise ValueError(f"a field of the configuration has a wrong value: {error}") from error
-        # Where the Auto classes find the code, in the folder of the checkpoint.
+        # The Auto classes find the code in the checkpoint's folder.
         self.auto_map = {
             "AutoConfig": "configuration_cifar_resnet.CifarResNetConfig",
             "AutoModel": "modeling_cifar_resnet.CifarResNetModel",
@@ -105,7 +101,7 @@ class CifarResNetConfig(PreTrainedConfig):
         }
 
     def resolve_shape(self):
-        """Fills in what the given arguments imply. Raises ValueError where they contradict each other."""
+        """Set the fields that the given ones imply. Raises ValueError if they contradict each other."""
         for name in ("stage_depths", "stage_widths"):
             if isinstance(getattr(self, name), tuple):
                 setattr(self, name, list(getattr(self, name)))
@@ -114,16 +110,16 @@ class CifarResNetConfig(PreTrainedConfig):
                 f"format_version {self.format_version!r} is later than this hf_cifar_resnet knows ({FORMAT_VERSION}): "
                 "update the package, or load it with trust_remote_code=True"
             )
-        self._fill_in()
-        self._validate()
+        self._set_shape()
+        self._check_values()
 
     def _check_common(self, kwargs):
-        """The fields that all configurations have, and those that none has."""
+        """Check the fields of every transformers configuration, and refuse names that are not fields."""
         if kwargs.get("model_type", self.model_type) != self.model_type:
             raise ValueError(f"model_type must be {self.model_type}, got {kwargs['model_type']!r}")
         for name in kwargs:
-            # It would hide a method or a setting of the class.
             found = inspect.getattr_static(type(self), name, None)
+            # It would hide a method or a setting of the class.
             if name != "model_type" and found is not None and not isinstance(found, property):
                 raise ValueError(f"{name} is no field of a configuration")
         self.dtype = self.dtype if self.dtype is not None else kwargs.pop("torch_dtype", None)
@@ -147,7 +143,7 @@ class CifarResNetConfig(PreTrainedConfig):
         if self.label2id is not None and not isinstance(self.label2id, dict):
             raise ValueError("label2id must give each name its number")
 
-    def _fill_in(self):
+    def _set_shape(self):
         if self.depth is None and self.block is None and self.stage_depths is None:
             self.depth = 50
         if self.depth is not None:
@@ -170,7 +166,7 @@ class CifarResNetConfig(PreTrainedConfig):
                 raise ValueError(f"stage_depths {self.stage_depths!r} needs stage_widths of the same length")
             self.stage_widths = STANDARD_WIDTHS[: len(self.stage_depths)]
 
-    def _validate(self):
+    def _check_values(self):
         for name, value, choices in (("block", self.block, BLOCKS), ("stem", self.stem, STEMS)):
             if value not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
@@ -179,10 +175,8 @@ class CifarResNetConfig(PreTrainedConfig):
             if not isinstance(values, list) or not values or not all(_is_positive_int(v) for v in values):
                 raise ValueError(f"{name} must be a list of integers above 0, got {values!r}")
         if len(self.stage_depths) != len(self.stage_widths):
-            raise ValueError(
-                "stage_depths and stage_widths must have the same length, "
-                f"got {self.stage_depths} and {self.stage_widths}"
-            )
+            given = f"{self.stage_depths} and {self.stage_widths}"
+            raise ValueError(f"stage_depths and stage_widths must have the same length, got {given}")
         for name in ("dropout", "drop_path_rate"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
@@ -194,19 +188,14 @@ class CifarResNetConfig(PreTrainedConfig):
             raise ValueError(f"zero_init_residual must be true or false, got {self.zero_init_residual!r}")
         if not _is_positive_int(self.num_channels):
             raise ValueError(f"num_channels must be an integer above 0, got {self.num_channels!r}")
-        self._check_size()
-
-    def _check_size(self):
         if sum(self.stage_depths) > MAX_BLOCKS:
             raise ValueError(f"stage_depths must not add up to more than {MAX_BLOCKS:,} blocks")
-        if self._num_weights() > MAX_WEIGHTS:
-            raise ValueError(
-                "stage_widths, stage_depths, num_channels and num_labels must not make more than "
-                f"{MAX_WEIGHTS:,} weights"
-            )
+        if self._count_weights() > MAX_WEIGHTS:
+            raise ValueError("stage_widths, stage_depths, num_channels and num_labels must not make more than "
+                             f"{MAX_WEIGHTS:,} weights")  # fmt: skip
 
-    def _num_weights(self):
-        """Of the convolutions and the classifier; nothing is built."""
+    def _count_weights(self):
+        """Return the number of weights of the convolutions and the classifier without building them."""
         expansion, width = (4 if self.block == "bottleneck" else 1), self.stage_widths[0]
         total = (49 if self.stem == "imagenet" else 9) * self.num_channels * width
         for depth, inner in zip(self.stage_depths, self.stage_widths, strict=True):

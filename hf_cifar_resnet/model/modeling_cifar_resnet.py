@@ -1,4 +1,4 @@
-"""torchvision's ResNet as a transformers model. Travels to the Hub with every checkpoint."""
+"""torchvision's ResNet as a transformers model. Uploaded to the Hub with every checkpoint."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import stochastic_depth
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import (
@@ -15,12 +16,10 @@ from transformers.modeling_outputs import (
 
 from .configuration_cifar_resnet import STANDARD_WIDTHS, CifarResNetConfig
 
-TORCHVISION_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
-
 
 def classification_loss(logits, labels, label_smoothing=0.0):
     """
-    Mean cross-entropy of a batch, computed in float32.
+    Return the mean cross-entropy of a batch, computed in float32.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, num_labels)`).
@@ -32,19 +31,13 @@ def classification_loss(logits, labels, label_smoothing=0.0):
 
 
 class DropPathBlock:
-    """
-    Over a torchvision block: in training, each image's residual branch is dropped with probability `drop_path`, and
-    the others' are scaled so that the expectation stays.
-    """
+    """Mixin that adds stochastic depth to a torchvision block, with probability `drop_path` for each image."""
 
     drop_path = 0.0
 
     def forward(self, hidden):
         shortcut = hidden if self.downsample is None else self.downsample(hidden)
-        branch = self.branch(hidden)
-        if self.training and self.drop_path > 0:
-            kept = branch.new_empty(len(branch), 1, 1, 1).bernoulli_(1 - self.drop_path)
-            branch = branch * kept / (1 - self.drop_path)
+        branch = stochastic_depth(self.branch(hidden), self.drop_path, "row", self.training)
         branch += shortcut
         return self.relu(branch)
 
@@ -64,10 +57,10 @@ class CifarBottleneck(DropPathBlock, Bottleneck):
 
 class CifarResNetBackbone(torchvision.models.ResNet):
     """
-    torchvision's ResNet up to the pooled features, with the stem, widths and number of stages of the configuration.
+    torchvision's ResNet without its classifier, with the configuration's stem, widths and number of stages.
 
-    torchvision's constructor fixes the 7x7 stem and the widths 64 to 512, so it is not called; blocks, `_make_layer`
-    and the names of all parameters are torchvision's.
+    torchvision's constructor is not called, because it fixes the stem and the widths; the blocks, `_make_layer` and
+    the names of all parameters are torchvision's.
     """
 
     def __init__(self, config):
@@ -85,7 +78,7 @@ class CifarResNetBackbone(torchvision.models.ResNet):
         self.stage_names = [f"layer{i + 1}" for i in range(len(config.stage_depths))]
         for i, name in enumerate(self.stage_names):
             stage = self._make_layer(block, config.stage_widths[i], config.stage_depths[i], stride=1 if i == 0 else 2)
-            # Marked for `_init_weights`, which transformers calls only on modules that have weights themselves.
+            # A mark for `_init_weights`, which sees only the module that has the weight.
             for residual_block in stage:
                 last = residual_block.bn3 if config.block == "bottleneck" else residual_block.bn2
                 last.starts_at_zero = config.zero_init_residual
@@ -98,7 +91,7 @@ class CifarResNetBackbone(torchvision.models.ResNet):
         self.num_features = self.inplanes
 
     def forward(self, pixel_values):
-        """Returns the feature maps: the stem's and each stage's, `(batch, channels, height, width)`."""
+        """Return the feature maps of the stem and of each stage, `(batch, channels, height, width)`."""
         features = [self.maxpool(self.relu(self.bn1(self.conv1(pixel_values))))]
         for name in self.stage_names:
             features.append(getattr(self, name)(features[-1]))
@@ -111,17 +104,17 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["CifarBasicBlock", "CifarBottleneck"]
-    # The loss is a mean over the batch: the Trainer has to divide it over accumulation steps and processes itself.
+    # The loss is a mean over the batch, so the Trainer divides it by the number of accumulation steps.
     accepts_loss_kwargs = False
 
     def __init__(self, config):
-        # `from_pretrained(folder, depth=18)` changes a finished configuration.
+        # `from_pretrained(folder, depth=18)` changes a configuration after its construction.
         config.resolve_shape()
         super().__init__(config)
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """He et al. 2015, https://arxiv.org/abs/1502.01852, in fan-out mode, as torchvision's ResNet does."""
+        """Initialise as torchvision's ResNet does (He et al. 2015, https://arxiv.org/abs/1502.01852, fan-out mode)."""
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
@@ -130,7 +123,7 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, nn.Linear):  # what torch.nn.Linear does
+        elif isinstance(module, nn.Linear):  # as `nn.Linear` itself
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
@@ -143,7 +136,7 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
 
 
 class CifarResNetModel(CifarResNetPreTrainedModel):
-    """The features of a ResNet, without classifier."""
+    """A ResNet without classifier."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -152,22 +145,25 @@ class CifarResNetModel(CifarResNetPreTrainedModel):
 
     def forward(self, pixel_values, output_hidden_states=None, return_dict=None):
         """
+        Return `last_hidden_state` `(batch, channels, h, w)`, `pooler_output` `(batch, channels, 1, 1)` and, with
+        `output_hidden_states`, the feature maps of the stem and of each stage as `hidden_states`.
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalised images.
-            output_hidden_states (`bool`, *optional*): also return the feature map of the stem and of each stage.
-            return_dict (`bool`, *optional*): `False` returns a tuple.
-
-        Returns:
-            `last_hidden_state` `(batch, channels, h, w)`, `pooler_output` `(batch, channels, 1, 1)`, `hidden_states`.
 
         Raises:
-            ValueError: for a training batch of one image where the last feature map is 1x1.
+            ValueError: for a training batch of one image if the last feature map is 1x1.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if return_dict is None:
             return_dict = self.config.return_dict
-        self._check_batch(pixel_values)
+        one_pixel = max(pixel_values.shape[-2:]) <= self.backbone.total_stride
+        if self.training and pixel_values.shape[0] == 1 and one_pixel:
+            raise ValueError(
+                "cannot train on a batch of one image here: the last feature map is 1x1, so BatchNorm would have one "
+                "value per channel. Use a larger batch, or dataloader_drop_last if it is the last one of an epoch."
+            )
         features = self.backbone(pixel_values)
         output = BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=features[-1],
@@ -175,13 +171,6 @@ class CifarResNetModel(CifarResNetPreTrainedModel):
             hidden_states=tuple(features) if output_hidden_states else None,
         )
         return output if return_dict else output.to_tuple()
-
-    def _check_batch(self, pixel_values):
-        if self.training and pixel_values.shape[0] == 1 and max(pixel_values.shape[-2:]) <= self.backbone.total_stride:
-            raise ValueError(
-                "cannot train on a batch of one image here: the last feature map is 1x1, so BatchNorm would have one "
-                "value per channel. Use a larger batch, or dataloader_drop_last if it is the last one of an epoch."
-            )
 
 
 class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
@@ -197,16 +186,14 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
 
     def forward(self, pixel_values, labels=None, label_smoothing=0.0, output_hidden_states=None, return_dict=None):
         """
+        Return `loss` (if labels are given), `logits` `(batch, num_labels)` and, with `output_hidden_states`, the
+        feature maps of the stem and of each stage as `hidden_states`.
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalised images.
             labels (`torch.LongTensor` of shape `(batch,)`, or float `(batch, num_labels)`, *optional*): class numbers,
                 or class probabilities.
             label_smoothing (`float`, defaults to 0.0): see [`classification_loss`].
-            output_hidden_states (`bool`, *optional*): also return the feature map of the stem and of each stage.
-            return_dict (`bool`, *optional*): `False` returns a tuple.
-
-        Returns:
-            `loss` (if labels are given), `logits` `(batch, num_labels)`, `hidden_states`.
         """
         if return_dict is None:
             return_dict = self.config.return_dict
@@ -219,7 +206,7 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
     @classmethod
     def from_torchvision(cls, module, **config_kwargs):
         """
-        A model with the architecture and a copy of the weights of a torchvision ResNet.
+        Return a model with the architecture and a copy of the weights of a torchvision ResNet.
 
         Args:
             module (`torchvision.models.ResNet`): ResNet-18 to 152, as torchvision makes it, or with a 3x3 stride 1
@@ -227,47 +214,37 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
             config_kwargs: further arguments of [`CifarResNetConfig`], such as `id2label`.
 
         Raises:
-            ValueError: if the module is something else (ResNeXt, wide, dilated, another stem).
+            ValueError: for any other module (ResNeXt, wide, dilated, another stem).
         """
         model = cls(CifarResNetConfig(**{**_describe_torchvision(module), **config_kwargs}))
-        # The printed form has every stride, padding, activation and epsilon.
+        # A module's repr shows every stride, padding, activation and epsilon.
         if repr(_build_torchvision(model.config)) != repr(module):
             raise ValueError("this is not a plain torchvision ResNet (ResNeXt, wide, dilated and changed ones are not)")
-        model.load_state_dict(
-            {
-                f"classifier.{name[3:]}" if name.startswith("fc.") else f"resnet.backbone.{name}": tensor
-                for name, tensor in module.state_dict().items()
-            }
-        )
+        weights = {f"resnet.backbone.{name}": tensor for name, tensor in module.state_dict().items()}
+        model.load_state_dict({n.replace("resnet.backbone.fc.", "classifier."): t for n, t in weights.items()})
         return model.train(module.training)
 
     def to_torchvision(self):
         """
-        The inverse of [`from_torchvision`]: a `torchvision.models.ResNet` with a copy of the weights.
+        Return a `torchvision.models.ResNet` with a copy of the weights, the inverse of [`from_torchvision`].
 
         Raises:
-            ValueError: if torchvision has no such ResNet (other than four stages of 64 to 512 channels), or if there
-                is dropout or stochastic depth, which torchvision's ResNet lacks.
+            ValueError: if torchvision's ResNet lacks something: other stages or widths, dropout, stochastic depth.
         """
         if self.config.dropout > 0 or self.config.drop_path_rate > 0:
             raise ValueError("torchvision's ResNet has no dropout and no stochastic depth")
         module = _build_torchvision(self.config)
-        module.load_state_dict(
-            {
-                name.replace("resnet.backbone.", "", 1).replace("classifier.", "fc.", 1): tensor
-                for name, tensor in self.state_dict().items()
-            }
-        )
+        weights = {n.removeprefix("resnet.backbone."): tensor for n, tensor in self.state_dict().items()}
+        module.load_state_dict({n.replace("classifier.", "fc."): tensor for n, tensor in weights.items()})
         return module.train(self.training)
 
 
 def _build_torchvision(config):
-    """torchvision's own module for a configuration, with its own initialisation."""
+    """Return a newly initialised torchvision ResNet of a configuration's shape."""
     if config.stage_widths != STANDARD_WIDTHS or config.num_channels != 3:
         raise ValueError("torchvision's ResNet has four stages of 64, 128, 256 and 512 channels, and RGB input")
-    module = torchvision.models.ResNet(
-        TORCHVISION_BLOCKS[config.block], config.stage_depths, num_classes=config.num_labels
-    )
+    block = Bottleneck if config.block == "bottleneck" else BasicBlock
+    module = torchvision.models.ResNet(block, config.stage_depths, num_classes=config.num_labels)
     if config.stem == "cifar":
         module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         module.maxpool = nn.Identity()
@@ -275,7 +252,7 @@ def _build_torchvision(config):
 
 
 def _describe_torchvision(module):
-    """The configuration arguments that describe a torchvision ResNet."""
+    """Return the configuration arguments that describe a torchvision ResNet."""
     if not isinstance(module, torchvision.models.ResNet):
         raise ValueError(f"expected a torchvision.models.ResNet, got {type(module).__name__}")
     if not isinstance(module.fc, nn.Linear):

@@ -30,15 +30,11 @@ def test_default_is_resnet50_with_cifar_stem():
 
 
 @pytest.mark.parametrize("depth, block, stage_depths", STANDARD)
-def test_depth_fills_in_shape(depth, block, stage_depths):
+def test_depth_and_shape_imply_each_other(depth, block, stage_depths):
     config = CifarResNetConfig(depth=depth)
     assert (config.block, config.stage_depths) == (block, stage_depths)
     assert config.stage_widths == [64, 128, 256, 512]
-
-
-@pytest.mark.parametrize("depth, block, stage_depths", STANDARD)
-def test_explicit_standard_shape_reports_its_depth(depth, block, stage_depths):
-    assert CifarResNetConfig(block=block, stage_depths=stage_depths).depth == depth
+    assert CifarResNetConfig(block=block, stage_depths=tuple(stage_depths)).depth == depth
     assert CifarResNetConfig(depth=depth, block=block, stage_depths=stage_depths).depth == depth
 
 
@@ -82,32 +78,18 @@ def test_own_shape_has_no_depth_and_shares_no_state():
     "kwargs",
     [
         {},
-        {"depth": 18},
         {"depth": 152, "stem": "imagenet", "dropout": 0.25, "zero_init_residual": True, "num_channels": 1},
-        {"depth": 18, "stage_widths": [8, 16, 32, 64]},
-        {"depth": 20},
         {"depth": 56, "stage_widths": [8, 16, 32]},
-        TINY,
-        {**TINY, "block": "bottleneck"},
-        {**TINY, "block": "bottleneck", "stage_depths": (1, 1, 1), "stage_widths": (8, 16, 32)},
-        {**TINY, "num_labels": 2},
-        {**TINY, "num_labels": 100},
+        {**TINY, "block": "bottleneck", "stage_depths": (1, 1, 1), "stage_widths": (8, 16, 32), "num_labels": 2},
         {**TINY, "id2label": {0: "apple", 1: "bear", 2: "cup"}, "label2id": {"apple": 0, "bear": 1, "cup": 2}},
     ],
 )
 def test_round_trip(kwargs, tmp_path):
     config = CifarResNetConfig(**kwargs)
     config.save_pretrained(tmp_path)
-    assert CifarResNetConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
-
-
-def test_labels_survive_round_trip(tmp_path):
-    names = {0: "apple", 1: "bear", 2: "cup"}
-    CifarResNetConfig(**TINY, id2label=names).save_pretrained(tmp_path / "names")
-    CifarResNetConfig(**TINY, num_labels=2).save_pretrained(tmp_path / "two")
-    loaded = CifarResNetConfig.from_pretrained(tmp_path / "names")
-    assert (loaded.id2label, loaded.num_labels) == (names, 3)
-    assert CifarResNetConfig.from_pretrained(tmp_path / "two").num_labels == 2
+    loaded = CifarResNetConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert (loaded.id2label, loaded.num_labels) == (config.id2label, config.num_labels)
 
 
 @pytest.mark.parametrize(
@@ -115,52 +97,33 @@ def test_labels_survive_round_trip(tmp_path):
     [
         ("depth", {"depth": 21}),
         ("depth", {"depth": 20, "block": "bottleneck"}),
-        ("depth", {"depth": 0}),
         ("depth", {"depth": "50"}),
+        ("depth", {"depth": [18]}),
         ("block", {"depth": 18, "block": "bottleneck"}),
         ("stage_depths", {"depth": 18, "stage_depths": [3, 4, 6, 3]}),
         ("stage_depths", {"block": "basic"}),
         ("block", {"stage_depths": [1, 1, 1]}),
         ("block", {"block": "resnext", "stage_depths": [1, 1, 1]}),
-        ("block", {"block": ["basic"], "stage_depths": [1, 1, 1]}),
         ("stage_depths", {"block": "basic", "stage_depths": []}),
-        ("stage_depths", {"block": "basic", "stage_depths": 3}),
         ("stage_depths", {**TINY, "stage_depths": 3}),
         ("stage_depths", {**TINY, "stage_depths": [1, 0, 1]}),
-        ("stage_depths", {**TINY, "stage_depths": [1, -1, 1]}),
-        ("stage_depths", {**TINY, "stage_depths": [1, 1.5, 1]}),
         ("stage_depths", {**TINY, "stage_depths": [1, True, 1]}),
-        ("stage_depths", {**TINY, "stage_depths": "111"}),
         ("stage_widths", {"block": "basic", "stage_depths": [1] * 5}),
         ("stage_widths", {**TINY, "stage_widths": [8, 16]}),
         ("stage_widths", {"depth": 50, "stage_widths": [8, 16, 32]}),
         ("stage_widths", {**TINY, "stage_widths": [8, 16, 0]}),
-        ("stage_widths", {**TINY, "stage_widths": [8, 16, "32"]}),
-        ("stage_widths", {**TINY, "stage_widths": 8}),
         ("stem", {"stem": "cifar10"}),
-        ("stem", {"stem": None}),
-        ("dropout", {"dropout": -0.1}),
         ("dropout", {"dropout": 1.0}),
         ("dropout", {"dropout": float("nan")}),
-        ("dropout", {"dropout": "0.1"}),
-        ("dropout", {"dropout": None}),
         ("num_channels", {"num_channels": 0}),
-        ("num_channels", {"num_channels": 1.0}),
         ("num_channels", {"num_channels": True}),
+        ("drop_path_rate", {"drop_path_rate": 1.0}),
+        ("drop_path_rate", {"drop_path_rate": "half"}),
     ],
 )
 def test_bad_combination_names_the_field(field, kwargs):
     with pytest.raises(ValueError, match=field):
         CifarResNetConfig(**kwargs)
-
-
-def test_list_as_depth_names_the_field():
-    with pytest.raises(ValueError, match="depth"):
-        CifarResNetConfig(depth=[18])
-
-
-def test_tuple_of_standard_depths_reports_depth():
-    assert CifarResNetConfig(block="basic", stage_depths=(2, 2, 2, 2)).depth == 18
 
 
 @pytest.mark.parametrize("field, value", [("depth", 18), ("stem", "x"), ("stage_depths", [1, 1])])

@@ -152,13 +152,9 @@ def edited(tmp_path, **changes):
     return folder
 
 
-def test_what_is_loaded_from_before_the_version_field_is_saved_with_it(tmp_path):
-    model = CifarResNetForImageClassification.from_pretrained(edited(tmp_path, format_version="absent"))
+def test_format_version(tmp_path):
+    model = CifarResNetForImageClassification.from_pretrained(edited(tmp_path / "old", format_version="absent"))
     model.save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["format_version"] == 1
-
-
-@pytest.mark.parametrize("version", [2, 17])
-def test_checkpoint_of_a_later_version_is_refused(tmp_path, version):
-    with pytest.raises(ValueError, match=rf"format_version {version} is later .* update the package"):
-        CifarResNetForImageClassification.from_pretrained(edited(tmp_path, format_version=version))
+    with pytest.raises(ValueError, match=r"format_version 17 is later .* update the package"):
+        CifarResNetForImageClassification.from_pretrained(edited(tmp_path / "new", format_version=17))
