@@ -10,7 +10,7 @@ from ..errors import UserError, reports_user_errors
 from ..hub import client
 from ..inference.space import write_examples, write_space
 from ..training.arguments import DataArguments
-from ..training.parser import CifarArgumentParser, parse_with_record
+from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 
 @reports_user_errors
@@ -54,7 +54,7 @@ def _parse(argv, prog):
     parser.add_argument("--no_push", dest="push", action="store_false", help="only write the folder of the Space")
     parser.add_argument("--private", action="store_true", help="of a new Space")
     parser.add_argument("--output_dir", metavar="FOLDER", help="of the Space's folder; its name if not given")
-    options, data_args, _ = parse_with_record(parser, argv)
+    options, data_args, _ = parse_with_run_record(parser, argv)
     if options.port is not None and not 1 <= options.port <= 65535:
         raise UserError(f"--port must be from 1 to 65535, got {options.port}")
     for path in options.examples or ():

@@ -13,7 +13,7 @@ from ..evaluation import analysis
 from ..reporting import run_record
 from ..reporting.error_report import write_analysis
 from ..training.arguments import DataArguments
-from ..training.parser import CifarArgumentParser, parse_with_record
+from ..training.parser import CifarArgumentParser, parse_with_run_record
 from ..training.processes import leave_processes_at_exit
 from ..training.scorers import CheckpointScorer, EnsembleScorer, scoring_arguments
 
@@ -143,7 +143,7 @@ def _parse(argv, prog):
     parser.add_argument(
         "--calibrate", action="store_true", help="fit a temperature on validation and save it in the checkpoint"
     )
-    options, data_args, run = parse_with_record(
+    options, data_args, run = parse_with_run_record(
         parser, argv, others="with --ensemble: more of them, on the same images"
     )
     if options.json is not None:

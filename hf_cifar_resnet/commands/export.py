@@ -10,7 +10,7 @@ from ..errors import UserError, reports_user_errors
 from ..inference import convert
 from ..inference.export import BATCH_SIZES, ENDINGS, PRECISIONS, compare, load_runner, measure_accuracy, write_onnx_file
 from ..training.arguments import DataArguments
-from ..training.parser import CifarArgumentParser, parse_with_record
+from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 
 @reports_user_errors
@@ -59,7 +59,7 @@ def _parse(argv, prog):
     parser.add_argument("--split", choices=("train", "validation", "test"),
                         help="measure the accuracy on it; test if not given, except for fp32")  # fmt: skip
     parser.add_argument("--calibration_images", type=int, default=256, help="training images for int8 (256)")
-    options, data_args, _ = parse_with_record(parser, argv)
+    options, data_args, _ = parse_with_run_record(parser, argv)
     if options.precision not in PRECISIONS[options.format]:
         allowed = " or ".join(PRECISIONS[options.format])
         raise UserError(f"--format {options.format} has --precision {allowed}, not {options.precision}")

@@ -27,8 +27,8 @@ def main(argv=None, prog=None):
     Exits with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.processes`].
     """
     arguments = parse_arguments(argv, prog)
-    command = processes.typed(argv, prog)
-    with processes.watching(command) as watch:
+    command = processes.command_line(argv, prog)
+    with processes.watch_signals(command) as watch:
         return _train(*arguments, command, watch)
 
 
@@ -40,14 +40,14 @@ def _train(model_args, data_args, args, command, watch):
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
     from ..reporting.run_record import make_record, run_name
-    from ..training.build import build_model, build_trainer, check_metric, load_data, load_start, quieten_libraries
+    from ..training.build import build_model, build_trainer, check_metric, find_pretrained, load_data, quieten_libraries
     from ..training.callbacks import RunRecordCallback
     from ..training.processes import check_processes, leave_processes_at_exit
 
     check_processes(args)
     quieten_libraries(args)
     set_seed(args.seed)
-    start = load_start(model_args, data_args)
+    start = find_pretrained(model_args, data_args)
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args.seed)
     check_metric(args, data)
@@ -65,7 +65,7 @@ def _train(model_args, data_args, args, command, watch):
         run["changed_arguments"] = changed_arguments(run, resume)
     preempted = processes.PreemptionCallback(watch)
     callbacks = [RunRecordCallback(run), preempted, *([publisher] if publisher else [])]
-    with run_folder(args), processes.marking(args.output_dir):
+    with run_folder(args), processes.mark_preemption(args.output_dir):
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
             print(start_block(run, args, publisher, resume), flush=True)

@@ -1,6 +1,6 @@
-"""From a dataset's name to augmented batches."""
+"""Datasets, their splits, and augmented batches."""
 
 import os
 
-# Albumentations asks a package index for updates when imported, unless told otherwise.
+# Albumentations looks for updates on the network when it is imported, unless this is set.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -1,4 +1,4 @@
-"""Albumentations, with randomness that depends on (seed, epoch, sample index) alone."""
+"""Reproducible augmentation with Albumentations."""
 
 import random
 
@@ -9,10 +9,10 @@ from albumentations.core.transforms_interface import BasicTransform
 
 class Augmenter:
     """
-    Applies a policy so that an image's augmentation depends on (seed, epoch, index) alone.
+    Apply a policy with random numbers that depend on (seed, epoch, index) alone.
 
-    Albumentations ignores the global seeds, and its own would be the same in every worker and every epoch. Here all
-    transforms share one counter-based generator (Philox, Salmon et al. 2011), set anew for each image.
+    Albumentations ignores global seeds, and its own seed would repeat in every worker and epoch. Here all transforms
+    share one counter-based generator (Philox, Salmon et al. 2011), which is reset for each image.
 
     Args:
         policy (`A.Compose`): uint8 image to uint8 image of the same size.
@@ -30,11 +30,11 @@ class Augmenter:
         self._steps = [(step, _is_plain(step)) for step in policy.transforms] if _only_images(policy) else None
 
     def __call__(self, image, epoch, index):
-        """`image`: uint8 (height, width, 3), contiguous. Returns an augmented image of the same shape."""
+        """Return an augmented copy of a contiguous uint8 image (height, width, 3)."""
         self._reseed(epoch, index)
         if self._steps is None:
             return self.policy(image=image)["image"]
-        # What Compose does, without the checks that cost more than a transform of a small image.
+        # This equals Compose without its checks, which take longer than a transform of a small image.
         if self._py_random.random() >= self.policy.p:
             return image
         for step, is_plain in self._steps:
@@ -46,17 +46,17 @@ class Augmenter:
         state["key"][:] = self.seed, epoch
         state["counter"][:] = 0, index, 0, 0
         self._bits.state = self._state
-        # The leading 1 gives all seeds one length: of different lengths, some seeds make the same stream.
+        # The leading 1 gives all seeds the same length; seeds of different lengths may give the same numbers.
         self._py_random.seed(1 << 96 | self.seed << 64 | epoch << 32 | index)
 
 
 def _only_images(policy):
-    """Whether a Compose adds nothing to the sequence of its transforms when it is given an image alone."""
+    """Return whether a Compose only applies its transforms in sequence to an image."""
     return type(policy) is A.Compose and not policy.processors and not policy.save_applied_params
 
 
 def _is_plain(transform):
-    """Whether [`_apply`] is all that a transform does: it is no group, and overrides nothing around `apply`."""
+    """Return whether [`_apply`] equals calling the transform: not a group, and `apply` is all that it overrides."""
     return isinstance(transform, BasicTransform) and all(
         getattr(type(transform), name) is getattr(BasicTransform, name)
         for name in ("__call__", "apply_with_params", "should_apply", "update_transform_params")

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: whole batches mixed on the device, in training only."""
+"""MixUp and CutMix of training batches, on the device."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,15 @@ class Mixer:
     """
     Mixes each image of a batch with the one before it, and their labels with the same weights.
 
-    What is drawn (whether, how and how strongly) depends on (seed, step, part, rank) alone, and takes no number from
-    the device: nothing waits, and a resumed run mixes as the whole one did. Batches are shuffled, so the neighbour is
-    a random other image.
+    Random numbers depend on (seed, step, part, rank) alone, so that a resumed run mixes as an uninterrupted one, and
+    are drawn on the host, so that the device need not be waited for.
 
     Args:
-        num_labels (`int`).
         mixup_alpha (`float`): of MixUp's Beta(alpha, alpha) (Zhang et al. 2017, https://arxiv.org/abs/1710.09412);
-            0 is no MixUp.
-        cutmix_alpha (`float`): of CutMix's (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 is no CutMix.
+            0 turns it off.
+        cutmix_alpha (`float`): of CutMix's (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 turns it off.
         probability (`float`): share of the batches that are mixed.
-        cutmix_share (`float`): where both are on, the share of the mixed batches that get CutMix.
-        seed, rank (`int`): of the run, and of the process within it.
+        cutmix_share (`float`): share of the mixed batches that get CutMix if both are on.
     """
 
     num_labels: int
@@ -36,19 +33,16 @@ class Mixer:
 
     def __call__(self, pixel_values, labels, step, part=0):
         """
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): left as it is.
-            labels (`torch.LongTensor` of shape `(batch,)`): class numbers.
-            step (`int`): optimizer steps taken so far.
-            part (`int`): which of the batches accumulated within the step.
+        Return new images, and class probabilities float32 `(batch, num_labels)`, also if the batch is not mixed.
 
-        Returns:
-            The mixed images, and class probabilities float32 `(batch, num_labels)`, also for a batch that is left
-            unmixed.
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`)
+            labels (`torch.LongTensor` of shape `(batch,)`): class numbers.
+            step, part (`int`): number of the optimizer step, and of the accumulated batch within it.
         """
         rng = np.random.default_rng([self.seed, step, part, self.rank])
         labels = one_hot(labels, self.num_labels).float()
-        # Drawn before it is known whether they are needed, so that each decision has its own place in the stream.
+        # Both numbers are always drawn, so that the numbers that follow do not depend on the options.
         mixed, cut = rng.random(2) < (self.probability, self._share_of_cutmix())
         if not mixed:
             return pixel_values, labels
@@ -67,12 +61,10 @@ class Mixer:
 
 def cutmix(pixel_values, kept, rng):
     """
-    Replaces a box of every image by the same box of the image before it.
+    Replace a box of every image by the same box of the image before it.
 
-    The box has the share `1 - kept` of the image's area and a uniform centre; what lies outside the image is cut off.
-
-    Returns:
-        The new images, and the share of their own pixels that they really kept.
+    The box has the share `1 - kept` of the image's area and a uniform centre, and is clipped at the border. Returns the
+    new images and the share of pixels that was really kept.
     """
     height, width = pixel_values.shape[-2:]
     rows, columns = _span(height, kept, rng), _span(width, kept, rng)
@@ -87,10 +79,10 @@ def _span(size, kept, rng):
     return slice(max(0, centre - length // 2), min(size, centre - length // 2 + length))
 
 
-def weight_of(classes, labels):
+def label_share(classes, labels):
     """
-    How right the predicted `classes` (batch,) are: 1 or 0 for class numbers `labels` (batch,); for class probabilities
-    (batch, num_labels) the probability of the predicted class.
+    Return the share of each label that the predicted `classes` (batch,) have: 1 or 0 for class numbers (batch,), a
+    probability for class probabilities (batch, num_labels).
     """
     if labels.ndim == 1:
         return classes == labels

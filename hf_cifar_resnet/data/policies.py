@@ -1,4 +1,4 @@
-"""Named Albumentations policies, and policies from files."""
+"""Augmentation policies: by name, or from a file of Albumentations."""
 
 import warnings
 from pathlib import Path
@@ -11,18 +11,14 @@ from ..documents import read_json, read_yaml
 from .transforms import FastColorJitter, PadAndCrop
 
 PADDING = 4
-# Where random erasing is done, and by how much (Zhong et al. 2017, https://arxiv.org/abs/1708.04896, section 4.2).
+# Area and aspect ratio of random erasing (Zhong et al. 2017, https://arxiv.org/abs/1708.04896, section 4.2).
 ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)
 
 
 class Cutout(A.ImageOnlyTransform):
     """
-    A black square with a uniform centre; what lies outside the image is cut off (DeVries and Taylor 2017,
+    A black square of `length` pixels with a uniform centre, clipped at the border (DeVries and Taylor 2017,
     https://arxiv.org/abs/1708.04552).
-
-    Args:
-        length (`int`): side of the square in pixels.
-        p (`float`): probability of applying it.
     """
 
     class InitSchema(A.ImageOnlyTransform.InitSchema):
@@ -42,15 +38,15 @@ class Cutout(A.ImageOnlyTransform):
         return img
 
 
-def crop_and_flip(size):
-    """The usual CIFAR augmentation (He et al. 2015, section 4.2): 4 black pixels on each side, crop, flip."""
+def crop_and_flip():
+    """Return the usual CIFAR augmentation: pad by 4 black pixels, crop, flip (He et al. 2015, section 4.2)."""
     return [PadAndCrop(PADDING), A.HorizontalFlip(p=0.5)]
 
 
 def color_and_shape(size, strength=1.0):
     """
-    The 14 operations of TrivialAugment (Müller and Hutter 2021, https://arxiv.org/abs/2103.10158, table 8, "wide"),
-    each at a strength drawn uniformly from nothing up to `strength` times its widest.
+    Return the 14 operations of TrivialAugment (Müller and Hutter 2021, https://arxiv.org/abs/2103.10158, table 8,
+    "wide"), each with a random strength from 0 to `strength` times the paper's.
     """
     shear, rotation, shift = np.degrees(np.arctan(0.99 * strength)), 135 * strength, round(size * strength)
     factor = (1 - 0.99 * strength, 1 + 0.99 * strength)
@@ -82,79 +78,70 @@ def _seed(size, color_jitter):
         hue=(-hue, hue),
         p=1.0,
     )
-    return [*crop_and_flip(size), jitter]
+    return [*crop_and_flip(), jitter]
 
 
 def _notebook(size, color_jitter):
-    """What the notebook meant: its own argument names were ignored by Albumentations, so strengths are ours."""
+    """Return the original notebook's policy. Albumentations ignored its argument names, so the strengths are ours."""
     hole = (size // 4, size // 4)
     dropout = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=hole, hole_width_range=hole, fill=0, p=1.0)
-    return [*crop_and_flip(size), A.OneOf([dropout, A.GaussNoise(std_range=(0.02, 0.08), p=1.0)], p=0.5)]
-
-
-def _crop(size, color_jitter):
-    return crop_and_flip(size)
+    return [*crop_and_flip(), A.OneOf([dropout, A.GaussNoise(std_range=(0.02, 0.08), p=1.0)], p=0.5)]
 
 
 def _cutout(size, color_jitter):
-    """A square of half the width, the paper's for CIFAR-10 (for CIFAR-100 it has a quarter)."""
-    return [*crop_and_flip(size), Cutout(size // 2)]
+    """Return a policy with a square of half the width, as the paper has for CIFAR-10."""
+    return [*crop_and_flip(), Cutout(size // 2)]
 
 
 def _trivial(size, color_jitter):
-    return [*crop_and_flip(size), A.OneOf(color_and_shape(size), p=1)]
+    return [*crop_and_flip(), A.OneOf(color_and_shape(size), p=1)]
 
 
 def _randaugment(size, color_jitter):
     """
-    Two operations, as in RandAugment (Cubuk et al. 2019, https://arxiv.org/abs/1909.13719), at up to a third of
-    TrivialAugment's strengths; there each has the same fixed strength.
+    Return a policy of two operations, as in RandAugment (Cubuk et al. 2019, https://arxiv.org/abs/1909.13719), whose
+    strengths are random, up to a third of TrivialAugment's, instead of fixed.
     """
-    return [*crop_and_flip(size), A.SomeOf(color_and_shape(size, 1 / 3), n=2, replace=True, p=1)]
+    return [*crop_and_flip(), A.SomeOf(color_and_shape(size, 1 / 3), n=2, replace=True, p=1)]
 
 
 def _strong(size, color_jitter):
-    """One operation at up to half of TrivialAugment's strengths, then a square of a quarter of the width."""
-    return [*crop_and_flip(size), A.OneOf(color_and_shape(size, 0.5), p=1), Cutout(size // 4)]
-
-
-def _none(size, color_jitter):
-    return []
+    """Return a policy of one operation up to half of TrivialAugment's strengths, and a square of a quarter width."""
+    return [*crop_and_flip(), A.OneOf(color_and_shape(size, 0.5), p=1), Cutout(size // 4)]
 
 
 POLICIES = {
     "seed": _seed,
     "notebook": _notebook,
-    "crop": _crop,
+    "crop": lambda size, color_jitter: crop_and_flip(),
     "cutout": _cutout,
     "trivial": _trivial,
     "randaugment": _randaugment,
     "strong": _strong,
-    "none": _none,
+    "none": lambda size, color_jitter: [],
 }
 
 
 def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=0.0):
     """
-    The transforms of a policy, uint8 image to uint8 image of the same size.
+    Return the `A.Compose` of a policy, from uint8 image to uint8 image of the same size.
 
     Args:
         name (`str`): one of `POLICIES`, or a YAML or JSON file that Albumentations wrote (`albumentations.save`).
         image_size (`int`): height and width in pixels.
-        color_jitter (four floats): strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5); used by
-            policy `seed`.
+        color_jitter (four floats): strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5) of policy
+            `seed`.
         random_erasing (`float`): probability of filling a rectangle of each image with noise, after the policy.
 
     Raises:
-        ValueError: for an unknown name, a file that holds no policy or one of another size or type, or an argument
-            that Albumentations does not accept.
+        ValueError: for an unknown name, a file without a policy that fits, or an argument that Albumentations refuses.
     """
     if len(color_jitter) != 4 or not all(0 <= s <= 1 for s in color_jitter) or color_jitter[3] > 0.5:
         raise ValueError(f"color_jitter needs four strengths, 0 to 1 and hue 0 to 0.5, got {list(color_jitter)}")
     if not 0 <= random_erasing <= 1:
         raise ValueError(f"random_erasing must be a probability, 0 to 1, got {random_erasing}")
     with warnings.catch_warnings():
-        # Albumentations only warns about arguments it does not know, and then uses its defaults.
+        # Albumentations warns about unknown arguments and then uses its defaults.
         warnings.simplefilter("error", UserWarning)
         try:
             transforms = _transforms(name, image_size, color_jitter)
@@ -179,14 +166,12 @@ def _read(path):
         raise ValueError(f"there is no augmentation policy file {path}")
     try:
         content = {"yaml": read_yaml, "json": read_json}[POLICY_FORMATS[path.suffix]](path)
-        # It makes transforms alone, by their names in Albumentations' own register.
-        policy = A.from_dict(content)
+        return A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
     except UserWarning:
         raise
-    except Exception as error:  # whatever the file's content makes of YAML, JSON, pydantic and Albumentations
+    except Exception as error:  # pydantic and Albumentations raise errors of any type
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} holds no Albumentations policy: {type(error).__name__}: {reason}") from error
-    return policy
 
 
 def _try_out(policy, name, size):

@@ -1,4 +1,4 @@
-"""Where a dataset comes from: its revision, licence and citation."""
+"""The revision, licence and citation of a dataset."""
 
 import re
 from pathlib import Path
@@ -12,15 +12,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def provenance(name, raw):
     """
-    What is known of a dataset without asking the network again.
+    Return a dataset's `revision` (its commit on the Hub), `license` and `citation` without network access.
 
     Args:
         name (`str`): the Hub id or folder that it was loaded from.
         raw (`datasets.DatasetDict`): as it was loaded.
-
-    Returns:
-        dict with `revision`, the commit on the Hub (None for a folder), and `license` and `citation` as its own card
-        states them (None where it does not).
     """
     revision = _revision(raw)
     card = _card(name, revision)
@@ -36,7 +32,7 @@ def provenance(name, raw):
 
 
 def _revision(raw):
-    """`datasets` calls the cache folder of what comes from the Hub after the commit."""
+    # `datasets` names the cache folder of a Hub dataset after its commit, and stores it nowhere else.
     files = [file["filename"] for part in raw.values() for file in part.cache_files]
     folder = Path(files[0]).parent.name if files else ""
     return folder if _COMMIT.fullmatch(folder) else None

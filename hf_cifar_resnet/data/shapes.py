@@ -11,7 +11,7 @@ SUPERSAMPLING = 4
 AXIS = np.linspace(-0.5, 0.5, IMAGE_SIZE)
 TRAIN_PER_CLASS, TEST_PER_CLASS = 50, 10
 TILT = np.pi / 8  # radians either way
-# A tenth of the colour circle apart, so that a hue shift of a few hundredths leaves them told apart.
+# A tenth of the colour circle apart, so that small hue shifts do not confuse them.
 COLOURS = ("red", "orange", "lime", "green", "mint", "cyan", "azure", "blue", "purple", "pink")
 
 
@@ -54,10 +54,8 @@ LABEL_NAMES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
 
 def draw(label, rng):
     """
-    One image of class `label`, with position, scale, rotation, exact colour, background and noise drawn from `rng`.
-
-    Returns:
-        uint8 array (32, 32, 3).
+    Return an image of class `label`, uint8 (32, 32, 3), with random position, scale, rotation, exact colour, background
+    and noise.
     """
     shape, colour = divmod(label, len(COLOURS))
     hue = (colour + rng.uniform(-0.12, 0.12)) / len(COLOURS)
@@ -73,7 +71,7 @@ def _rgb(hue, saturation, value):
 
 
 def _coverage(parts, rng):
-    """The share of each pixel that the shape covers, (32, 32)."""
+    """Return the share of each pixel that the shape covers, (32, 32)."""
     size = IMAGE_SIZE * SUPERSAMPLING
     radius = size * rng.uniform(0.3, 0.45)
     centre = size / 2 + rng.uniform(-1, 1, size=2) * (size * 0.48 - radius)
@@ -87,7 +85,7 @@ def _coverage(parts, rng):
 
 
 def _background(rng):
-    """A pale gradient between two greys, (32, 32, 3)."""
+    """Return a gradient between two pale colours, (32, 32, 3)."""
     ends = [_rgb(rng.uniform(), rng.uniform(0, 0.15), rng.uniform(0.2, 0.8)) for _ in range(2)]
     angle = rng.uniform(0, 2 * np.pi)
     ramp = (0.5 + np.add.outer(AXIS * np.sin(angle), AXIS * np.cos(angle))).clip(0, 1)[..., None]
@@ -96,10 +94,8 @@ def _background(rng):
 
 def shapes100(seed=0):
     """
-    100 classes, 50 training and 10 test images of each; `superclass` is the shape.
-
-    Returns:
-        `datasets.DatasetDict` with splits train, test and columns image, label, superclass.
+    Return a `datasets.DatasetDict` of 100 classes, with 50 training and 10 test images of each, and the columns image,
+    label and superclass (the shape).
     """
     from datasets import ClassLabel, Dataset, DatasetDict, Features
     from datasets import Image as ImageFeature

@@ -1,4 +1,4 @@
-"""From a dataset's name to splits with the columns image and label."""
+"""Loading image classification datasets from the Hub, a folder or memory, and splitting them."""
 
 import contextlib
 import functools
@@ -18,12 +18,12 @@ from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100
 
-# Drawn once in a process: one that trains several times loads it for each run.
+# Cached, because a process may train several times.
 BUILT_IN = {"shapes100": functools.cache(shapes100)}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 MAX_LABELS = 10**6
-# `datasets` gives no labels where it has seen a single one.
+# `datasets` infers no labels from a single folder.
 ONE_CLASS = "in a folder of images, train needs those of two classes or more, each in a folder of its own"
 SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
 SPLITS = ("train", "validation", "test")
@@ -32,11 +32,10 @@ SPLITS = ("train", "validation", "test")
 @dataclass
 class ImageSplits:
     """
-    What a model is trained, selected and tested on.
+    The splits of a dataset, and what is known of its labels.
 
     Attributes:
-        train, validation, test ([`ImageDataset`]): `validation` is None where nothing was held out, and all are where
-            they were not asked for.
+        train, validation, test ([`ImageDataset`] or None): None if not needed, or if no validation images are held out.
         label_names (`list[str]`): the name of each class number.
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): the superclass of each class number.
         superclass_names (`list[str]`, *optional*): the name of each superclass number.
@@ -62,7 +61,7 @@ class ImageSplits:
         self.label2id = {name: number for number, name in enumerate(self.label_names)}
 
     def image_processor(self):
-        """The transformers image processor that turns any image into this model's `pixel_values`."""
+        """Return the transformers image processor that computes the same `pixel_values` from any image."""
         from transformers import ViTImageProcessor
 
         size = {"height": self.image_size, "width": self.image_size}
@@ -90,26 +89,19 @@ def load_splits(
     needed=SPLITS,
 ):
     """
-    Loads, splits and decodes an image classification dataset.
+    Load, split and decode an image classification dataset. Returns [`ImageSplits`], and raises [`UserError`].
 
     Args:
         dataset_name (`str`): a built-in name, a folder (laid out as on the Hub, or an image folder), or a Hub id.
-        validation_fraction (`float`): share of the training images to hold out, the same share of every class. A
-            dataset that brings a validation split beside its test split is taken as it is.
-        split_seed (`int`): decides what is held out and sliced, whatever the seed of a run.
-        max_train_samples, max_eval_samples (`int`, *optional*): stratified slices of the training, and of the
+        validation_fraction (`float`): share of the training images of every class to hold out, unless the dataset has
+            a validation split beside its test split.
+        split_seed (`int`): seed of the held-out images and of the slices.
+        max_train_samples, max_eval_samples (`int`, *optional*): sizes of stratified slices of the training, and of the
             validation and test images.
         image_mean, image_std (three floats, *optional*): computed from the training images by default.
         augmentation (`str`), color_jitter, random_erasing: see [`~hf_cifar_resnet.data.policies.build_policy`].
         seed (`int`): of the augmentation.
-        needed (names of splits): those to decode; the dataset need not have the others. Without train, `image_mean`
-            and `image_std` have to be given.
-
-    Returns:
-        [`ImageSplits`]
-
-    Raises:
-        UserError: saying what is wrong and what to do.
+        needed (names of splits): splits to decode. Without train, `image_mean` and `image_std` have to be given.
     """
     if (image_mean is None) != (image_std is None):
         raise UserError("give both --image_mean and --image_std, or neither")
@@ -122,7 +114,7 @@ def load_splits(
         raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples,
         needed,
     )  # fmt: skip
-    images = {name: decode(part, image_size) for name, part in parts.items()}
+    images = {name: decode(part, image_size, image_column_name) for name, part in parts.items()}
     if image_mean is None:
         image_mean, image_std = channel_statistics(images["train"])
 
@@ -147,7 +139,7 @@ def load_splits(
 
 
 def load_raw(name, config_name=None, revision=None):
-    """A `datasets.DatasetDict` as it is stored. Raises [`UserError`] where there is none."""
+    """Return a dataset as a `datasets.DatasetDict`. Raises [`UserError`] if it cannot be loaded."""
     if name in BUILT_IN:
         return BUILT_IN[name]()
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
@@ -163,9 +155,8 @@ def load_raw(name, config_name=None, revision=None):
         )
     try:
         if is_folder:
-            loaded = datasets.load_dataset(os.path.abspath(name), config_name, description=_state(name))
-        else:
-            loaded = datasets.load_dataset(name, config_name, revision=revision)
+            return datasets.load_dataset(os.path.abspath(name), config_name, description=_hash_folder(name))
+        return datasets.load_dataset(name, config_name, revision=revision)
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         reason = _first_line(error)
         if is_folder:
@@ -173,13 +164,12 @@ def load_raw(name, config_name=None, revision=None):
                 f"the folder {name} cannot be read: {reason}; it needs the parquet files or images of train and test"
             ) from error
         raise UserError(f"the dataset {name} cannot be loaded from the Hub: {reason}; {offline_ways}") from error
-    return loaded
 
 
-def _state(folder):
+def _hash_folder(folder):
     """
-    Changes whenever a file of the folder does. `datasets` goes by the times of modification, which copying keeps, and
-    would take an older table from its cache; the times of change cannot be set.
+    Return a hash of the sizes and times of all files in a folder. `datasets` uses modification times alone, which
+    copying preserves, and would take an older table from its cache.
     """
     digest = hashlib.sha256()
     for parent, folders, files in os.walk(folder):
@@ -203,11 +193,8 @@ def _first_line(error):
 def split(raw, image_column, label_column, validation_fraction, split_seed, max_train_samples, max_eval_samples,
           needed=SPLITS):  # fmt: skip
     """
-    Canonical columns and parts.
-
-    Returns:
-        dict of `datasets.Dataset` (what is needed of train, test, and validation where there is one) with columns
-        image, label; the label names; the superclass of each label or None; the superclasses' names or None.
+    Return the needed splits as a dict of `datasets.Dataset` with columns image, label and row; the label names; and the
+    superclass of each label and the superclasses' names, or None and None.
     """
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
@@ -235,7 +222,7 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
 
 
 def _find_splits(raw, needed):
-    """Those that there are of train, test, and validation where the dataset brings one beside its test split."""
+    """Return the splits train, test and validation. A lone validation split becomes the test split."""
     validation = next((name for name in ("validation", "valid", "val", "dev") if name in raw), None)
     test = "test" if "test" in raw else validation
     names = {"train": "train", "test": test, "validation": None if validation == test else validation}
@@ -253,7 +240,7 @@ def _find_splits(raw, needed):
 
 
 def _canonical(splits, image_column, label_column):
-    # The others have to be like it.
+    # The columns of the first split are those of all.
     first, model = next(iter(splits.items()))
     columns = model.column_names
     image_column = _find_column("image", image_column, IMAGE_COLUMNS, columns)
@@ -275,7 +262,9 @@ def _canonical(splits, image_column, label_column):
             {old: new for old, new in renames.items() if old in part.column_names and old != new}
         )
         part = part.add_column("row", range(len(part)))
-        canonical[name] = _encode_labels(part, names)
+        if "string" in (getattr(part.features["label"], "dtype", None) or ""):
+            part = part.cast_column("label", datasets.ClassLabel(names=names))
+        canonical[name] = part
         _check_labels(canonical[name], name, len(names))
     superclass_of, superclass_names = _superclasses(canonical[first], len(names)) if superclass else (None, None)
     return canonical, [str(name) for name in names], superclass_of, superclass_names
@@ -311,15 +300,9 @@ def _label_names(splits, column):
 
 
 def _is_of_classes(feature):
-    """Whether a column holds class numbers or names."""
+    """Return whether a column holds class numbers or names."""
     dtype = feature.dtype if isinstance(feature, (datasets.Value, datasets.ClassLabel)) else ""
     return "int" in dtype or "string" in dtype
-
-
-def _encode_labels(part, names):
-    if "string" not in (getattr(part.features["label"], "dtype", None) or ""):
-        return part
-    return part.cast_column("label", datasets.ClassLabel(names=names))
 
 
 def _check_labels(part, split_name, num_labels):
@@ -335,9 +318,7 @@ def _check_labels(part, split_name, num_labels):
 
 
 def _superclasses(part, num_labels):
-    """
-    The superclass number of each label, and the superclasses' names; both None where some label has several, or none.
-    """
+    """Return the superclass number of each label and the superclasses' names, or None and None if not unique."""
     pairs = set(zip(part["label"][:], part["superclass"][:], strict=True))
     if len(pairs) != num_labels or {label for label, _ in pairs} != set(range(num_labels)):
         return None, None
@@ -350,21 +331,17 @@ def _superclasses(part, num_labels):
 
 def stratified_sample(labels, size, seed):
     """
-    Indices of a random sample that has as nearly as possible the same share of every class.
+    Return the sorted indices (size,) of a random sample of labels (n,) with the same share of every class.
 
-    Args:
-        labels (`np.ndarray` of shape `(n,)`).
-        size (`int`): how many, at most n.
-
-    Returns:
-        Sorted indices `(size,)`.
+    `Dataset.train_test_split(stratify_by_column=...)` refuses samples smaller than the number of classes and classes of
+    one image, and would hold out other images than earlier runs did with the same seed.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     classes, counts = np.unique(labels, return_counts=True)
     exact = counts * (size / len(labels))
     take = np.floor(exact).astype(int)
-    # The largest remainders get the rest; ties are broken at random, not in favour of the first classes.
+    # The largest remainders are rounded up; ties are broken at random.
     ties = rng.permutation(len(classes))
     by_remainder = ties[np.argsort(-(exact - take)[ties], kind="stable")]
     take[by_remainder[: size - take.sum()]] += 1

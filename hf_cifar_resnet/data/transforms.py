@@ -1,4 +1,4 @@
-"""Albumentations transforms that do what its own do, on small images in a fraction of their time."""
+"""Faster versions of Albumentations transforms for small images."""
 
 from functools import lru_cache
 from itertools import permutations
@@ -9,7 +9,7 @@ import numpy as np
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 from albumentations.core.type_definitions import Targets
 
-# OpenCV would start threads of its own in every worker.
+# OpenCV would start its own threads in every worker process.
 cv2.setNumThreads(0)
 
 _ORDERS = tuple(permutations(range(4)))
@@ -17,14 +17,7 @@ _HUES = 180  # OpenCV counts the hue of a uint8 image in steps of two degrees
 
 
 class PadAndCrop(A.DualTransform):
-    """
-    A crop of the image's own size from the image with black borders: `A.Pad` and `A.RandomCrop` without the border's
-    ever being made.
-
-    Args:
-        padding (`int`): pixels on each side.
-        p (`float`): probability.
-    """
+    """A random crop of the image's own size after padding with black: `A.Pad` and `A.RandomCrop` in one step."""
 
     _targets = (Targets.IMAGE, Targets.MASK)
 
@@ -51,11 +44,7 @@ class PadAndCrop(A.DualTransform):
 
 
 class FastColorJitter(A.ColorJitter):
-    """
-    `A.ColorJitter` with the same arithmetic, in four times fewer passes over the image.
-
-    Equal to it for the same factors, but for single grey levels where a product falls on the edge between two.
-    """
+    """`A.ColorJitter` with a quarter of the passes over the image; the results differ by at most one grey level."""
 
     def get_params(self):
         draw = self.py_random.uniform
@@ -76,7 +65,7 @@ class FastColorJitter(A.ColorJitter):
         return img
 
 
-# Albumentations cuts the decimals of brightness and contrast off, where OpenCV rounds: hence the halves.
+# Albumentations truncates brightness and contrast, and OpenCV rounds: hence the -0.5.
 
 
 def _brightness(image, factor):
@@ -106,7 +95,7 @@ def _hue(image, factor):
 
 @lru_cache(maxsize=_HUES + 1)
 def _hue_table(shift):
-    """What becomes of hue, saturation and value: uint8 (256, 1, 3)."""
+    """Return the lookup table of hue, saturation and value for a shift of the hue: uint8 (256, 1, 3)."""
     values = np.arange(256)
     return np.stack([(values + shift) % _HUES, values, values], axis=1).astype(np.uint8)[:, None]
 

@@ -31,11 +31,31 @@ from . import callbacks, optimizers, schedules
 
 EVAL_SPLITS = ("validation", "test")
 LR_SCALINGS = ("none", "linear", "sqrt")
-# Who chose the precision, where nobody did.
-OUR_DEFAULT = "our default"
-# What launchers set for each process, and from which value on it means several of them.
+OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
+# Variables that launchers set, with the value from which on they mean several processes.
 LAUNCHED = {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 0, "MASTER_ADDR": None, "MASTER_PORT": None}
-LIMIT = 2**32  # of whole numbers: no run has as many of anything, and seeds end there
+LIMIT = 2**32  # of integers, above which seeds are invalid
+# Arguments, and the values that they may have.
+RANGES = (
+    (
+        "num_train_epochs learning_rate global_batch_size per_device_train_batch_size per_device_eval_batch_size "
+        "gradient_accumulation_steps early_stopping_patience",
+        lambda value: value > 0,
+        "be above 0",
+    ),
+    (
+        "weight_decay max_grad_norm seed data_seed dataloader_num_workers mixup_alpha cutmix_alpha mixing_stop_epoch "
+        "adam_epsilon",
+        lambda value: value >= 0,
+        "not be negative",
+    ),
+    ("mixing_probability cutmix_share", lambda value: 0 <= value <= 1, "be from 0 to 1"),
+    (
+        "ema_decay adam_beta1 adam_beta2 label_smoothing_factor",
+        lambda value: 0 <= value < 1,
+        "be from 0 to below 1",
+    ),
+)
 
 
 def _option(default, help, **metadata):
@@ -44,11 +64,11 @@ def _option(default, help, **metadata):
 
 @dataclass
 class ModelArguments:
-    """The network: either `depth`, or `block` with `stage_depths` (and `stage_widths`), or one that is trained."""
+    """The network: `depth`, or `block` with `stage_depths` (and `stage_widths`), or a pretrained one."""
 
     _argument_group_name = "model"
 
-    model_name_or_path: str | None = _option(None, "fine-tune this one: a folder, user/repo or user/repo@revision")
+    model_name_or_path: str | None = _option(None, "model to fine-tune: a folder, user/repo or user/repo@revision")
     depth: int | None = _option(
         None,
         f"layers: {', '.join(map(str, DEPTHS))}, or {', '.join(map(str, CIFAR_DEPTHS))}, the narrow ones for CIFAR; "
@@ -68,13 +88,13 @@ class ModelArguments:
 
     @property
     def given(self):
-        """What was given of [`CifarResNetConfig`]'s arguments."""
+        """The arguments of [`CifarResNetConfig`] that were given."""
         return {k: v for k, v in vars(self).items() if v is not None and k != "model_name_or_path"}
 
 
 @dataclass
 class DataArguments:
-    """What is trained, selected and tested on."""
+    """The dataset, its splits, normalisation and augmentation."""
 
     _argument_group_name = "data"
 
@@ -86,7 +106,7 @@ class DataArguments:
     image_column_name: str | None = _option(None, "column of the images; found if not given")
     label_column_name: str | None = _option(None, "column of the labels; found if not given")
     validation_fraction: float = _option(0.1, "share of the training images held out, stratified")
-    split_seed: int = _option(0, "what is held out and sliced, whatever the seed of the run")
+    split_seed: int = _option(0, "seed of the held-out images and of the slices")
     eval_split: str = _option(
         "validation", "split that decides best model, plateau and early stopping", choices=EVAL_SPLITS
     )
@@ -123,10 +143,10 @@ class DataArguments:
 @dataclass
 class CifarTrainingArguments(TrainingArguments):
     """
-    transformers' `TrainingArguments` with the defaults of the reference experiment, and the few arguments it lacks.
+    transformers' `TrainingArguments` with the defaults of the reference experiment and a few more arguments.
 
     Raises:
-        ValueError: for values that cannot work, saying what would.
+        ValueError: for values that cannot work.
     """
 
     # Ours
@@ -140,7 +160,9 @@ class CifarTrainingArguments(TrainingArguments):
     cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
     mixing_probability: float = _option(1.0, "share of the batches that are mixed, where one of the two is on")
     cutmix_share: float = _option(0.5, "share of the mixed batches that get CutMix, where both are on")
-    mixing_stop_epoch: float | None = _option(None, "no mixing after so many epochs, or below 1 that share of all")
+    mixing_stop_epoch: float | None = _option(
+        None, "stop mixing after so many epochs, or below 1 after that share of training"
+    )
     ema_decay: float = _option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
     saved_weights: str = _option(
         "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")
@@ -149,7 +171,7 @@ class CifarTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
 
     # The Trainer's, with other defaults
-    output_dir: str | None = _option(None, "where all is written; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
+    output_dir: str | None = _option(None, "folder of the run; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
     num_train_epochs: float = _option(50, "epochs")
     learning_rate: float = _option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
@@ -164,22 +186,24 @@ class CifarTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = _option(True, "what is saved and tested is the best model, not the last")
     metric_for_best_model: str | None = _option("top1", "loss, top1, top5 or superclass of the evaluation split")
     bf16: bool | None = _option(
-        None, "bfloat16 autocast; if neither is given, on where the GPU has it, or a CPU with AMX gains by it"
+        None, "bfloat16 autocast; by default on if the GPU has it, or if a CPU with AMX gains by it"
     )
     fp16: bool | None = _option(None, "float16 autocast")
     dataloader_num_workers: int | None = _option(None, "0 on a CPU, else up to 8 a device, if not given")
-    dataloader_persistent_workers: bool | None = _option(None, "on where there are workers, if not given")
+    dataloader_persistent_workers: bool | None = _option(None, "on by default if there are workers")
     remove_unused_columns: bool = _option(False, "the datasets here have no unused columns")
-    # Both its reads of the loss stall the device, and it hides a NaN.
+    # The filter reads the loss at every step, which stalls the device, and hides a NaN.
     logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
-    ddp_find_unused_parameters: bool | None = _option(False, "there are none")
-    # Training normalises with each batch's own statistics; evaluation and checkpoints take those of the first process.
-    ddp_broadcast_buffers: bool | None = _option(False, "send the BatchNorm statistics around at every step")
+    ddp_find_unused_parameters: bool | None = _option(
+        False, "look for unused parameters at every step; this model has none"
+    )
+    # Evaluations and checkpoints use the statistics of rank 0.
+    ddp_broadcast_buffers: bool | None = _option(False, "broadcast the BatchNorm statistics at every step")
     eval_accumulation_steps: int | None = _option(16, "batches of logits to keep on the device while evaluating")
-    tf32: bool | None = _option(None, "TF32 for what stays in fp32; on where the GPU has it, if not given")
+    tf32: bool | None = _option(None, "TF32 for fp32 operations; by default on if the GPU has it")
     restore_callback_states_from_checkpoint: bool = _option(True, "resume early stopping where it was")
     hub_strategy: str = _option("end", "push at the end; or at every_save too; checkpoint: with the state to resume")
-    disable_tqdm: bool | None = _option(None, "no progress bar; off where the output is not a terminal, if not given")
+    disable_tqdm: bool | None = _option(None, "no progress bar; by default if the output is not a terminal")
 
     def __post_init__(self):
         check_launch(os.environ)
@@ -188,20 +212,20 @@ class CifarTrainingArguments(TrainingArguments):
             self.resume_from_checkpoint = None
         self._choose_for_device()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
-        self.report_to = callbacks.chosen(self.report_to)
+        self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
         schedule = self.lr_scheduler_type
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
         try:
-            self.lr_scheduler_type = "constant"  # TrainingArguments knows transformers' own alone
+            self.lr_scheduler_type = "constant"  # TrainingArguments refuses the names of our schedules
             super().__post_init__()
         finally:
             self.lr_scheduler_type = schedule
-        if self.precision_source == "flag":  # also where a launcher says otherwise
+        if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         if schedules.PLATEAU in schedule and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
-        self.warmup_steps = schedules.given_or_default(schedule, self.warmup_steps)
+        self.warmup_steps = schedules.default_warmup(schedule, self.warmup_steps)
         self._divide_batch()
 
     def _check_values(self):
@@ -210,40 +234,18 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be a finite number, got {value}")
             if isinstance(value, int) and abs(value) >= LIMIT:
                 raise ValueError(f"{name} must be below 2**32, got {value}")
-        for name in (
-            "num_train_epochs",
-            "learning_rate",
-            "global_batch_size",
-            "per_device_train_batch_size",
-            "per_device_eval_batch_size",
-            "gradient_accumulation_steps",
-            "early_stopping_patience",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "max_grad_norm", "seed", "data_seed", "dataloader_num_workers", "mixup_alpha",
-                     "cutmix_alpha", "mixing_stop_epoch", "adam_epsilon"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        for name in ("mixing_probability", "cutmix_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        for names, is_allowed, allowed in RANGES:
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not is_allowed(value):
+                    raise ValueError(f"{name} must {allowed}, got {value}")
         if self.max_steps == 0:
             raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
         most = max(64, 4 * (os.cpu_count() or 1))
         if (self.dataloader_num_workers or 0) > most:
             raise ValueError(f"dataloader_num_workers must be at most {most} on this machine, "
                              f"got {self.dataloader_num_workers}")  # fmt: skip
-        optimizers.names_given(self.optim_args)
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor must be from 0 to below 1, got {self.label_smoothing_factor}")
+        optimizers.argument_names(self.optim_args)
         if self.gradient_checkpointing or getattr(self, "activation_checkpointing", None):
             raise ValueError(
                 "gradient_checkpointing would update the BatchNorm statistics twice a step; "
@@ -262,17 +264,17 @@ class CifarTrainingArguments(TrainingArguments):
             raise ValueError("early_stopping_patience needs load_best_model_at_end")
 
     def _choose_for_device(self):
-        """Precision and workers that suit the device, unless they were given."""
+        """Choose precision and workers for the device, unless they were given."""
         on_gpu = device_for(self.use_cpu).type == "cuda"
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         self.precision_source = "flag"
         if self.bf16 is None and self.fp16 is None:
-            # `accelerate launch` says "no" also where nobody chose it, so that counts as no choice.
+            # `accelerate launch` sets "no" by default too, so "no" is not a choice.
             self.precision_source = OUR_DEFAULT if launched == "no" else "Accelerate"
             self.bf16 = launched == "no" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
         if self.bf16 or self.bf16_full_eval:
-            # Transformers takes bf16 on a CPU only where it is told that it is one.
+            # Transformers refuses bf16 on a CPU without `use_cpu`.
             self.use_cpu |= device_for().type == "cpu"
         if self.dataloader_num_workers is None:
             processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
@@ -283,14 +285,14 @@ class CifarTrainingArguments(TrainingArguments):
         if on_gpu and self.tf32 is None and is_torch_tf32_available():
             self.tf32 = True
         if self.accelerator_config is None:
-            # A blocking copy waits for all work that is queued on the GPU.
+            # A blocking copy would wait for all queued work of the GPU.
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
 
     def _divide_batch(self):
         if self.n_gpu > 1:
-            # nn.DataParallel would be slow and split BatchNorm; several GPUs need a launcher.
+            # Otherwise the Trainer would use nn.DataParallel; several GPUs need a launcher.
             self._n_gpu = 1
         parts = self.world_size * self.gradient_accumulation_steps
         if self.per_device_train_batch_size is None:
@@ -304,12 +306,12 @@ class CifarTrainingArguments(TrainingArguments):
 
     @property
     def scaled_learning_rate(self):
-        """The peak of the schedule. Goyal et al. 2017 scale it linearly with the batch; for Adam the root is usual."""
+        """The peak of the schedule, scaled with the batch size (Goyal et al. 2017: linearly)."""
         ratio = self.global_batch_size / LR_BATCH
         return self.learning_rate * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
 
     def suited_to(self, model):
-        """These arguments; or a copy with bf16, where nobody chose a precision and the CPU is faster with it."""
+        """Return a copy with bf16 if nobody chose a precision and the CPU is faster with it, else these arguments."""
         if self.precision_source != OUR_DEFAULT or self.bf16 or not is_faster_in_bf16(model, self.device):
             return self
         suited = copy.copy(self)
@@ -319,12 +321,12 @@ class CifarTrainingArguments(TrainingArguments):
 
     @property
     def precision(self):
-        """fp32, bf16 or fp16: what autocast computes in."""
+        """The precision of autocast: fp32, bf16 or fp16."""
         return "fp32" if self.mixed_precision == "no" else self.mixed_precision
 
 
 def check_launch(environ):
-    """Raises ValueError for variables that say there are several processes, without all that a launcher sets."""
+    """Raise `ValueError` if some but not all variables of a launcher with several processes are set."""
     found = {name: environ[name] for name in LAUNCHED if name in environ}
     for name, value in found.items():
         if not value.removeprefix("-").isdecimal() and name not in ("MASTER_ADDR", "MASTER_PORT"):
@@ -339,7 +341,7 @@ def check_launch(environ):
 
 
 def json_object(name, value):
-    """A dict, from a dict, None or JSON text."""
+    """Return a dict for a dict, None or JSON text."""
     try:
         value = json.loads(value) if isinstance(value, str) else value or {}
         json.dumps(value, allow_nan=False)

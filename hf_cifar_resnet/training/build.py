@@ -10,13 +10,13 @@ from ..errors import UserError
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
-# What may differ from the checkpoint's: these have no weights.
+# Arguments without weights, which may differ from the checkpoint's.
 _FREE = ("dropout", "drop_path_rate")
 
 
-def load_start(model_args, data_args):
+def find_pretrained(model_args, data_args):
     """
-    The folder of the model to fine-tune, or None; its normalisation becomes the data's unless one is given.
+    Return the folder of the model to fine-tune, or None, and set its normalisation for the data if none is given.
 
     Raises:
         UserError: if there is no such model, or the arguments describe another one.
@@ -27,37 +27,35 @@ def load_start(model_args, data_args):
     new = [argument for argument in model_args.given if argument not in _FREE]
     if new:
         raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
-    folder = _find(name)
+    folder = Path(name)
+    if not folder.is_dir():
+        if not client.is_reference(name):
+            raise UserError(f"--model_name_or_path {name}: there is no such folder, and it is no user/repo either")
+        try:
+            folder = client.download(name)
+        except client.HubError as error:
+            raise UserError(f"--model_name_or_path {name}: {error}") from error
     if data_args.image_mean is None:
         try:
             processor = load_processor(folder)
         except UserError as error:
-            raise _unusable(name, error) from error
+            raise UserError(f"--model_name_or_path {name} cannot be loaded: {error}") from error
         data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
     return folder
 
 
-def _find(name):
-    if Path(name).is_dir():
-        return Path(name)
-    if not client.is_reference(name):
-        raise UserError(f"--model_name_or_path {name}: there is no such folder, and it is no user/repo either")
-    try:
-        return client.download(name)
-    except client.HubError as error:
-        raise UserError(f"--model_name_or_path {name}: {error}") from error
-
-
-def build_model(model_args, data, start=None):
+def build_model(model_args, data, pretrained=None):
     """
-    A model for the data's labels: a freshly initialised one, or the one in the folder `start`, with a new classifier
-    where it knows other labels.
-
-    Raises:
-        UserError: if the arguments or the folder describe none.
+    Return a new model for the data's labels, or the one in the folder `pretrained`, with a new classifier if its labels
+    differ. Raises [`UserError`] if it cannot be built or loaded.
     """
-    if start is not None:
-        return _for_labels(_trained(model_args, start), data)
+    if pretrained is not None:
+        try:
+            model = load_model(pretrained, **model_args.given)
+        except UserError as error:
+            name = model_args.model_name_or_path
+            raise UserError(f"--model_name_or_path {name} cannot be loaded: {error}") from error
+        return _replace_classifier(model, data)
     try:
         config = CifarResNetConfig(**model_args.given, id2label=data.id2label, label2id=data.label2id)
     except ValueError as error:
@@ -65,14 +63,7 @@ def build_model(model_args, data, start=None):
     return CifarResNetForImageClassification(config)
 
 
-def _trained(model_args, folder):
-    try:
-        return load_model(folder, **model_args.given)
-    except UserError as error:
-        raise _unusable(model_args.model_name_or_path, error) from error
-
-
-def _for_labels(model, data):
+def _replace_classifier(model, data):
     known = [model.config.id2label[number] for number in range(model.config.num_labels)]
     if known == data.label_names:
         return model
@@ -84,16 +75,12 @@ def _for_labels(model, data):
     return model
 
 
-def _unusable(name, error):
-    return UserError(f"--model_name_or_path {name} cannot be loaded: {error}")
-
-
 def quieten_libraries(args):
-    """No progress bar for writing one small file, and none at all where nobody watches."""
+    """Turn off the libraries' progress bars, and warnings that do not apply here."""
     import datasets
     import transformers
 
-    # It warns of a best checkpoint that has moved, which is found all the same.
+    # The Trainer warns of a best checkpoint that was moved, which `checkpoints.resume` finds.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     if args.disable_tqdm:
@@ -101,7 +88,7 @@ def quieten_libraries(args):
 
 
 def load_data(data_args, seed):
-    """[`ImageSplits`] for [`DataArguments`]."""
+    """Return [`ImageSplits`] for [`DataArguments`]."""
     from ..data.sources import load_splits
 
     options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
@@ -112,7 +99,7 @@ def load_data(data_args, seed):
 
 
 def check_metric(args, data):
-    """Raises [`UserError`] for a metric to select by that there will not be."""
+    """Raise [`UserError`] if `metric_for_best_model` will not be computed."""
     from ..evaluation.scoring import score_names
 
     known = score_names(len(data.label_names), data.superclass_of is not None)
@@ -122,12 +109,12 @@ def check_metric(args, data):
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """
-    The Trainer, which selects on `eval_split`; `kwargs` go to it as they are.
+    Return a [`CifarTrainer`] that evaluates on `eval_split`; `kwargs` are passed on to it.
 
     Raises:
-        UserError: where an argument asks for a package that is not installed, or for what this model cannot do.
+        UserError: if an argument needs a package that is not installed, or a feature that this model lacks.
     """
-    from . import optimizers
+    from .optimizers import check_optimizer
     from .trainer import CifarTrainer
 
     try:
@@ -140,8 +127,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
             superclass_of=data.superclass_of,
             **kwargs,
         )
-        # Not only when training starts.
-        optimizers.check(trainer)
+        check_optimizer(trainer)
     except (ImportError, NotImplementedError, ValueError) as error:
         raise UserError(f"the Trainer does not take these arguments: {' '.join(str(error).split())}") from error
     return trainer

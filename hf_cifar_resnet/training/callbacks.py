@@ -1,4 +1,4 @@
-"""Callbacks of the Trainer: the run record, progress lines, the end of an epoch, and experiment trackers."""
+"""Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
 
 from pathlib import Path
 
@@ -9,24 +9,21 @@ from ..reporting import run_files, run_record
 
 
 class QuietProgressCallback(ProgressCallback):
-    """The Trainer's progress bar without its printed dictionaries: [`EpochLineCallback`] says it readably."""
+    """The Trainer's progress bar without its printed dictionaries, which [`EpochLineCallback`] replaces."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass
 
     @classmethod
     def replace_in(cls, trainer):
-        """Takes the place of the Trainer's own printing callback."""
+        """Replace the Trainer's own printing callback."""
         trainer.remove_callback(PrinterCallback)
         if trainer.pop_callback(ProgressCallback) is not None:
             trainer.add_callback(cls)
 
 
 class RunRecordCallback(TrainerCallback):
-    """
-    Writes `run.json` when training begins: a killed run is then known when it is resumed, and a checkpoint that is
-    refused has left the record as it was.
-    """
+    """Writes `run.json` when training begins, so not if the checkpoint to resume from is refused."""
 
     def __init__(self, run):
         self.run = run
@@ -38,11 +35,11 @@ class RunRecordCallback(TrainerCallback):
 
 class EpochBoundary(TrainerCallback):
     """
-    Defers what is due at the last step of an epoch to the epoch's end, where more may be due: a checkpoint between the
-    two would lead a resumed run past the latter.
+    Defers the last step's log, evaluation and save to the epoch's end, because a run that is resumed from a checkpoint
+    between the two would skip those of the epoch's end.
 
-    An evaluation may also end the training within an epoch. So that a checkpoint after it leaves nothing to be logged,
-    the training figures are logged before every evaluation. This callback has to be the last one.
+    It also logs the training figures before every evaluation, after which training may stop. It has to be the last
+    callback.
     """
 
     FLAGS = ("should_log", "should_evaluate", "should_save")
@@ -64,7 +61,7 @@ class EpochBoundary(TrainerCallback):
 
 
 class EpochLineCallback(TrainerCallback):
-    """One line for each evaluation: loss, accuracies, learning rate and speed, and whether the schedule was cut."""
+    """Prints a line for each evaluation: loss, accuracies, learning rate, speed and cuts of the learning rate."""
 
     def __init__(self):
         self._train, self._scale = {}, 1.0
@@ -76,7 +73,7 @@ class EpochLineCallback(TrainerCallback):
         if "loss" in logs:
             self._train = logs
             if args.eval_strategy == "no":
-                self._say(args, state, _training_part(logs))
+                self._print(args, state, _training_part(logs))
 
     def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
         if not any(name.startswith("eval_") for name in metrics):
@@ -86,9 +83,9 @@ class EpochLineCallback(TrainerCallback):
         if scale != self._scale:
             parts.append(f"LR {'cut' if scale < self._scale else 'raised'} to {lr_scheduler.lr:.3g}")
             self._scale = scale
-        self._say(args, state, parts)
+        self._print(args, state, parts)
 
-    def _say(self, args, state, parts):
+    def _print(self, args, state, parts):
         if state.is_world_process_zero:
             epochs = f"{args.num_train_epochs:g}" if args.max_steps <= 0 else f"{state.num_train_epochs:g}"
             tqdm.write(f"epoch {state.epoch or 0:5.4g}/{epochs}  " + "  ".join(parts))
@@ -112,21 +109,16 @@ def _evaluation_part(metrics):
     return [f"| eval loss {metrics['eval_loss']:.4f}", *shown] if "eval_loss" in metrics else shown
 
 
-# They show what is neither of an evaluation nor of the test as `train/...`.
+# Trackers prefix these with `train/`.
 SHOWN_AS = {"train_accuracy": "accuracy", "train_seconds": "seconds"}
 
 
-def chosen(report_to):
-    """
-    Names of trackers, from one name or several with commas.
-
-    Raises:
-        ValueError: for a name that transformers does not know, or one that is not installed.
-    """
+def parse_report_to(report_to):
+    """Return a list of trackers. Raises `ValueError` for an unknown one, or one that is not installed."""
     names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
     if set(names) <= {"none", "all"}:
         return names
-    # Takes seconds to load.
+    # Imported here because it takes seconds.
     from transformers.integrations.integration_utils import (
         INTEGRATION_TO_CALLBACK,
         get_available_reporting_integrations,
@@ -138,33 +130,29 @@ def chosen(report_to):
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(["none", "all", *sorted(INTEGRATION_TO_CALLBACK)])
             raise ValueError(f"report_to must be of {known}; got {name}")
-        # Flyte alone is not among those that transformers can look for.
+        # Transformers cannot look for flyte.
         if name not in (*get_available_reporting_integrations(), "flyte"):
             raise ValueError(f"report_to {name}: it is not installed, try `pip install {name}`")
     return names
 
 
 def prepare_trackers(callbacks):
-    """Gives those callbacks of a Trainer that are trackers our names, and the test scores where they ask for none."""
-    from transformers import TrainerCallback
+    """Rename logs for those callbacks that are trackers, and let them log test scores if they do not yet."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     for callback in callbacks:
         if type(callback) in INTEGRATION_TO_CALLBACK.values():
             callback.on_log = _with_our_names(callback.on_log)
             if type(callback).on_predict is TrainerCallback.on_predict:
-                callback.on_predict = _as_log(callback.on_log)
+                callback.on_predict = _log_metrics(callback.on_log)
 
 
 def _with_our_names(on_log):
-    def renamed(*args, logs=None, **kwargs):
+    def log(*args, logs=None, **kwargs):
         return on_log(*args, logs={SHOWN_AS.get(name, name): value for name, value in (logs or {}).items()}, **kwargs)
 
-    return renamed
-
-
-def _as_log(on_log):
-    def log(*args, metrics=None, **kwargs):
-        return on_log(*args, logs=metrics, **kwargs)
-
     return log
+
+
+def _log_metrics(on_log):
+    return lambda *args, metrics=None, **kwargs: on_log(*args, logs=metrics, **kwargs)

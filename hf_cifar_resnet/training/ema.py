@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is the model that is evaluated and saved."""
+"""An exponential moving average (EMA) of the weights."""
 
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,20 +16,15 @@ class WeightAverage:
 
         average = d * average + (1 - d) * weights,  d = min(decay, (1 + step) / (10 + step))
 
-    starting at the weights as they are now. The smaller d of the first steps forgets the initial weights. Counts of
-    batches are copied, not averaged.
+    It starts at the current weights, which the smaller d of the first steps soon forgets. Counts of batches are copied.
 
-    torch's `AveragedModel` does not serve: it collects and groups all tensors anew at every step, which for ResNet-50's
-    320 tensors takes 2.8 ms of the CPU, and this 0.13 ms (one core of an AMD EPYC).
-
-    Args:
-        model (`nn.Module`): whose tensors stay where they are, as an optimizer's do.
-        decay (`float`): above 0 and below 1.
+    torch's `AveragedModel` collects and groups all tensors at every step, which takes 2.8 ms of the CPU for ResNet-50
+    instead of 0.13 ms (one core of an AMD EPYC).
     """
 
     def __init__(self, model, decay):
         self.decay = decay
-        # `state_dict` has the tensors themselves, under the names they are saved by.
+        # `state_dict` returns the model's own tensors, not copies.
         self.weights = model.state_dict()
         self.average = {name: tensor.clone() for name, tensor in self.weights.items()}
         floating = {name for name, tensor in self.weights.items() if tensor.is_floating_point()}
@@ -41,19 +36,19 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step):
-        """Takes in the weights after optimizer step `step`, counted from 1."""
+        """Update the average after optimizer step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(*self._floats, 1 - decay)
         torch._foreach_copy_(*self._counts)
 
     @torch.no_grad()
     def copy_to_model(self):
-        """Gives the model the averages as its weights."""
+        """Copy the averages into the model."""
         torch._foreach_copy_(list(self.weights.values()), list(self.average.values()))
 
     @contextmanager
     def in_model(self):
-        """The model has the averages within, and its own weights again after."""
+        """Swap the averages into the model within a context."""
         own = [tensor.clone() for tensor in self.weights.values()]
         self.copy_to_model()
         try:
@@ -63,13 +58,13 @@ class WeightAverage:
                 torch._foreach_copy_(list(self.weights.values()), own)
 
     def save(self, folder):
-        """Writes `ema.safetensors`, with the names and shapes of `model.safetensors`."""
+        """Write `ema.safetensors`, with the names and shapes of `model.safetensors`."""
         tensors = {name: tensor.contiguous() for name, tensor in self.average.items()}
         save_file(tensors, Path(folder, EMA_FILE), metadata={"format": "pt"})
 
     @torch.no_grad()
     def load(self, folder):
-        """Takes the averages that were saved there, of the same model."""
+        """Load the averages of the same model from a checkpoint."""
         saved = load_file(Path(folder, EMA_FILE))
         for name, tensor in self.average.items():
             tensor.copy_(saved[name])
@@ -77,14 +72,12 @@ class WeightAverage:
 
 class EmaCallback(TrainerCallback):
     """
-    Keeps a [`WeightAverage`] in one training of a [`CifarTrainer`].
-
-    The model has its own weights in training, the averages in every evaluation, and the averages when training ends.
+    Keeps a [`WeightAverage`] during one training, and puts it into the model for evaluations and after training.
 
     Args:
         decay (`float`): of the average.
-        is_model (`bool`): False leaves evaluations and the model at the end alone; the averages are only kept.
-        resumed_from (`Path`, *optional*): the checkpoint with the averages to begin with.
+        is_model (`bool`): False keeps the average but never puts it into the model.
+        resumed_from (`Path`, *optional*): the checkpoint from which to load the averages.
     """
 
     def __init__(self, decay, is_model=True, resumed_from=None):
@@ -100,7 +93,7 @@ class EmaCallback(TrainerCallback):
         self.average.update(state.global_step)
 
     def in_model(self):
-        """A context in which the model is the one to evaluate: in training, with its averages."""
+        """Return a context in which the model has the weights to evaluate."""
         return self.average.in_model() if self.is_model and self.average is not None else nullcontext()
 
     def on_train_end(self, args, state, control, **kwargs):

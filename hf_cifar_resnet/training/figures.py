@@ -1,4 +1,4 @@
-"""What a training counts between two logs, and its end where a figure or a weight is not finite."""
+"""Training figures between two logs (loss, accuracy, speed), and the check that loss and weights are finite."""
 
 import math
 import time
@@ -12,48 +12,48 @@ from transformers import TrainerCallback
 from ..data.dataset import EpochSampler
 from ..errors import UserError
 
-# Steps between two looks at the losses. A look waits for a GPU, and a training that has diverged is not in a hurry.
+# Steps between two checks of the losses, each of which waits for the GPU.
 CHECK_EVERY = 50
 
 
 @dataclass
 class TrainingFigures:
     """
-    The figures of this process, since the last log and in all.
+    The figures of this process, since the last log and since the start of the run.
 
-    Those of a batch stay on the device until they are read, since reading would stall a GPU at every step. They are
-    added on the host, batch by batch: the sums have the same bits wherever a training was interrupted.
+    A batch's figures stay on the device until they are read, because reading would stall a GPU at every step. They are
+    added on the host, batch by batch, so that a resumed training has the same sums to the bit.
     """
 
     loss: float = 0.0  # sums over images
     correct: float = 0.0
     images: int = 0
     seconds: float = 0.0
-    waited: float = 0.0  # seconds of these, for data
+    waited: float = 0.0  # seconds of waiting for data
     loss_in_all: float = 0.0
     images_in_all: int = 0
     seconds_in_all: float = 0.0
 
     def __post_init__(self):
-        self.last = self.bad = None  # (step, learning rate): the last one, and the first whose loss is not finite
+        self.last = self.bad = None  # (step, learning rate): of the last, and the first non-finite loss
         self._unread, self._since = [], None
 
     @property
     def started(self):
-        """Whether training has begun: all that it resumes from has been read."""
+        """Whether training has begun, that is, whether the checkpoint to resume from has been read."""
         return self._since is not None
 
     def start(self):
         self._since = time.perf_counter() - self.seconds
 
-    def saved(self):
-        """All of it as JSON can hold it; the keyword arguments of the figures that go on from there."""
+    def to_dict(self):
+        """Return the figures as keyword arguments of [`TrainingFigures`], to be saved with a checkpoint."""
         self.read()
         self.seconds = time.perf_counter() - self._since
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def add(self, values, images, step, learning_rate):
-        """Takes in a batch: `values`, still on the device, are its mean loss and its number of correct images."""
+        """Add a batch, whose mean loss and number of correct images are `values`, a tensor on the device."""
         self.last = step, learning_rate
         self._unread.append((values, images, self.last))
 
@@ -70,12 +70,7 @@ class TrainingFigures:
                 self.bad = step
 
     def summary(self, add_up):
-        """
-        The figures since the last log, which start again at 0, as they are logged.
-
-        Args:
-            add_up: adds a list of numbers up over all processes.
-        """
+        """Return the log entry since the last log, and reset. `add_up` sums a list of numbers over all processes."""
         self.read()
         loss, correct, images = add_up([self.loss, self.correct, self.images])
         seconds, waited = time.perf_counter() - self._since, self.waited
@@ -94,12 +89,12 @@ class TrainingFigures:
         }
 
     def mean_loss(self):
-        """Over all that was logged."""
+        """Return the mean training loss of the run up to the last log."""
         return self.loss_in_all / self.images_in_all if self.images_in_all else math.nan
 
     @contextmanager
     def paused(self):
-        """The clock stands still, as in an evaluation."""
+        """Stop the clock, as during an evaluation."""
         before = time.perf_counter()
         yield
         if self.started:
@@ -107,7 +102,7 @@ class TrainingFigures:
 
     @contextmanager
     def waiting(self):
-        """For data."""
+        """Count the time as waiting for data."""
         before = time.perf_counter()
         yield
         self.waited += time.perf_counter() - before
@@ -119,13 +114,8 @@ class NonFiniteError(UserError):
 
 class FiguresCallback(TrainerCallback):
     """
-    Starts the clock of [`TrainingFigures`], and ends the training with a [`NonFiniteError`] where a loss is not finite:
-    within [`CHECK_EVERY`] steps, and before anything is logged, evaluated or saved. No weight that is not finite is
-    evaluated or saved either.
-
-    Args:
-        figures ([`TrainingFigures`])
-        sampler ([`EpochSampler`]): of the training images, to name those of the step.
+    Starts the clock of [`TrainingFigures`], and raises [`NonFiniteError`] for a loss that is not finite: within
+    [`CHECK_EVERY`] steps, and before a log, evaluation or save. Weights are checked before an evaluation or save.
     """
 
     def __init__(self, figures: TrainingFigures, sampler: EpochSampler):
@@ -159,7 +149,7 @@ class FiguresCallback(TrainerCallback):
             )
 
     def _images_of(self, step, updates, args):
-        """The images of an optimizer step, from 1; those that fill up an epoch's last batch are not named again."""
+        """Return the indices of the images of an optimizer step, counted from 1."""
         epoch, update = divmod(step - 1, updates)
         size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         return self.sampler.order(epoch)[update * size : (update + 1) * size]

@@ -1,16 +1,11 @@
-"""`--optim_args`: what an optimizer takes of them, since the Trainer ignores all other names."""
+"""Checks of `--optim_args`, in which the Trainer ignores unknown names."""
 
 import copy
 import inspect
 
 
-def names_given(optim_args):
-    """
-    The names in `optim_args`, `name=value,name=value`.
-
-    Raises:
-        ValueError: for another form, and for a name that is there twice.
-    """
+def argument_names(optim_args):
+    """Return the names in `optim_args`. Raises `ValueError` for another form than `name=value,name=value`."""
     parts = optim_args.replace(" ", "").split(",") if optim_args else []
     names = [part.partition("=")[0] for part in parts]
     if not all(names) or any(part.count("=") != 1 or part.endswith("=") for part in parts):
@@ -21,16 +16,16 @@ def names_given(optim_args):
     return names
 
 
-def check(trainer):
+def check_optimizer(trainer):
     """
-    Creates a Trainer's optimizer, and lets go of it.
+    Create a Trainer's optimizer once, so that wrong arguments are found before training.
 
     Raises:
         ValueError: for a name in `optim_args` that the optimizer does not take, or a value that it refuses.
         ImportError: if its package is not installed.
     """
     args = trainer.args
-    unknown = [name for name in names_given(args.optim_args) if not _takes(trainer, name)]
+    unknown = [name for name in argument_names(args.optim_args) if not _takes(trainer, name)]
     if unknown:
         optimizer, _ = _prepared(trainer, None)
         taken = [name for name in inspect.signature(optimizer).parameters if _takes(trainer, name)]
@@ -43,17 +38,17 @@ def check(trainer):
 
 
 def _takes(trainer, name):
-    """Whether a name in `optim_args` changes what the optimizer is given."""
+    """Return whether a name in `optim_args` changes the optimizer's arguments."""
     if name == "weight_decay":  # the Trainer sets it for each group of parameters
         return False
     try:
         return _prepared(trainer, f"{name}=nan") != _prepared(trainer, None)
-    except (AttributeError, ValueError):  # it is read: this value is none that it may have
+    except (AttributeError, ValueError):  # the name is read, and the value nan refused
         return True
 
 
 def _prepared(trainer, optim_args):
-    """The class of the optimizer and its arguments, with these `optim_args` instead."""
+    """Return the class of the optimizer and its arguments for other `optim_args`."""
     args = copy.copy(trainer.args)
     args.optim_args = optim_args
     return trainer.get_optimizer_cls_and_kwargs(args, trainer.model)

@@ -1,4 +1,4 @@
-"""The command line of a run: arguments, recipes under them, and the data arguments recorded with a checkpoint."""
+"""The command line: arguments, recipes, and the data arguments in a checkpoint's run record."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from ..reporting import run_files
 from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
 
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
-# Arguments that, typed, replace a recipe's other way to say the same thing.
+# Arguments on the command line, and those of a recipe that they replace.
 REPLACES = (
     (("depth",), ("block", "stage_depths", "stage_widths")),
     (("block", "stage_depths"), ("depth",)),
@@ -26,13 +26,13 @@ REPLACES = (
 
 
 class CifarArgumentParser(LineParser, HfArgumentParser):
-    """One line for an error, our own flags before the Trainer's in `--help`, and recipes."""
+    """An argument parser with recipes, errors of one line, and our own flags before the Trainer's in `--help`."""
 
     def __init__(self, dataclass_types, **kwargs):
         super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [options]", **kwargs)
         for action in self._actions:
             if action.type is string_to_bool and action.nargs is None:
-                # A yes-or-no flag that may be left open: bare `--bf16` means yes, as for all others.
+                # A boolean whose default is None: bare `--bf16` means true, as for all others.
                 action.nargs, action.const = "?", True
         if CifarTrainingArguments in self.dataclass_types:
             help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
@@ -54,19 +54,14 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             self._optionals._group_actions.remove(action)
 
     def parse(self, argv=None):
-        """
-        The dataclasses, from the command line over the recipe it names.
-
-        Raises:
-            UserError: for an unknown or impossible argument.
-        """
+        """Return the dataclasses for a command line and the recipe that it names. Raises [`UserError`]."""
         argv = list(sys.argv[1:] if argv is None else argv)
         given, _ = self.parse_known_args(argv)
         if getattr(given, "config", None) is not None:
             argv = self._recipe_arguments(given, argv) + argv
         try:
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
-        except (ValueError, TypeError, OSError, ImportError) as error:  # for a file, or a package, that is not there
+        except (ValueError, TypeError, OSError, ImportError) as error:
             raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(self._unknown(rest[0]))
@@ -79,9 +74,9 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             if typed.intersection(these):
                 recipe = {key: value for key, value in recipe.items() if key not in those}
         if "lr_scheduler_type" in typed and given.lr_scheduler_type != recipe.get("lr_scheduler_type"):
-            recipe.pop("lr_scheduler_kwargs", None)  # those of another schedule
+            recipe.pop("lr_scheduler_kwargs", None)  # of another schedule
         if "optim" in typed and given.optim != recipe.get("optim"):
-            recipe.pop("optim_args", None)  # those of another optimizer
+            recipe.pop("optim_args", None)  # of another optimizer
         arguments = []
         for key, value in recipe.items():
             action = self._option_string_actions.get(f"--{key}")
@@ -89,7 +84,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
                 raise UserError(f"recipe {given.config}: {self._unknown(key)}")
             try:
                 arguments += [f"--{key}", *_words(value, takes_list=action.nargs in ("+", "*"))]
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"recipe {given.config}: {key} {error}") from error
         return arguments
 
@@ -99,7 +94,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
 
 
 def _number(value):
-    """A number for what YAML 1.1 takes for text, such as 1e-3, also in a list."""
+    """Convert text such as 1e-3, which YAML 1.1 does not read as a number, also in a list."""
     if isinstance(value, list):
         return [_number(part) for part in value]
     try:
@@ -109,17 +104,12 @@ def _number(value):
 
 
 def recipe_names():
-    """The built-in recipes."""
+    """Return the names of the built-in recipes."""
     return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
 
 
 def read_recipe(name):
-    """
-    Arguments by name from a built-in recipe or a YAML file.
-
-    Raises:
-        UserError: if there is none, or it is no YAML mapping.
-    """
+    """Return the arguments in a built-in recipe or a YAML file as a dict. Raises [`UserError`]."""
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not file.is_file():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
@@ -128,13 +118,13 @@ def read_recipe(name):
         recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
         if len(recipe) < len(content):
             raise ValueError("an argument is given twice, with - and with _ in its name")
+        return recipe
     except (OSError, ValueError) as error:
         raise UserError(f"--config {name} cannot be read: {error}") from error
-    return recipe
 
 
 def _words(value, takes_list):
-    """A recipe's value as it would be typed."""
+    """Return a recipe's value as words of a command line."""
     if value is None:
         raise ValueError("has no value: give it one, or leave the line out")
     if isinstance(value, list) and not takes_list:
@@ -145,43 +135,43 @@ def _words(value, takes_list):
 
 
 def parse_arguments(argv=None, prog=None):
-    """[`ModelArguments`], [`DataArguments`] and [`CifarTrainingArguments`] of a training run."""
+    """Return [`ModelArguments`], [`DataArguments`] and [`CifarTrainingArguments`] for a command line."""
     types = (ModelArguments, DataArguments, CifarTrainingArguments)
     parser = CifarArgumentParser(types, prog=prog, description="Train a ResNet on small images.")
     parsed = parser.parse(argv)
     return parsed[: len(types)]
 
 
-def parse_with_record(parser, argv, others=None):
+def parse_with_run_record(parser, argv, others=None):
     """
-    Parses with a checkpoint as first argument; its data arguments are those it was trained with, unless given.
+    Parse a command line whose first argument is a checkpoint. Data arguments default to those in its run record.
 
     Args:
         parser ([`CifarArgumentParser`] of [`DataArguments`]): gets the argument `checkpoint`.
-        others (`str`, *optional*): what more checkpoints after it are for; there may be none of them if not given.
+        others (`str`, *optional*): the help of further checkpoints, which are not accepted without it.
 
     Returns:
-        options, [`DataArguments`] (`dataset_name` is None where neither record nor command line has one), and
-        the checkpoint's run.json ({} if there is none).
+        options, [`DataArguments`] (`dataset_name` is None if neither the record nor the command line has one), and
+        the run record ({} if there is none).
     """
     from ..checkpoints.load import find_checkpoint
 
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
-    run = _run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
-    recorded = _checked(run.get("data_arguments") or {})
+    run = _read_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
+    recorded = _parse_recorded(run.get("data_arguments") or {})
     parser.set_defaults(dataset_name=recorded.get("dataset_name"))
-    # Columns and revision belong to the dataset they were given for.
+    # The recorded columns and revision do not fit another dataset.
     if parser.parse_known_args(argv)[0].dataset_name == recorded.get("dataset_name"):
         parser.set_defaults(**recorded)
-    # Whatever the training images went through, also from a file that is no longer there.
+    # Nothing is trained, and the file of a policy may be gone.
     parser.set_defaults(augmentation="none", random_erasing=0.0)
     data_args, options = parser.parse(argv)
     return options, data_args, run
 
 
-def _run_record(folder):
+def _read_run_record(folder):
     for place in (folder, folder.parent):
         path = place / run_files.RUN_JSON
         if path.is_file():
@@ -192,8 +182,8 @@ def _run_record(folder):
     return {}
 
 
-def _checked(recorded):
-    """The data arguments of a record, as if they had been typed: it may be anybody's."""
+def _parse_recorded(recorded):
+    """Return recorded data arguments, validated like a command line because the checkpoint may be from anybody."""
     known = {field.name for field in fields(DataArguments)}
     try:
         given = {name: value for name, value in recorded.items() if name in known and value is not None}

@@ -1,12 +1,9 @@
 """
-SIGTERM, SIGINT and SIGUSR1: what was trained is saved, and the program ends with a code that a script can test.
+Launched processes and signals.
 
-What a signal does depends on when it comes:
-
-- While training: after the step at hand, and after an evaluation at hand, a checkpoint is saved and training ends.
-- Before training or after it: the program ends at once. Resuming does the rest, from the last checkpoint.
-
-A second signal ends the program at once, with 128 + its number, and writes nothing.
+SIGTERM, SIGINT and SIGUSR1 end a run with an exit code that a script can test. During training, a checkpoint is saved
+after the current step (and the current evaluation); at any other time the program ends at once, to be resumed from the
+last checkpoint. A second signal ends the program immediately with 128 + its number.
 """
 
 import atexit
@@ -27,15 +24,68 @@ from ..checkpoints.save import find_last_complete
 from ..errors import UserError, printable
 from ..reporting.run_record import redact_token
 
-EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: not an error of the program, try again
+EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: a temporary failure, try again
 MARKER = "preempted"
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
-# Seconds. A launcher passes on what all processes of a job may have been sent already: that is no second signal.
+# Seconds in which a signal may arrive twice: from a job scheduler, and passed on by the launcher.
 ECHO = 5.0
+
+# Launched processes
+
+
+def _is_launched():
+    return "LOCAL_RANK" in os.environ
+
+
+def _is_rank_0():
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def check_processes(args):
+    """
+    Raise [`UserError`] if the launcher set up fewer processes than it was asked for.
+
+    On a CPU `accelerate launch` starts one process whatever `--num_processes` says, unless `--multi_gpu` is given, and
+    then the processes do not find each other without `--use_cpu`.
+    """
+    hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
+    promised = int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        args.device  # noqa: B018 (initialises devices and process group)
+    except (ImportError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if promised != args.world_size:
+        raise UserError(
+            f"the launcher started {promised} processes, but they do not work together: each would train on its own "
+            f"into the same folder. {hint}"
+        )
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if by_accelerate and "WORLD_SIZE" not in os.environ:
+        raise UserError(f"accelerate launch was asked for several processes but started one. {hint}")
+
+
+def leave_processes_at_exit():
+    """
+    Destroy the process group when Python exits. Not to be called after a failure: it may wait for a lost process.
+
+    A thread of gloo that frees a tensor during the interpreter's shutdown would abort the process
+    (https://github.com/pytorch/pytorch/pull/179291).
+    """
+
+    def leave():
+        if torch.distributed.is_initialized():
+            # Otherwise a Trainer's DistributedDataParallel may still hold the group.
+            gc.collect()
+            torch.distributed.destroy_process_group()
+
+    atexit.register(leave)
+
+
+# Signals
 
 
 class Preempted(SystemExit):
-    """Ends the program with [`EXIT_CODE`]; `folder` is that of the run, where there is one."""
+    """Ends the program with [`EXIT_CODE`]. `folder` is the run's, if it is known."""
 
     def __init__(self, folder=None):
         super().__init__(EXIT_CODE)
@@ -43,7 +93,7 @@ class Preempted(SystemExit):
 
 
 class SignalWatch:
-    """The signal that this process has had, if any. Outside of training, it ends the program at once."""
+    """Keeps the first signal that this process receives. Outside of training, it ends the program at once."""
 
     def __init__(self):
         self.signum = None
@@ -63,11 +113,10 @@ class SignalWatch:
 
 class PreemptionCallback(TrainerCallback):
     """
-    Saves and ends a training after a signal to any of its processes, in all of them at the same step. They ask each
-    other at every step, on the CPU; a single process asks nobody.
+    Saves a checkpoint and ends the training of all processes at the same step after any of them received a signal.
 
     Args:
-        watch ([`SignalWatch`]): from [`watching`].
+        watch ([`SignalWatch`]): from [`watch_signals`].
     """
 
     def __init__(self, watch):
@@ -77,7 +126,7 @@ class PreemptionCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._processes, self._group = args.world_size, None
         if args.world_size > 1 and torch.distributed.get_backend() != "gloo":
-            # Asking on the device would make the host wait for it at every step.
+            # An all-reduce on the device would make the host wait for it at every step.
             self._group = torch.distributed.new_group(backend="gloo")
         self.watch.training = True
 
@@ -85,12 +134,12 @@ class PreemptionCallback(TrainerCallback):
         control.should_save |= self._any_signal()
 
     def on_save(self, args, state, control, **kwargs):
-        # Only now: the checkpoint is one of a training that goes on.
+        # Not before the save: the checkpoint has to be one of a training that continues.
         self.stopped = self._any_signal()
         control.should_training_stop |= self.stopped
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.stopped:  # within an epoch, whose end is to come when the run is resumed
+        if self.stopped:  # within an epoch, which ends in the resumed run
             control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -98,15 +147,15 @@ class PreemptionCallback(TrainerCallback):
         self.watch.training = False
 
     def _any_signal(self):
-        had = torch.tensor(int(self.watch.signum is not None))
+        received = torch.tensor(int(self.watch.signum is not None))
         if self._processes > 1:
-            torch.distributed.all_reduce(had, torch.distributed.ReduceOp.MAX, group=self._group)
-        return bool(had)
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self._group)
+        return bool(received)
 
     def check(self):
-        """Raises [`Preempted`] after a training that a signal has ended; called by all processes."""
+        """Raise [`Preempted`] if a signal has ended the training; to be called in all processes."""
         if self.stopped and self._processes > 1:
-            # Or the launcher, seeing one end, would end the one that still has to say so.
+            # When one process exits, the launcher ends the others, which may still have to print their message.
             torch.distributed.barrier(group=self._group)
             leave_processes_at_exit()
         if self.stopped or self.watch.signum is not None:
@@ -114,22 +163,22 @@ class PreemptionCallback(TrainerCallback):
 
 
 @contextmanager
-def watching(command):
+def watch_signals(command):
     """
-    Signals are noticed within by a [`SignalWatch`], and as before outside.
+    Yield a [`SignalWatch`] that handles signals within the context, and print how to resume if one ends the run.
 
     Args:
-        command (list of `str`): what was typed, to say how to go on.
+        command (list of `str`): the command line, to be printed.
     """
     watch = SignalWatch()
-    in_main = threading.current_thread() is threading.main_thread()  # or Python handles no signals
+    in_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
     before = {number: signal.signal(number, watch.receive) for number in SIGNALS if in_main}
     try:
         yield watch
     except Preempted as preempted:
         watch.ending = True
-        if _is_first():
-            print(printable(_farewell(watch.signum or signal.SIGTERM, preempted.folder, command)), flush=True)
+        if _is_rank_0():
+            print(printable(_resume_hint(watch.signum or signal.SIGTERM, preempted.folder, command)), flush=True)
         raise
     finally:
         for number, handler in before.items():
@@ -137,81 +186,32 @@ def watching(command):
 
 
 @contextmanager
-def marking(folder):
-    """A preemption within leaves a marker in the run's folder; that of an earlier one goes."""
+def mark_preemption(folder):
+    """Write a marker file into the run's folder if the run is preempted within the context; remove an older one."""
     marker = Path(folder, MARKER)
-    if _is_first():
+    if _is_rank_0():
         marker.unlink(missing_ok=True)
     try:
         yield
     except Preempted:
-        if _is_first():
+        if _is_rank_0():
             marker.touch()
         raise Preempted(folder) from None
 
 
-def _farewell(signum, folder, command):
-    """A line that says how to go on."""
-    told = f"{'Preempted':<10} by {signal.Signals(signum).name}:"
+def _resume_hint(signum, folder, command):
+    prefix = f"{'Preempted':<10} by {signal.Signals(signum).name}:"
     saved = find_last_complete(folder) if folder else None
     launcher = ", under the same launcher," if _is_launched() else ""
     if saved is None:
-        return f"{told} nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
+        return f"{prefix} nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
     for flag, value in (("--output_dir", str(folder)), ("--resume_from_checkpoint", "true")):
         place = command.index(flag) if flag in command else len(command)
         command = [*command[:place], flag, value, *command[place + 2 :]]
-    return f"{told} saved {saved}. Go on{launcher} with {shlex.join(command)}"
+    return f"{prefix} saved {saved}. Resume{launcher} with {shlex.join(command)}"
 
 
-def _is_first():
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def _is_launched():
-    return "LOCAL_RANK" in os.environ
-
-
-def typed(argv, prog):
-    """The command line of this program, without what launched it."""
+def command_line(argv, prog):
+    """Return the command line of this program, without its launcher and with any token redacted."""
     program = prog.split() if prog else [sys.argv[0]] if _is_launched() else ["python", sys.argv[0]]
     return [*program, *redact_token(sys.argv[1:] if argv is None else argv)]
-
-
-def check_processes(args):
-    """
-    Stops where the launcher promised more processes than work together.
-
-    `accelerate launch` starts one process on a CPU whatever `--num_processes` says, unless `--multi_gpu` is given too,
-    and then the processes do not find each other without `--use_cpu`.
-    """
-    hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
-    promised = int(os.environ.get("WORLD_SIZE", 1))
-    try:
-        args.device  # noqa: B018 (sets the devices up, with all that the arguments ask for)
-    except (ImportError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if promised != args.world_size:
-        raise UserError(
-            f"the launcher started {promised} processes, but they do not work together: each would train on its own "
-            f"into the same folder. {hint}"
-        )
-    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if by_accelerate and "WORLD_SIZE" not in os.environ:
-        raise UserError(f"accelerate launch was asked for several processes but started one. {hint}")
-
-
-def leave_processes_at_exit():
-    """
-    Ends the process group when Python exits; for programs whose work is done, in all processes.
-
-    A thread of gloo that still lets go of a tensor while Python is being torn down aborts the process
-    (https://github.com/pytorch/pytorch/pull/179291). After a failure it stays: it may wait for ever for a lost peer.
-    """
-
-    def leave():
-        if torch.distributed.is_initialized():
-            # Its threads are waited for once nothing holds it, such as a Trainer's DistributedDataParallel.
-            gc.collect()
-            torch.distributed.destroy_process_group()
-
-    atexit.register(leave)

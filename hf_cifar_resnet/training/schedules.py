@@ -1,9 +1,8 @@
 """
-Every learning-rate schedule by one name.
+Learning-rate schedules by name: transformers' own, `step`, `exponential`, torch's `one_cycle`, and plateaus.
 
-What transformers has is used as it is; `step`, `exponential` and `one_cycle` are ours or torch's, and a plateau is a
-constant schedule (after a warmup, if there is one) that a [`ScheduleCallback`] scales down. A scheduler object always
-owns the learning rate, so that it is logged, saved in `scheduler.pt` and restored.
+A plateau schedule is a constant one (after an optional warmup) that a [`ScheduleCallback`] scales down. The learning
+rate is always that of a scheduler object, so that it is logged, saved in `scheduler.pt` and restored.
 """
 
 import inspect
@@ -17,7 +16,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 PLATEAU = "reduce_lr_on_plateau"
 PLATEAU_WITH_WARMUP = "reduce_lr_on_plateau_with_warmup"
-# Of transformers' own, those that are asked for here under another name or that change the LR by events.
+# Schedules of transformers that are not offered, because they need metrics.
 _REPLACED = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
 _FROM_TRANSFORMERS = [kind.value for kind in SchedulerType if kind not in _REPLACED]
 WITHOUT_WARMUP = {
@@ -29,15 +28,16 @@ DEFAULT_WARMUP = 0.05
 
 
 def _step_factor(step, warmup, total, milestones=(0.3, 0.6, 0.8), gamma=0.2):
-    """Times `gamma` at each milestone, a step number or, below 1, a share of all steps (Zagoruyko 2016: 60, 120, 160 of
-    200 epochs, times 0.2)."""
-    if not gamma >= 0:  # a milestone may lie far off, where nobody sees the sign before
+    """Multiply by `gamma` at each milestone, a step or, below 1, a share of all steps (defaults: Zagoruyko 2016)."""
+    if not gamma >= 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
     return gamma ** sum(step >= (m if m >= 1 else m * total) for m in milestones)
 
 
 def _exponential_factor(step, warmup, total, final_factor=0.01):
-    """Falls by the same ratio at every step after the warmup, from 1 to `final_factor` at the end."""
+    """Multiply by the same ratio at every step after the warmup, from 1 to `final_factor` at the end."""
+    if not final_factor > 0:  # 0 would give a learning rate of 0 after the first step
+        raise ValueError(f"final_factor must be above 0, got {final_factor}")
     return final_factor ** ((step - warmup) / max(1, total - warmup))
 
 
@@ -46,15 +46,14 @@ _OWN_FACTORS = {"step": _step_factor, "exponential": _exponential_factor}
 
 class PlateauRule:
     """
-    When to cut the learning rate: after more than `patience` evaluations in a row without improvement. The same rule
-    as torch's ReduceLROnPlateau.
+    The rule of torch's `ReduceLROnPlateau`: cut after more than `patience` evaluations in a row without improvement.
 
     Args:
-        factor (`float`): the learning rate is multiplied by it, above 0 and below 1.
-        patience (`int`): evaluations without improvement that are let pass.
+        factor (`float`): multiplies the learning rate, above 0 and below 1.
+        patience (`int`): evaluations without improvement that are allowed.
         threshold (`float`): relative change that counts as an improvement.
-        cooldown (`int`): evaluations after a cut in which none is counted as bad.
-        min_lr (`float`): the learning rate is never cut below this.
+        cooldown (`int`): evaluations after a cut that are not counted.
+        min_lr (`float`): the lowest learning rate.
     """
 
     def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
@@ -67,7 +66,7 @@ class PlateauRule:
             raise ValueError(f"factor must be above 0 and below 1, got {factor}")
 
     def update(self, memory, value, greater_is_better):
-        """Takes one evaluation into `memory` (a dict, kept with the scheduler). Returns whether to cut now."""
+        """Add an evaluation to `memory`, a dict that is saved with the schedule. Return whether to cut."""
         best = memory.get("best", -math.inf if greater_is_better else math.inf)
         better = value > best * (1 + self.threshold) if greater_is_better else value < best * (1 - self.threshold)
         if better:
@@ -82,7 +81,7 @@ class PlateauRule:
         return True
 
     def apply(self, schedule, value, greater_is_better):
-        """Takes one evaluation, and cuts a [`Schedule`] if it is time."""
+        """Add an evaluation, and cut a [`Schedule`] if necessary."""
         if self.update(schedule.memory, value, greater_is_better):
             lowest = self.min_lr / schedule.base_lrs[0]
             schedule.rescale(min(schedule.scale, max(schedule.scale * self.factor, lowest)))
@@ -90,9 +89,9 @@ class PlateauRule:
 
 class _Positioned:
     """
-    Saves the position in a schedule, and nothing else: a resumed run gets the learning rates, and the optimizer's
-    settings, that its own arguments give from there on. Without it a finished run that is prolonged would take its next
-    step at a learning rate of 0, and another `--learning_rate` or `--weight_decay` would have no effect.
+    Mixin that saves only the position in a schedule, so that a resumed run gets learning rates and optimizer settings
+    from its own arguments. Otherwise a finished run that is prolonged would continue with a learning rate of 0, and
+    another `--learning_rate` or `--weight_decay` would have no effect.
     """
 
     POSITION = ("last_epoch",)
@@ -109,11 +108,11 @@ class _Positioned:
 
     def load_state_dict(self, state):
         vars(self).update({name: state[name] for name in self.POSITION if name in state})
-        # The optimizer was loaded before, with the settings that it had.
+        # The Trainer has loaded the optimizer's old settings before.
         for group, settings in zip(self.optimizer.param_groups, self._settings, strict=True):
             group.update(settings)
         self.last_epoch = state["last_epoch"] - 1
-        with warnings.catch_warnings(action="ignore"):  # that the optimizer has not taken a step in this process
+        with warnings.catch_warnings(action="ignore"):  # torch warns if the optimizer has not stepped yet
             self.step()
 
 
@@ -123,9 +122,9 @@ class OneCycle(_Positioned, OneCycleLR):
 
 class Schedule(_Positioned, LambdaLR):
     """
-    A schedule times a `scale` that events may change: `learning_rate * factor(step) * scale`.
+    A schedule `learning_rate * factor(step) * scale`, whose `scale` events may change.
 
-    `scale` and `memory` (a dict of numbers and strings for whoever decides) are saved and restored with the schedule.
+    `scale` and `memory` (a dict of numbers and strings) are saved and restored with the schedule.
     """
 
     POSITION = ("last_epoch", "scale", "memory")
@@ -145,7 +144,7 @@ class Schedule(_Positioned, LambdaLR):
         return self.get_lr()[0]
 
     def rescale(self, scale):
-        """Sets the scale; the next step uses it."""
+        """Set the scale from the next step on."""
         self.scale = scale
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
@@ -154,8 +153,8 @@ class Schedule(_Positioned, LambdaLR):
 
 class ScheduleCallback(TrainerCallback):
     """
-    A learning-rate schedule decided by events. Subclass it, override what you need, and pass an instance to
-    [`CifarTrainer`] in `callbacks`: it scales whatever `lr_scheduler_type` was chosen.
+    A learning-rate schedule that reacts to events. Pass an instance of a subclass to [`CifarTrainer`] in `callbacks`,
+    and it scales the schedule of `lr_scheduler_type`.
 
     ```python
     class HalveEveryEvaluation(ScheduleCallback):
@@ -163,21 +162,20 @@ class ScheduleCallback(TrainerCallback):
             schedule.rescale(schedule.scale / 2)
     ```
 
-    `schedule` is a [`Schedule`]. Keep what you have to remember in `schedule.memory`: it is saved with every
-    checkpoint and restored on resume, which attributes of the callback are not.
+    `schedule` is a [`Schedule`], whose `memory` is saved with every checkpoint, unlike attributes of the callback.
     """
 
     def after_evaluation(self, schedule, metrics, args):
-        """`metrics`: the figures of the evaluation, such as `eval_loss` and `eval_top1`."""
+        """Called after every evaluation with its metrics, such as `eval_loss` and `eval_top1`."""
 
     def after_warmup(self, schedule, args):
-        """Called once, when the last step of the warmup was taken."""
+        """Called once, after the last step of the warmup."""
 
     def after_epoch(self, schedule, epoch, args):
-        """`epoch`: how many epochs were completed."""
+        """Called after every epoch with the number of epochs so far."""
 
     def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
-        # Scoring before training, or under another prefix than the Trainer's own, decides nothing.
+        # Evaluations before training or with another prefix do not count.
         if lr_scheduler is not None and state.global_step > 0 and any(name.startswith("eval_") for name in metrics):
             self.after_evaluation(lr_scheduler, metrics, args)
 
@@ -190,14 +188,14 @@ class ScheduleCallback(TrainerCallback):
 
 
 class PlateauCallback(ScheduleCallback):
-    """Cuts the learning rate by a [`PlateauRule`] on `metric_for_best_model`, in its `greater_is_better` direction."""
+    """Applies a [`PlateauRule`] to `metric_for_best_model`."""
 
     def __init__(self, **kwargs):
         self.rule = PlateauRule(**kwargs)
 
     def after_evaluation(self, schedule, metrics, args):
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-        # Evaluations during a warmup say nothing about a plateau.
+        # Evaluations during a warmup do not count.
         if name not in metrics or schedule.last_epoch < schedule.warmup_steps:
             return
         self.rule.apply(schedule, metrics[name], args.greater_is_better)
@@ -209,7 +207,7 @@ SCHEDULES = sorted(
 
 
 def accepted_arguments(name):
-    """The names that `lr_scheduler_kwargs` may hold for a schedule."""
+    """Return the names that `lr_scheduler_kwargs` may contain for a schedule."""
     if name in (PLATEAU, PLATEAU_WITH_WARMUP):
         function, ours = PlateauRule, {"self"}
     elif name == "one_cycle":
@@ -224,7 +222,7 @@ def accepted_arguments(name):
 
 
 def check(name, kwargs, warmup_steps=0):
-    """Raises ValueError for an unknown schedule, or arguments it does not take, listing the choices."""
+    """Raise `ValueError`, with the choices, for an unknown schedule or unknown arguments."""
     if name not in SCHEDULES:
         raise ValueError(f"unknown lr_scheduler_type {name!r}: choose one of {', '.join(SCHEDULES)}")
     accepted = accepted_arguments(name)
@@ -239,7 +237,7 @@ def check(name, kwargs, warmup_steps=0):
 
 
 def try_out(name, learning_rate, warmup_steps, kwargs, max_steps=-1):
-    """Takes the steps of a short run. Raises ValueError for arguments that do not work, or give no learning rates."""
+    """Step through a short run. Raises `ValueError` if the arguments do not work or give impossible learning rates."""
     check(name, kwargs, warmup_steps)
     total = min(max_steps, 100) if max_steps > 0 else 100
     try:
@@ -255,7 +253,7 @@ def try_out(name, learning_rate, warmup_steps, kwargs, max_steps=-1):
 
 
 def dry_run(name, total_steps, learning_rate, warmup_steps=0, kwargs=None):
-    """Yields the scheduler before each step of a run in which nothing is trained."""
+    """Yield the scheduler before each step of a run without training."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
     scheduler = create(name, optimizer, total_steps, warmup_steps, kwargs)
     for _ in range(total_steps):
@@ -265,34 +263,32 @@ def dry_run(name, total_steps, learning_rate, warmup_steps=0, kwargs=None):
 
 
 def callbacks_for(name, kwargs):
-    """The callbacks that a schedule by events needs."""
+    """Return the callbacks that a schedule needs."""
     return [PlateauCallback(**kwargs)] if name in (PLATEAU, PLATEAU_WITH_WARMUP) else []
 
 
-def given_or_default(name, warmup_steps):
-    """`warmup_steps`, or the default of a `*_with_warmup` for which none is given."""
+def default_warmup(name, warmup_steps):
+    """Return `warmup_steps`, or the default of a `*_with_warmup` schedule if it is 0."""
     return DEFAULT_WARMUP if warmup_steps == 0 and name.endswith("_with_warmup") else warmup_steps
 
 
 def warmup_for(name, warmup_steps, total_steps):
-    """
-    Steps of warmup: `warmup_steps`, a count or a share below 1, or the default of `*_with_warmup`. A share leaves the
-    last step, since the first step of a warmup has the learning rate 0, which in a run of one step would be all.
-    """
-    warmup_steps = given_or_default(name, warmup_steps)
+    """Return the number of warmup steps for `warmup_steps`, a count or a share below 1."""
+    warmup_steps = default_warmup(name, warmup_steps)
     if warmup_steps >= 1:
         return int(warmup_steps)
+    # One step at least is not warmup, whose first learning rate is 0.
     return min(math.ceil(warmup_steps * total_steps), total_steps - 1)
 
 
 def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=False):
     """
-    The scheduler of a run; it is stepped after every optimizer step.
+    Return the scheduler of a run, to be stepped after every optimizer step.
 
     Args:
         name (`str`): one of `SCHEDULES`.
-        total_steps (`int`): optimizer steps in the whole run.
-        warmup_steps (`float`): steps, or below 1 a share of all steps, of linear warmup.
+        total_steps (`int`): optimizer steps of the run.
+        warmup_steps (`float`): steps of linear warmup, or below 1 their share of all steps.
         kwargs (`dict`, *optional*): see [`accepted_arguments`].
         by_events (`bool`): whether a [`ScheduleCallback`] will scale it.
     """
@@ -321,7 +317,7 @@ def _with_warmup(factor, warmup, total, kwargs):
 
 
 def _from_transformers(name, optimizer, total_steps, warmup, kwargs):
-    # Where transformers would refuse to run, or give plain cosine, without an argument.
+    # Defaults of arguments without which transformers refuses to run, or gives a plain cosine.
     if name in ("cosine_with_min_lr", "cosine_warmup_with_min_lr") and not {"min_lr", "min_lr_rate"} & set(kwargs):
         kwargs["min_lr_rate"] = 0.1
     if name == "cosine_with_restarts":

@@ -1,4 +1,4 @@
-"""Score a checkpoint, or an ensemble of several, on a split."""
+"""Scoring a checkpoint, or an ensemble of several, on a split."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,21 @@ from ..evaluation import analysis
 from ..reporting import run_record
 from .arguments import CifarTrainingArguments, DataArguments
 from .build import quieten_libraries
-from .parser import CifarArgumentParser, parse_with_record
+from .parser import CifarArgumentParser, parse_with_run_record
 from .processes import check_processes
 from .trainer import CifarTrainer
 
 
 def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=256):
-    """[`CifarTrainingArguments`] of a Trainer that only predicts."""
+    """Return the [`CifarTrainingArguments`] of a Trainer that only predicts."""
     args = CifarTrainingArguments(
-        # The Trainer creates it; nothing is written there.
+        # The Trainer requires a folder; nothing is written there.
         output_dir=str(find_checkpoint(checkpoint)),
         use_cpu=use_cpu,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         per_device_eval_batch_size=batch_size,
-        # Nothing is trained; the default would have to divide over the processes.
+        # Unused, but the default would have to be divisible by the number of processes.
         per_device_train_batch_size=1,
         eval_strategy="no",
         save_strategy="no",
@@ -40,19 +40,16 @@ def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=25
 
 def score_ensemble(names, use_cpu=False):
     """
-    Score several checkpoints as one, on the test split of the data that the first was trained on.
+    Return the scores (`loss`, `top1`, ...) of an ensemble on the test split of the data of its first checkpoint.
 
     Args:
         names (`list[str]`): folders that training wrote, or Hub ids.
-        use_cpu (`bool`): even where there is a GPU.
-
-    Returns:
-        dict of `loss`, `top1`, ...
+        use_cpu (`bool`): even if there is a GPU.
 
     Raises:
         UserError: if one cannot be loaded, or their classes differ.
     """
-    _, data_args, run = parse_with_record(CifarArgumentParser(DataArguments), names[:1])
+    _, data_args, run = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
     args = scoring_arguments(names[0], use_cpu, run.get("precision", "fp32"))
     _, scores = EnsembleScorer.load(names, args, data_args, {"test"}).predict("test")
     return {name: scores[name] for name in run_record.SCORES if name in scores}
@@ -60,7 +57,7 @@ def score_ensemble(names, use_cpu=False):
 
 @dataclass
 class CheckpointScorer:
-    """A checkpoint, with the Trainer that scores it and the data as its image processor wants them."""
+    """A checkpoint with its Trainer, and the data as its image processor normalises them."""
 
     name: str
     folder: Path
@@ -86,10 +83,7 @@ class CheckpointScorer:
         return self.model.config.calibration_temperature
 
     def predict(self, split, mirrored=False):
-        """
-        Logits (n, num_labels) of the images of a split, or of their mirror images, and scores. Raises [`UserError`]
-        where they are not finite.
-        """
+        """Return logits (n, num_labels) and scores of a split, or of its mirror images. Raises [`UserError`]."""
         images = find_split(self.data, split)
         if mirrored:
             images = ImageDataset(images.images, images.labels, images.mean, images.std, _mirror)
@@ -100,26 +94,26 @@ class CheckpointScorer:
         return output.predictions, run_record.scores(output.metrics, "of")
 
     def score(self, logits, images):
-        """Scores of logits (n, num_labels) of these images."""
+        """Return the scores of logits (n, num_labels) of these images."""
         return self.trainer.compute_metrics(EvalPrediction(logits, images.labels.numpy()))
 
 
 def _mirror(image, epoch, index):
-    """In the place of an [`Augmenter`]."""
+    """Mirror an image; has the signature of an [`Augmenter`]."""
     return image[:, ::-1]
 
 
 @dataclass
 class EnsembleScorer:
-    """Checkpoints that predict as one, in the place of a [`_Subject`]; its images are those that the first one sees."""
+    """Checkpoints that predict together, with the interface of [`CheckpointScorer`]."""
 
     members: list
-    temperature = 1.0  # a checkpoint's own is for it alone
+    temperature = 1.0  # that of a single checkpoint does not fit the ensemble
 
     @classmethod
     def load(cls, names, args, data_args, needed):
         checkpoints = {name: load_checkpoint(name) for name in names}
-        # Before the data: other classes would read as if it were the wrong dataset.
+        # Before loading the data, where other classes would be reported as a wrong dataset.
         _check_same_classes({name: label_names(model) for name, (model, _) in checkpoints.items()})
         return cls(
             [CheckpointScorer.of(name, checkpoint, args, data_args, needed) for name, checkpoint in checkpoints.items()]
@@ -138,7 +132,7 @@ class EnsembleScorer:
         return self.members[0].trainer
 
     def predict(self, split, mirrored=False):
-        """The log of the members' mean probabilities, and scores with each member's own as `members`."""
+        """Return the log of the mean probabilities, and scores, with those of each member as `members`."""
         logits, scores = zip(*(member.predict(split, mirrored) for member in self.members), strict=True)
         together = analysis.log_mean_probabilities(logits)
         members = [{"checkpoint": member.name, **own} for member, own in zip(self.members, scores, strict=True)]
@@ -149,7 +143,7 @@ class EnsembleScorer:
 
 
 def _check_same_classes(names_of):
-    """Raises [`UserError`] unless all checkpoints give the same name to each class number."""
+    """Raise [`UserError`] unless all checkpoints have the same class names in the same order."""
     (first, known), *others = names_of.items()
     for other, names in others:
         differing = [number for number, (a, b) in enumerate(zip(known, names, strict=False)) if a != b]

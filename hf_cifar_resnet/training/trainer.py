@@ -1,4 +1,4 @@
-"""The Trainer for images: what transformers' own leaves to be done, and nothing else."""
+"""The Trainer for image classification."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ from ..checkpoints.resume import (
 )
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
-from ..data.mixing import Mixer, weight_of
+from ..data.mixing import Mixer, label_share
 from ..device import LEAST_CHANNELS, memory_format_for
 from ..errors import UserError
 from ..evaluation.scoring import Scorer
@@ -41,16 +41,14 @@ class CifarTrainer(Trainer):
     """
     transformers' Trainer for [`CifarResNetForImageClassification`] on [`ImageDataset`]s.
 
-    Its evaluations are exact whatever the batch size and the number of processes; label smoothing leaves them alone;
-    weight decay leaves biases and BatchNorm alone; train accuracy and images/s are logged; every schedule of
-    [`~hf_cifar_resnet.training.schedules`] works. It writes its arguments as JSON, not as a pickle.
+    Evaluations are exact for any batch size and number of processes, and without label smoothing. Train accuracy and
+    images/s are logged, biases and BatchNorm have no weight decay, and all of
+    [`~hf_cifar_resnet.training.schedules`] are available. Arguments are saved as JSON instead of a pickle.
 
-    Training batches are mixed where the arguments say so; train accuracy is then the mean of the share that the mixed
-    label gives to the predicted class. With `ema_decay` every evaluation, and the model after training, has the
-    averaged weights; `checkpoint-*` has the raw ones, to resume from, beside `ema.safetensors`.
-
-    Checkpoints are complete or noticed as incomplete, and verified before a training resumes from one. It then ends, on
-    a CPU, with the same bits as if it had never stopped.
+    If batches are mixed, train accuracy is the mean share of the mixed label that the predicted class has. With
+    `ema_decay` evaluations and the final model have the averaged weights; `checkpoint-*` has the raw ones, beside
+    `ema.safetensors`. A checkpoint is verified before a training resumes from it, which then ends, on a CPU, with the
+    same bits as an uninterrupted one.
 
     Args:
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
@@ -79,17 +77,17 @@ class CifarTrainer(Trainer):
             args=_for_transformers(args),
             data_collator=data_collator or collate,
             compute_metrics=compute_metrics or Scorer(superclass_of),
-            # A checkpoint is complete before anyone looks at it, and who changes the schedule comes before who reports.
+            # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
             callbacks=[self._checkpoints, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
             **kwargs,
         )
         self._creates_schedule = self.lr_scheduler is None
         self._mixer = self._make_mixer()
         if args.sync_batchnorm and args.world_size > 1:
-            # The same tensors under the same names: what is saved has ordinary BatchNorm.
+            # Names and tensors stay the same, so that checkpoints load with ordinary BatchNorm.
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self._lay_out(self.model)
-        # Shapes do not change, so trying out cuDNN's algorithms pays, unless they have to be the same ones every time.
+        # Batches have the same shape, so searching for cuDNN's fastest algorithm pays, unless deterministic.
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
         QuietProgressCallback.replace_in(self)
         prepare_trackers(self.callback_handler.callbacks)
@@ -98,7 +96,7 @@ class CifarTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         dynamo = self.accelerator.state.dynamo_plugin
         if dynamo.dynamic is None:
-            # Or the last batch of an epoch turns all others into batches of unknown size, which are slower.
+            # Otherwise an epoch's smaller last batch causes a slower compilation for batches of any size.
             dynamo.dynamic = False
 
     # Data and optimizer
@@ -116,7 +114,7 @@ class CifarTrainer(Trainer):
         return model.to(memory_format=self._memory_format)
 
     def get_train_dataloader(self):
-        # The batch may have been made smaller, by `auto_find_batch_size`.
+        # `auto_find_batch_size` may have reduced the batch.
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // parts
         drop_last = self.args.dataloader_drop_last
@@ -127,7 +125,7 @@ class CifarTrainer(Trainer):
         return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
     def get_test_dataloader(self, test_dataset):
-        # One for each dataset, whose workers may persist. No image is dropped, as some may be in training.
+        # Kept for each dataset, because its workers may persist.
         if id(test_dataset) not in self._loaders:
             loader = self._make_loader(test_dataset, self.args.eval_batch_size)
             self._loaders[id(test_dataset)] = test_dataset, loader
@@ -148,7 +146,7 @@ class CifarTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
             in_order=args.dataloader_in_order,
-            # A loader draws a seed for its workers, as often as depends on them: not from the stream of dropout.
+            # The seeds of workers are not drawn from the generator of dropout, which has to be reproducible.
             generator=torch.Generator(),
             **options,
         )
@@ -162,7 +160,7 @@ class CifarTrainer(Trainer):
         images = inputs["pixel_values"]
         if images.dtype == torch.uint8:
             images = normalize(images, *self._scale)
-        # One channels_last tensor, images or weights, makes all that follow channels_last.
+        # The images' memory format decides that of all feature maps.
         return {**inputs, "pixel_values": images.contiguous(memory_format=self._memory_format)}
 
     @staticmethod
@@ -189,12 +187,11 @@ class CifarTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint, or True for the last complete one. Where
-                the run had ended there, only its state and its model are loaded.
+        Train the model. Raises [`UserError`] if the checkpoint is damaged or of another training, or the disk is full.
 
-        Raises:
-            UserError: if it is damaged or of another training, or the disk has no room for the checkpoints.
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint, or True for the last complete one. If
+                the run had ended there, only its state and its model are loaded.
         """
         args, checkpoint, counted = self.args, None, {}
         if resume_from_checkpoint:
@@ -207,7 +204,7 @@ class CifarTrainer(Trainer):
         self._part = (-1, 0)
         self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
         resumed = None if checkpoint is None else ResumedCallback(checkpoint)
-        # After all others, which may ask for logs, evaluations and saves.
+        # These come after all callbacks that may request logs, evaluations and saves.
         last = EpochBoundary(), FiguresCallback(self._figures, self._train_sampler())
         with ExitStack() as stack:
             for callback in filter(None, (resumed, self._ema, *last)):
@@ -252,25 +249,25 @@ class CifarTrainer(Trainer):
             return super().get_batch_samples(*args)
 
     def floating_point_ops(self, inputs):
-        # The Trainer's estimate is one for language models, and walks over all modules at every step.
+        # The Trainer's estimate is for language models, and visits all modules at every step.
         return 0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = self._mixed(self._normalized(inputs))
         outputs = model(**inputs, label_smoothing=self.args.label_smoothing_factor)
         with torch.no_grad():
-            correct = weight_of(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
+            correct = label_share(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
             values = torch.stack([outputs.loss, correct])
         learning_rate = self.optimizer.param_groups[0]["lr"]
         self._figures.add(values, len(inputs["labels"]), self.state.global_step + 1, learning_rate)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _mixed(self, inputs):
-        """The batch with images and labels mixed, until `mixing_stop_epoch`."""
+        """Return the batch mixed, until `mixing_stop_epoch`."""
         if self._mixer is None or self._mixing_is_over():
             return inputs
         step = self.state.global_step
-        # Which of the batches that are accumulated in this step.
+        # The number of the batch among those accumulated in this step.
         self._part = (step, self._part[1] + 1 if self._part[0] == step else 0)
         pixel_values, labels = self._mixer(inputs["pixel_values"], inputs["labels"], *self._part)
         return {**inputs, "pixel_values": pixel_values, "labels": labels}
@@ -287,14 +284,14 @@ class CifarTrainer(Trainer):
         if "loss" in logs:
             logs |= self._figures.summary(self._add_up)
         elif "train_runtime" in logs and self._figures.images_in_all:
-            # transformers' own is that of the steps since the run was resumed.
+            # transformers' own loss is that of the steps since the run was resumed.
             logs["train_loss"] = self._figures.mean_loss()
         logs.pop("total_flos", None)
         super().log(logs, start_time)
 
     @staticmethod
     def _add_up(values):
-        """Over all processes."""
+        """Sum numbers over all processes."""
         return [sum(column) for column in zip(*gather_object([values]), strict=True)]
 
     # Evaluation
@@ -305,14 +302,14 @@ class CifarTrainer(Trainer):
             return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        # The Trainer would average losses over batches, whatever their size; the metrics have the exact loss.
+        # No loss is returned, because the metrics have the exact one, not a mean over batches of unequal size.
         inputs = self._normalized(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(pixel_values=inputs["pixel_values"]).logits
         return None, logits.float(), inputs.get("labels")
 
     def _share_buffers(self):
-        """Every process evaluates with the BatchNorm statistics of the first, which are the ones that are saved."""
+        """Broadcast the BatchNorm statistics of rank 0, which are saved, so that all processes evaluate with them."""
         if self.args.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -320,7 +317,7 @@ class CifarTrainer(Trainer):
     # Saving
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """The files of a model replace those that are there when they are complete. It is pushed by nobody."""
+        """Save the model atomically, without pushing it."""
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call and step_of(folder) is not None:
             self._checkpoints.begin(folder)
@@ -336,15 +333,15 @@ class CifarTrainer(Trainer):
             (folder / TRAINING_ARGS_JSON).write_text(self._given.to_json_string() + "\n", encoding="utf-8")
 
     def _write_progress(self, checkpoint):
-        """What transformers does not save, and a resumed training needs."""
-        content = json.dumps(self._figures.saved()) + "\n"
+        """Write what resuming needs and transformers does not save."""
+        content = json.dumps(self._figures.to_dict()) + "\n"
         (checkpoint / figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
             self._ema.average.save(checkpoint)
 
 
 def _for_transformers(args):
-    """A copy in which transformers leaves to our callbacks what they do otherwise: delete checkpoints, and push."""
+    """Return a copy with which transformers leaves deleting checkpoints and pushing to our callbacks."""
     args = copy.copy(args)
     args.save_total_limit, args.push_to_hub = None, False
     return args

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from hf_cifar_resnet.data.mixing import Mixer, cutmix, weight_of
+from hf_cifar_resnet.data.mixing import Mixer, cutmix, label_share
 
 BATCH, CLASSES, SIZE = 6, 5, 16
 LABELS = torch.tensor([0, 3, 1, 4, 2, 0])
@@ -125,8 +125,8 @@ def test_loss_of_a_mixed_and_smoothed_batch_is_the_mix_of_the_smoothed_losses():
     torch.testing.assert_close(classification_loss(logits, labels, 0.1), kept * own + (1 - kept) * other)
 
 
-def test_weight_of_predictions():
+def test_label_share_predictions():
     predicted = torch.tensor([0, 0, 1, 4, 2, 0])
-    assert weight_of(predicted, LABELS).tolist() == [True, False, True, True, True, True]
+    assert label_share(predicted, LABELS).tolist() == [True, False, True, True, True, True]
     mixed = label_weights(0.75)
-    assert weight_of(predicted, mixed).tolist() == [1.0, 0.25, 0.75, 0.75, 0.75, 0.75]
+    assert label_share(predicted, mixed).tolist() == [1.0, 0.25, 0.75, 0.75, 0.75, 0.75]

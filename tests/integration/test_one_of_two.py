@@ -26,7 +26,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.processes import Preempted, PreemptionCallback, marking, watching
+from hf_cifar_resnet.training.processes import Preempted, PreemptionCallback, mark_preemption, watch_signals
 
 class Poisoned(ImageDataset):
     def __getitems__(self, positions):
@@ -57,7 +57,7 @@ try:
 except UserError as raised:
     found["error"] = str(raised)
 try:
-    with watching(["train.py"]) as watch, marking(sys.argv[1]):
+    with watch_signals(["train.py"]) as watch, mark_preemption(sys.argv[1]):
         preempted = PreemptionCallback(watch)
         trainer = make(ImageDataset, [Sender(), preempted])
         trainer.train()

@@ -49,7 +49,7 @@ def check(lines, folder):
     """One process told what was saved; it can be gone on from."""
     [line] = [line for line in lines if line.startswith("Preempted")]
     saved = find_last_usable(folder, needs_best=True)
-    assert f"saved {saved}. Go on" in line and line.endswith("--resume_from_checkpoint true")
+    assert f"saved {saved}. Resume" in line and line.endswith("--resume_from_checkpoint true")
     assert (folder / MARKER).exists() and not (folder / "metrics.json").exists()
     return int(saved.name[11:])
 

@@ -79,15 +79,20 @@ def test_classifier_on_saved_features(tmp_path):
 
 
 @pytest.mark.lowest
-def test_folder_loads_without_the_package(tmp_path):
+def test_folder_loads_and_saves_without_the_package(tmp_path):
     model = make_model(CifarResNetForImageClassification)
     model.save_pretrained(tmp_path / "model")
     torch.save(PIXELS, tmp_path / "pixels.pt")
     code = """
+        import shutil
+
         config = AutoConfig.from_pretrained("../model", trust_remote_code=True)
         assert (config.stage_widths, config.depth, config.id2label[2]) == ([8, 16, 32], None, "cup")
-        features = AutoModel.from_pretrained("../model", trust_remote_code=True)
-        model = AutoModelForImageClassification.from_pretrained("../model", trust_remote_code=True)
+        AutoModel.from_pretrained("../model", trust_remote_code=True).save_pretrained("../features")
+        AutoModelForImageClassification.from_pretrained("../model", trust_remote_code=True).save_pretrained("../again")
+        shutil.rmtree("../model")
+        features = AutoModel.from_pretrained("../features", trust_remote_code=True)
+        model = AutoModelForImageClassification.from_pretrained("../again", trust_remote_code=True)
         assert type(model).__module__.startswith("transformers_modules."), type(model)
         pixels = torch.load("../pixels.pt")
         with torch.no_grad():
@@ -97,35 +102,8 @@ def test_folder_loads_without_the_package(tmp_path):
     run_without_package(code, tmp_path / "work")
     expected = outputs(model.resnet) + outputs(model)
     torch.testing.assert_close(torch.load(tmp_path / "results.pt"), expected, rtol=0, atol=0)
-
-
-def test_models_loaded_without_the_package_can_be_saved_again(tmp_path):
-    classes = {"AutoModel": CifarResNetModel, "AutoModelForImageClassification": CifarResNetForImageClassification}
-    models = {name: make_model(model_class) for name, model_class in classes.items()}
-    for name, model in models.items():
-        model.save_pretrained(tmp_path / "first" / name)
-    torch.save(PIXELS, tmp_path / "pixels.pt")
-    save_again = """
-        for auto_class in (AutoModel, AutoModelForImageClassification):
-            model = auto_class.from_pretrained(f"../first/{auto_class.__name__}", trust_remote_code=True)
-            model.save_pretrained(f"../second/{auto_class.__name__}")
-    """
-    load_again = """
-        results = {}
-        for auto_class in (AutoModel, AutoModelForImageClassification):
-            model = auto_class.from_pretrained(f"../second/{auto_class.__name__}", trust_remote_code=True)
-            with torch.no_grad():
-                results[auto_class.__name__] = list(model(torch.load("../pixels.pt")).to_tuple())
-        torch.save(results, "../results.pt")
-    """
-    run_without_package(save_again, tmp_path / "saving")
-    shutil.rmtree(tmp_path / "first")
-    run_without_package(load_again, tmp_path / "loading")
-    results = torch.load(tmp_path / "results.pt")
-    for name, model in models.items():
-        torch.testing.assert_close(results[name], outputs(model), rtol=0, atol=0)
-        here = classes[name].from_pretrained(tmp_path / "second" / name)
-        torch.testing.assert_close(outputs(here), outputs(model), rtol=0, atol=0)
+    here = CifarResNetForImageClassification.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(outputs(here), outputs(model), rtol=0, atol=0)
 
 
 # Checkpoints of other versions

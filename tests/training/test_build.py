@@ -5,7 +5,7 @@ import torch
 
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import DataArguments, ModelArguments
-from hf_cifar_resnet.training.build import build_model, load_start
+from hf_cifar_resnet.training.build import build_model, find_pretrained
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def test_dropout_may_be_chosen_anew(saved):
 
 def test_images_are_normalised_as_the_model_knows_them(saved):
     data_args = DataArguments()
-    load_start(ModelArguments(model_name_or_path=str(saved[1])), data_args)
+    find_pretrained(ModelArguments(model_name_or_path=str(saved[1])), data_args)
     assert (data_args.image_mean, data_args.image_std) == ([0.4, 0.4, 0.4], [0.2, 0.2, 0.2])
     given = DataArguments(image_mean=[0.5] * 3, image_std=[0.1] * 3)
-    load_start(ModelArguments(model_name_or_path=str(saved[1])), given)
+    find_pretrained(ModelArguments(model_name_or_path=str(saved[1])), given)
     assert given.image_mean == [0.5] * 3
 
 
@@ -73,7 +73,7 @@ def test_refused_in_one_line(saved, tmp_path, options, reason):
     (tmp_path / "empty").mkdir()
     name = options["model_name_or_path"].format(saved=saved[1], empty=tmp_path / "empty")
     with pytest.raises(UserError, match=reason) as refused:
-        load_start(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments())
+        find_pretrained(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments())
     assert "\n" not in str(refused.value)
 
 

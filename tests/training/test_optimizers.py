@@ -15,7 +15,7 @@ from hf_cifar_resnet.training import optimizers
 )
 def test_arguments_that_are_taken(make_trainer, optim, optim_args):
     trainer = make_trainer(optim=optim, optim_args=optim_args)
-    optimizers.check(trainer)
+    optimizers.check_optimizer(trainer)
     assert trainer.optimizer is None
 
 
@@ -34,4 +34,4 @@ def test_arguments_that_are_taken(make_trainer, optim, optim_args):
 )
 def test_arguments_that_are_refused(make_trainer, optim, optim_args, told):
     with pytest.raises(ValueError, match=told):
-        optimizers.check(make_trainer(optim=optim, optim_args=optim_args))
+        optimizers.check_optimizer(make_trainer(optim=optim, optim_args=optim_args))

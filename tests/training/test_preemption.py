@@ -14,8 +14,8 @@ from hf_cifar_resnet.training.processes import (
     SIGNALS,
     Preempted,
     PreemptionCallback,
-    marking,
-    watching,
+    mark_preemption,
+    watch_signals,
 )
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
@@ -51,10 +51,10 @@ def train(make_trainer):
         code = 0
         trainer = None
         try:
-            with watching(["train.py"]) as watch:
+            with watch_signals(["train.py"]) as watch:
                 preempted = PreemptionCallback(watch)
                 trainer = make_trainer(callbacks=[*callbacks, preempted], **(RUN | options))
-                with marking(trainer.args.output_dir):
+                with mark_preemption(trainer.args.output_dir):
                     trainer.train(resume_from_checkpoint=resume)
                     preempted.check()
         except Preempted as stopped:
@@ -98,7 +98,7 @@ def test_step_is_saved_and_the_program_ends_with_75(train, number, capsys):
     folder = trainer.args.output_dir
     assert line == (
         f"Preempted  by {signal.Signals(number).name}: saved {folder}/checkpoint-3. "
-        f"Go on with train.py --output_dir {folder} --resume_from_checkpoint true"
+        f"Resume with train.py --output_dir {folder} --resume_from_checkpoint true"
     )
 
 
@@ -171,7 +171,7 @@ def test_evaluation_without_a_save_is_followed_by_one_more_step(train):
 
 
 def test_signal_before_training_ends_at_once(capsys):
-    with pytest.raises(SystemExit) as stopped, watching(["python", "train.py"]):
+    with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE
@@ -181,27 +181,27 @@ def test_signal_before_training_ends_at_once(capsys):
 
 
 def test_run_that_saved_nothing_yet_is_marked_too(tmp_path, capsys):
-    with pytest.raises(SystemExit), watching(["python", "train.py"]), marking(tmp_path):
+    with pytest.raises(SystemExit), watch_signals(["python", "train.py"]), mark_preemption(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
     assert (tmp_path / MARKER).exists() and "Start again with python train.py" in capsys.readouterr().out
 
 
 def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_trainer, capsys):
-    with pytest.raises(SystemExit) as stopped, watching(["python", "train.py"]) as watch:
+    with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]) as watch:
         trainer = make_trainer(callbacks=[PreemptionCallback(watch)], save_strategy="epoch")
-        with marking(trainer.args.output_dir):
+        with mark_preemption(trainer.args.output_dir):
             trainer.train()
             os.kill(os.getpid(), signal.SIGUSR1)
             pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE and checkpoints(trainer) == [5]
-    assert "checkpoint-5. Go on with python train.py --output_dir" in capsys.readouterr().out
+    assert "checkpoint-5. Resume with python train.py --output_dir" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_second_signal_ends_at_once(number):
     child = os.fork()
     if child == 0:
-        with watching(["train.py"]) as watch:
+        with watch_signals(["train.py"]) as watch:
             watch.training = True
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), number)
@@ -211,7 +211,7 @@ def test_second_signal_ends_at_once(number):
 
 def test_launcher_that_passes_a_signal_on_is_no_second_one(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with watching(["train.py"]) as watch:
+    with watch_signals(["train.py"]) as watch:
         watch.training = True
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -227,19 +227,21 @@ def test_handlers_are_restored(train, ends):
 
 @pytest.mark.parametrize("value", ["false", "true", "run/checkpoint-3"])
 def test_what_was_resumed_from_is_replaced(make_trainer, capsys, value):
-    typed = ["train.py", "--resume_from_checkpoint", value, "--seed", "42"]
-    with pytest.raises(Preempted), watching(typed) as watch:
+    command_line = ["train.py", "--resume_from_checkpoint", value, "--seed", "42"]
+    with pytest.raises(Preempted), watch_signals(command_line) as watch:
         preempted = PreemptionCallback(watch)
         trainer = make_trainer(callbacks=[Sender(2), preempted])
-        with marking(trainer.args.output_dir):
+        with mark_preemption(trainer.args.output_dir):
             trainer.train()
             preempted.check()
     shown = f"train.py --resume_from_checkpoint true --seed 42 --output_dir {trainer.args.output_dir}\n"
-    assert capsys.readouterr().out.endswith(f"Go on with {shown}")
+    assert capsys.readouterr().out.endswith(f"Resume with {shown}")
 
 
 def test_token_is_not_printed():
-    assert "hf_secret" not in " ".join(processes.typed(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None))
+    assert "hf_secret" not in " ".join(
+        processes.command_line(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None)
+    )
 
 
 def test_checkpointing_of_transformers_own_is_refused(make_args):
