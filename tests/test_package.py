@@ -70,10 +70,7 @@ def run_python(code):
 @pytest.mark.parametrize(
     "code",
     [
-        "import hf_cifar_resnet; dir(hf_cifar_resnet)",
-        "from hf_cifar_resnet import __version__",
         "from hf_cifar_resnet import cli; cli.main(['--help'])",
-        "from hf_cifar_resnet import cli; cli.main(['--version'])",
         "from hf_cifar_resnet import errors",
     ],
 )
@@ -138,7 +135,7 @@ def test_public_names(name):
     assert namespace[name] is value
 
 
-@pytest.mark.parametrize("name", ["Trainer", "cifar_trainer", "__file"])
+@pytest.mark.parametrize("name", ["Trainer", "__file"])
 def test_unknown_name(name):
     with pytest.raises(AttributeError, match=name):
         getattr(hf_cifar_resnet, name)
@@ -178,12 +175,6 @@ def test_tests_do_not_depend_on_the_environment_of_their_user():
 # How the package is laid out
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_module_says_what_it_is_for(module):
-    text = ast.get_docstring(ast.parse((PACKAGE / module).read_text(encoding="utf-8")))
-    assert text and text.strip()
-
-
 @pytest.mark.parametrize("module", [m for m in MODULES if room(m) in MAY_IMPORT], ids=str)
 def test_imports_go_one_way(module):
     own = room(module)
@@ -194,18 +185,6 @@ def test_imports_go_one_way(module):
 @pytest.mark.parametrize("module", ["errors.py", "choices.py"])
 def test_leaves_import_nothing_of_ours(module):
     assert imported_rooms(Path(module)) == set()
-
-
-def test_import_checker_sees_every_form_of_import(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "training").mkdir()
-    (tmp_path / "errors.py").touch()
-    (tmp_path / "data" / "bad.py").write_text(
-        "import hf_cifar_resnet.errors\nimport os.path\nfrom . import x\n"
-        "def f():\n    from ..training.build import load_data\n"
-    )
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
-    assert imported_rooms(Path("data/bad.py")) == {"errors", "data", "training"}
 
 
 def lowest_versions(requirements):

@@ -84,8 +84,8 @@ def processor(request, tmp_path_factory):
     return AutoImageProcessor.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "LA", "1", "CMYK"])
-@pytest.mark.parametrize("size", [(32, 32), (17, 50), (100, 64)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK"])
+@pytest.mark.parametrize("size", [(32, 32), (17, 50)])
 def test_training_pixels_equal_the_image_processor(processor, mode, size):
     noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(noise).convert(mode)
@@ -122,14 +122,6 @@ def test_photo_is_turned_upright_as_in_a_pipeline(tmp_path, make_images, write_i
     assert np.array_equal(test.images[0], np.asarray(load_image(str(file))))
 
 
-def test_dataset_pixels_equal_the_image_processor(tmp_path, make_images, write_parquet):
-    for split in ("train", "test"):
-        write_parquet(split, {"image": make_images(6), "label": [0, 1, 2] * 2}, FEATURES)
-    splits = load_splits(str(tmp_path))
-    pixels = splits.image_processor()(make_images(6), return_tensors="pt")["pixel_values"]
-    assert splits.test.__getitems__(range(6))["pixel_values"].equal(pixels)
-
-
 @pytest.mark.parametrize("image_size", [24, 64])
 def test_other_image_sizes(tmp_path, make_images, write_parquet, image_size):
     for split in ("train", "test"):
@@ -161,17 +153,6 @@ def test_images_are_decoded_once_and_again_when_they_change(tmp_path, make_image
     assert np.array_equal(changed, np.stack([np.asarray(image) for image in make_images(6, seed=1)]))
 
 
-def test_nothing_half_written_is_left_beside_the_decoded_images(tmp_path, make_images, write_parquet):
-    for split in ("train", "test"):
-        images = [*make_images(5), {"bytes": b"not an image", "path": None}]
-        write_parquet(split, {"image": images, "label": [0, 1, 2] * 2}, FEATURES)
-    with pytest.raises(ValueError, match="image 5"):
-        load_splits(str(tmp_path), validation_fraction=0)
-    from datasets import config
-
-    assert not list(Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet").glob("*.tmp"))
-
-
 # Loading with workers
 
 
@@ -196,13 +177,8 @@ def assert_same(first, second):
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch_size": 16},
         {"batch_size": 11},
-        {"num_workers": 1},
-        {"num_workers": 2},
         {"num_workers": 2, "batch_size": 16},
-        {"num_workers": 4},
-        {"num_workers": 2, "persistent_workers": True},
         {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 4},
     ],
     ids=str,
@@ -235,7 +211,7 @@ def test_plain_loader_reads_epoch_zero(images):
 # Order
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 30])
+@pytest.mark.parametrize("epoch", [0, 30])
 def test_epoch_sampler_visits_every_image_once(epoch):
     sampler = EpochSampler(20, seed=4)
     sampler.set_epoch(epoch)
@@ -243,17 +219,6 @@ def test_epoch_sampler_visits_every_image_once(epoch):
     assert len(sampler) == 20
     assert sorted(positions) == list(range(20 * epoch, 20 * (epoch + 1)))
     assert list(sampler) == positions
-
-
-def test_epoch_sampler_order_depends_on_seed_and_epoch():
-    def order(seed, epoch):
-        sampler = EpochSampler(50, seed)
-        sampler.set_epoch(epoch)
-        return tuple(position % 50 for position in sampler)
-
-    assert order(1, 2) == order(1, 2)
-    orders = {order(seed, epoch) for seed in range(4) for epoch in range(4)}
-    assert len(orders) == 16
 
 
 # Pickling

@@ -77,13 +77,6 @@ def test_parquet_folder_with_cifar_columns(cifar_like, make_images, train_labels
     assert pixels(splits.test) == [image.tobytes() for image in make_images(25, seed=1)]
 
 
-def test_coarse_label_as_the_label(cifar_like):
-    splits = load_splits(cifar_like, label_column_name="coarse_label", validation_fraction=0)
-    assert splits.label_names == GROUPS
-    assert splits.superclass_of is None
-    assert np.bincount(splits.train.labels).tolist() == [19, 61]
-
-
 def test_columns_of_any_name(tmp_path, make_images, write_parquet):
     for split in ("train", "test"):
         columns = {"photo": make_images(4), "species": [0, 1, 2, 3], "label": [0, 0, 0, 0]}
@@ -176,7 +169,7 @@ def test_lone_validation_split_becomes_the_test_split(tmp_path, make_images, wri
     }
 
 
-@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("fraction", [0.05, 0.25])
 def test_held_out_validation_is_stratified_and_disjoint(cifar_like, make_images, fraction):
     splits = load_splits(cifar_like, validation_fraction=fraction)
     assert len(splits.validation) == round(80 * fraction)
@@ -190,11 +183,6 @@ def test_validation_depends_on_the_split_seed_alone(cifar_like):
     assert pixels(load_splits(cifar_like, split_seed=0, seed=2).validation) == reference
     assert pixels(load_splits(cifar_like, split_seed=0, max_train_samples=10).validation) == reference
     assert pixels(load_splits(cifar_like, split_seed=1, seed=1).validation) != reference
-
-
-def test_no_validation_without_a_fraction(cifar_like):
-    splits = load_splits(cifar_like, validation_fraction=0)
-    assert splits.validation is None and len(splits.train) == 80
 
 
 # Slices
@@ -230,18 +218,14 @@ def test_slices_larger_than_the_data_change_nothing(cifar_like):
 SAMPLE_LABELS = np.random.default_rng(3).permutation(np.repeat(np.arange(12), np.arange(1, 13)))
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, 11, 12, 13, 39, 50, 77, 78])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_stratified_sample(size, seed):
-    sample = stratified_sample(SAMPLE_LABELS, size, seed)
+@pytest.mark.parametrize("size", [0, 1, 11, 12, 39, 77, 78])
+def test_stratified_sample(size):
+    sample = stratified_sample(SAMPLE_LABELS, size, 0)
     assert len(sample) == size == len(set(sample.tolist()))
+    assert size in (0, 78) or not np.array_equal(sample, stratified_sample(SAMPLE_LABELS, size, 1))
     shares = np.arange(1, 13) * size / 78
     assert (np.abs(np.bincount(SAMPLE_LABELS[sample], minlength=12) - shares) < 1).all()
-    assert np.array_equal(sample, stratified_sample(SAMPLE_LABELS, size, seed))
-
-
-def test_stratified_sample_differs_by_seed():
-    assert not np.array_equal(stratified_sample(SAMPLE_LABELS, 40, 0), stratified_sample(SAMPLE_LABELS, 40, 1))
+    assert np.array_equal(sample, stratified_sample(SAMPLE_LABELS, size, 0))
 
 
 def test_stratified_sample_smaller_than_the_classes_favours_none():
@@ -270,18 +254,6 @@ def test_channel_statistics_equal_numpy(count):
     mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)) / 255, rtol=1e-9)
     np.testing.assert_allclose(std, images.std((0, 1, 2)) / 255, rtol=1e-9)
-
-
-def test_images_of_one_colour_stay_finite(tmp_path, write_parquet):
-    for split in ("train", "test"):
-        columns = {"image": [Image.new("RGB", (32, 32), (9, 99, 199))] * 4, "label": [0, 1, 2, 3]}
-        write_parquet(split, columns, PLAIN_FEATURES)
-    assert load_splits(str(tmp_path), validation_fraction=0).test[0]["pixel_values"].isfinite().all()
-
-
-def test_given_statistics_are_used(cifar_like):
-    splits = load_splits(cifar_like, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
-    assert (splits.mean, splits.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
 @pytest.mark.parametrize("given", ["image_mean", "image_std"])
@@ -327,16 +299,10 @@ def test_wrong_option(cifar_like, options, message):
         load_splits(cifar_like, **options)
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder", "no/such/folder"])
+@pytest.mark.parametrize("name", ["./no-such-folder", "no/such/folder", __file__])
 def test_missing_folder(name):
     with pytest.raises(UserError, match=f"{name}: there is no such folder; .*--dataset_name shapes100"):
         load_splits(name)
-
-
-def test_file_instead_of_a_folder(tmp_path):
-    (tmp_path / "train.parquet").touch()
-    with pytest.raises(UserError, match="train.parquet: there is no such folder"):
-        load_splits(str(tmp_path / "train.parquet"))
 
 
 def test_empty_folder(tmp_path):
@@ -344,9 +310,8 @@ def test_empty_folder(tmp_path):
         load_splits(str(tmp_path))
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_garbage_parquet(cifar_like, tmp_path, split):
-    (tmp_path / "data" / f"{split}-00000-of-00001.parquet").write_bytes(b"not parquet" * 100)
+def test_garbage_parquet(cifar_like, tmp_path):
+    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"not parquet" * 100)
     with pytest.raises(UserError, match=f"{tmp_path} cannot be read: .*not a parquet file"):
         load_splits(cifar_like)
 
@@ -376,8 +341,7 @@ def test_empty_split(cifar_like, write_parquet, split):
         load_splits(cifar_like)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("fault", ["truncated", "garbage", "missing"])
+@pytest.mark.parametrize("split, fault", [("train", "truncated"), ("test", "garbage"), ("test", "missing")])
 def test_corrupt_image_is_named_by_its_index(tmp_path, make_images, write_parquet, split, fault):
     stream = io.BytesIO()
     make_images(1)[0].save(stream, "PNG")
@@ -419,7 +383,6 @@ def test_corrupt_file_is_named_and_can_be_replaced(tmp_path, write_image_folder,
     [
         ([0, 1, -1, 3], ClassLabel(names=NAMES), "image 2 of split train has the label -1, outside 0 to 4"),
         ([0, 1, None, 3], ClassLabel(names=NAMES), "image 2 of split train has the label None, outside 0 to 4"),
-        ([0, 1, -1, 3], Value("int64"), "image 2 of split train has the label -1, outside 0 to"),
         ([0.0, 1.0, 2.0, 3.0], Value("float32"), "label holds no class labels.*--label_column_name"),
         (["a", None, "b", "c"], Value("string"), "label is empty for some images"),
         ([[0], [1], [2], [3]], List(Value("int64")), "label holds no class labels.*--label_column_name"),
@@ -451,20 +414,6 @@ def test_no_image_column(tmp_path, write_parquet, column):
     for split in ("train", "test"):
         write_parquet(split, {column: [0, 1]}, {column: Value("int64")})
     with pytest.raises(UserError, match=f"found no image column among: {column}; name it with --image_column_name"):
-        load_splits(str(tmp_path))
-
-
-def test_no_label_column(with_column):
-    with pytest.raises(UserError, match="found no label column among: image, kind; name it with --label_column_name"):
-        load_splits(with_column([0, 1, 2, 3], Value("int64"), name="kind"))
-
-
-def test_text_in_the_image_column(tmp_path, write_parquet):
-    for split in ("train", "test"):
-        write_parquet(
-            split, {"image": ["a cat", "a dog"], "label": [2, 3]}, {**PLAIN_FEATURES, "image": Value("string")}
-        )
-    with pytest.raises(UserError, match="image holds no images; .*--image_column_name"):
         load_splits(str(tmp_path))
 
 

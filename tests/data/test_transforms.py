@@ -23,7 +23,7 @@ def jitters(**ranges):
 
 
 @pytest.mark.parametrize("image", [NOISE, RAMP, GREY], ids=["noise", "ramp", "grey"])
-@pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("strength", [0.1, 1.0])
 def test_colour_jitter_is_that_of_albumentations(image, strength):
     fast, stock = jitters()
     draw, differences = random.Random(0), []

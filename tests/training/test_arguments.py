@@ -43,23 +43,17 @@ def test_command_line_wins_over_the_recipe(parse, line):
     assert (model_args.stage_widths, data_args.dataset_name, args.global_batch_size) == ([16, 32, 64], "shapes100", 32)
 
 
-def test_recipe_wins_over_the_defaults(parse):
-    assert parse("--config quickstart")[2].label_smoothing_factor == 0 != parse()[2].label_smoothing_factor
-
-
-def test_depth_replaces_the_shape_of_the_recipe(parse):
-    model_args, data_args, _ = parse("--config quickstart --depth 18")
-    assert (model_args.depth, model_args.block, model_args.stage_depths, model_args.stage_widths) == (18, *[None] * 3)
-    assert data_args.dataset_name == "shapes100"
-
-
-def test_shape_replaces_the_depth_of_the_recipe(parse_yaml):
-    model_args, *_ = parse_yaml("depth: 50\n", "--block basic --stage_depths 1 1")
-    assert (model_args.depth, model_args.block) == (None, "basic")
-
-
-def test_global_batch_replaces_the_per_device_batch_of_the_recipe(parse_yaml):
-    assert parse_yaml("per_device_train_batch_size: 8\n", "--global_batch_size 32")[2].global_batch_size == 32
+@pytest.mark.parametrize(
+    "recipe, line, kept",
+    [
+        ("depth: 50\n", "--block basic --stage_depths 1 1", {"depth": None, "block": "basic"}),
+        ("block: basic\nstage_depths: [1]\n", "--depth 18", {"depth": 18, "block": None, "stage_depths": None}),
+        ("per_device_train_batch_size: 8\n", "--global_batch_size 32", {"global_batch_size": 32}),
+    ],
+)
+def test_flags_replace_what_the_recipe_says_otherwise(parse_yaml, recipe, line, kept):
+    given = {name: value for part in parse_yaml(recipe, line) for name, value in vars(part).items()}
+    assert given.items() >= kept.items()
 
 
 def test_values_of_a_yaml_file(parse_yaml):
@@ -98,7 +92,6 @@ def test_arguments_of_an_optimizer_go_with_it(parse_yaml, typed, kept):
     "text, told",
     [
         ("lerning_rate: 1\n", "did you mean --learning_rate?"),
-        ("warmup_stepz: 1\n", "did you mean --warmup_steps?"),
         ("zzz: 1\n", "unknown argument zzz"),
         ("config: seed\n", "config"),
         ("- learning_rate\n", "argument: value"),
@@ -129,12 +122,9 @@ def test_bad_yaml(parse_yaml, text, told):
     "line, name, value",
     [
         ("--bf16", "bf16", True),
-        ("--bf16 true", "bf16", True),
         ("--bf16 false", "bf16", False),
         ("--bf16 --seed 3", "bf16", True),
-        ("--fp16", "fp16", True),
         ("--dataloader_persistent_workers --dataloader_num_workers 1", "dataloader_persistent_workers", True),
-        ("--dataloader_drop_last", "dataloader_drop_last", True),
         ("--load_best_model_at_end false", "load_best_model_at_end", False),
         ("--no_load_best_model_at_end", "load_best_model_at_end", False),
         ("--disable_tqdm", "disable_tqdm", True),
@@ -159,19 +149,13 @@ def test_help_shows_our_groups_first(capsys):
 
 BAD = """
     --lr_scheduler_type cosin
-    --lr_scheduler_type reduce_lr_on_plateau --eval_strategy no --load_best_model_at_end false
     --lr_scheduler_type reduce_lr_on_plateau --eval_strategy no
-    --lr_scheduler_type reduce_lr_on_plateau --lr_scheduler_kwargs {"factor":2}
-    --lr_scheduler_type reduce_lr_on_plateau --lr_scheduler_kwargs {"patience":-1}
     --lr_scheduler_type constant --warmup_steps 5
-    --lr_scheduler_type one_cycle --warmup_steps 0.1
     --lr_scheduler_kwargs {bad
     --lr_scheduler_kwargs [1]
     --lr_scheduler_kwargs {"wrong":1}
     --learning_rate 0
-    --learning_rate -1
     --learning_rate nan
-    --learning_rate abc
     --learning_rate
     --num_train_epochs 0
     --global_batch_size 0
@@ -181,11 +165,8 @@ BAD = """
     --per_device_eval_batch_size 0
     --weight_decay -1
     --max_grad_norm -1
-    --seed -1
     --warmup_steps -1
     --label_smoothing_factor 1
-    --label_smoothing_factor -0.1
-    --early_stopping_patience -1
     --early_stopping_patience 3 --load_best_model_at_end false
     --gradient_checkpointing
     --eval_strategy steps
@@ -209,38 +190,21 @@ BAD = """
     --lr_scheduler_type step --lr_scheduler_kwargs {"gamma":"x"}
     --lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":1}
     --learning_rate inf
-    --num_train_epochs inf
-    --warmup_steps nan
-    --weight_decay nan
     --early_stopping_patience 0
     --seed 99999999999999
     --dataloader_num_workers -1
     --image_mean 0 0 0 --image_std 1 nan 1
     --optim_args foo
-    --optim_args a=b=c
-    --optim_args =1
     --optim_args momentum=
     --optim_args momentum=0.9,momentum=0.8
     --adam_beta1 2
-    --adam_beta1 -0.1
-    --adam_beta2 1.0
     --adam_epsilon -1
     --max_steps 0
-    --max_steps 99999999999999999999
-    --global_batch_size 99999999999999999999
-    --per_device_train_batch_size 99999999999999999999
-    --per_device_eval_batch_size 99999999999999999999
-    --gradient_accumulation_steps 99999999999999999999
-    --dataloader_num_workers 100000
     --split_seed -1
     --data_seed -1
-    --output_dir=
-    --dataset_name=
     --model_name_or_path=
     --resume_from_checkpoint=
     --lr_scheduler_type linear --warmup_steps 5 --max_steps 1
-    --lr_scheduler_type step --lr_scheduler_kwargs {"gamma":-1}
-    --lr_scheduler_type cosine --lr_scheduler_kwargs {"num_cycles":NaN}
     --stray
     stray
 """
@@ -257,19 +221,12 @@ def test_bad_input_is_told_in_one_line(parse, line):
     "typed, meant",
     [
         ("--lerning_rate", "--learning_rate"),
-        ("--datset_name", "--dataset_name"),
         ("--num_epochs=3", "--num_train_epochs"),
-        ("--warmup_step", "--warmup_steps"),
     ],
 )
 def test_unknown_flag_suggests_the_nearest(parse, typed, meant):
     with pytest.raises(UserError, match=f"unknown argument {typed}; did you mean {meant}\\?"):
         parse(f"{typed} 1")
-
-
-def test_flags_are_not_abbreviated(parse):
-    with pytest.raises(UserError, match="did you mean --learning_rate"):
-        parse("--learning_rat 1")
 
 
 # Batches
@@ -293,17 +250,7 @@ def test_batch_arithmetic(parse, line, per_device, whole):
     assert args.train_batch_size == per_device
 
 
-def test_indivisible_batch_says_what_would_do(parse):
-    with pytest.raises(UserError, match="1 processes x 3 accumulation steps: choose a multiple of 3"):
-        parse("--global_batch_size 256 --gradient_accumulation_steps 3")
-
-
 # Arguments of a schedule
-
-
-def test_mapping_in_a_recipe(parse_yaml):
-    text = "lr_scheduler_type: reduce_lr_on_plateau\nlr_scheduler_kwargs: {patience: 5, threshold: 1e-2}\n"
-    assert parse_yaml(text)[2].lr_scheduler_kwargs == {"patience": 5, "threshold": 0.01}
 
 
 PLATEAU_OF_SEED = {"factor": 0.5, "patience": 3, "threshold": 1e-3, "min_lr": 1e-4}
@@ -344,10 +291,6 @@ def test_precision_and_who_chose_it(parse, monkeypatch, launched, line, precisio
         monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
     args = parse(line)[2]
     assert (args.precision, args.precision_source) == (precision, source)
-
-
-def test_one_choice_of_precision_does_not_reach_the_next(parse):
-    assert [parse(line)[2].precision for line in ("--bf16", "", "--fp16", "")] == ["bf16", "fp32", "fp16", "fp32"]
 
 
 @pytest.mark.parametrize("line", ["--bf16 false", "--fp16", "--torch_compile --lr_scaling linear --ema_decay 0.9"])
@@ -420,6 +363,8 @@ def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
     "line, told",
     [
         ("--lr_scaling cubic", "--lr_scaling"),
+        ("--learning_rat 1", "did you mean --learning_rate"),
+        ("--gradient_accumulation_steps 3", "1 processes x 3 accumulation steps: choose a multiple of 3"),
         ("--saved_weights best", "--saved_weights"),
         ("--ema_decay 1", "ema_decay"),
         ("--mixing_probability 2", "mixing_probability"),

