@@ -27,13 +27,11 @@ def test_device_is_the_one_that_accelerate_picks():
     "device, instructions, shape, chosen",
     [
         (CPU, AMX, {"stage_widths": [8, 16]}, torch.contiguous_format),
-        (CPU, AMX, {"stage_widths": [12, 24]}, torch.contiguous_format),
         (CPU, AMX, {"stage_widths": [8, 16], "block": "bottleneck"}, torch.contiguous_format),
         (CPU, AMX, {"stage_widths": [16, 8]}, torch.contiguous_format),
         (CPU, AMX, {"stage_widths": [16, 32]}, torch.channels_last),
         (CPU, AMX, {"depth": 18, "stem": "imagenet"}, torch.channels_last),
         (CPU, ["avx512_f"], {"stage_widths": [8, 16]}, torch.channels_last),
-        (CPU, [], {"stage_widths": [8, 16]}, torch.channels_last),
         (GPU, AMX, {"stage_widths": [8, 16]}, torch.channels_last),
     ],
 )
@@ -46,7 +44,6 @@ def test_memory_format(cpu_with, device, instructions, shape, chosen):
     "device, instructions, shape, faster",
     [
         (CPU, AMX, {"depth": 18}, True),
-        (CPU, AMX, {"depth": 50}, True),
         (CPU, AMX, {"stage_widths": [64, 128]}, True),
         (CPU, AMX, {"stage_widths": [16, 32, 64]}, False),
         (CPU, ["amx_tile", "amx_int8", "avx512_bf16"], {"depth": 18}, False),

@@ -1,5 +1,5 @@
 """
-Whatever is in a configuration, recipe, command line, dataset or policy, it works or is refused in one line.
+Whatever is in a configuration, recipe, command line or dataset, it works or is refused in one line.
 
 A long campaign: `FUZZ_EXAMPLES=20000 python -m pytest -n0 tests/test_fuzz.py` (random, where the default is the same
 small set each time).
@@ -11,16 +11,13 @@ import os
 import tempfile
 from pathlib import Path
 
-import albumentations as A
 import numpy as np
-import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
-from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.errors import UserError, printable
 from hf_cifar_resnet.training.arguments import DataArguments, ModelArguments
 from hf_cifar_resnet.training.parser import CifarArgumentParser, parse_arguments
@@ -222,42 +219,3 @@ def test_dataset(table, fraction):
     for name, part in parts.items():
         assert images[name].shape == (len(part), 8, 8, 3) and len(part) > 0
         assert all(0 <= label < len(names) for label in part["label"][:])
-
-
-# Policies
-
-TRANSFORMS = st.sampled_from(
-    ["Compose", "OneOf", "SomeOf", "HorizontalFlip", "Rotate", "CoarseDropout", "Resize", "Lambda", "ToTensorV2",
-     "Normalize", "os.system", "subprocess.Popen", "builtins.eval", "albumentations.core.serialization.os", "Cutout"]
-)  # fmt: skip
-SMALL = st.one_of(st.none(), st.booleans(), st.integers(-3, 40), st.floats(-2, 2), st.text(max_size=5))
-POLICIES = st.recursive(
-    st.builds(
-        lambda name, p, rest: {"__class_fullname__": name, "p": p, **rest},
-        TRANSFORMS,
-        st.just(1.0) | SMALL,
-        st.dictionaries(st.sampled_from(["limit", "height", "width", "transforms", "seed", "fill"]), SMALL, max_size=2),
-    ),
-    lambda inner: st.builds(
-        lambda name, parts: {"__class_fullname__": name, "p": 1.0, "transforms": parts},
-        st.sampled_from(["Compose", "OneOf", "Sequential"]),
-        st.lists(inner | VALUES, max_size=3),
-    ),
-    max_leaves=4,
-)
-
-
-@pytest.mark.filterwarnings("ignore")
-@fuzz(60)
-@given(st.one_of(POLICIES.map(lambda policy: {"transform": policy}), VALUES), st.sampled_from(["json", "yaml"]))
-def test_policy(content, ending):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"policy.{ending}")
-        path.write_text(json.dumps(content), encoding="utf-8")
-        try:
-            policy = build_policy(str(path), 8)
-        except ValueError as error:
-            one_line(error)
-        else:
-            assert isinstance(policy, A.Compose)
-            assert policy(image=np.zeros((8, 8, 3), np.uint8))["image"].shape == (8, 8, 3)

@@ -56,7 +56,7 @@ def learning_rates(name, steps, learning_rate=1e-3, warmup_steps=0.0, kwargs=Non
     Raises:
         ValueError: for a schedule or arguments that do not exist.
     """
-    rule = schedules.PlateauRule(**(kwargs or {})) if schedules.PLATEAU in name else None
+    rule = schedules.PlateauCallback(**(kwargs or {})) if schedules.PLATEAU in name else None
     every, rates = max(1, steps // EVALUATIONS), []
     for step, scheduler in enumerate(schedules.dry_run(name, steps, learning_rate, warmup_steps, kwargs)):
         if rule is not None and step and step % every == 0 and scheduler.last_epoch >= scheduler.warmup_steps:

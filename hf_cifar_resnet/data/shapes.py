@@ -26,8 +26,8 @@ def _star(points=5, inner=0.42):
     return outline
 
 
-def _outline(*points):
-    return np.array(points, dtype=float)
+def _box(x, y):
+    return np.array([(-x, -y), (x, -y), (x, y), (-x, y)], dtype=float)
 
 
 # Each shape is a list of (outline in the unit circle, painted or cut out).
@@ -38,15 +38,12 @@ SHAPES = {
     "dome": [(_polygon(40, centre=(0.0, -0.4), sweep=np.pi), True)],
     "triangle": [(_polygon(3), True)],
     "square": [(_polygon(4), True)],
-    "bar": [(_outline((-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)), True)],
-    "cross": [
-        (_outline((-1, -0.22), (1, -0.22), (1, 0.22), (-1, 0.22)), True),
-        (_outline((-0.22, -1), (0.22, -1), (0.22, 1), (-0.22, 1)), True),
-    ],
+    "bar": [(_box(1, 0.25), True)],
+    "cross": [(_box(1, 0.22), True), (_box(0.22, 1), True)],
     "star": [(_star(), True)],
     "arrow": [
-        (_outline((-1, -0.18), (0.2, -0.18), (0.2, 0.18), (-1, 0.18)), True),
-        (_outline((0.1, -0.75), (1, 0), (0.1, 0.75)), True),
+        (np.array([(-1, -0.18), (0.2, -0.18), (0.2, 0.18), (-1, 0.18)]), True),
+        (np.array([(0.1, -0.75), (1, 0), (0.1, 0.75)]), True),
     ],
 }
 LABEL_NAMES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]

@@ -198,8 +198,6 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
     """
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-    if split_seed < 0:
-        raise UserError(f"--split_seed must not be negative, got {split_seed}")
     parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw, needed), image_column, label_column)
     if "train" in parts and "validation" not in parts and validation_fraction > 0:
         labels = np.array(parts["train"]["label"][:])
@@ -300,7 +298,6 @@ def _label_names(splits, column):
 
 
 def _is_of_classes(feature):
-    """Return whether a column holds class numbers or names."""
     dtype = feature.dtype if isinstance(feature, (datasets.Value, datasets.ClassLabel)) else ""
     return "int" in dtype or "string" in dtype
 

@@ -240,7 +240,6 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
 
 
 def _build_torchvision(config):
-    """Return a newly initialised torchvision ResNet of a configuration's shape."""
     if config.stage_widths != STANDARD_WIDTHS or config.num_channels != 3:
         raise ValueError("torchvision's ResNet has four stages of 64, 128, 256 and 512 channels, and RGB input")
     block = Bottleneck if config.block == "bottleneck" else BasicBlock
@@ -252,7 +251,6 @@ def _build_torchvision(config):
 
 
 def _describe_torchvision(module):
-    """Return the configuration arguments that describe a torchvision ResNet."""
     if not isinstance(module, torchvision.models.ResNet):
         raise ValueError(f"expected a torchvision.models.ResNet, got {type(module).__name__}")
     if not isinstance(module.fc, nn.Linear):

@@ -239,32 +239,29 @@ class CifarTrainingArguments(TrainingArguments):
                 value = getattr(self, name)
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
-        if self.max_steps == 0:
-            raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
-        most = max(64, 4 * (os.cpu_count() or 1))
-        if (self.dataloader_num_workers or 0) > most:
-            raise ValueError(f"dataloader_num_workers must be at most {most} on this machine, "
-                             f"got {self.dataloader_num_workers}")  # fmt: skip
         optimizers.argument_names(self.optim_args)
-        if self.gradient_checkpointing or getattr(self, "activation_checkpointing", None):
-            raise ValueError(
-                "gradient_checkpointing would update the BatchNorm statistics twice a step; "
-                "use a smaller batch with gradient_accumulation_steps instead"
-            )
-        for name in ("use_liger_kernel", "neftune_noise_alpha"):
-            if getattr(self, name):
-                raise ValueError(f"{name} is for language models; leave it out")
-        if self.sync_batchnorm and device_for(self.use_cpu).type != "cuda":
-            raise ValueError("sync_batchnorm needs GPUs, since torch has it for them alone; leave it out")
-        if self.enable_jit_checkpoint:
-            raise ValueError(
-                "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in every process"
-            )
-        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
-            raise ValueError("early_stopping_patience needs load_best_model_at_end")
+        most = max(64, 4 * (os.cpu_count() or 1))
+        workers = self.dataloader_num_workers or 0
+        no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
+        no_best = self.early_stopping_patience is not None and not self.load_best_model_at_end
+        refused = {
+            "max_steps must be above 0, or -1 for num_train_epochs": self.max_steps == 0,
+            f"dataloader_num_workers must be at most {most} on this machine, got {workers}": workers > most,
+            "gradient_checkpointing would update the BatchNorm statistics twice a step; use a smaller batch with "
+            "gradient_accumulation_steps instead": self.gradient_checkpointing
+            or getattr(self, "activation_checkpointing", None),
+            "use_liger_kernel is for language models; leave it out": self.use_liger_kernel,
+            "neftune_noise_alpha is for language models; leave it out": self.neftune_noise_alpha,
+            "sync_batchnorm needs GPUs, since torch has it for them alone; leave it out": no_gpu,
+            "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in every "
+            "process": self.enable_jit_checkpoint,
+            "early_stopping_patience needs load_best_model_at_end": no_best,
+        }
+        for message, is_wrong in refused.items():
+            if is_wrong:
+                raise ValueError(message)
 
     def _choose_for_device(self):
-        """Choose precision and workers for the device, unless they were given."""
         on_gpu = device_for(self.use_cpu).type == "cuda"
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         self.precision_source = "flag"

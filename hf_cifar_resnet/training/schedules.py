@@ -44,49 +44,6 @@ def _exponential_factor(step, warmup, total, final_factor=0.01):
 _OWN_FACTORS = {"step": _step_factor, "exponential": _exponential_factor}
 
 
-class PlateauRule:
-    """
-    The rule of torch's `ReduceLROnPlateau`: cut after more than `patience` evaluations in a row without improvement.
-
-    Args:
-        factor (`float`): multiplies the learning rate, above 0 and below 1.
-        patience (`int`): evaluations without improvement that are allowed.
-        threshold (`float`): relative change that counts as an improvement.
-        cooldown (`int`): evaluations after a cut that are not counted.
-        min_lr (`float`): the lowest learning rate.
-    """
-
-    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
-        self.factor, self.patience, self.threshold = factor, patience, threshold
-        self.cooldown, self.min_lr = cooldown, min_lr
-        for name, value in vars(self).items():
-            if not isinstance(value, (int, float)) or not value >= 0:
-                raise ValueError(f"{name} must be a number and not negative, got {value!r}")
-        if not 0 < factor < 1:
-            raise ValueError(f"factor must be above 0 and below 1, got {factor}")
-
-    def update(self, memory, value, greater_is_better):
-        """Add an evaluation to `memory`, a dict that is saved with the schedule. Return whether to cut."""
-        best = memory.get("best", -math.inf if greater_is_better else math.inf)
-        better = value > best * (1 + self.threshold) if greater_is_better else value < best * (1 - self.threshold)
-        if better:
-            memory["best"], memory["bad"] = value, 0
-        else:
-            memory["bad"] = memory.get("bad", 0) + 1
-        if memory.get("cooldown", 0) > 0:
-            memory["cooldown"], memory["bad"] = memory["cooldown"] - 1, 0
-        if memory["bad"] <= self.patience:
-            return False
-        memory["bad"], memory["cooldown"] = 0, self.cooldown
-        return True
-
-    def apply(self, schedule, value, greater_is_better):
-        """Add an evaluation, and cut a [`Schedule`] if necessary."""
-        if self.update(schedule.memory, value, greater_is_better):
-            lowest = self.min_lr / schedule.base_lrs[0]
-            schedule.rescale(min(schedule.scale, max(schedule.scale * self.factor, lowest)))
-
-
 class _Positioned:
     """
     Mixin that saves only the position in a schedule, so that a resumed run gets learning rates and optimizer settings
@@ -188,17 +145,47 @@ class ScheduleCallback(TrainerCallback):
 
 
 class PlateauCallback(ScheduleCallback):
-    """Applies a [`PlateauRule`] to `metric_for_best_model`."""
+    """
+    The rule of torch's `ReduceLROnPlateau` on `metric_for_best_model`: cut after more than `patience` evaluations in a
+    row without improvement. Evaluations during a warmup do not count.
 
-    def __init__(self, **kwargs):
-        self.rule = PlateauRule(**kwargs)
+    Args:
+        factor (`float`): multiplies the learning rate, above 0 and below 1.
+        patience (`int`): evaluations without improvement that are allowed.
+        threshold (`float`): relative change that counts as an improvement.
+        cooldown (`int`): evaluations after a cut that are not counted.
+        min_lr (`float`): the lowest learning rate.
+    """
+
+    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
+        self.factor, self.patience, self.threshold = factor, patience, threshold
+        self.cooldown, self.min_lr = cooldown, min_lr
+        for name, value in vars(self).items():
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"{name} must be a number and not negative, got {value!r}")
+        if not 0 < factor < 1:
+            raise ValueError(f"factor must be above 0 and below 1, got {factor}")
 
     def after_evaluation(self, schedule, metrics, args):
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-        # Evaluations during a warmup do not count.
-        if name not in metrics or schedule.last_epoch < schedule.warmup_steps:
-            return
-        self.rule.apply(schedule, metrics[name], args.greater_is_better)
+        if name in metrics and schedule.last_epoch >= schedule.warmup_steps:
+            self.apply(schedule, metrics[name], args.greater_is_better)
+
+    def apply(self, schedule, value, greater_is_better):
+        """Add an evaluation to the memory of a [`Schedule`], and cut it if necessary."""
+        memory = schedule.memory
+        best = memory.get("best", -math.inf if greater_is_better else math.inf)
+        better = value > best * (1 + self.threshold) if greater_is_better else value < best * (1 - self.threshold)
+        if better:
+            memory["best"], memory["bad"] = value, 0
+        else:
+            memory["bad"] = memory.get("bad", 0) + 1
+        if memory.get("cooldown", 0) > 0:
+            memory["cooldown"], memory["bad"] = memory["cooldown"] - 1, 0
+        if memory["bad"] > self.patience:
+            memory["bad"], memory["cooldown"] = 0, self.cooldown
+            lowest = self.min_lr / schedule.base_lrs[0]
+            schedule.rescale(min(schedule.scale, max(schedule.scale * self.factor, lowest)))
 
 
 SCHEDULES = sorted(
@@ -209,7 +196,7 @@ SCHEDULES = sorted(
 def accepted_arguments(name):
     """Return the names that `lr_scheduler_kwargs` may contain for a schedule."""
     if name in (PLATEAU, PLATEAU_WITH_WARMUP):
-        function, ours = PlateauRule, {"self"}
+        function, ours = PlateauCallback, {"self"}
     elif name == "one_cycle":
         function = OneCycleLR
         ours = {"self", "optimizer", "max_lr", "total_steps", "epochs", "steps_per_epoch", "last_epoch"}
@@ -233,7 +220,7 @@ def check(name, kwargs, warmup_steps=0):
     if warmup_steps and name in WITHOUT_WARMUP:
         raise ValueError(WITHOUT_WARMUP[name])
     if name in (PLATEAU, PLATEAU_WITH_WARMUP):
-        PlateauRule(**kwargs)
+        PlateauCallback(**kwargs)
 
 
 def try_out(name, learning_rate, warmup_steps, kwargs, max_steps=-1):

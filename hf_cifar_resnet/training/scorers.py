@@ -150,9 +150,8 @@ def _check_same_classes(names_of):
         if len(names) != len(known):
             how = f"{first} knows {len(known)} and {other} {len(names)}"
         elif differing:
-            number = differing[0]
-            how = f"class {number} is {known[number]!r} to {first} and {names[number]!r} to {other}"
-            how += f", and {len(differing) - 1} more differ" if differing[1:] else ""
+            number, more = differing[0], f", and {len(differing) - 1} more differ" if differing[1:] else ""
+            how = f"class {number} is {known[number]!r} to {first} and {names[number]!r} to {other}{more}"
         else:
             continue
         raise UserError(f"--ensemble needs checkpoints that know the same classes in the same order: {how}")

@@ -82,7 +82,12 @@ class CifarTrainer(Trainer):
             **kwargs,
         )
         self._creates_schedule = self.lr_scheduler is None
-        self._mixer = self._make_mixer()
+        self._mixer = None
+        if args.mixup_alpha or args.cutmix_alpha:
+            self._mixer = Mixer(
+                self.model.config.num_labels, args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
+                args.cutmix_share, args.seed, args.process_index,
+            )  # fmt: skip
         if args.sync_batchnorm and args.world_size > 1:
             # Names and tensors stay the same, so that checkpoints load with ordinary BatchNorm.
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
@@ -201,7 +206,7 @@ class CifarTrainer(Trainer):
         self._figures = TrainingFigures(**counted)
         if checkpoint is not None and has_ended(checkpoint, self._planned_steps()):
             return self._load_ended(checkpoint)
-        self._part = (-1, 0)
+        self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
         self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
         resumed = None if checkpoint is None else ResumedCallback(checkpoint)
         # These come after all callbacks that may request logs, evaluations and saves.
@@ -235,15 +240,6 @@ class CifarTrainer(Trainer):
         self.log({"train_loss": self._figures.mean_loss()})
         return TrainOutput(self.state.global_step, self._figures.mean_loss(), {})
 
-    def _make_mixer(self):
-        args = self.args
-        if not args.mixup_alpha and not args.cutmix_alpha:
-            return None
-        return Mixer(
-            self.model.config.num_labels, args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
-            args.cutmix_share, args.seed, args.process_index,
-        )  # fmt: skip
-
     def get_batch_samples(self, *args):
         with self._figures.waiting():
             return super().get_batch_samples(*args)
@@ -263,11 +259,9 @@ class CifarTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _mixed(self, inputs):
-        """Return the batch mixed, until `mixing_stop_epoch`."""
         if self._mixer is None or self._mixing_is_over():
             return inputs
         step = self.state.global_step
-        # The number of the batch among those accumulated in this step.
         self._part = (step, self._part[1] + 1 if self._part[0] == step else 0)
         pixel_values, labels = self._mixer(inputs["pixel_values"], inputs["labels"], *self._part)
         return {**inputs, "pixel_values": pixel_values, "labels": labels}
@@ -291,7 +285,6 @@ class CifarTrainer(Trainer):
 
     @staticmethod
     def _add_up(values):
-        """Sum numbers over all processes."""
         return [sum(column) for column in zip(*gather_object([values]), strict=True)]
 
     # Evaluation
@@ -333,7 +326,6 @@ class CifarTrainer(Trainer):
             (folder / TRAINING_ARGS_JSON).write_text(self._given.to_json_string() + "\n", encoding="utf-8")
 
     def _write_progress(self, checkpoint):
-        """Write what resuming needs and transformers does not save."""
         content = json.dumps(self._figures.to_dict()) + "\n"
         (checkpoint / figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:

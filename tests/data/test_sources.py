@@ -210,11 +210,6 @@ def test_slices_are_stratified_and_seeded(cifar_like):
         assert pixels(getattr(load(split_seed=1, seed=1), name)) != pixels(part)
 
 
-def test_slices_larger_than_the_data_change_nothing(cifar_like):
-    splits = load_splits(cifar_like, max_train_samples=1000, max_eval_samples=1000)
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [72, 8, 25]
-
-
 SAMPLE_LABELS = np.random.default_rng(3).permutation(np.repeat(np.arange(12), np.arange(1, 13)))
 
 
@@ -356,15 +351,7 @@ def test_corrupt_image_is_named_by_its_index(tmp_path, make_images, write_parque
             images[11] = wrong[fault]
         write_parquet(name, {"image": images, "label": [0, 1, 2, 3] * 3}, PLAIN_FEATURES)
     with pytest.raises(UserError, match=f"image 11 of split {split} cannot be decoded: .* Remove or replace it"):
-        load_splits(str(tmp_path), validation_fraction=0)
-
-
-def test_corrupt_image_keeps_its_index_when_images_are_held_out(tmp_path, make_images, write_parquet):
-    images = [*make_images(11), {"bytes": b"not an image", "path": None}]
-    write_parquet("train", {"image": images, "label": [0, 1, 2, 3] * 3}, PLAIN_FEATURES)
-    write_parquet("test", {"image": make_images(4), "label": [0, 1, 2, 3]}, PLAIN_FEATURES)
-    with pytest.raises(UserError, match="image 11 of split train"):
-        load_splits(str(tmp_path), validation_fraction=0.25)
+        load_splits(str(tmp_path), validation_fraction=0.25 if split == "test" else 0)
 
 
 def test_corrupt_file_is_named_and_can_be_replaced(tmp_path, write_image_folder, make_images):

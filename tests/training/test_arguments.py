@@ -368,6 +368,8 @@ def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
         ("--saved_weights best", "--saved_weights"),
         ("--ema_decay 1", "ema_decay"),
         ("--mixing_probability 2", "mixing_probability"),
+        ("--mixup_alpha -1", "mixup_alpha"),
+        ("--mixing_stop_epoch -1", "mixing_stop_epoch"),
         ("--dataloader_num_workers 100000", "dataloader_num_workers must be at most [0-9]+ on this machine"),
         ("--global_batch_size 99999999999999999999", "global_batch_size must be below 2"),
         ("--output_dir=", "--output_dir must not be empty: give it a value, or leave it out"),

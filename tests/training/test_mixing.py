@@ -1,7 +1,5 @@
 """Mixing in the Trainer: what the model is given, in training and in evaluation."""
 
-import copy
-
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -54,13 +52,6 @@ def test_batches_are_those_of_the_mixer(train, accumulation):
         assert is_mixed(after)
 
 
-def test_second_training_mixes_as_the_first(train):
-    first, _, trainer = train(max_steps=1, **MIX)
-    count = len(first)
-    trainer.train()
-    assert torch.equal(first[count]["labels"], first[0]["labels"])
-
-
 def test_evaluation_sees_no_mixing(train):
     options = {"num_train_epochs": 2, "eval_strategy": "epoch"}
     _, plain, _ = train(**options)
@@ -70,17 +61,14 @@ def test_evaluation_sees_no_mixing(train):
     assert same(mixed[2:], plain[:1])
 
 
-@pytest.mark.parametrize(
-    "stop, mixed", [(0, 0), (0.5, 10), (0.75, 15), (1, 5), (2, 10), (2.5, 13), (9, 20), (None, 20)]
-)
+@pytest.mark.parametrize("stop, mixed", [(0, 0), (0.75, 15), (2, 10), (2.5, 13), (9, 20), (None, 20)])
 def test_mixing_stops(train, stop, mixed):
     batches, _, _ = train(num_train_epochs=4, mixing_stop_epoch=stop, **MIX)
     assert [is_mixed(batch) for batch in batches] == [True] * mixed + [False] * (20 - mixed)
     assert all(batch["labels"].dtype == torch.int64 for batch in batches[mixed:])
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("stopped_at", [5, 7])
+@pytest.mark.parametrize("stopped_at, accumulation", [(5, 1), (7, 2)])
 def test_resumed_run_mixes_as_the_whole_one(train, tmp_path, stopped_at, accumulation):
     options = {
         "save_strategy": "steps",
@@ -113,20 +101,3 @@ def test_off_by_default(train):
     batches, _, _ = train()
     assert all(batch["labels"].dtype == torch.int64 for batch in batches)
     assert same(batches, train(mixing_probability=1.0, mixing_stop_epoch=3)[0])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"mixup_alpha": -1}, {"cutmix_alpha": -0.1}, {"mixing_probability": 1.1}, {"cutmix_share": -0.1},
-     {"mixing_stop_epoch": -1}],
-)  # fmt: skip
-def test_impossible_mixing(make_args, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        make_args(**options)
-
-
-def test_mixing_leaves_the_dataset_alone(make_trainer, make_dataset):
-    dataset = make_dataset()
-    before = copy.deepcopy(dataset)
-    make_trainer(train=dataset, **MIX).train()
-    assert (dataset.images == before.images).all() and dataset.labels.equal(before.labels)

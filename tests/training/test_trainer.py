@@ -239,15 +239,6 @@ def test_time_of_several_evaluations_is_counted_once(make_trainer, make_dataset)
     assert np.diff([0, *logged(trainer, "train_seconds")]).min() > 0
 
 
-def test_second_training_counts_from_zero(make_trainer):
-    """5 steps logged every 4 leave one; the speed tells over how many images it was taken."""
-    trainer = make_trainer(logging_steps=4)
-    trainer.train()
-    trainer.train()
-    [images] = np.multiply(logged(trainer, "images_per_second"), logged(trainer, "train_seconds"))
-    assert images == pytest.approx(4 * 8)
-
-
 LINE = re.compile(
     r"epoch +(?P<epoch>[\d.]+)/(?P<epochs>[\d.]+)  loss (?P<loss>[\d.]+)  train +(?P<train>[\d.]+)%  "
     r"lr (?P<lr>\S+)  (?P<speed>[\d,]+) img/s  (?P<wait>[\d.]+)% waiting for data  "
