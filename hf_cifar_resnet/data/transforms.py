@@ -6,8 +6,6 @@ from itertools import permutations
 import albumentations as A
 import cv2
 import numpy as np
-from albumentations.core.transforms_interface import BaseTransformInitSchema
-from albumentations.core.type_definitions import Targets
 
 # OpenCV would start its own threads in every worker process.
 cv2.setNumThreads(0)
@@ -16,12 +14,10 @@ _ORDERS = tuple(permutations(range(4)))
 _HUES = 180  # OpenCV counts the hue of a uint8 image in steps of two degrees
 
 
-class PadAndCrop(A.DualTransform):
+class PadAndCrop(A.ImageOnlyTransform):
     """A random crop of the image's own size after padding with black: `A.Pad` and `A.RandomCrop` in one step."""
 
-    _targets = (Targets.IMAGE, Targets.MASK)
-
-    class InitSchema(BaseTransformInitSchema):
+    class InitSchema(A.ImageOnlyTransform.InitSchema):
         padding: int
 
     def __init__(self, padding=4, p=1.0):
@@ -57,8 +53,6 @@ class FastColorJitter(A.ColorJitter):
         }
 
     def apply(self, img, brightness, contrast, saturation, hue, order, **params):
-        if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
-            return super().apply(img, brightness, contrast, saturation, hue, order, **params)
         factors = (brightness, contrast, saturation, hue)
         for which in order:
             img = _ADJUST[which](img, factors[which])

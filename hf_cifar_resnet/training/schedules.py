@@ -234,7 +234,7 @@ def try_out(name, learning_rate, warmup_steps, kwargs, max_steps=-1):
     except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"{name} does not work with lr_scheduler_kwargs {kwargs}: {error}") from error
     if impossible or not any(rates):
-        reached = f"{impossible[0]:.3g}, which is none" if impossible else "0 at every step"
+        reached = f"{impossible[0]:.3g}, which is impossible" if impossible else "0 at every step"
         given = f"lr_scheduler_kwargs {kwargs} and warmup_steps {warmup_steps:g}"
         raise ValueError(f"{name} with {given} has the learning rate {reached}")
 

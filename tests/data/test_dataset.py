@@ -153,6 +153,15 @@ def test_images_are_decoded_once_and_again_when_they_change(tmp_path, make_image
     assert np.array_equal(changed, np.stack([np.asarray(image) for image in make_images(6, seed=1)]))
 
 
+def test_image_columns_of_one_file_are_cached_apart(tmp_path, make_images, write_parquet):
+    columns = {"one": make_images(4, 0), "other": make_images(4, 1), "label": [0, 1] * 2}
+    for split in ("train", "test"):
+        write_parquet(split, columns, {"one": ImageFeature(), "other": ImageFeature(), "label": FEATURES["label"]})
+    for name in ("one", "other"):
+        images = load_splits(str(tmp_path), image_column_name=name, validation_fraction=0).train.images
+        assert np.array_equal(images, np.stack([np.asarray(image) for image in columns[name]]))
+
+
 # Loading with workers
 
 

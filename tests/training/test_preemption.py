@@ -208,10 +208,9 @@ def test_launcher_that_passes_a_signal_on_is_no_second_one(monkeypatch):
     assert watch.signum == signal.SIGTERM
 
 
-@pytest.mark.parametrize("ends", ["whole", "preempted"])
-def test_handlers_are_restored(train, ends):
+def test_handlers_are_restored(train):
     before = [signal.getsignal(number) for number in SIGNALS]
-    train(*([Sender(2)] if ends == "preempted" else []))
+    train(Sender(2))
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 

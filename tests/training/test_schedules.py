@@ -374,11 +374,11 @@ def test_impossible_plateau(make_args, kwargs):
         ("step", {"gamma": -1, "milestones": [5000]}, "gamma must not be negative"),
         ("step", {"gamma": 0, "milestones": [0]}, "learning rate 0 at every step"),
         ("cosine", {"num_cycles": math.nan}, "finite numbers"),
-        ("polynomial", {"lr_end": -1e-4}, "which is none"),
-        ("polynomial", {"power": -1}, "does not work|which is none"),
+        ("polynomial", {"lr_end": -1e-4}, "which is impossible"),
+        ("polynomial", {"power": -1}, "does not work|which is impossible"),
         ("exponential", {"final_factor": -1}, "final_factor must be above 0, got -1"),
         ("exponential", {"final_factor": 0}, "final_factor must be above 0, got 0"),
-        ("one_cycle", {"div_factor": -25}, "which is none"),
+        ("one_cycle", {"div_factor": -25}, "which is impossible"),
     ],
 )
 def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, told):
