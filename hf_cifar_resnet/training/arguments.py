@@ -70,20 +70,14 @@ class ModelArguments:
 
     model_name_or_path: str | None = _option(None, "model to fine-tune: a folder, user/repo or user/repo@revision")
     depth: int | None = _option(
-        None,
-        f"layers: {', '.join(map(str, DEPTHS))}, or {', '.join(map(str, CIFAR_DEPTHS))}, the narrow ones for CIFAR; "
-        "50 if nothing is given",
+        None, f"layers: {', '.join(map(str, DEPTHS))}, or narrow {', '.join(map(str, CIFAR_DEPTHS))}; 50 if not given"
     )
-    stem: str | None = _option(
-        None, "3x3 stride 1 (cifar, if not given), or 7x7 stride 2 and max-pool (imagenet)", choices=STEMS
-    )
+    stem: str | None = _option(None, "cifar (3x3, the default) or imagenet (7x7, stride 2, max-pool)", choices=STEMS)
     block: str | None = _option(None, "block of a ResNet of your own shape", choices=BLOCKS)
     stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
     stage_widths: list[int] | None = _option(None, "channels of each stage, such as 16 32 64")
     dropout: float | None = _option(None, "probability of zeroing each feature before the classifier; 0 if not given")
-    drop_path_rate: float | None = _option(
-        None, "stochastic depth: probability of dropping the last block's residual branch; 0 if not given"
-    )
+    drop_path_rate: float | None = _option(None, "stochastic depth: drop probability of the last block; 0 if not given")
     zero_init_residual: bool | None = _option(None, "start every block as the identity")
 
     @property
@@ -98,26 +92,20 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset_name: str = _option(
-        DEFAULT_DATASET, f"a Hub id, a folder, or built in and without network: {', '.join(BUILT_IN_DATASETS)}"
-    )
+    dataset_name: str = _option(DEFAULT_DATASET, f"a Hub id, a folder, or built in: {', '.join(BUILT_IN_DATASETS)}")
     dataset_config_name: str | None = _option(None, "configuration of a Hub dataset that has several")
     dataset_revision: str | None = _option(None, "branch, tag or commit of a Hub dataset")
     image_column_name: str | None = _option(None, "column of the images; found if not given")
     label_column_name: str | None = _option(None, "column of the labels; found if not given")
     validation_fraction: float = _option(0.1, "share of the training images held out, stratified")
     split_seed: int = _option(0, "seed of the held-out images and of the slices")
-    eval_split: str = _option(
-        "validation", "split that decides best model, plateau and early stopping", choices=EVAL_SPLITS
-    )
+    eval_split: str = _option("validation", "split for best model, plateau and early stopping", choices=EVAL_SPLITS)
     max_train_samples: int | None = _option(None, "train on a stratified slice")
     max_eval_samples: int | None = _option(None, "evaluate and test on stratified slices")
     image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
     image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
-    augmentation: str = _option(
-        "seed", f"Albumentations policy of the training images: {', '.join(AUGMENTATIONS)}, or a YAML or JSON file"
-    )
+    augmentation: str = _option("seed", f"policy: {', '.join(AUGMENTATIONS)}, or an Albumentations YAML or JSON file")
     color_jitter: list[float] = field(
         default_factory=lambda: list(COLOR_JITTER),
         metadata={"help": "brightness, contrast, saturation, hue of policy seed"},
@@ -150,23 +138,17 @@ class CifarTrainingArguments(TrainingArguments):
     """
 
     # Ours
-    global_batch_size: int = _option(
-        256, "images per optimizer step over all devices and accumulation steps; --per_device_train_batch_size wins"
-    )
+    global_batch_size: int = _option(256, "images per optimizer step in all; --per_device_train_batch_size wins")
     lr_scaling: str = _option(
-        "none", f"scale learning_rate from {LR_BATCH} images a step to the global batch", choices=LR_SCALINGS
+        "none", f"scale learning_rate by global batch / {LR_BATCH}, or its root", choices=LR_SCALINGS
     )
     mixup_alpha: float = _option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
     cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
     mixing_probability: float = _option(1.0, "share of the batches that are mixed, where one of the two is on")
     cutmix_share: float = _option(0.5, "share of the mixed batches that get CutMix, where both are on")
-    mixing_stop_epoch: float | None = _option(
-        None, "stop mixing after so many epochs, or below 1 after that share of training"
-    )
+    mixing_stop_epoch: float | None = _option(None, "stop mixing after so many epochs, or below 1 that share")
     ema_decay: float = _option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
-    saved_weights: str = _option(
-        "ema", "with --ema_decay, the weights that are evaluated, selected and saved", choices=("ema", "raw")
-    )
+    saved_weights: str = _option("ema", "with --ema_decay, the weights to evaluate and save", choices=("ema", "raw"))
     sync_batchnorm: bool = _option(False, "BatchNorm statistics over the batches of all GPUs, not of each")
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
 
@@ -185,18 +167,14 @@ class CifarTrainingArguments(TrainingArguments):
     save_total_limit: int | None = _option(2, "checkpoints to keep: the best and the last")
     load_best_model_at_end: bool = _option(True, "what is saved and tested is the best model, not the last")
     metric_for_best_model: str | None = _option("top1", "loss, top1, top5 or superclass of the evaluation split")
-    bf16: bool | None = _option(
-        None, "bfloat16 autocast; by default on if the GPU has it, or if a CPU with AMX gains by it"
-    )
+    bf16: bool | None = _option(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
     fp16: bool | None = _option(None, "float16 autocast")
     dataloader_num_workers: int | None = _option(None, "0 on a CPU, else up to 8 a device, if not given")
     dataloader_persistent_workers: bool | None = _option(None, "on by default if there are workers")
     remove_unused_columns: bool = _option(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.
     logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
-    ddp_find_unused_parameters: bool | None = _option(
-        False, "look for unused parameters at every step; this model has none"
-    )
+    ddp_find_unused_parameters: bool | None = _option(False, "look for unused parameters, of which there are none")
     # Evaluations and checkpoints use the statistics of rank 0.
     ddp_broadcast_buffers: bool | None = _option(False, "broadcast the BatchNorm statistics at every step")
     eval_accumulation_steps: int | None = _option(16, "batches of logits to keep on the device while evaluating")
