@@ -319,9 +319,8 @@ def test_bfloat16_autocast_computes_loss_in_float32():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("drop_path_rate", [0.0, 0.3])
-def test_compiled_equals_eager(drop_path_rate):
-    eager, compiled = tiny_model(drop_path_rate=drop_path_rate), tiny_model(drop_path_rate=drop_path_rate)
+def test_compiled_equals_eager():
+    eager, compiled = tiny_model(drop_path_rate=0.3), tiny_model(drop_path_rate=0.3)
     run = torch.compile(compiled, backend="aot_eager", fullgraph=True)
     torch.manual_seed(1)
     first = eager(images(), labels=LABELS)
