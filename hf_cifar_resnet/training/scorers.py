@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 from transformers import EvalPrediction
 
-from ..checkpoints.load import NOT_FINITE, find_checkpoint, find_split, label_names, load_checkpoint, load_data_for
+from ..checkpoints.load import (
+    NOT_FINITE,
+    describe_class_difference,
+    find_checkpoint,
+    find_split,
+    label_names,
+    load_checkpoint,
+    load_data_for,
+)
 from ..data.dataset import ImageDataset
 from ..errors import UserError
 from ..evaluation import analysis
@@ -149,16 +157,11 @@ class EnsembleScorer:
 
 
 def _check_same_classes(names_of):
-    """Raises [`UserError`] unless all checkpoints give the same name to each class number."""
+    """Raise [`UserError`] unless all checkpoints give the same name to each class number."""
     (first, known), *others = names_of.items()
     for other, names in others:
-        differing = [number for number, (a, b) in enumerate(zip(known, names, strict=False)) if a != b]
-        if len(names) != len(known):
-            how = f"{first} knows {len(known)} and {other} {len(names)}"
-        elif differing:
-            number = differing[0]
-            how = f"class {number} is {known[number]!r} to {first} and {names[number]!r} to {other}"
-            how += f", and {len(differing) - 1} more differ" if differing[1:] else ""
-        else:
-            continue
-        raise UserError(f"--ensemble needs checkpoints that know the same classes in the same order: {how}")
+        if difference := describe_class_difference(known, names):
+            raise UserError(
+                "--ensemble needs checkpoints that know the same classes in the same order; "
+                f"those of {first} and {other} differ: {difference}"
+            )
