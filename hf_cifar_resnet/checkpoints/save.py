@@ -25,9 +25,6 @@ EMA_FILE = "ema.safetensors"
 TEMPORARY = ".saving"
 
 
-# The manifest
-
-
 def write_manifest(folder):
     """Write `manifest.json`, with the size and SHA-256 of every file, and flush all files to the disk."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
@@ -88,9 +85,6 @@ def follow_umask(folder):
     mode = folder.stat().st_mode & 0o666
     for path in _files(folder).values():
         path.chmod(mode)
-
-
-# A run's folder
 
 
 @contextmanager

@@ -10,8 +10,6 @@ from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.processes import check_processes
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def make_args(tmp_path, monkeypatch):
@@ -103,27 +101,29 @@ def test_file_in_the_way(make_args, folder):
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
 
 
-RUN = """
-import sys, time
-from pathlib import Path
-from hf_cifar_resnet.checkpoints.run_folder import lock_folder
-with lock_folder(Path(sys.argv[1])):
-    print("here", flush=True)
+# What `lock_folder` does in another process, without the seconds that importing it takes.
+LOCK = """
+import fcntl, sys, time
+with open(sys.argv[1], "a+") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print("locked", flush=True)
     time.sleep(600)
 """
 
 
 def test_two_runs_in_one_folder(make_args, tmp_path):
     Path("mine").mkdir()
-    with subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "mine"], stdout=subprocess.PIPE, cwd=ROOT) as other:
+    command = [sys.executable, "-c", LOCK, tmp_path / "mine" / ".lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         try:
-            assert other.stdout.readline() == b"here\n"
+            assert other.stdout.readline() == b"locked\n"
             with pytest.raises(UserError, match="another run is writing into mine: wait for its end, or choose"):
                 run_folder(make_args(output_dir="mine")).__enter__()
         finally:
             other.kill()
-    with run_folder(make_args(output_dir="mine")):  # what a killed run leaves keeps nobody out
-        assert Path("mine").is_dir()
+    with run_folder(make_args(output_dir="mine")):  # the lock of a killed run is gone
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1 and "BlockingIOError" in done.stderr
 
 
 def test_folder_that_cannot_be_written(make_args, mount):
