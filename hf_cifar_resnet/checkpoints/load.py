@@ -14,71 +14,17 @@ from ..errors import UserError
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
-SHOWN = 3  # classes that differ
-
-
-def load_data_for(name, data_args, model, processor, needed):
-    """
-    [`ImageSplits`] without augmentation, sized and normalised as a checkpoint's image processor says, with those splits
-    that are needed.
-
-    Raises:
-        UserError: if no dataset is named, or its classes are not the checkpoint's.
-    """
-    if data_args.dataset_name is None:
-        raise UserError(f"{name} does not say what it was trained on (no run.json): give --dataset_name")
-    options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
-    options |= {
-        "image_mean": processor.image_mean,
-        "image_std": processor.image_std,
-        "image_size": processor.size["height"],
-        "augmentation": "none",
-    }
-    data = load_splits(**options, needed=needed)
-    known, found = label_names(model), data.label_names
-    if found != known:
-        raise UserError(
-            f"the classes of the checkpoint {name} are not those of {data_args.dataset_name}: "
-            f"{_difference(known, found)}; name the right dataset with --dataset_name"
-        )
-    return data
-
-
-def _difference(known, found):
-    """What the classes of a checkpoint and of a dataset differ in, in a few words."""
-    if sorted(known) == sorted(found):
-        moved = [f"{i} is {known[i]} there and {found[i]} here" for i in range(len(known)) if known[i] != found[i]]
-        return f"the same in another order, {_some(moved)}"
-    lists = {"there": sorted(set(known) - set(found)), "here": sorted(set(found) - set(known))}
-    alone = [f"{_some(names)} only {place}" for place, names in lists.items() if names]
-    return f"{len(known)} there and {len(found)} here, {'; '.join(alone)}"
-
-
-def _some(words):
-    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
-    return f"{', '.join(words[:SHOWN])}{more}"
-
-
-def find_split(data, name):
-    """The images of a split. Raises [`UserError`] where there are none."""
-    found = getattr(data, name)
-    if found is None:
-        raise UserError(f"the dataset has no {name} split")
-    return found
-
-
-# Of the weights in a file, as safetensors calls them. Quantised ones mean nothing without their scales.
+CLASSES_SHOWN = 3  # in a message about classes that differ
+# The dtypes of weights, as safetensors calls them. Quantised weights mean nothing without their scales.
 FLOATS = ("F64", "F32", "F16", "BF16")
-# An answer that is no number, where all weights are numbers.
+# Finite weights can still overflow.
 NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
 
 
 def find_checkpoint(name):
     """
-    The folder of a checkpoint: itself, or the local copy of `user/repo` or `user/repo@revision` on the Hub.
-
-    Raises:
-        UserError: if there is neither.
+    Return the folder of a checkpoint: `name` itself, or the local copy of `user/repo[@revision]` on the Hub. Raises
+    [`UserError`] if there is neither.
     """
     folder = Path(name)
     if client.is_reference(name):
@@ -93,13 +39,8 @@ def find_checkpoint(name):
 
 def load_checkpoint(name):
     """
-    The model, ready to predict, and its image processor.
-
-    Args:
-        name (`str`): a folder that training wrote, or `user/repo` on the Hub.
-
-    Raises:
-        UserError: if there is none, or [`load_model`] or [`load_processor`] refuses it.
+    Load the model, ready to predict, and the image processor of a folder or a Hub repository. Raises [`UserError`] as
+    [`find_checkpoint`], [`load_model`] and [`load_processor`] do.
     """
     folder = find_checkpoint(name)
     try:
@@ -108,27 +49,73 @@ def load_checkpoint(name):
         raise UserError(f"the checkpoint {name} cannot be loaded: {error}") from error
 
 
+def load_data_for(name, data_args, model, processor, needed):
+    """
+    Load the `needed` splits without augmentation, sized and normalised for a checkpoint, as [`ImageSplits`]. Raises
+    [`UserError`] if no dataset is named, or its classes are not the checkpoint's.
+    """
+    if data_args.dataset_name is None:
+        raise UserError(f"{name} does not say what it was trained on (no run.json): give --dataset_name")
+    options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
+    options |= {
+        "image_mean": processor.image_mean,
+        "image_std": processor.image_std,
+        "image_size": processor.size["height"],
+        "augmentation": "none",
+    }
+    data = load_splits(**options, needed=needed)
+    if difference := describe_class_difference(label_names(model), data.label_names):
+        raise UserError(
+            f"the classes of the checkpoint {name} and of the dataset {data_args.dataset_name} differ: {difference}; "
+            "name the right dataset with --dataset_name"
+        )
+    return data
+
+
+def describe_class_difference(known, found):
+    """Return how two lists of class names differ, in a few words, or None where they are equal."""
+
+    def shorten(words):
+        more = f" and {len(words) - CLASSES_SHOWN} more" if len(words) > CLASSES_SHOWN else ""
+        return f"{', '.join(words[:CLASSES_SHOWN])}{more}"
+
+    if known == found:
+        return None
+    if len(known) == len(found):
+        pairs = enumerate(zip(known, found, strict=True))
+        moved = [f"class {i} is {a} in the first and {b} in the second" for i, (a, b) in pairs if a != b]
+        return shorten(moved)
+    lists = {"first": sorted(set(known) - set(found)), "second": sorted(set(found) - set(known))}
+    alone = [f"; {shorten(names)} only in the {place}" for place, names in lists.items() if names]
+    return f"{len(known)} classes in the first and {len(found)} in the second{''.join(alone)}"
+
+
+def find_split(data, name):
+    """Return the images of a split. Raises [`UserError`] if the dataset has no such split."""
+    found = getattr(data, name)
+    if found is None:
+        raise UserError(f"the dataset has no {name} split")
+    return found
+
+
+def label_names(model):
+    """Return the class names in the order of their numbers."""
+    return [model.config.id2label[number] for number in range(model.config.num_labels)]
+
+
 def load_model(folder, **config):
     """
-    The model in a folder, in float32. Nothing in the folder is run or unpickled: the classes are ours, and the weights
-    safetensors.
-
-    Args:
-        config: fields of its configuration to change.
-
-    Raises:
-        UserError: for weights that are missing, surplus, of another shape, not finite or no floating-point numbers, or
-            a configuration that describes no model.
+    Load the model in a folder, in float32, with some fields of its configuration changed. No code of the folder is run
+    and nothing is unpickled. Raises [`UserError`] if the configuration describes no model, or the weights are not
+    exactly those of the model, or not finite.
     """
-    from transformers import logging
-
     try:
         given = read_json(folder / "config.json")
         if "quantization_config" in given:
             raise ValueError("quantised weights are not supported")
         if not list(folder.glob("model*.safetensors")):
             raise ValueError("it has no model.safetensors; weights in other formats may run code and are not read")
-        with _silent(logging):
+        with _silence_transformers():
             model, loaded = CifarResNetForImageClassification.from_pretrained(
                 folder,
                 config=CifarResNetConfig(**given | config),
@@ -141,33 +128,30 @@ def load_model(folder, **config):
         raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
     _check_names(loaded)
     _check_numbers(model, folder)
-    # A file may have asked for tuples.
-    model.config.return_dict = True
+    model.config.return_dict = True  # the file may say otherwise
     return model
 
 
 def _check_names(loaded):
-    """Where transformers would draw weights at random, or leave some out, and only warn."""
+    """Raise [`UserError`] where transformers would draw weights at random, or leave some out, and only warn."""
+    not_its_own = "its weights are not those of its config.json"
     if loaded["mismatched_keys"]:
         name, found, needed = sorted(loaded["mismatched_keys"])[0]
-        raise UserError(f"its weights are not those of its config.json: {name} is {list(found)}, not {list(needed)}")
+        raise UserError(f"{not_its_own}: {name} is {list(found)}, not {list(needed)}")
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(f"it lacks {len(missing)} of the model's weights, such as {missing[0]}")
     if surplus := sorted(loaded["unexpected_keys"]):
-        raise UserError(
-            f"its weights are not those of its config.json: {len(surplus)} belong to no part of that model, such as "
-            f"{surplus[0]}"
-        )
+        raise UserError(f"{not_its_own}: {len(surplus)} belong to no part of that model, such as {surplus[0]}")
 
 
 def _check_numbers(model, folder):
-    """Weights that would answer "nan%", or anything at all."""
+    """Raise [`UserError`] for weights with which predictions would mean nothing."""
     weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in sorted(weights.keys() & file.keys()):
                 if (dtype := file.get_slice(name).get_dtype()) not in FLOATS:
-                    raise UserError(f"its weights are no floating-point numbers: {name} is {dtype}")
+                    raise UserError(f"its weights are not floating-point numbers: {name} is {dtype}")
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise UserError(f"its weights are not finite: {name} has NaN or infinite values")
@@ -177,19 +161,16 @@ def _check_numbers(model, folder):
 
 def load_processor(folder):
     """
-    The image processor in a folder, of the one kind that training writes.
-
-    Raises:
-        UserError: if it is missing, of another kind, or its numbers make no pixel values.
+    Load the image processor in a folder. Raises [`UserError`] if it is not of the one kind that training writes, or its
+    numbers make no pixel values.
     """
     try:
-        given = read_json(folder / "preprocessor_config.json")
-        return _processor(given)
+        return _make_processor(read_json(folder / "preprocessor_config.json"))
     except (OSError, ValueError) as error:
         raise UserError(f"preprocessor_config.json: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _processor(given):
+def _make_processor(given):
     from transformers import ViTImageProcessor
 
     kind = given.get("image_processor_type", "ViTImageProcessor")
@@ -204,19 +185,19 @@ def _processor(given):
         numbers = isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
         if not numbers or len(values) != 3 or (name == "image_std" and min(values) <= 0):
             raise ValueError(f"{name} must be three numbers{' above 0' * (name == 'image_std')}, got {values!r}")
-    size = {"height": height, "width": height}
-    made = ViTImageProcessor(
-        size=size, image_mean=given["image_mean"], image_std=given["image_std"], do_convert_rgb=True
-    )
-    for name, value in made.to_dict().items():
+    numbers = {"image_mean": given["image_mean"], "image_std": given["image_std"]}
+    processor = ViTImageProcessor(size={"height": height, "width": height}, do_convert_rgb=True, **numbers)
+    for name, value in processor.to_dict().items():
         if name.startswith(("do_", "re")) and given.get(name, value) != value:
-            raise ValueError(f"{name} must be {value}, as training has it, got {given[name]!r}")
-    return made
+            raise ValueError(f"{name} must be {value}, as training writes it, got {given[name]!r}")
+    return processor
 
 
 @contextmanager
-def _silent(logging):
-    """Without progress bars, and without tables of what does not fit: the exception says it."""
+def _silence_transformers():
+    """Hide progress bars, and the tables of weights that do not fit, which the exceptions report."""
+    from transformers import logging
+
     before = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)
@@ -224,8 +205,3 @@ def _silent(logging):
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def label_names(model):
-    """The name of each class number."""
-    return [model.config.id2label[number] for number in range(model.config.num_labels)]

@@ -12,33 +12,23 @@ from transformers import TrainerCallback
 
 from ..documents import read_json
 from ..errors import UserError
-from ..reporting import run_files
-from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
+from ..reporting.run_files import RUN_JSON, TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
+from .load import describe_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
 
-SHOWN = 3  # classes that differ
-
-
-# Which one
-
-
-def read_state(checkpoint):
-    """The Trainer's state in a checkpoint, a dict. Raises as [`read_json`] does."""
-    return read_json(Path(checkpoint, TRAINER_STATE))
+# Find the checkpoint
 
 
 def find_best(checkpoint):
-    """The best checkpoint of a run up to this one, which lies beside it wherever the two were moved; or None."""
-    best = read_state(checkpoint).get("best_model_checkpoint")
+    """Return the best checkpoint of a run up to this one, or None. It lies beside this one, wherever the run moved."""
+    best = read_json(Path(checkpoint, TRAINER_STATE)).get("best_model_checkpoint")
     return checkpoint.parent / Path(best).name if best else None
 
 
-def unusable(checkpoint, needs_best):
+def reason_not_to_resume(checkpoint, needs_best):
     """
-    Why training cannot resume from a checkpoint, in a few words, or None where it can.
-
-    Args:
-        needs_best (`bool`): whether the run ends with the best model, which then has to be there too.
+    Return why training cannot resume from a checkpoint, in a few words, or None where it can. A run that ends with its
+    best model `needs_best` to be complete too.
     """
     if reason := find_damage(checkpoint):
         return reason
@@ -47,129 +37,99 @@ def unusable(checkpoint, needs_best):
     except (OSError, ValueError) as error:
         return f"{TRAINER_STATE} cannot be read: {error}"
     reason = find_damage(best) if needs_best and best not in (None, checkpoint) else None
-    return reason and f"the best model so far, {best.name} beside it, is not whole: {reason}"
+    return reason and f"the best model so far, {best.name} beside it, is not complete: {reason}"
 
 
-def find_resumable(given, run, needs_best, say=None):
+def find_resumable(given, run, needs_best, report=None):
     """
-    The checkpoint to resume from: the one `given`, or for True the last one of a run, see [`newest`].
-
-    Raises:
-        UserError: if there is none, or it is damaged.
+    Return the checkpoint to resume from: the one `given`, or for True the last resumable one of a run. Raises
+    [`UserError`] if there is none, or it is damaged.
     """
     if given is True:
-        checkpoint = find_last_usable(run, needs_best, say)
+        checkpoint = find_last_resumable(run, needs_best, report)
         if checkpoint is None:
-            raise UserError(f"{run} cannot be resumed: there is no whole checkpoint")
+            raise UserError(f"{run} cannot be resumed: there is no complete checkpoint")
         return checkpoint
     checkpoint = Path(given)
-    if reason := unusable(checkpoint, needs_best):
-        raise refused(checkpoint, reason)
+    if reason := reason_not_to_resume(checkpoint, needs_best):
+        raise resume_error(checkpoint, reason)
     return checkpoint
 
 
-def refused(checkpoint, reason):
+def resume_error(checkpoint, reason):
     return UserError(f"the checkpoint {checkpoint} cannot be resumed: {reason}")
 
 
-def find_last_usable(run, needs_best, say=None):
-    """
-    The last checkpoint of a run to resume from, or None.
-
-    Args:
-        say: called with one line for each later one that is passed over.
-    """
+def find_last_resumable(run, needs_best, report=None):
+    """Return the last checkpoint of a run to resume from, or None; `report` gets a line for each later, damaged one."""
     for _, checkpoint in sorted(list_checkpoints(run).items(), reverse=True):
-        reason = unusable(checkpoint, needs_best)
+        reason = reason_not_to_resume(checkpoint, needs_best)
         if reason is None:
             return checkpoint
-        if say:
-            say(f"{checkpoint} is passed over: {reason}")
+        if report:
+            report(f"{checkpoint} is skipped: {reason}")
     return None
 
 
-# Whether it fits
+# Check that it fits
 
 
 def check_fits(checkpoint, model, args):
-    """
-    Raises:
-        UserError: for a checkpoint that a training with this model and these arguments cannot resume from.
-    """
-    with reading(checkpoint):
-        if reason := _misfit(checkpoint, model, args):
-            raise refused(checkpoint, reason)
+    """Raise [`UserError`] for a checkpoint that training with this model and these arguments cannot resume from."""
+    with reporting_read_errors(checkpoint):
+        if reason := _find_mismatch(checkpoint, model, args):
+            raise resume_error(checkpoint, reason)
 
 
-def _misfit(checkpoint, model, args):
-    """What shows that a checkpoint is not one of this training, or None."""
+def _find_mismatch(checkpoint, model, args):
     if not (checkpoint / "scheduler.pt").is_file():
         # The Trainer would begin with new moments and the first learning rate.
         return "it was saved with --save_only_model, without optimizer and schedule"
     optim = read_json(checkpoint / TRAINING_ARGS_JSON)["optim"]
     if optim != args.optim:
         return f"it was trained with --optim {optim}, not {args.optim.value}, and holds the state of that"
-    return (
-        _other_classes(checkpoint, model.config.id2label)
-        or _other_weights(checkpoint / WEIGHTS, model)
-        or (args.ema_decay and _other_weights(checkpoint / EMA_FILE, model))
-        or None
-    )
+    names = read_json(checkpoint / "config.json").get("id2label") or {}
+    names, wanted = ([labels[key] for key in sorted(labels, key=int)] for labels in (names, model.config.id2label))
+    if difference := describe_class_difference(names, wanted):
+        return f"its classes and those of the dataset differ: {difference}"
+    files = [WEIGHTS, EMA_FILE] if args.ema_decay else [WEIGHTS]
+    return next(filter(None, (_find_weight_mismatch(checkpoint / name, model) for name in files)), None)
 
 
-def _other_classes(checkpoint, id2label):
-    """Which classes a checkpoint does not share with a model."""
-    there = read_json(checkpoint / "config.json").get("id2label") or {}
-    there = {int(number): name for number, name in there.items()}
-    differ = [
-        f"{number} is {there.get(number, 'missing')} there and {id2label.get(number, 'missing')} here"
-        for number in sorted(there.keys() | id2label.keys())
-        if there.get(number) != id2label.get(number)
-    ]
-    more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
-    return f"it has other classes: {', '.join(differ[:SHOWN])}{more}" if differ else None
-
-
-def _other_weights(path, model):
-    """Which tensor does not have the same name and shape in a file and in a model."""
+def _find_weight_mismatch(path, model):
     if not path.is_file():
         if path.name == EMA_FILE:
             return f"it has no averaged weights ({EMA_FILE}): it was saved without --ema_decay"
         return f"it has no {path.name}; weights in other formats might run code and are not read"
     with safe_open(path, "pt") as file:
-        there = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    here = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    differ = [name for name in [*here, *there] if here.get(name) != there.get(name)]
+        saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    differ = [name for name in [*wanted, *saved] if wanted.get(name) != saved.get(name)]
     return f"it is one of another model, as {differ[0]} shows" if differ else None
 
 
 @contextmanager
-def reading(checkpoint, is_over=lambda: False):
-    """
-    What cannot be read within is reported in one line. transformers unpickles plain values alone.
-
-    Args:
-        is_over: whether all has been read but random states, and other errors are no longer those of reading.
-    """
+def reporting_read_errors(checkpoint, training_started=lambda: False):
+    """Report a checkpoint that cannot be read in one line. Later errors, once training has started, are left alone."""
     try:
         yield
     except UserError:
         raise
-    except UnpicklingError as error:
-        reason = "a file of it holds something else than tensors and numbers, which might run code and was not read"
-        raise refused(checkpoint, reason) from error
+    except UnpicklingError as error:  # transformers unpickles plain values alone
+        reason = "one of its files holds more than tensors and numbers, which might run code and was not read"
+        raise resume_error(checkpoint, reason) from error
     except (OSError, EOFError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        if is_over():
+        if training_started():
             raise
-        raise refused(checkpoint, " ".join(str(error).split()) or type(error).__name__) from error
+        raise resume_error(checkpoint, " ".join(str(error).split()) or type(error).__name__) from error
 
 
-# What is resumed
+# Restore the state
 
 
 def has_ended(checkpoint, planned):
-    """Whether the run had ended there: early, or after the planned steps."""
-    state = read_state(checkpoint)
+    """Whether the run had ended at a checkpoint: after the planned steps, or stopped early."""
+    state = read_json(checkpoint / TRAINER_STATE)
     stopped = state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
     return state["global_step"] >= planned or (stopped and state["global_step"] < state["max_steps"])
 
@@ -179,7 +139,7 @@ def figures_file(process):
 
 
 def saved_figures(checkpoint, args):
-    """What this process had counted; of another number of processes, what they had counted until the last log."""
+    """Return this process's training figures; if the number of processes changed, only those of all processes."""
     files = [checkpoint / figures_file(number) for number in range(args.world_size + 1)]
     if [path.is_file() for path in files] == [True] * args.world_size + [False]:
         return read_json(files[args.process_index])
@@ -190,7 +150,7 @@ def saved_figures(checkpoint, args):
 
 class ResumedCallback(TrainerCallback):
     """
-    Finds the best checkpoint beside the one that is resumed, since a run may have moved, and gives the optimizer's
+    Point the state to the best checkpoint beside the resumed one, since a run may have moved, and give the optimizer's
     moments the memory format of the weights, which may be another one on another machine.
     """
 
@@ -200,30 +160,22 @@ class ResumedCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         best = find_best(self.checkpoint)
         state.best_model_checkpoint = str(best) if best is not None and best.is_dir() else None
-        if optimizer is not None:
-            _lay_out_moments(optimizer)
+        # Fused optimizers combine weights and moments by their position in memory.
+        for weights, moments in optimizer.state.items() if optimizer is not None else ():
+            for name, value in moments.items():
+                if torch.is_tensor(value) and value.shape == weights.shape and value.stride() != weights.stride():
+                    moments[name] = torch.empty_like(weights, dtype=value.dtype).copy_(value)
 
 
-def _lay_out_moments(optimizer):
-    # Fused optimizers pair what lies at the same place.
-    for weights, state in optimizer.state.items():
-        for name, value in state.items():
-            if torch.is_tensor(value) and value.shape == weights.shape and value.stride() != weights.stride():
-                state[name] = torch.empty_like(weights, dtype=value.dtype).copy_(value)
+# Compare with the run before
 
-
-# The arguments that say which images of a dataset a run is scored on.
-_SLICE = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples", "image_size")
+# The arguments that decide which images of a dataset a run is scored on.
+_SCORED_IMAGES = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples", "image_size")
 
 
 def changed_arguments(run, checkpoint):
-    """
-    What a run that goes on from a checkpoint does otherwise than before, as far as the `run.json` beside that tells.
-
-    Returns:
-        {argument: list of its values, the first first}, with those that had been changed before.
-    """
-    before = _run_of(checkpoint)
+    """Return {argument: its values, oldest first} of all that changed since the run began, by its `run.json`."""
+    before = _read_run_record(checkpoint)
     changed = {name: values for name, values in _section(before, "changed_arguments").items() if type(values) is list}
     for section in ("arguments", "model_arguments", "data_arguments"):
         then, now = _section(before, section), json.loads(json.dumps(run[section]))
@@ -233,14 +185,14 @@ def changed_arguments(run, checkpoint):
     return dict(sorted(changed.items()))
 
 
-def other_dataset(run, checkpoint):
+def describe_other_dataset(run, checkpoint):
     """
-    What shows that a checkpoint is of a run on another dataset, in a few words, so that its scores would be no scores
-    of this run; None where the `run.json` beside it shows nothing.
+    Return what shows that a checkpoint's run was on another dataset, so that its scores are not comparable; None where
+    the `run.json` beside it shows nothing.
     """
-    before = _run_of(checkpoint)
+    before = _read_run_record(checkpoint)
     then, now = _section(before, "dataset"), run["dataset"]
-    slices = [[_section(record, "data_arguments").get(name) for name in _SLICE] for record in (before, run)]
+    slices = [[_section(record, "data_arguments").get(name) for name in _SCORED_IMAGES] for record in (before, run)]
     if "scored_images" in then and slices[0] == slices[1]:
         split = run["data_arguments"]["eval_split"]
         same = then["scored_images"] == now["scored_images"]
@@ -250,11 +202,11 @@ def other_dataset(run, checkpoint):
     return None
 
 
-def _run_of(checkpoint):
-    """The `run.json` beside a checkpoint, or in one that was fetched from the Hub; or {}."""
+def _read_run_record(checkpoint):
+    """Read the `run.json` beside a checkpoint, or in one that was downloaded from the Hub; {} if there is none."""
     for folder in (Path(checkpoint).parent, Path(checkpoint)):
         with contextlib.suppress(OSError, ValueError):
-            return read_json(folder / run_files.RUN_JSON)
+            return read_json(folder / RUN_JSON)
     return {}
 
 

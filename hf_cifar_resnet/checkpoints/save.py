@@ -21,23 +21,20 @@ from ..reporting.run_files import list_checkpoints, step_of
 
 MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
 EMA_FILE = "ema.safetensors"
-# Where the files of a model are written before they are renamed. What a killed process left there goes at the next.
-ASIDE = ".saving"
-
-
-# Complete or not
+# The folder in which a model's files are written before they are renamed; the next save clears it after a kill.
+TEMPORARY = ".saving"
 
 
 def write_manifest(folder):
-    """Writes `manifest.json`, with the size in bytes and the SHA-256 of every file, and all of it to the disk."""
+    """Write `manifest.json`, with the size and SHA-256 of every file, and flush all files to the disk."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
     for path in (*_files(folder).values(), folder / MANIFEST, folder, folder.parent):
-        _to_disk(path)
+        _flush_to_disk(path)
 
 
 def find_damage(folder):
-    """What is wrong with a checkpoint, in a few words, or None where it is as [`seal`] left it."""
+    """Return how a checkpoint differs from its manifest, in a few words, or None where it does not."""
     if not folder.is_dir():
         return "it is not there"
     if not (folder / MANIFEST).is_file():
@@ -49,7 +46,7 @@ def find_damage(folder):
         if missing := sorted(listed.keys() - found.keys()):
             return f"{missing[0]} is missing"
         if foreign := sorted(found.keys() - listed.keys()):
-            return f"{foreign[0]} is not of it"
+            return f"{foreign[0]} does not belong to it"
         for name, (size, digest) in listed.items():
             if found[name].stat().st_size != size:
                 return f"{name} has {found[name].stat().st_size:,} bytes, not {size:,}"
@@ -63,7 +60,7 @@ def find_damage(folder):
 
 
 def _files(folder):
-    """All that a Trainer might read, under the names of the manifest."""
+    """All files that a Trainer might read, by their names in the manifest."""
     paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     return {path.relative_to(folder).as_posix(): path for path in paths if path != folder / MANIFEST}
 
@@ -73,7 +70,7 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_disk(path):
+def _flush_to_disk(path):
     if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -84,35 +81,32 @@ def _to_disk(path):
 
 
 def follow_umask(folder):
-    """Gives the files in a new folder the mode of the folder: safetensors lets their owner alone read its files."""
+    """Give the files in a new folder the mode of the folder: safetensors lets only their owner read its files."""
     mode = folder.stat().st_mode & 0o666
     for path in _files(folder).values():
         path.chmod(mode)
 
 
-# A run's folder
-
-
 @contextmanager
 def replacing_files(folder):
-    """A folder aside to write files into; those of `folder` with their names are replaced at the end, each at once."""
-    aside = folder / ASIDE
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    """Give a temporary folder to write files into, each of which atomically replaces its namesake at the end."""
+    temporary = folder / TEMPORARY
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        yield aside
-        follow_umask(aside)
-        for path in aside.iterdir():
-            _to_disk(path)
+        yield temporary
+        follow_umask(temporary)
+        for path in temporary.iterdir():
+            _flush_to_disk(path)
             path.replace(folder / path.name)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def rotate_checkpoints(run, limit, keep):
     """
-    Deletes checkpoints until there are `limit` (None: all stay), but none of `keep`: incomplete ones first, then those
-    of the lowest steps.
+    Delete checkpoints until `limit` are left (None: all stay), but none of `keep`: incomplete ones first, then those of
+    the lowest steps.
     """
     steps, keep = list_checkpoints(run), {Path(path).resolve() for path in keep}
     free = [path for _, path in sorted(steps.items()) if path.resolve() not in keep]
@@ -122,22 +116,22 @@ def rotate_checkpoints(run, limit, keep):
 
 
 def is_complete(checkpoint):
-    """Whether a checkpoint was written to its end; [`damage`] tells what happened to it since."""
+    """Whether a checkpoint was written to its end; [`find_damage`] checks what happened to it since."""
     return (checkpoint / MANIFEST).is_file()
 
 
 def find_last_complete(run):
-    """The last checkpoint that was written to its end, or None."""
+    """Return the last checkpoint that was written to its end, or None."""
     return max((item for item in list_checkpoints(run).items() if is_complete(item[1])), default=(None, None))[1]
 
 
 class CheckpointCallback(TrainerCallback):
     """
-    Completes what transformers writes as a checkpoint: with what `write_more` adds, the manifest, and on the disk. Only
-    then do older ones go; the best and the last stay, whatever the limit.
+    Complete what transformers writes as a checkpoint, with the files of `write_more` and the manifest. Only then are
+    older checkpoints deleted, but never the best and the last one.
 
     Args:
-        limit (`int`, *optional*): checkpoints to keep.
+        limit (`int`, *optional*): how many checkpoints to keep.
         write_more: called with the folder in every process.
     """
 
@@ -147,20 +141,17 @@ class CheckpointCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-        # At most: with the two moments of Adam, averages, and small files.
+        # An upper bound: weights, the two moments of Adam, averages, and small files.
         self._bytes = (3 + bool(args.ema_decay)) * weights + 2**20
         if state.is_world_process_zero and args.save_strategy != "no":
-            # One more than are kept, since the oldest goes when the newest is there, and the model at the end.
-            _check_room(args.output_dir, ((self.limit or 1) + 1) * self._bytes + weights, "training")
+            # One more than is kept, since the oldest is deleted when the newest is complete; and the final model.
+            _check_free_space(args.output_dir, ((self.limit or 1) + 1) * self._bytes + weights, "training")
 
     def begin(self, checkpoint):
-        """
-        Makes way for a checkpoint, which is then written in place: until its manifest is there it is incomplete. Called
-        in every process.
-        """
+        """Prepare a checkpoint, which is then written in place. Called in every process."""
         if PartialState().is_main_process:
-            _check_room(checkpoint.parent, self._bytes, f"the checkpoint of step {step_of(checkpoint)}")
-            # One of that name is damaged, or abandoned.
+            _check_free_space(checkpoint.parent, self._bytes, f"the checkpoint of step {step_of(checkpoint)}")
+            # A folder of that name is damaged or abandoned.
             shutil.rmtree(checkpoint, ignore_errors=True)
         PartialState().wait_for_everyone()
         self._writing = checkpoint
@@ -177,7 +168,7 @@ class CheckpointCallback(TrainerCallback):
         self._writing = None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        # The Trainer's summary: next it loads the best model, without a look at it.
+        # After the log of its summary, the Trainer loads the best model without checking it.
         best = state.best_model_checkpoint
         loads = "train_runtime" in logs and args.load_best_model_at_end and best is not None
         if loads and (reason := find_damage(Path(best))):
@@ -185,35 +176,32 @@ class CheckpointCallback(TrainerCallback):
 
     @contextmanager
     def reporting_failures(self):
-        """A checkpoint that cannot be written within is deleted, and reported in one line."""
+        """Delete a checkpoint that cannot be written, and report it in one line."""
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
-            if self._writing is None or not _is_write_error(error):
+            # What PyTorch and safetensors say when a file cannot be written.
+            failed = isinstance(error, OSError) or any(x in str(error) for x in ("PytorchStreamWriter", "I/O error"))
+            if self._writing is None or not failed:
                 raise
             run, step = self._writing.parent, step_of(self._writing)
             shutil.rmtree(self._writing, ignore_errors=True)
             last = find_last_complete(run)
             left = f"{last} is the last one" if last else "there is none before it"
             raise UserError(
-                f"the checkpoint of step {step} could not be written into {run}: {_reason(error, run)}; {left}"
+                f"the checkpoint of step {step} could not be written into {run}: {_write_error(error, run)}; {left}"
             ) from error
 
 
-def _is_write_error(error):
-    """Whether an exception, of whichever library, means that a file could not be written."""
-    return isinstance(error, OSError) or any(name in str(error) for name in ("PytorchStreamWriter", "I/O error"))
-
-
-def _reason(error, folder):
-    """In a few words. PyTorch does not give it."""
+def _write_error(error, folder):
+    """Return why a file could not be written. PyTorch's exceptions do not say it."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     full = shutil.disk_usage(folder).free < 2**20
     return os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
 
 
-def _check_room(folder, needed, what):
+def _check_free_space(folder, needed, what):
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

@@ -9,7 +9,7 @@ import os
 import sys
 
 from ..benchmark.inference import BATCH_SIZES, DEFAULT_ENGINES, ENGINES
-from ..checkpoints.outputs import check_output, writing
+from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError, reports_user_errors
 from ..reporting import run_record
 from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
@@ -31,7 +31,7 @@ def main(argv=None, prog=None):
     found = globals()[f"_{options.kind}"](options, *parsed)
     result = {"benchmark": options.kind, "command": argv, **_machine(parsed[-1]), **found}
     if options.json:
-        with writing(options.json) as aside:
+        with atomic_write(options.json) as aside:
             run_record.write_json(result, aside)
     return result
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ..checkpoints.load import find_checkpoint, find_split
-from ..checkpoints.outputs import check_output, check_output_folder, writing
+from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
 from ..checkpoints.save import find_damage, replacing_files, write_manifest
 from ..errors import UserError, reports_user_errors
 from ..evaluation import analysis
@@ -55,7 +55,7 @@ def main(argv=None, prog=None):
         if options.output_dir:
             lines += _analyse(options, logits, split, subject.data, temperature)
         if options.json:
-            with writing(options.json) as aside:
+            with atomic_write(options.json) as aside:
                 run_record.write_json(scores, aside)
         if options.calibrate:
             _save_temperature(temperature, subject.folder)
@@ -121,7 +121,7 @@ def _save_temperature(temperature, folder):
     path = folder / "config.json"
     was_whole = find_damage(folder) is None
     config = json.loads(path.read_text(encoding="utf-8")) | {"calibration_temperature": temperature}
-    with writing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if was_whole:
         write_manifest(folder)

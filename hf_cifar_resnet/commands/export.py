@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.load import find_split, load_checkpoint, load_data_for
-from ..checkpoints.outputs import check_output, writing
+from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError, reports_user_errors
 from ..inference import convert
 from ..inference.export import BATCH_SIZES, ENDINGS, PRECISIONS, compare, load_runner, measure_accuracy, write_onnx_file
@@ -28,11 +28,11 @@ def main(argv=None, prog=None):
     half = options.precision == "fp16"
     deployed = convert.Deployed(model, normalization, torch.float16 if half else torch.float32).eval()
     # Takes its place only when it has passed.
-    with writing(options.output) as aside:
+    with atomic_write(options.output) as aside:
         if options.format == "onnx":
             write_onnx_file(options, deployed, size, aside, data, convert.onnx_metadata(model, processor))
         else:
-            torch.export.save(convert.exported(deployed, size), aside)
+            torch.export.save(convert.export_program(deployed, size), aside)
         run = load_runner(options.format, aside)
         found = compare(run, reference, model, size, exact=options.precision == "fp32")
         found |= {"bytes": aside.stat().st_size}

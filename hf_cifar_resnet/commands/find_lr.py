@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback, set_seed
 
-from ..checkpoints.outputs import check_output, writing
+from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError, reports_user_errors
 from ..reporting.plots import plot_lr_range
 from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
@@ -70,9 +70,9 @@ def main(argv=None, prog=None):
     rates, losses = (list(values) for values in zip(*steps, strict=True))
     smoothed = smooth(losses)
     suggestion = suggest(rates, smoothed)
-    with writing(options.output) as aside:
+    with atomic_write(options.output) as aside:
         plot_lr_range(rates, losses, smoothed, suggestion, aside)
-    with writing(_table(options)) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(_table(options)) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)])
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion

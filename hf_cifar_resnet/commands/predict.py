@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from tqdm.auto import tqdm
 
 from ..checkpoints.load import load_checkpoint
-from ..checkpoints.outputs import check_output, writing
+from ..checkpoints.outputs import atomic_write, check_output
 from ..device import device_for
 from ..errors import LineParser, UserError, printable, reports_user_errors
 from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, find_images
@@ -68,5 +68,5 @@ def _opened(path):
             raise UserError("the standard output is closed: give --output")
         yield sys.stdout
         return
-    with writing(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         yield file

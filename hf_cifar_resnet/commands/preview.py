@@ -7,7 +7,7 @@ hf-cifar-resnet preview --policy strong
 import numpy as np
 import torch
 
-from ..checkpoints.outputs import check_output, writing
+from ..checkpoints.outputs import atomic_write, check_output
 from ..data.mixing import Mixer
 from ..errors import UserError, reports_user_errors
 from ..reporting.plots import plot_images
@@ -33,7 +33,7 @@ def main(argv=None, prog=None):
         mixer = Mixer(len(data.label_names), args.mixup_alpha, args.cutmix_alpha, 1.0, args.cutmix_share, args.seed)
         for step in range(options.columns // 2):
             columns.append((f"mixed {step + 1}", _mixed(mixer, columns[1 + step][1], labels[rows], step)))
-    with writing(options.output) as aside:
+    with atomic_write(options.output) as aside:
         plot_images(names, columns, aside)
     print(f"Policy {data_args.augmentation} on {len(rows)} images of {data_args.dataset_name}; drawn: {options.output}")
 

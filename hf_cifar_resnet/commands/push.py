@@ -4,7 +4,7 @@ import tempfile
 
 from ..errors import LineParser, UserError, printable, reports_user_errors
 from ..hub import client
-from ..hub.staging import left_out, stage_run
+from ..hub.staging import list_unpushed_files, stage_run
 
 
 @reports_user_errors
@@ -25,7 +25,7 @@ def main(argv=None, prog=None):
         except client.HubError as error:
             raise UserError(f"not pushed: {error}") from error
     print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
-    if foreign := left_out(options.folder):
+    if foreign := list_unpushed_files(options.folder):
         print(printable(f"Left out, since training did not write it: {', '.join(foreign)}"))
     return pushed.url
 

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from ..checkpoints.outputs import check_output, writing
+from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import LineParser, UserError, reports_user_errors
 from ..reporting.plots import plot_schedules
 from ..training import schedules
@@ -34,7 +34,7 @@ def main(argv=None, prog=None):
         curves = {name: _curve(name, options, kwargs) for name in options.names}
     except ValueError as error:
         raise UserError(str(error)) from error
-    with writing(options.output) as aside:
+    with atomic_write(options.output) as aside:
         plot_schedules(curves, aside)
     print(f"Drawn: {Path(options.output)}")
 

@@ -35,8 +35,8 @@ def main(argv=None, prog=None):
 def _train(model_args, data_args, args, command, watch):
     from transformers import set_seed
 
-    from ..checkpoints.resume import changed_arguments, other_dataset, refused
-    from ..checkpoints.run_folder import output_folder, resume_point, run_folder
+    from ..checkpoints.resume import changed_arguments, describe_other_dataset, resume_error
+    from ..checkpoints.run_folder import find_resume_checkpoint, output_folder, run_folder
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
     from ..reporting.run_record import make_record, run_name
@@ -58,10 +58,10 @@ def _train(model_args, data_args, args, command, watch):
     args.run_name = args.run_name or Path(args.output_dir).name
     run = make_record(model, data, model_args, data_args, args, command)
     publisher = HubCallback(args, data_args.eval_split, run) if args.push_to_hub else None
-    resume = resume_point(args)
+    resume = find_resume_checkpoint(args)
     if resume:
-        if reason := other_dataset(run, resume):
-            raise refused(resume, reason)
+        if reason := describe_other_dataset(run, resume):
+            raise resume_error(resume, reason)
         run["changed_arguments"] = changed_arguments(run, resume)
     preempted = processes.PreemptionCallback(watch)
     callbacks = [RunRecordCallback(run), preempted, *([publisher] if publisher else [])]

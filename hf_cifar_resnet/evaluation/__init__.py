@@ -1,1 +1,1 @@
-"""How good a model is: metrics as `evaluate.Metric`, computed exactly over a split."""
+"""Metrics of a model over a split, and what it gets wrong."""

@@ -4,6 +4,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from .analysis import negative_log_likelihood
+
 
 class LogitsMetric(evaluate.Metric):
     """A metric of `predictions`, logits float32 (n, num_labels), and `references`, class numbers (n,)."""
@@ -30,7 +32,7 @@ class TopKAccuracy(LogitsMetric):
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         earlier = np.arange(logits.shape[1]) < labels[:, None]
         rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
-        # A NaN is greater than nothing, which would make a broken model perfect.
+        # A NaN compares as not greater, so that a broken model would seem perfect.
         correct = (rank < self.k) & np.isfinite(logits).all(axis=1)
         return {f"top{self.k}": float(correct.mean())}
 
@@ -39,19 +41,11 @@ class CrossEntropy(LogitsMetric):
     """The mean over samples of the negative log-likelihood of the label, in float64."""
 
     def _compute(self, predictions, references):
-        logits, labels = np.asarray(predictions, dtype=np.float64), np.asarray(references)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_likelihood = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0] - np.log(np.exp(shifted).sum(1))
-        return {"loss": float(-log_likelihood.mean())}
+        return {"loss": negative_log_likelihood(predictions, references)}
 
 
 class SuperclassAccuracy(LogitsMetric):
-    """
-    The share of samples whose largest logit belongs to a class of the right superclass.
-
-    Args:
-        superclass_of (`np.ndarray` of shape `(num_labels,)`): the superclass of each class.
-    """
+    """The share of samples whose largest logit is of the right superclass; `superclass_of` (num_labels,)."""
 
     def __init__(self, superclass_of):
         self.superclass_of = np.asarray(superclass_of)

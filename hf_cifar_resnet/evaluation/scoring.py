@@ -4,20 +4,16 @@ from .metrics import CrossEntropy, SuperclassAccuracy, TopKAccuracy
 
 
 def score_names(num_labels, has_superclasses):
-    """What a [`Scorer`] reports. Of 5 classes or fewer, the label would always be among the top 5."""
+    """The names of the scores that a [`Scorer`] computes. With 5 classes or fewer, top-5 would always be 1."""
     return ["loss", "top1", *["top5"] * (num_labels > 5), *["superclass"] * has_superclasses]
 
 
 class Scorer:
     """
-    `compute_metrics` for the Trainer: exact over the whole split, however it was cut into batches and processes.
+    `compute_metrics` for the Trainer: a dict of the scores in [`score_names`], with accuracies from 0 to 1.
 
     Args:
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
-
-    Returns:
-        On a call, a dict with those of `loss`, `top1`, `top5` and `superclass` that [`score_names`] lists; accuracies
-        are 0 to 1.
     """
 
     def __init__(self, superclass_of=None):

@@ -10,37 +10,34 @@ from safetensors import SafetensorError, safe_open
 
 from ..documents import read_json
 from ..errors import UserError
-from ..reporting import run_files, run_record
 from ..reporting.card import model_card, write_results
 from ..reporting.run_files import (
     CARD,
+    METRICS_JSON,
     MODEL_FILES,
     PUSHED_FILES,
+    RUN_JSON,
     TRAINING_ARGS_JSON,
     WEIGHTS,
-    is_of_run,
+    is_run_file,
     matches,
 )
+from ..reporting.run_record import redact, write_json
 
-_NEEDED = ("config.json", "preprocessor_config.json", CARD, run_files.METRICS_JSON, run_files.RUN_JSON)
-# These name folders of the machine they were written on.
-_PRIVATE = (run_files.RUN_JSON, TRAINING_ARGS_JSON)
+_NEEDED = ("config.json", "preprocessor_config.json", CARD, METRICS_JSON, RUN_JSON)
 
 
-def left_out(run_folder):
-    """Names of what lies in a run's folder and is not pushed, because training did not write it; sorted."""
+def list_unpushed_files(run_folder):
+    """Return the sorted names in a run's folder that are not pushed because training did not write them."""
     paths = [path for path in Path(run_folder).iterdir() if not path.name.startswith((".", "checkpoint-"))]
-    foreign = [path for path in paths if path.is_symlink() or not path.is_file() or not is_of_run(path.name)]
+    foreign = [path for path in paths if path.is_symlink() or not path.is_file() or not is_run_file(path.name)]
     return sorted(f"{path.name} (a link)" if path.is_symlink() else path.name for path in foreign)
 
 
 def stage_run(run_folder, repo_id, folder):
     """
-    A finished run as the files of a repository, in an empty folder: those that training writes, and no links, whose
-    content may be anybody's.
-
-    Raises:
-        UserError: if the run is not finished.
+    Stage a finished run in an empty folder: the files that training writes, but no links, which may lead anywhere.
+    Raises [`UserError`] if the run is not finished.
     """
     run_folder, folder = Path(run_folder), Path(folder)
     own = _own_files(run_folder, PUSHED_FILES)
@@ -50,34 +47,40 @@ def stage_run(run_folder, repo_id, folder):
         missing.append(WEIGHTS)
     if missing:
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
-    for path in own:
-        _check_weights(path)
+    for path in (path for path in own if path.suffix == ".safetensors"):
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except SafetensorError as error:  # such as a pickle of that name
+            raise UserError(f"{path} holds no weights: {error}") from error
     try:
         card = (run_folder / CARD).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{run_folder / CARD} is no UTF-8 text: {error.reason} at byte {error.start}") from error
     _link(own, folder)
     try:
-        run, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
-        written, pushed = (str(model_card(each, metrics)) for each in (run, _at(repo_id, run)))
+        run, metrics = (read_json(run_folder / name) for name in (RUN_JSON, METRICS_JSON))
+        written, pushed = (str(model_card(each, metrics)) for each in (run, _with_path(run, repo_id)))
     except (LookupError, TypeError, AttributeError, ValueError, TemplateError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(
-            f"{run_files.RUN_JSON} or {run_files.METRICS_JSON} of {run_folder} is not as training wrote it: {reason}"
+            f"{RUN_JSON} or {METRICS_JSON} of {run_folder} is not as training wrote it: {reason}"
         ) from error
-    # A card that somebody has edited stays as it is.
+    # A card that somebody has edited is pushed unchanged.
     if card == written:
-        _replace(folder / CARD, pushed)
-    _publish_records(folder)
+        # The staged file may be a hard link to the run's own, which must not change.
+        (folder / CARD).unlink()
+        (folder / CARD).write_text(pushed, encoding="utf-8")
+    _redact_files(folder)
 
 
 def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows, weights=WEIGHTS):
-    """The same of a run that still goes on: the model of a checkpoint, with the results so far."""
+    """Stage the model of a checkpoint in an empty folder, with the results of its unfinished run so far."""
     folder = Path(folder)
     _link([Path(checkpoint, weights)], folder, WEIGHTS)
     _link(_own_files(checkpoint, (*MODEL_FILES, TRAINING_ARGS_JSON)), folder)
-    write_results(folder, _at(repo_id, run), metrics, rows)
-    _publish_records(folder)
+    write_results(folder, _with_path(run, repo_id), metrics, rows)
+    _redact_files(folder)
 
 
 def _own_files(folder, patterns):
@@ -85,42 +88,26 @@ def _own_files(folder, patterns):
     return [path for path in paths if matches(path.name, patterns) and path.is_file() and not path.is_symlink()]
 
 
-def _check_weights(path):
-    """Raises [`UserError`] for a file of weights that is none, such as a pickle of that name."""
-    if path.suffix != ".safetensors":
-        return
-    try:
-        with safe_open(path, framework="np"):
-            pass
-    except SafetensorError as error:
-        raise UserError(f"{path} holds no weights: {error}") from error
-
-
-def _at(repo_id, run):
+def _with_path(run, repo_id):
     return run | {"model": run["model"] | {"path": repo_id}}
 
 
-def _publish_records(folder):
-    for name in _PRIVATE:
-        if (folder / name).is_file():
+def _redact_files(folder):
+    """Redact the staged files that name folders of this machine."""
+    for path in (folder / RUN_JSON, folder / TRAINING_ARGS_JSON):
+        if path.is_file():
             try:
-                content = run_record.redact(read_json(folder / name))
+                content = redact(read_json(path))
             except ValueError as error:
-                raise UserError(f"{name}: {error}") from error
-            (folder / name).unlink()
-            run_record.write_json(content, folder / name)
+                raise UserError(f"{path.name}: {error}") from error
+            path.unlink()
+            write_json(content, path)
 
 
 def _link(files, folder, name=None):
-    """Costs no time for large files, and the Trainer may delete its own meanwhile."""
+    """Stage files as hard links where possible: they cost no time, and the Trainer may delete its own meanwhile."""
     for file in files:
         with contextlib.suppress(OSError):
             os.link(file, folder / (name or file.name))
             continue
         shutil.copy(file, folder / (name or file.name))
-
-
-def _replace(path, text):
-    # Not in place: it may be a second name of the run's own file.
-    path.unlink()
-    path.write_text(text, encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Using a trained model: predict, export, show."""
+"""Use a trained model: predict, export, show."""

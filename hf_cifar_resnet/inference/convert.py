@@ -1,10 +1,11 @@
-"""A trained model in other forms: BatchNorm folded, ONNX, 8-bit integers."""
+"""Convert a trained model: BatchNorm folded, torch.export, ONNX, 8-bit integers."""
 
 import copy
 import json
 import logging
 import warnings
 from contextlib import contextmanager
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -14,33 +15,31 @@ from ..checkpoints.load import label_names
 from ..errors import UserError
 
 CALIBRATION_BATCH = 32
-# In torchvision's blocks and stem, and in the Sequential of a downsampling shortcut.
+# Names in torchvision's blocks and stem, and in the Sequential of a downsampling shortcut.
 CONVOLUTIONS_WITH_NORMS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
 
 
 def fold_batch_norm(model):
-    """A copy in evaluation mode whose convolutions do what the BatchNorms after them did: the same function."""
+    """Return a copy in evaluation mode, in which BatchNorms are merged into the convolutions before them."""
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
         children = dict(module.named_children())
         for convolution, norm in CONVOLUTIONS_WITH_NORMS:
             if isinstance(children.get(norm), nn.BatchNorm2d):
-                folded = nn.utils.fuse_conv_bn_eval(children[convolution], children[norm])
-                setattr(module, convolution, folded)
+                setattr(module, convolution, nn.utils.fuse_conv_bn_eval(children[convolution], children[norm]))
                 setattr(module, norm, nn.Identity())
     return model
 
 
 class Deployed(nn.Module):
     """
-    What is exported: an image batch to logits float32 (batch, num_labels).
+    The module that is exported: a copy of a model with BatchNorms folded, from a batch to logits.
 
     Args:
-        model ([`CifarResNetForImageClassification`]): copied, its BatchNorms folded.
+        model ([`CifarResNetForImageClassification`]).
         normalization (two lists of three floats, *optional*): mean and standard deviation of the channels, on the
-            scale 0 to 1. With it the input is `images`, uint8 (batch, height, width, 3); without it `pixel_values`,
-            normalised float32 (batch, 3, height, width).
-        dtype (`torch.dtype`): what to compute in; input and output stay as they are.
+            scale 0 to 1. With it the input is `images`, uint8 (batch, height, width, 3), else `pixel_values`.
+        dtype (`torch.dtype`): the type of the computation, but not of input and output.
     """
 
     def __init__(self, model, normalization=None, dtype=torch.float32):
@@ -54,7 +53,7 @@ class Deployed(nn.Module):
         self.to(dtype)
         self.dtype = dtype
         if normalization is not None:
-            # Grey levels, as the image processors have them.
+            # Images are grey levels from 0 to 255.
             for name, values in zip(("mean", "std"), normalization, strict=True):
                 self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1))
 
@@ -67,7 +66,7 @@ class Deployed(nn.Module):
         return self.classifier(features.mean((2, 3))).to(torch.float32)
 
     def example(self, batch_size, image_size, seed=0):
-        """A batch of noise of the right type and shape."""
+        """Return a batch of noise of the right type and shape."""
         generator = torch.Generator().manual_seed(seed)
         if self.input_name == "images":
             shape = (batch_size, image_size, image_size, 3)
@@ -75,20 +74,20 @@ class Deployed(nn.Module):
         return torch.randn(batch_size, 3, image_size, image_size, generator=generator)
 
 
-def exported(deployed, image_size):
-    """A `torch.export.ExportedProgram` for any batch size."""
+def export_program(deployed, image_size):
+    """Return a `torch.export.ExportedProgram` for any batch size."""
     with torch.no_grad(), _quiet():
         example = (deployed.example(2, image_size),)
         return torch.export.export(deployed, example, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
 def write_onnx(deployed, image_size, path, metadata=None):
-    """Writes an ONNX file for any batch size, with `metadata` (a dict of text) in it. Needs the extra `export`."""
-    onnx = needed("onnx")
-    needed("onnxscript")
+    """Write an ONNX file for any batch size, with `metadata` (a dict of text) in it."""
+    onnx = require_module("onnx")
+    require_module("onnxscript")
     with torch.no_grad(), _quiet():
         torch.onnx.export(
-            exported(deployed, image_size),
+            export_program(deployed, image_size),
             f=str(path),
             input_names=[deployed.input_name],
             output_names=["logits"],
@@ -102,7 +101,7 @@ def write_onnx(deployed, image_size, path, metadata=None):
 
 
 def onnx_metadata(model, processor):
-    """What a program needs beside an ONNX file: the labels, and how images become its input."""
+    """Return the labels and the preprocessing of images, which a program needs beside an ONNX file."""
     return {
         "labels": json.dumps(label_names(model), ensure_ascii=False),
         "image_size": str(processor.size["height"]),
@@ -113,30 +112,21 @@ def onnx_metadata(model, processor):
 
 
 def quantize_dynamic(source, target):
-    """ONNX file to ONNX file: 8-bit weights; activations are quantised while it runs."""
-    quantization = needed("onnxruntime.quantization", "onnxruntime")
+    """Quantise an ONNX file to 8-bit weights; activations are quantised at run time."""
+    quantization = require_module("onnxruntime.quantization", "onnxruntime")
     with _quiet():
         quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QUInt8)
 
 
 def quantize_static(source, target, batches):
-    """
-    ONNX file to ONNX file: 8-bit weights per output channel, 8-bit activations with ranges found on images.
-
-    Args:
-        batches (list of `np.ndarray`): what the file's input takes, from the training images.
-    """
-    quantization = needed("onnxruntime.quantization", "onnxruntime")
-    onnx = needed("onnx")
-    name = onnx.load(source).graph.input[0].name
+    """Quantise an ONNX file to 8-bit weights and activations, whose ranges are found on batches of its input."""
+    quantization = require_module("onnxruntime.quantization", "onnxruntime")
+    name = require_module("onnx").load(source).graph.input[0].name
+    inputs = iter([{name: batch} for batch in batches])
 
     class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.remaining = iter(batches)
-
         def get_next(self):
-            batch = next(self.remaining, None)
-            return None if batch is None else {name: batch}
+            return next(inputs, None)
 
     with _quiet():
         quantization.quantize_static(
@@ -151,8 +141,8 @@ def quantize_static(source, target, batches):
 
 
 def onnx_callable(path, threads=None):
-    """An ONNX file in ONNX Runtime on the CPU, as a function from a batch (`np.ndarray`) to logits."""
-    onnxruntime = needed("onnxruntime")
+    """Load an ONNX file into ONNX Runtime on the CPU. Return a function from a batch (`np.ndarray`) to logits."""
+    onnxruntime = require_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
@@ -161,10 +151,8 @@ def onnx_callable(path, threads=None):
     return lambda batch: session.run(None, {name: np.ascontiguousarray(batch)})[0]
 
 
-def needed(module, package=None):
-    """An optional module. Raises [`UserError`] where it is not installed."""
-    from importlib import import_module
-
+def require_module(module, package=None):
+    """Import an optional module. Raises [`UserError`] if it is not installed."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -173,7 +161,7 @@ def needed(module, package=None):
 
 @contextmanager
 def _quiet():
-    """Without the exporters' progress and advice."""
+    """Hide the exporters' progress and advice."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

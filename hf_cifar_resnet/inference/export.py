@@ -1,4 +1,4 @@
-"""Write an exported model, compare its answers with PyTorch's, and measure its accuracy."""
+"""Write an exported model, compare its logits with PyTorch's, and measure its accuracy."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from . import convert
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 PRECISIONS = {"onnx": ("fp32", "fp16", "int8", "int8_dynamic"), "torch": ("fp32", "fp16")}
 BATCH_SIZES = (1, 2, 7)
-# Of the logits, where the largest is below 1; else relative to the largest.
+# The largest difference of logits: absolute where the largest is below 1, else relative to the largest.
 TOLERANCE = 1e-4
 BATCH_SIZE = 256
 
@@ -23,14 +23,14 @@ def write_onnx_file(options, deployed, size, path, data, metadata):
     if options.precision == "int8_dynamic":
         convert.quantize_dynamic(source, path)
     else:
-        # Evenly spaced: the images may be sorted by class.
+        # Evenly spaced, since the images may be sorted by class.
         count = min(options.calibration_images, len(data.train))
         chosen = np.linspace(0, len(data.train) - 1, count).astype(int).tolist()
         convert.quantize_static(source, path, [batch for batch, _ in _batches(data.train, deployed.input_name, chosen)])
 
 
 def _batches(split, input_name, indices, batch_size=convert.CALIBRATION_BATCH):
-    """Pairs of what the exported file takes and `pixel_values`, as `np.ndarray`s."""
+    """Yield pairs of the exported file's input and `pixel_values`, as `np.ndarray`s."""
     for start in range(0, len(indices), batch_size):
         chosen = list(indices[start : start + batch_size])
         pixels = split.__getitems__(chosen)["pixel_values"].numpy()
@@ -38,7 +38,7 @@ def _batches(split, input_name, indices, batch_size=convert.CALIBRATION_BATCH):
 
 
 def load_runner(format, path):
-    """The exported file as a function from a batch (`np.ndarray`) to logits."""
+    """Load an exported file. Return a function from a batch (`np.ndarray`) to logits."""
     if format == "onnx":
         return convert.onnx_callable(path)
     program = torch.export.load(path).module()
@@ -47,7 +47,10 @@ def load_runner(format, path):
 
 @torch.inference_mode()
 def compare(run, reference, model, size, exact):
-    """Largest difference of the logits from PyTorch's, over batches of several sizes; of `exact` ones it is limited."""
+    """
+    Return the largest difference of the logits from PyTorch's, over several batch sizes, and the largest logit. Raises
+    [`UserError`] if logits are not finite, or of an `exact` export differ by more than the tolerance.
+    """
     difference, largest = 0.0, 1.0
     for batch_size in BATCH_SIZES:
         batch = reference.example(batch_size, size, seed=batch_size)
@@ -66,7 +69,7 @@ def compare(run, reference, model, size, exact):
 
 @torch.inference_mode()
 def measure_accuracy(run, model, input_name, split):
-    """Top-1 of the exported file and of PyTorch, and how often both say the same, on a split."""
+    """Measure on a split the top-1 of the exported file and of PyTorch, and how often both agree."""
     theirs, ours = [], []
     for batch, pixels in _batches(split, input_name, range(len(split)), BATCH_SIZE):
         theirs.append(run(batch).argmax(axis=1))

@@ -1,10 +1,8 @@
-"""
-The demo's page. A Space gets a copy of this file, so it needs gradio, torch, transformers, numpy and pillow alone.
-"""
+"""The demo's page. A Space gets a copy of this file, so it imports nothing else of the package."""
 
 import os
 
-# Before the import: nothing is reported to anyone.
+# Gradio reads this when it is imported; without it, it would report its use.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr  # noqa: E402
@@ -18,7 +16,7 @@ UNREADABLE = "This file cannot be read as an image. Please try another, such as 
 
 
 def load(checkpoint, revision="main"):
-    """Model and image processor of a checkpoint on the Hub or in a folder, with the code that lies beside them."""
+    """Load the model and image processor of a checkpoint on the Hub, with the code that is stored beside them."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     model = AutoModelForImageClassification.from_pretrained(checkpoint, revision=revision, trust_remote_code=True)
@@ -27,10 +25,8 @@ def load(checkpoint, revision="main"):
 
 def upright_rgb(image):
     """
-    Any PIL image as RGB, turned as its camera says, on white where it is transparent.
-
-    Raises:
-        ValueError: for pixels that no grey level stands for; others would be cut off to 0 and 255.
+    Convert any PIL image to RGB, upright by its EXIF orientation, on white where it is transparent. Raises `ValueError`
+    for pixels that are not grey levels, which would be clipped to 0 and 255.
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         levels = np.asarray(image)
@@ -46,11 +42,8 @@ def upright_rgb(image):
 @torch.inference_mode()
 def look(model, processor, image):
     """
-    What a model makes of a PIL image.
-
-    Returns:
-        probability of each label name (dict); the image that the model sees, uint8 (size, size, 3); and the
-        class-activation map of the most probable class, float (h, w).
+    Return for a PIL image the probability of each label name (dict), the image that the model sees, uint8 (size, size,
+    3), and the class-activation map of the most probable class, float (h, w).
     """
     pixels = processor(images=upright_rgb(image), return_tensors="pt")["pixel_values"]
     batch = pixels.to(model.device)
@@ -65,28 +58,20 @@ def look(model, processor, image):
 
 def activation_map(model, features, label):
     """
-    How much each place of the last feature map speaks for a class (Zhou et al. 2015, https://arxiv.org/abs/1512.04150).
-
-    The features are averaged and then weighted, so that the mean of the map, plus the classifier's bias, is the logit.
-
-    Args:
-        features (`torch.Tensor` of shape `(channels, h, w)`).
-        label (`int`): number of the class.
-
-    Returns:
-        `np.ndarray` (h, w)
+    The class-activation map (h, w) of features (channels, h, w) (Zhou et al. 2015, https://arxiv.org/abs/1512.04150).
+    The mean of the map, plus the classifier's bias, is the logit.
     """
     return torch.einsum("c,chw->hw", model.classifier.weight[label], features).cpu().numpy()
 
 
 def enlarge(array, smooth=False):
-    """A uint8 image (h, w, 3) at the size that is shown."""
+    """Resize a uint8 image (h, w, 3) to the size in which it is shown."""
     how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(array).resize((SHOWN_SIZE, SHOWN_SIZE), how))
 
 
 def overlay(seen, activations):
-    """The image in grey, reddened where it speaks for the class and blued where it speaks against it."""
+    """The image in grey, with red where it speaks for the class and blue where it speaks against it."""
     strength = activations / max(float(np.abs(activations).max()), 1e-12)
     colours = np.stack([np.clip(strength, 0, 1), np.zeros_like(strength), np.clip(-strength, 0, 1)], axis=-1)
     colours = enlarge((255 * colours).round().astype(np.uint8), smooth=True).astype(float)
@@ -97,20 +82,14 @@ def overlay(seen, activations):
 
 
 def build(model, processor, title, examples=()):
-    """
-    The page, a `gradio.Blocks`, ready to launch.
-
-    Args:
-        title (`str`): its heading.
-        examples (list of paths): images to try.
-    """
+    """Return the page, a `gradio.Blocks` that is ready to launch; `examples` are paths of images to try."""
 
     def answer(image):
         if image is None:
             return None, None, None
         try:
             probabilities, seen, activations = look(model, processor, image)
-        except (OSError, ValueError) as error:  # the former is what PIL raises for a file that breaks off
+        except (OSError, ValueError) as error:  # PIL raises OSError for a truncated file
             raise gr.Error(UNREADABLE, print_exception=False) from error
         return probabilities, enlarge(seen), overlay(seen, activations)
 
@@ -120,29 +99,29 @@ def build(model, processor, title, examples=()):
         with gr.Row():
             with gr.Column():
                 image = gr.Image(type="pil", image_mode=None, sources=["upload", "clipboard"], height=320)
-                image.preprocess = _friendly(image.preprocess)
+                image.preprocess = _reporting_bad_files(image.preprocess)
             with gr.Column():
                 label = gr.Label(num_top_classes=TOP_K, label="Labels")
                 with gr.Row():
-                    seen, where = (
+                    pictures = [
                         _picture(f"What it sees: {size}x{size} pixels"),
                         _picture("Where it looks (red: for, blue: against)"),
-                    )
-        image.change(answer, image, [label, seen, where], show_progress="hidden")
+                    ]
+        image.change(answer, image, [label, *pictures], show_progress="hidden")
         if examples:
             gr.Examples([[str(path)] for path in examples], image, cache_examples=False, preload=False)
     return page
 
 
 def _picture(caption):
-    """A picture with its caption above it, not over it."""
+    """Add a picture with its caption above it; Gradio's own label would cover a part of it."""
     with gr.Column(min_width=120):
         gr.Markdown(caption)
         return gr.Image(show_label=False, interactive=False, buttons=[])
 
 
-def _friendly(preprocess):
-    """Gradio opens the file before `answer` is called, and would only say "Error"."""
+def _reporting_bad_files(preprocess):
+    """Explain why a file cannot be opened, which Gradio does before `answer` is called and reports as "Error" only."""
 
     def checked(payload):
         try:

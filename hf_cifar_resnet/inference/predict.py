@@ -1,4 +1,4 @@
-"""Labels for image files: top-k as a table, JSON or CSV, streamed in batches."""
+"""Label image files: the top-k labels as a table, JSON or CSV, streamed in batches."""
 
 import csv
 import glob
@@ -18,16 +18,14 @@ MAX_NAME_WIDTH = 60
 
 
 def find_images(places):
-    """
-    The image files of a list of files, folders (searched whole, for names that end as images do) and globs.
-
-    Raises:
-        UserError: for one that has none.
-    """
-    paths = []
+    """Find the image files among files, folders (with those below) and globs. Raises [`UserError`] if one has none."""
+    paths, endings = [], tuple(Image.registered_extensions())
     for place in places:
         if os.path.isdir(place):
-            found = _images_below(place)
+            below = (
+                os.path.join(parent, name) for parent, _, names in sorted(os.walk(place)) for name in sorted(names)
+            )
+            found = [path for path in below if path.lower().endswith(endings)]
         elif os.path.exists(place):
             found = [place]
         else:
@@ -38,24 +36,8 @@ def find_images(places):
     return paths
 
 
-def _images_below(folder):
-    endings = tuple(Image.registered_extensions())
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        found += [os.path.join(parent, name) for name in sorted(files) if name.lower().endswith(endings)]
-    return found
-
-
 class Predictor:
-    """
-    A model that answers for image files and arrays.
-
-    Args:
-        model ([`CifarResNetForImageClassification`]): in evaluation mode, on the device to use. Its configuration's
-            `calibration_temperature` divides the logits.
-        processor: the image processor saved with it, for size, mean and standard deviation.
-    """
+    """A model in evaluation mode, with its image processor, that labels image files and arrays."""
 
     def __init__(self, model, processor):
         self.model = model
@@ -65,7 +47,7 @@ class Predictor:
         self._readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
     def files(self, paths, top_k=5):
-        """For each file its labels, as [`arrays`] gives them, or in words why it could not be read."""
+        """Return for each file its labels, as [`arrays`] does, or a text that says why it could not be read."""
         images = list(self._readers.map(self._read, paths))
         readable = [image for image in images if not isinstance(image, str)]
         answers = iter(self.arrays(np.stack(readable), top_k) if readable else ())
@@ -82,17 +64,8 @@ class Predictor:
     @torch.inference_mode()
     def arrays(self, images, top_k=5):
         """
-        The most probable labels of each image.
-
-        Args:
-            images (`np.ndarray`): uint8 (batch, size, size, 3).
-            top_k (`int`): at most so many.
-
-        Returns:
-            for each image a list of (label name, probability), most probable first.
-
-        Raises:
-            UserError: where the model gives no probabilities.
+        Return for each image, uint8 (batch, size, size, 3), a list of (label name, probability), most probable first.
+        Raises [`UserError`] if the probabilities are not finite.
         """
         pixels = normalize(images, self.mean, self.std).to(self.model.device)
         logits = self.model(pixel_values=pixels).logits.float() / self.model.config.calibration_temperature
@@ -104,7 +77,7 @@ class Predictor:
 
 
 class _Table:
-    """One line an image."""
+    """One line for each image."""
 
     def __init__(self, file, width):
         self.file, self.width = file, width
@@ -117,8 +90,8 @@ class _Table:
         pass
 
 
-class _Csv:
-    """One row a label: image, rank, label, probability."""
+class _Csv(_Table):
+    """One row for each label: image, rank, label, probability."""
 
     def __init__(self, file, width):
         self.writer = csv.writer(file, lineterminator="\n")
@@ -127,12 +100,9 @@ class _Csv:
     def row(self, path, answer):
         self.writer.writerows((path, rank, *pair) for rank, pair in enumerate(answer, 1))
 
-    def end(self):
-        pass
-
 
 class _Json:
-    """A list of {"image": ..., "predictions": [{"label": ..., "score": ...}]}, the latter as transformers' pipeline."""
+    """A list of {"image": ..., "predictions": [...]}, with the predictions of transformers' pipeline."""
 
     def __init__(self, file, width):
         self.file, self.before = file, "[\n"

@@ -1,8 +1,8 @@
 """
-Ways to run a model on the CPU, each from its own module to a function from a batch to logits.
+Runtimes for a model on the CPU, with as many threads as torch.
 
-Every function here takes a [`CifarResNetForImageClassification`] and the image size, and returns a callable: normalised
-float32 (batch, 3, height, width) `np.ndarray` to logits float32 (batch, num_labels). All use as many threads as torch.
+Each takes a [`CifarResNetForImageClassification`] and the image size, and returns a function from `pixel_values` to
+logits, both float32 `np.ndarray`.
 """
 
 import tempfile
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .convert import Deployed, needed, onnx_callable, quantize_static, write_onnx
+from .convert import Deployed, onnx_callable, quantize_static, require_module, write_onnx
 
 
 def eager(model, image_size=32):
-    """The model as it was trained."""
+    """PyTorch."""
     return _torch_callable(lambda batch: model(pixel_values=batch).logits)
 
 
@@ -31,13 +31,7 @@ def onnx(model, image_size=32):
 
 
 def onnx_int8(model, image_size=32, calibration=None):
-    """
-    ONNX Runtime with 8-bit weights and activations. For its accuracy see `hf-cifar-resnet export --precision int8`.
-
-    Args:
-        calibration (`np.ndarray`, *optional*): pixel values (n, 3, height, width) to find the ranges of activations
-            on. Noise if not given, which is good for timing alone.
-    """
+    """ONNX Runtime, 8-bit, calibrated on `pixel_values`; on noise by default, which is good for timing alone."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = _fp32_file(model, image_size, folder), Path(folder, "int8.onnx")
         if calibration is None:
@@ -47,8 +41,8 @@ def onnx_int8(model, image_size=32, calibration=None):
 
 
 def openvino(model, image_size=32):
-    """OpenVINO, fp32. It is in none of our extras: ONNX Runtime is as fast."""
-    ov = needed("openvino")
+    """OpenVINO, fp32. No extra of the package installs it, since ONNX Runtime is as fast."""
+    ov = require_module("openvino")
     with tempfile.TemporaryDirectory() as folder:
         network = ov.Core().read_model(_fp32_file(model, image_size, folder))
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face Space that shows a model."""
+"""Write the files of a Hugging Face Space that shows a model."""
 
 import shutil
 from importlib import resources
@@ -12,9 +12,9 @@ from ..checkpoints.load import load_data_for
 from ..errors import UserError
 
 NUM_EXAMPLES = 8
-# Beside gradio, what the Space's page imports.
+# What the Space's page imports beside gradio.
 SPACE_REQUIREMENTS = ("torch", "torchvision", "transformers", "numpy", "pillow")
-APP = '''"""Shows what the model {checkpoint} makes of an image."""
+APP = '''"""Show the predictions of the model {checkpoint} for an image."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ small as the model sees it, and a class-activation map (Zhou et al. 2015, https:
 
 
 def write_examples(name, data_args, model, processor, folder):
-    """Test images of different classes as PNG files; none where the data cannot be had, which is said."""
+    """Save test images of different classes as PNG files and return their paths; none where the data is missing."""
     try:
         data = load_data_for(name, data_args, model, processor, {"test"})
     except UserError as error:
@@ -57,36 +57,28 @@ def write_examples(name, data_args, model, processor, folder):
     for number, index in enumerate(chosen):
         label = data.label_names[int(data.test.labels[index])]
         paths.append(Path(folder, f"{number}-{''.join(c if c.isalnum() else '_' for c in label)}.png"))
-        # As small as they are: the model would see an enlarged one blurred.
+        # In their own size, since the model would see an enlarged image blurred.
         Image.fromarray(data.test.images[index]).save(paths[-1])
     return paths
 
 
 def write_space(folder, checkpoint, title, examples=()):
     """
-    The folder of a Hugging Face Space that shows a checkpoint on the Hub, without this package.
-
-    Args:
-        folder (`str` or `Path`): created if need be.
-        checkpoint (`str`): `user/repo` or `user/repo@revision` of the model on the Hub.
-        examples (list of paths): images to copy.
-
-    Returns:
-        What was written, as paths relative to the folder.
-
-    Raises:
-        UserError: if it cannot be written.
+    Write a Hugging Face Space that shows `checkpoint`, `user/repo[@revision]` on the Hub, without this package. Return
+    the relative paths of its files. Raises [`UserError`] if they cannot be written.
     """
     folder = Path(folder)
-    gradio = version("gradio")
-    requirements = [f"gradio=={gradio}", *(f"{name}~={_minor(version(name))}" for name in SPACE_REQUIREMENTS)]
+    # Such as torch~=2.15 for 2.15.0+cpu.
+    minors = {name: ".".join(version(name).split(".")[:2]) for name in SPACE_REQUIREMENTS}
+    requirements = [f"gradio=={version('gradio')}", *(f"{name}~={minor}" for name, minor in minors.items())]
     source = resources.files("hf_cifar_resnet") / "inference" / "page.py"
     repo_id, _, revision = checkpoint.partition("@")
+    named = {"checkpoint": checkpoint, "repo_id": repo_id, "title": title}
     texts = {
-        "app.py": APP.format(checkpoint=checkpoint, repo_id=repo_id, revision=revision or "main", title=title),
+        "app.py": APP.format(**named, revision=revision or "main"),
         "page.py": source.read_text(encoding="utf-8"),
         "requirements.txt": "\n".join(requirements) + "\n",
-        "README.md": CARD.format(checkpoint=checkpoint, repo_id=repo_id, title=title, gradio=gradio),
+        "README.md": CARD.format(**named, gradio=version("gradio")),
     }
     try:
         (folder / "examples").mkdir(parents=True, exist_ok=True)
@@ -97,8 +89,3 @@ def write_space(folder, checkpoint, title, examples=()):
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
     return [*texts, *sorted({f"examples/{Path(path).name}" for path in examples})]
-
-
-def _minor(number):
-    """Such as 2.15 of 2.15.0+cpu."""
-    return ".".join(number.split(".")[:2])

@@ -1,1 +1,1 @@
-"""From recorded numbers to files that people read."""
+"""From the record of a run to files that people read."""

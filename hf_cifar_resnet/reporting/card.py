@@ -14,19 +14,12 @@ SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in A
 TEMPLATE = "model_card.md.jinja"
 
 
-def _template_path():
-    # Installed with the package; in a clone it lies beside it.
-    package = resources.files("hf_cifar_resnet")
-    installed = Path(str(package / "model_cards" / TEMPLATE))
-    return installed if installed.is_file() else Path(str(package)).parent / "model_cards" / TEMPLATE
-
-
-# What would be a tag, a cell, a link, an image or code, and what stands for it.
+# Characters that would start a tag, a cell, a link, an image or code, and their replacements.
 _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 
 
 def _literal(value):
-    """A record whose texts, such as the names of classes and folders, mean nothing in Markdown or HTML."""
+    """Escape the texts of a record, such as class names, so that Markdown and HTML show them literally."""
     if isinstance(value, dict):
         return {key: _literal(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -35,15 +28,13 @@ def _literal(value):
 
 
 def model_card(run, metrics):
-    """
-    The card of a run, as a `huggingface_hub.ModelCard`: without paths of this machine, and valid on the Hub.
-
-    Args:
-        run (`dict`): what was run (`run.json`).
-        metrics (`dict`): what came out (`metrics.json`).
-    """
+    """Make the `huggingface_hub.ModelCard` of a run from its `run.json` and `metrics.json`, without local paths."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+    package = Path(str(resources.files("hf_cifar_resnet")))
+    # The installed package holds the template; in a clone it lies beside the package.
+    places = [folder / "model_cards" / TEMPLATE for folder in (package, package.parent)]
+    template = next(filter(Path.is_file, places), places[-1])
     run = redact(run)
     dataset, base = run["dataset"], run["model"].get("base")
     splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
@@ -75,7 +66,7 @@ def model_card(run, metrics):
     )
     return ModelCard.from_template(
         data,
-        template_path=str(_template_path()),
+        template_path=str(template),
         run=_literal(run),
         metrics=_literal(metrics),
         citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],
@@ -86,19 +77,11 @@ def model_card(run, metrics):
 
 
 def write_results(folder, run, metrics, rows):
-    """
-    run.json, history.csv, README.md, metrics.json and curves.png, in this order.
-
-    Args:
-        folder (`str` or `Path`): there already.
-        run (`dict`): what was run.
-        metrics (`dict`): what came out.
-        rows (list of dicts): see [`records.history`].
-    """
+    """Write run.json, history.csv, README.md, metrics.json and curves.png of a run into an existing folder."""
     folder = Path(folder)
     run_record.write_json(run, folder / run_files.RUN_JSON)
     run_record.write_history(rows, folder / run_files.HISTORY_CSV)
     model_card(run, metrics).save(folder / CARD)
-    # It says that the run is finished, so it comes after all that the figures are in; a picture can be drawn again.
+    # metrics.json marks the run as finished, so all other numbers are written before it.
     run_record.write_json(metrics, folder / run_files.METRICS_JSON)
     plot_history(rows, folder / CURVES, metrics["selected_on"], run["arguments"]["label_smoothing_factor"])

@@ -6,12 +6,11 @@ import torch
 
 from ..choices import LR_BATCH
 from ..errors import printable
-from . import run_record
-from .run_record import plain
+from .run_record import ACCURACIES, plain
 
 
 def start_block(run, args, hub=None, resume=None):
-    """The block printed before training; `hub` says where it will be pushed, `resume` is the checkpoint."""
+    """The lines printed before training; `hub` describes where the run is pushed, `resume` is the checkpoint."""
     data = run["dataset"]
     selects = run["data_arguments"]["eval_split"]
     validation = f"{data['validation']:,} validation, " if data["validation"] else ""
@@ -35,15 +34,11 @@ def start_block(run, args, hub=None, resume=None):
     if run["model"]["base"]:
         lines["Model"] += f", weights of {run['model']['base']}"
     if resume:
-        lines["Resumed"] = f"{resume}{_changes(run['changed_arguments'])}"
+        changes = [f"{name} {' -> '.join(map(str, values))}" for name, values in run["changed_arguments"].items()]
+        lines["Resumed"] = f"{resume}{', with changed arguments: ' * bool(changes)}{printable(', '.join(changes))}"
     if hub:
         lines["Hub"] = hub
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
-
-
-def _changes(changed):
-    told = ", ".join(f"{name} {' -> '.join(map(str, values))}" for name, values in changed.items())
-    return printable(f", with other arguments than it began with: {told}") if told else ""
 
 
 def _optimizer(args):
@@ -60,18 +55,15 @@ def _learning_rate(args):
     return text
 
 
-def _stop(epoch):
-    return f"{epoch:.0%} of the run" if epoch < 1 else f"epoch {epoch:g}"
-
-
 def _methods(run, args):
-    """Augmentation, mixing, regularisation and averaging, as far as they are on."""
+    """List the augmentation, mixing, regularisation and averaging in use."""
     data, model = run["data_arguments"], run["model_arguments"]
     alphas = {"MixUp": args.mixup_alpha, "CutMix": args.cutmix_alpha}
     mixing = [f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha]
     if mixing:
         share = "" if args.mixing_probability == 1 else f" in {args.mixing_probability:.0%} of batches"
-        until = "" if args.mixing_stop_epoch is None else f" until {_stop(args.mixing_stop_epoch)}"
+        stop = args.mixing_stop_epoch
+        until = "" if stop is None else f" until {stop:.0%} of the run" if stop < 1 else f" until epoch {stop:g}"
         mixing = [" or ".join(mixing) + share + until]
     valued = {
         "random erasing": data["random_erasing"],
@@ -99,7 +91,7 @@ def end_block(metrics, args):
     for split in ("validation", "test"):
         scores = metrics[split]
         if scores:
-            shown = [f"{text} {scores[name]:.2%}" for name, text in run_record.ACCURACIES.items() if name in scores]
+            shown = [f"{text} {scores[name]:.2%}" for name, text in ACCURACIES.items() if name in scores]
             note = " (selected on test)" if metrics["selected_on"] == "test" else ""
             lines.append(f"{split.capitalize():<10} loss {scores['loss']:.4f}, {', '.join(shown)}{note}")
     lines.append(f"{'Saved':<10} {args.output_dir}{os.sep} (epoch {metrics['best_epoch']:.4g})")

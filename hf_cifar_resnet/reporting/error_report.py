@@ -9,27 +9,23 @@ from ..evaluation import analysis
 from . import run_record
 from .plots import COLOURS, load_matplotlib, new_figure
 
-# Up to so many classes the cells of a confusion matrix have room for their counts.
+# With more classes, the cells of a confusion matrix have no room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25
 MISTAKES_IN_A_ROW = 6
 
 
 def write_analysis(folder, logits, split, data, temperature=1.0, num_mistakes=30):
     """
-    Writes analysis.json, per_class.csv, confusion.csv, confusion.png, reliability.png and mistakes.png; with
-    superclasses also superclass_confusion.csv and superclass_confusion.png.
+    Write analysis.json, per_class.csv, confusion.csv, confusion.png, reliability.png and mistakes.png; with
+    superclasses also superclass_confusion.csv and superclass_confusion.png. Return the content of analysis.json.
 
     Args:
         folder (`str` or `Path`): created if need be.
         logits (`np.ndarray` of shape `(n, num_labels)`).
-        split ([`ImageDataset`]): the images that the logits are of.
+        split ([`ImageDataset`]): the images of the logits.
         data ([`ImageSplits`]): names of classes and superclasses.
-        temperature (`float`): of the checkpoint; probabilities are shown with it, and beside it without.
-        num_mistakes (`int`): on the sheet of most confident mistakes, at most.
-
-    Returns:
-        dict, what analysis.json has: `accuracy`, `mean_class_accuracy`, `calibration` (a list of temperature, loss and
-        ECE), `most_confused`.
+        temperature (`float`): the checkpoint's; the calibration is shown with it and without.
+        num_mistakes (`int`): the most that mistakes.png shows.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +62,7 @@ def write_analysis(folder, logits, split, data, temperature=1.0, num_mistakes=30
 
 
 def write_confusion(matrix, names, path):
-    """A confusion matrix as CSV: a row for each label, a column for each prediction."""
+    """Write a confusion matrix as CSV: a row for each label, a column for each prediction."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["label \\ predicted", *names])
@@ -74,7 +70,7 @@ def write_confusion(matrix, names, path):
 
 
 def write_per_class(matrix, names, superclass, path):
-    """Accuracy of each class as CSV, worst first, and what it is most often taken for."""
+    """Write the accuracy of each class as CSV, worst first, and the class that it is most often taken for."""
     accuracy = analysis.class_accuracy(matrix)
     mistakes = matrix - np.diag(np.diag(matrix))
     rows = []
@@ -82,21 +78,20 @@ def write_per_class(matrix, names, superclass, path):
         other = int(mistakes[i].argmax())
         taken_for = (names[other], int(mistakes[i, other])) if mistakes[i, other] else ("", "")
         share = "" if np.isnan(accuracy[i]) else round(float(accuracy[i]), 6)
-        group = [superclass[i]] if superclass is not None else []
-        rows.append([names[i], *group, int(matrix[i].sum()), share, *taken_for])
-    groups = ["superclass"] if superclass is not None else []
+        rows.append([names[i], *([superclass[i]] if superclass else []), int(matrix[i].sum()), share, *taken_for])
+    header = ["class", *(["superclass"] if superclass else []), "images", "accuracy", "most_often_taken_for", "times"]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["class", *groups, "images", "accuracy", "most_often_taken_for", "times"], *rows])
+        csv.writer(file).writerows([header, *rows])
 
 
 def plot_confusion(matrix, names, path):
-    """A confusion matrix, each row as shares of its label's images."""
+    """Plot a confusion matrix, each row as shares of its label's images."""
     load_matplotlib()
     from matplotlib.colors import PowerNorm
 
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     roomy = len(names) <= MAX_CLASSES_WITH_COUNTS
-    # Inches: of the cells, and of the names beside them.
+    # The inches of the cells, and of the names beside them.
     size = min(25, (0.32 if roomy else 0.19) * len(names)) + 1 + 0.085 * max(map(len, names))
     figure, (axes,) = new_figure(1, width=size + 1, height=size)
     # The square root lets a few percent of mistakes be seen beside a full diagonal.
@@ -115,12 +110,7 @@ def plot_confusion(matrix, names, path):
 
 
 def plot_reliability(found, path):
-    """
-    Accuracy against confidence, and how many images are how sure.
-
-    Args:
-        found: temperature to what [`~hf_cifar_resnet.evaluation.analysis.reliability`] returned.
-    """
+    """Plot accuracy against confidence, and a histogram of the confidence; `found` is {temperature: reliability}."""
     figure, axes = new_figure(len(found), 2, width=4.6, height=3.0)
     for column, (temperature, bins) in enumerate(found.items()):
         upper, lower = axes[column], axes[len(found) + column]
@@ -139,18 +129,12 @@ def plot_reliability(found, path):
             panel.grid(alpha=0.3)
             panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    # Outside of the panels, since bars may be anywhere in them.
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
 
 def plot_mistakes(images, labels, probs, names, path):
-    """
-    A sheet of wrongly classified images, each with its label, what it was taken for, and how surely.
-
-    Args:
-        images (`np.ndarray`): uint8 (k, height, width, 3); labels (k,); probs (k, num_labels).
-    """
+    """Plot wrongly classified images, uint8 (k, height, width, 3), with label, prediction and its probability."""
     rows = max(1, -(-len(images) // MISTAKES_IN_A_ROW))
     figure, axes = new_figure(MISTAKES_IN_A_ROW, rows, width=1.75, height=2.05)
     for panel in axes:

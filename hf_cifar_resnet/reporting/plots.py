@@ -3,14 +3,11 @@
 import contextlib
 import os
 import sys
+from statistics import mean, stdev
 
 
 def load_matplotlib():
-    """
-    Imports matplotlib whatever MPLBACKEND says: our figures need no backend, and its import fails for a wrong name.
-
-    A right one, such as a notebook's, is set afterwards, for the figures of others.
-    """
+    """Import matplotlib, also where MPLBACKEND names no backend; one that exists, such as a notebook's, is set."""
     named = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None
     import matplotlib
 
@@ -21,7 +18,7 @@ def load_matplotlib():
 
 
 def new_figure(columns, rows=1, width=4.4, height=3.4):
-    """A matplotlib figure that needs no display, and its axes as a flat list."""
+    """Return a matplotlib figure that needs no display, and its axes as a flat list."""
     load_matplotlib()
     from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,34 +26,29 @@ def new_figure(columns, rows=1, width=4.4, height=3.4):
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    # Names are shown as they are: a dollar starts no formula.
+    # A dollar in the name of a class is not the start of a formula.
     rcParams["text.parse_math"] = False
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def plot_history(rows, path, split, label_smoothing=0.0):
     """
-    Accuracy, loss and learning rate over epochs, as a PNG.
+    Plot accuracy, loss and learning rate over epochs.
 
     Args:
-        rows: of [`~hf_cifar_resnet.reporting.run_record.history`].
-        split (`str`): what the evaluations were on, for the legend.
-        label_smoothing (`float`): of the training loss; the evaluation's has none.
+        rows: the run's [`~hf_cifar_resnet.reporting.run_record.history`].
+        split (`str`): the split of the evaluations.
+        label_smoothing (`float`): that of the training loss; the evaluation's has none.
     """
     figure, (accuracy, loss, rate) = new_figure(3)
+    smoothed = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train"
     accuracies = {"train_accuracy": "train", "eval_top1": f"{split} top-1", "eval_top5": f"{split} top-5"}
-    for axes, lines, title in (
-        (accuracy, accuracies, "accuracy"),
-        (
-            loss,
-            {
-                "train_loss": f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train",
-                "eval_loss": split,
-            },
-            "loss",
-        ),
-        (rate, {"learning_rate": None}, "learning rate"),
-    ):
+    panels = {
+        "accuracy": (accuracy, accuracies),
+        "loss": (loss, {"train_loss": smoothed, "eval_loss": split}),
+        "learning rate": (rate, {"learning_rate": None}),
+    }
+    for title, (axes, lines) in panels.items():
         for column, label in lines.items():
             points = [(row["epoch"], row[column]) for row in rows if column in row]
             if points:
@@ -69,27 +61,24 @@ def plot_history(rows, path, split, label_smoothing=0.0):
     figure.savefig(path, dpi=120)
 
 
-# Okabe and Ito's colours (2008), told apart under every common colour blindness. The line style changes too, so that a
-# line under another still shows; seven colours and four styles make 28 different lines.
+# Okabe and Ito's colours (2008) differ under every common colour blindness. The line style changes too, so that a line
+# under another still shows; seven colours and four styles make 28 different lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def style(number):
-    """Colour and line style of the line with this number."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
-    }
+    """The colour and line style of the line with this number."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINE_STYLES[number % len(LINE_STYLES)]}
 
 
 def plot_study(histories, path, split):
     """
-    Accuracy, loss and learning rate of all variants on common axes: the mean over seeds, and the range as a band.
+    Plot accuracy, loss and learning rate of all variants on common axes: the mean over seeds, and the range as a band.
 
     Args:
-        histories: variant name to a list (one a seed) of rows of [`~hf_cifar_resnet.reporting.run_record.history`].
-        split (`str`): what the evaluations were on.
+        histories: {variant: one [`~hf_cifar_resnet.reporting.run_record.history`] for each seed}.
+        split (`str`): the split of the evaluations.
     """
     panels = {
         "eval_top1": f"{split} top-1",
@@ -100,9 +89,13 @@ def plot_study(histories, path, split):
     figure, axes = new_figure(2, 2, width=5.2, height=3.8)
     for panel, (column, title) in zip(axes, panels.items(), strict=True):
         for number, (name, runs) in enumerate(histories.items()):
-            epochs, mean, low, high = _over_seeds(runs, column)
+            by_epoch = {}
+            for row in (row for run in runs for row in run if column in row):
+                by_epoch.setdefault(row["epoch"], []).append(row[column])
+            epochs, values = sorted(by_epoch), [by_epoch[epoch] for epoch in sorted(by_epoch)]
             marker = "o" if len(epochs) < 3 else None
-            panel.plot(epochs, mean, label=name, marker=marker, **style(number))
+            panel.plot(epochs, list(map(mean, values)), label=name, marker=marker, **style(number))
+            low, high = list(map(min, values)), list(map(max, values))
             panel.fill_between(epochs, low, high, color=style(number)["color"], alpha=0.15, linewidth=0)
         panel.set(title=title, xlabel="epoch")
         panel.grid(alpha=0.3)
@@ -113,29 +106,8 @@ def plot_study(histories, path, split):
     figure.savefig(path, dpi=120)
 
 
-def _over_seeds(runs, column):
-    """Epochs, and mean, lowest and highest value of a column over the seeds that have it there."""
-    values = {}
-    for row in (row for run in runs for row in run if column in row):
-        values.setdefault(row["epoch"], []).append(row[column])
-    epochs = sorted(values)
-    return (
-        epochs,
-        [sum(values[epoch]) / len(values[epoch]) for epoch in epochs],
-        [min(values[epoch]) for epoch in epochs],
-        [max(values[epoch]) for epoch in epochs],
-    )
-
-
 def plot_study_final(finals, path):
-    """
-    Final test accuracy: a dot for each seed, the mean, and one standard deviation either way.
-
-    Args:
-        finals: variant name to the test top-1 of each seed.
-    """
-    from statistics import mean, stdev
-
+    """Plot the mean and standard deviation of `finals`: {variant: the test top-1 of each seed}."""
     ranked = sorted(finals.items(), key=lambda item: mean(item[1]))
     figure, (axes,) = new_figure(1, width=7.0, height=1.2 + 0.42 * len(ranked))
     for position, (_, values) in enumerate(ranked):
@@ -151,12 +123,7 @@ def plot_study_final(finals, path):
 
 
 def plot_schedules(curves, path, xlabel="step"):
-    """
-    One small panel for each schedule.
-
-    Args:
-        curves: schedule name to its learning rate at every step.
-    """
+    """Plot `curves`, {schedule: its learning rate at every step}, each in a small panel."""
     columns = min(4, len(curves))
     rows = -(-len(curves) // columns)
     figure, axes = new_figure(columns, rows, width=3.2, height=2.3)
@@ -173,7 +140,7 @@ def plot_schedules(curves, path, xlabel="step"):
 
 
 def plot_lr_range(rates, losses, smoothed, suggestion, path):
-    """Loss against learning rate, raw and smoothed, with the suggested learning rate."""
+    """Plot loss against learning rate, raw and smoothed, with the suggested learning rate."""
     from matplotlib.ticker import LogFormatter
 
     figure, (axes,) = new_figure(1, width=6.4, height=4.0)
@@ -181,7 +148,7 @@ def plot_lr_range(rates, losses, smoothed, suggestion, path):
     axes.plot(rates, smoothed, color=COLOURS[0], label="smoothed")
     axes.axvline(suggestion, color=COLOURS[1], linestyle="--", label=f"suggested {suggestion:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
-    # The default ones are formulas. Between powers of ten only a short range is labelled.
+    # matplotlib's default labels are formulas. Between powers of ten only a short range is labelled.
     axes.xaxis.set_major_formatter(LogFormatter())
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.grid(alpha=0.3)
@@ -190,13 +157,7 @@ def plot_lr_range(rates, losses, smoothed, suggestion, path):
 
 
 def plot_images(names, columns, path):
-    """
-    A sheet of images, as a PNG.
-
-    Args:
-        names (list of str): of the rows.
-        columns: pairs of a title and uint8 images (rows, height, width, 3).
-    """
+    """Plot a table of images with row `names`; `columns` are pairs of a title and images (rows, height, width, 3)."""
     figure, axes = new_figure(len(columns), len(names), width=1.1, height=1.2)
     for number, cell in enumerate(axes):
         row, column = divmod(number, len(columns))

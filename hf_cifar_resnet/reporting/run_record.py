@@ -13,32 +13,21 @@ from .. import __version__
 from ..choices import BUILT_IN_DATASETS
 from .run_files import step_of
 
-_TRAINING = {
-    "loss": "train_loss",
-    "train_accuracy": "train_accuracy",
-    "learning_rate": "learning_rate",
-    "images_per_second": "images_per_second",
-    "data_wait": "data_wait",
-    "train_seconds": "train_seconds",
-}
-ACCURACIES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}  # and how a reader calls them
+# The columns of a history that a training log fills, from the entries of the same names but for the loss.
+_TRAINING = ("train_loss", "train_accuracy", "learning_rate", "images_per_second", "data_wait", "train_seconds")
+ACCURACIES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}  # with their printed names
 SCORES = ("loss", *ACCURACIES)
 
 
 def history(log_history):
     """
-    One row for each step at which the Trainer logged training or evaluation, in order.
-
-    Args:
-        log_history (list of dicts): the Trainer's `state.log_history`.
-
-    Returns:
-        list of dicts with step, epoch, train_loss, train_accuracy, learning_rate, images_per_second, data_wait (share
-        of the time), train_seconds, eval_loss, eval_top1, ...; accuracies are 0 to 1.
+    Make one row for each step in the Trainer's `state.log_history`: step, epoch, train_loss, ..., eval_loss, eval_top1,
+    ...; accuracies and data_wait (share of the time) are 0 to 1.
     """
     rows = {}
     for entry in log_history:
-        columns = {column: entry[name] for name, column in _TRAINING.items() if name in entry and "loss" in entry}
+        training = entry | {"train_loss": entry["loss"]} if "loss" in entry else {}
+        columns = {column: training[column] for column in _TRAINING if column in training}
         columns |= {f"eval_{name}": entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
         if columns:
             row = rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]})
@@ -47,7 +36,7 @@ def history(log_history):
 
 
 def write_history(rows, path):
-    """Writes the rows of [`history`] as CSV."""
+    """Write the rows of [`history`] as CSV."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -56,13 +45,13 @@ def write_history(rows, path):
 
 
 def read_history(path):
-    """The rows that [`write_history`] wrote, as numbers; empty cells are left out."""
+    """Read the rows that [`write_history`] wrote, as numbers, without empty cells."""
     with open(path, newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
 
 
 def scores(metrics, prefix):
-    """The figures of [`Scorer`] among a Trainer's metrics, without their prefix."""
+    """Select the scores of [`Scorer`] from a Trainer's metrics, without their prefix."""
     return {name: metrics[f"{prefix}_{name}"] for name in SCORES if f"{prefix}_{name}" in metrics}
 
 
@@ -71,10 +60,10 @@ _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 def redact(value):
     """
-    What may be told on the Hub: without tokens, and of places on this machine only their last part.
+    Remove what must not be published: tokens, and all but the last part of local paths.
 
     Args:
-        value: a text, which may be a path or `--flag=path`, or lists and dicts of such; all else stays as it is.
+        value: a text, which may be a path or `--flag=path`, or lists and dicts of such.
     """
     if isinstance(value, dict):
         return {key: redact(part) for key, part in value.items()}
@@ -89,7 +78,7 @@ def redact(value):
 
 
 def redact_token(argv):
-    """A command line whose `--hub_token` is not told."""
+    """Hide the value of `--hub_token` in a command line."""
     hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
     return [
         "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
@@ -108,7 +97,7 @@ def read_json(path):
 
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.
-_TOLD = (
+_RECORDED_ARGUMENTS = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "scaled_learning_rate", "optim_args", "weight_decay",
     "max_grad_norm", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share",
@@ -118,7 +107,7 @@ _TOLD = (
 
 
 def model_name(config):
-    """Such as resnet50, or resnet-basic-1-1-1-w16-32-64."""
+    """The name of a model, such as resnet50, or resnet-basic-1-1-1-w16-32-64."""
     from ..model.configuration_cifar_resnet import STANDARD_DEPTHS, STANDARD_WIDTHS
 
     if config.depth is None:
@@ -132,35 +121,31 @@ def model_name(config):
 
 def dataset_label(name):
     """The last part of a Hub id or a path."""
-    return (
-        name if name in BUILT_IN_DATASETS else Path(name).resolve().name if Path(name).exists() else name.split("/")[-1]
-    )
+    local = name not in BUILT_IN_DATASETS and Path(name).exists()
+    return Path(name).resolve().name if local else name.split("/")[-1]
 
 
 def run_name(data_args, config, args):
-    """The name of a run's folder."""
+    """The default name of a run's folder."""
     parts = [dataset_label(data_args.dataset_name), model_name(config), args.lr_scheduler_type, f"seed{args.seed}"]
     return "-".join(parts)
 
 
 def hardware(args):
-    """Such as `1 x NVIDIA L4`, or `AMD EPYC, 2 threads`."""
+    """The hardware in use, such as `1 x NVIDIA L4`, or `AMD EPYC, 2 threads`."""
     if args.device.type == "cuda":
         return f"{args.world_size} x {torch.cuda.get_device_name()}"
     processes = f"{args.world_size} processes x " if args.world_size > 1 else ""
-    return f"{_cpu_name()}, {processes}{torch.get_num_threads()} threads"
-
-
-def _cpu_name():
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        cpu = platform.processor() or platform.machine()
+    return f"{cpu}, {processes}{torch.get_num_threads()} threads"
 
 
 def make_record(model, data, model_args, data_args, args, command):
-    """Everything that says what a run is (`run.json`), as plain values; `command` is what was typed, in words."""
+    """Make the record of a run (`run.json`), of plain values; `command` is the list of words that was typed."""
     sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
     on_hub = data_args.dataset_name not in BUILT_IN_DATASETS and not Path(data_args.dataset_name).exists()
     label = dataset_label(data_args.dataset_name)
@@ -177,7 +162,7 @@ def make_record(model, data, model_args, data_args, args, command):
             **data.provenance,
             "num_labels": len(data.label_names),
             **sizes,
-            # What the best checkpoint is chosen on: see `other_dataset`.
+            # Identifies the split that the best checkpoint is chosen on: see `describe_other_dataset`.
             "scored_images": getattr(data, data_args.eval_split).digest(),
         },
         "model": {
@@ -187,7 +172,8 @@ def make_record(model, data, model_args, data_args, args, command):
             "parameters": model.num_parameters(),
             "base": model_args.model_name_or_path,
         },
-        "arguments": {name: plain(getattr(args, name)) for name in _TOLD} | {"augmentation": data_args.augmentation},
+        "arguments": {name: plain(getattr(args, name)) for name in _RECORDED_ARGUMENTS}
+        | {"augmentation": data_args.augmentation},
         "model_arguments": vars(model_args),
         "data_arguments": vars(data_args),
         "precision": args.precision,
@@ -203,18 +189,12 @@ def make_record(model, data, model_args, data_args, args, command):
 
 def make_metrics(state, args, eval_split, test=None, most_confused=None):
     """
-    What came out of a run so far (`metrics.json`).
-
-    Args:
-        state (`TrainerState`): the Trainer's.
-        eval_split (`str`): what the best epoch is chosen on.
-        test (`dict`, *optional*): the scores of the saved model on the test split, once it has been scored.
-        most_confused (list of dicts, *optional*): on the test split, see
-            [`~hf_cifar_resnet.evaluation.analysis.most_confused`].
+    Make the metrics of a run so far (`metrics.json`) from the Trainer's state. The best epoch was chosen on
+    `eval_split`; `test` and `most_confused` are of the saved model on the test split, once it has been scored.
     """
-    rows = history(state.log_history)
-    # Nothing may have been logged or evaluated.
-    last = rows[-1] if rows else {"step": state.global_step, "epoch": state.epoch}
+    # Nothing may have been logged yet.
+    rows = history(state.log_history) or [{"step": state.global_step, "epoch": state.epoch}]
+    last = rows[-1]
     best = state.best_model_checkpoint if args.load_best_model_at_end else None
     kept = step_of(best) if best else last["step"]
     saved = next((row for row in rows if row["step"] == kept), last)

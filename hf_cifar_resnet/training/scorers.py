@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 from transformers import EvalPrediction
 
-from ..checkpoints.load import NOT_FINITE, find_checkpoint, find_split, label_names, load_checkpoint, load_data_for
+from ..checkpoints.load import (
+    NOT_FINITE,
+    describe_class_difference,
+    find_checkpoint,
+    find_split,
+    label_names,
+    load_checkpoint,
+    load_data_for,
+)
 from ..data.dataset import ImageDataset
 from ..errors import UserError
 from ..evaluation import analysis
@@ -143,15 +151,11 @@ class EnsembleScorer:
 
 
 def _check_same_classes(names_of):
-    """Raise [`UserError`] unless all checkpoints have the same class names in the same order."""
+    """Raise [`UserError`] unless all checkpoints give the same name to each class number."""
     (first, known), *others = names_of.items()
     for other, names in others:
-        differing = [number for number, (a, b) in enumerate(zip(known, names, strict=False)) if a != b]
-        if len(names) != len(known):
-            how = f"{first} knows {len(known)} and {other} {len(names)}"
-        elif differing:
-            number, more = differing[0], f", and {len(differing) - 1} more differ" if differing[1:] else ""
-            how = f"class {number} is {known[number]!r} to {first} and {names[number]!r} to {other}{more}"
-        else:
-            continue
-        raise UserError(f"--ensemble needs checkpoints that know the same classes in the same order: {how}")
+        if difference := describe_class_difference(known, names):
+            raise UserError(
+                "--ensemble needs checkpoints that know the same classes in the same order; "
+                f"those of {first} and {other} differ: {difference}"
+            )

@@ -20,7 +20,7 @@ from ..checkpoints.resume import (
     figures_file,
     find_resumable,
     has_ended,
-    reading,
+    reporting_read_errors,
     saved_figures,
 )
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
@@ -217,7 +217,7 @@ class CifarTrainer(Trainer):
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
             if checkpoint is not None:
-                stack.enter_context(reading(checkpoint, lambda: self._figures.started))
+                stack.enter_context(reporting_read_errors(checkpoint, lambda: self._figures.started))
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
     @property

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hf_cifar_resnet.checkpoints.run_folder import output_folder, resume_point, run_folder
+from hf_cifar_resnet.checkpoints.run_folder import find_resume_checkpoint, output_folder, run_folder
 from hf_cifar_resnet.checkpoints.save import write_manifest
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.processes import check_processes
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -48,13 +46,7 @@ def test_default_folder_is_numbered(make_args, there, chosen):
         Path("runs", folder).mkdir(parents=True)
     folder = output_folder(make_args(), "name")
     assert folder == str(Path("runs", chosen)) and not Path(folder).exists()
-    Path(folder).mkdir(parents=True)
-    assert Path(folder).is_dir()
-
-
-def test_default_folder_of_a_dataset_with_brackets(make_args):
-    Path(output_folder(make_args(), "a[1]")).mkdir(parents=True)
-    assert output_folder(make_args(), "a[1]") == "runs/a[1]-2"
+    assert output_folder(make_args(resume_from_checkpoint="false"), "name") == folder
 
 
 @pytest.mark.parametrize(
@@ -66,7 +58,7 @@ def test_default_folder_of_a_resumed_run_is_the_last(make_args, there, chosen):
     assert output_folder(make_args(resume_from_checkpoint="true"), "name") == str(Path("runs", chosen))
 
 
-def test_resuming_by_path_goes_on_in_that_run(make_args):
+def test_resuming_by_path_continues_that_run(make_args):
     put_checkpoints("runs/mine", 3)
     assert output_folder(make_args(resume_from_checkpoint="runs/mine/checkpoint-3"), "name") == "runs/mine"
 
@@ -76,7 +68,15 @@ def test_given_folder_is_created_and_may_be_there(make_args):
         assert output_folder(make_args(output_dir="a/b"), "name") == "a/b"
         with run_folder(make_args(output_dir="a/b")):
             assert Path("a/b").is_dir()
-    assert list(Path("a/b").iterdir()) == []
+    assert [path.name for path in Path("a/b").iterdir()] == [".lock"]
+
+
+def test_created_folders_are_removed_after_an_early_error(make_args):
+    for there in ([], [".lock"]):
+        with pytest.raises(UserError), run_folder(make_args(output_dir="a/b")):
+            raise UserError("early")
+        assert [path.name for path in Path().glob("a/b/.*")] == there
+        Path("a/b").mkdir(parents=True, exist_ok=True)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -88,17 +88,9 @@ def test_given_folder_with_a_run_is_refused_unless_resumed(make_args, finished):
         put_checkpoints("mine", 3)
     with pytest.raises(UserError, match="mine holds a run already: add --resume_from_checkpoint auto"):
         output_folder(make_args(output_dir="mine"), "name")
-    assert output_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
-
-
-def test_not_resuming_is_as_if_nothing_were_said(make_args):
-    assert output_folder(make_args(resume_from_checkpoint="false"), "name") == "runs/name"
-
-
-def test_not_resuming_keeps_a_run_from_being_overwritten(make_args):
-    put_checkpoints("mine", 3)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="holds a run already"):
         output_folder(make_args(output_dir="mine", resume_from_checkpoint="false"), "name")
+    assert output_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])
@@ -109,27 +101,29 @@ def test_file_in_the_way(make_args, folder):
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
 
 
-RUN = """
-import sys, time
-from pathlib import Path
-from hf_cifar_resnet.checkpoints.run_folder import locked
-with locked(Path(sys.argv[1])):
-    print("here", flush=True)
+# What `lock_folder` does in another process, without the seconds that importing it takes.
+LOCK = """
+import fcntl, sys, time
+with open(sys.argv[1], "a+") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print("locked", flush=True)
     time.sleep(600)
 """
 
 
 def test_two_runs_in_one_folder(make_args, tmp_path):
     Path("mine").mkdir()
-    with subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "mine"], stdout=subprocess.PIPE, cwd=ROOT) as other:
+    command = [sys.executable, "-c", LOCK, tmp_path / "mine" / ".lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         try:
-            assert other.stdout.readline() == b"here\n"
+            assert other.stdout.readline() == b"locked\n"
             with pytest.raises(UserError, match="another run is writing into mine: wait for its end, or choose"):
                 run_folder(make_args(output_dir="mine")).__enter__()
         finally:
             other.kill()
-    with run_folder(make_args(output_dir="mine")):  # what a killed run leaves keeps nobody out
-        assert Path("mine").is_dir()
+    with run_folder(make_args(output_dir="mine")):  # the lock of a killed run is gone
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1 and "BlockingIOError" in done.stderr
 
 
 def test_folder_that_cannot_be_written(make_args, mount):
@@ -138,56 +132,50 @@ def test_folder_that_cannot_be_written(make_args, mount):
         run_folder(make_args(output_dir="disk")).__enter__()
 
 
-# The checkpoint to go on from
+# The checkpoint to resume from
 
 
 @pytest.mark.parametrize("value", [None, "false", "False"])
 def test_no_resuming(make_args, value):
     put_checkpoints("mine", 3)
-    assert resume_point(make_args(output_dir="mine", resume_from_checkpoint=value)) is None
+    assert find_resume_checkpoint(make_args(output_dir="mine", resume_from_checkpoint=value)) is None
 
 
 @pytest.mark.parametrize("value", ["true", "True", True])
-def test_last_whole_checkpoint(make_args, value):
+def test_last_complete_checkpoint_or_one_by_path(make_args, value):
     put_checkpoints("mine", 3, 9, 10)
     put_checkpoints("mine", 200, whole=False)
     put_checkpoints("mine", "999-old")
-    args = make_args(output_dir="mine", resume_from_checkpoint=value)
-    assert Path(resume_point(args)) == Path("mine/checkpoint-10")
+    for given, number in ((value, 10), ("mine/checkpoint-3", 3)):
+        args = make_args(output_dir="mine", resume_from_checkpoint=given)
+        assert Path(find_resume_checkpoint(args)) == Path(f"mine/checkpoint-{number}")
 
 
-def test_checkpoint_by_path(make_args):
-    put_checkpoints("mine", 3, 9)
-    args = make_args(output_dir="mine", resume_from_checkpoint="mine/checkpoint-3")
-    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
-
-
-def test_auto_goes_on_or_begins(make_args, capsys):
+def test_auto_resumes_or_begins(make_args):
     args = make_args(output_dir="mine", resume_from_checkpoint="auto")
-    assert resume_point(args) is None
+    assert find_resume_checkpoint(args) is None
     put_checkpoints("mine", 3)
-    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
+    assert Path(find_resume_checkpoint(args)) == Path("mine/checkpoint-3")
     with pytest.raises(UserError, match="auto needs --output_dir"):
         output_folder(make_args(resume_from_checkpoint="auto"), "name")
 
 
 @pytest.mark.parametrize("value", ["true", "auto"])
-def test_damaged_checkpoint_is_passed_over_saying_so(make_args, capsys, value):
+def test_damaged_checkpoint_is_skipped_and_reported(make_args, capsys, value):
     put_checkpoints("mine", 3, 9)
     Path("mine/checkpoint-9/trainer_state.json").write_text("{ ")
     args = make_args(output_dir="mine", resume_from_checkpoint=value)
-    assert Path(resume_point(args)) == Path("mine/checkpoint-3")
-    said = capsys.readouterr().out
-    assert said == "mine/checkpoint-9 is passed over: trainer_state.json has been changed\n"
+    assert Path(find_resume_checkpoint(args)) == Path("mine/checkpoint-3")
+    assert capsys.readouterr().out == "mine/checkpoint-9 is skipped: trainer_state.json has been changed\n"
 
 
 @pytest.mark.parametrize("value", ["true", "mine/checkpoint-4", "mine", "elsewhere", "mine/checkpoint-3"])
-def test_nothing_to_go_on_from(make_args, value):
+def test_nothing_to_resume(make_args, value):
     put_checkpoints("mine", 3, whole=False)
     with pytest.raises(
         UserError, match="(mine|elsewhere).* cannot be resumed: (it has no manifest|it is not there|there is no)"
     ) as refused:
-        resume_point(make_args(output_dir="mine", resume_from_checkpoint=value))
+        find_resume_checkpoint(make_args(output_dir="mine", resume_from_checkpoint=value))
     assert "\n" not in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""Whole checkpoints: what is damaged is noticed, what is needed is kept, and a full disk loses nothing."""
+"""Complete checkpoints: damage is detected, what is needed is kept, and a full disk loses nothing."""
 
 import os
 import resource
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from hf_cifar_resnet.checkpoints.resume import find_last_usable
+from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.checkpoints.save import find_damage
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.reporting.run_record import make_metrics
@@ -42,30 +42,28 @@ OF_EACH_STEP = ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_st
 HARMS = [(harm, name) for harm in (truncate, flip_a_bit, Path.unlink) for name in [*OF_EACH_STEP, "rng_state.pth"]]
 
 
-@pytest.mark.parametrize("harm, name", [*HARMS, *((take_from_another_step, name) for name in OF_EACH_STEP)])
-def test_damaged_checkpoint_is_refused_and_passed_over(run, make_trainer, harm, name):
-    path = run / "checkpoint-4" / name
-    before = path.read_bytes()
-    harm(path)
-    assert not path.is_file() or path.read_bytes() != before
-    with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: ") as refused:
-        make_trainer("again").train(resume_from_checkpoint=str(run / "checkpoint-4"))
-    assert "\n" not in str(refused.value)
-    assert find_last_usable(run, needs_best=False).name == "checkpoint-2"
-
-
-@pytest.mark.parametrize("name", ["scaler.pt", "pytorch_model.bin", "below/optimizer.pt"])
-def test_file_that_is_not_of_the_checkpoint_is_noticed(run, name):
-    (run / "checkpoint-4" / name).parent.mkdir(exist_ok=True)
-    (run / "checkpoint-4" / name).write_bytes(b"")
-    assert find_damage(run / "checkpoint-4") == f"{name} is not of it"
-
-
-def test_damaged_checkpoint_is_replaced_by_training_on(run, make_trainer):
-    truncate(run / "checkpoint-4" / "model.safetensors")
+def test_damaged_checkpoint_is_refused_and_replaced_by_resuming(run, make_trainer):
+    path = run / "checkpoint-4"
+    shutil.copytree(path, run / "intact")
+    for harm, name in [*HARMS, *((take_from_another_step, name) for name in OF_EACH_STEP)]:
+        harm(path / name)
+        assert find_damage(path), (harm, name)
+        assert find_last_resumable(run, needs_best=False).name == "checkpoint-2"
+        shutil.rmtree(path)
+        shutil.copytree(run / "intact", path)
+        assert find_last_resumable(run, needs_best=False) == path
+    for name in ("scaler.pt", "below/optimizer.pt"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(b"")
+        assert find_damage(path) == f"{name} does not belong to it"
+        (path / name).unlink()
+    truncate(path / "model.safetensors")
     trainer = make_trainer("run", **SAVING)
+    with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: model.safetensors has .* bytes") as refused:
+        trainer.train(resume_from_checkpoint=str(path))
+    assert "\n" not in str(refused.value)
     trainer.train(resume_from_checkpoint=True)
-    assert trainer.state.global_step == 5 and find_damage(run / "checkpoint-4") is None
+    assert trainer.state.global_step == 5 and find_damage(path) is None
 
 
 def test_checkpoint_of_another_model_is_refused(run, make_trainer, make_model):
@@ -107,13 +105,13 @@ def test_best_and_last_are_kept_and_move_with_the_run(make_trainer, make_dataset
         assert one.equal(other)
 
 
-def test_run_without_its_best_model_is_not_gone_on_with(make_trainer, make_dataset, tmp_path):
+def test_run_without_its_best_model_is_not_resumed(make_trainer, make_dataset, tmp_path):
     first_is_best.calls = 0
     options = BEST | {"greater_is_better": True}
     make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options).train()
     shutil.rmtree(tmp_path / "run" / "checkpoint-5")
     again = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
-    with pytest.raises(UserError, match="the best model so far, checkpoint-5 beside it, is not whole: it is not there"):
+    with pytest.raises(UserError, match="best model so far, checkpoint-5 beside it, is not complete: it is not there"):
         again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-20"))
 
 
@@ -152,7 +150,7 @@ def test_last_model_is_not_taken_for_a_best_one_that_is_lost(make_trainer, make_
 # Disks
 
 
-def test_disk_without_room_is_told_before_training(mount, make_trainer, tmp_path):
+def test_full_disk_is_reported_before_training(mount, make_trainer, tmp_path):
     mount("size=1m")
     trainer = make_trainer("disk", **SAVING)
     with pytest.raises(UserError, match=r"training may take \d+ MB, and the disk of .*disk has \d+ MB left: make room"):
@@ -170,14 +168,14 @@ class Fill(TrainerCallback):
         (self.folder / "theirs").write_bytes(bytes(os.statvfs(self.folder).f_bavail * 4096 - 2**19))
 
 
-def test_disk_that_fills_up_is_told_before_a_save(mount, make_trainer, tmp_path):
+def test_full_disk_is_reported_before_a_save(mount, make_trainer, tmp_path):
     disk = mount("size=8m")
     with pytest.raises(UserError, match="the checkpoint of step 4 may take .* MB left: make room"):
         make_trainer("disk", callbacks=[Fill(disk)], **SAVING).train()
-    assert find_last_usable(disk, needs_best=False).name == "checkpoint-2"
+    assert find_last_resumable(disk, needs_best=False).name == "checkpoint-2"
 
 
-def test_disk_that_is_full_in_the_middle_of_a_save(mount, make_trainer):
+def test_disk_that_fills_up_during_a_save(mount, make_trainer):
     # Room for the files of one checkpoint and half of another: the bytes would suffice.
     disk = mount("size=50m,nr_inodes=22")
     with pytest.raises(UserError, match="checkpoint of step 4 could not be written .*: No space left.*checkpoint-2 is"):
@@ -212,7 +210,7 @@ def test_write_that_fails_leaves_the_last_checkpoint(file_size_limit, make_train
     assert find_damage(tmp_path / "run" / "checkpoint-2") is None
 
 
-def test_final_model_is_replaced_as_a_whole(file_size_limit, make_trainer, tmp_path):
+def test_final_model_is_replaced_atomically(file_size_limit, make_trainer, tmp_path):
     trainer = make_trainer("run", max_steps=1)
     trainer.train()
     trainer.save_model()

@@ -33,9 +33,6 @@ def test_most_confused_counts_both_directions():
         # As often as oak and pine, and first in the order of the classes.
         {"classes": ["cat", "pine"], "count": 1, "share": 1 / 4},
     ]
-
-
-def test_most_confused_of_a_perfect_model_is_empty():
     assert analysis.most_confused(logits_for([0, 1, 2]), np.array([0, 1, 2]), NAMES) == []
 
 
@@ -46,9 +43,7 @@ def test_calibration_error_by_hand():
     assert found["ece"] == pytest.approx((2 * 0.25 + 2 * 0.05) / 4)
     assert found["count"].tolist() == [0, 0, 0, 0, 0, 0, 0, 2, 0, 2]
     assert found["accuracy"][[7, 9]].tolist() == [0.5, 1.0]
-
-
-def test_every_confidence_falls_in_a_bin():
+    # Every confidence falls in a bin.
     probs = np.array([[1.0, 0.0], [0.5, 0.5]])
     assert analysis.reliability(probs, np.array([0, 0]))["count"].sum() == 2
 

@@ -22,24 +22,14 @@ def in_top(row, label, k):
 
 
 @pytest.mark.parametrize("levels", [None, 2, 4])
-@pytest.mark.parametrize("k, num_labels", [(1, 2), (1, 100), (3, 7), (5, 100), (5, 5), (5, 3)])
-@pytest.mark.parametrize("count", [1, 53])
-def test_top_k(count, k, num_labels, levels):
-    logits, labels = noise(count, num_labels, seed=k, levels=levels)
+@pytest.mark.parametrize("k, num_labels", [(1, 2), (3, 7), (5, 100), (5, 5), (5, 3)])
+def test_top_k(k, num_labels, levels):
+    logits, labels = noise(53, num_labels, seed=k, levels=levels)
     expected = np.mean([in_top(row, label, k) for row, label in zip(logits, labels, strict=True)])
     assert TopKAccuracy(k).compute(predictions=logits, references=labels) == {f"top{k}": pytest.approx(expected)}
 
 
-@pytest.mark.parametrize("label, top1, top2", [(0, 1, 1), (1, 0, 1), (2, 0, 0)])
-def test_of_equal_logits_the_lower_class_counts_first(label, top1, top2):
-    for k, expected in ((1, top1), (2, top2)):
-        assert TopKAccuracy(k).compute(predictions=[[1.0, 1.0, 1.0]], references=[label]) == {f"top{k}": expected}
-
-
-BROKEN = [np.nan, np.inf, -np.inf]
-
-
-@pytest.mark.parametrize("value", BROKEN)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [slice(None), 0, 3])
 def test_logits_that_are_not_finite_are_never_correct(value, where):
     logits = np.eye(5, dtype=np.float32)
@@ -59,9 +49,6 @@ def test_cross_entropy_equals_torch(num_labels):
 def test_cross_entropy_of_extreme_logits():
     scores = CrossEntropy().compute(predictions=[[1e30, 0.0], [0.0, -1e4]], references=[0, 1])
     assert scores["loss"] == pytest.approx(5e3)
-
-
-def test_cross_entropy_of_nan_is_nan():
     assert np.isnan(CrossEntropy().compute(predictions=[[np.nan, 0.0], [1.0, 0.0]], references=[0, 0])["loss"])
 
 
@@ -88,9 +75,3 @@ def test_no_top_5_of_five_classes_or_fewer(num_labels):
     logits, labels = noise(31, num_labels, seed=3)
     scores = Scorer(np.zeros(num_labels, int))(EvalPrediction(predictions=logits, label_ids=labels))
     assert list(scores) == ["loss", "top1", "superclass"]
-
-
-def test_scorer_twice_gives_the_same():
-    logits, labels = noise(31, 10, seed=3)
-    scorer, prediction = Scorer(), EvalPrediction(predictions=logits, label_ids=labels)
-    assert scorer(prediction) == scorer(prediction)

@@ -73,17 +73,8 @@ def test_the_overlay_marks_for_and_against():
     assert (page.overlay(seen, np.zeros((2, 2))) == 100).all()
 
 
-def test_examples_are_seen_as_they_are_in_the_data(finished_examples):
+def test_examples_are_seen_as_they_are_in_the_data(tmp_path):
     """The model answers for an example what it answers for the test image."""
-    images, paths = finished_examples
-    assert len(paths) == 8
-    for path in paths:
-        with Image.open(path) as image:
-            assert any((np.asarray(image) == other).all() for other in images)
-
-
-@pytest.fixture
-def finished_examples(tmp_path):
     from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
     from hf_cifar_resnet.inference.space import write_examples
     from hf_cifar_resnet.training.arguments import DataArguments
@@ -93,7 +84,10 @@ def finished_examples(tmp_path):
     shape = {"block": "basic", "stage_depths": [1], "stage_widths": [8]}
     model = CifarResNetForImageClassification(CifarResNetConfig(**shape, id2label=data.id2label))
     paths = write_examples("model", DataArguments(**given), model, data.image_processor(), tmp_path)
-    return data.test.images, paths
+    assert len(paths) == 8
+    for path in paths:
+        with Image.open(path) as image:
+            assert any((np.asarray(image) == other).all() for other in data.test.images)
 
 
 # In the browser
@@ -178,7 +172,7 @@ def test_an_example_is_a_click_away(browser, address):
 
 
 @pytest.mark.parametrize("content", ["no image", "half an image"])
-def test_a_corrupt_file_is_told_kindly(browser, address, tmp_path, content):
+def test_a_corrupt_file_is_explained(browser, address, tmp_path, content):
     path = tmp_path / "broken.png"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
@@ -205,7 +199,7 @@ def space(tmp_path, write_image):
     return tmp_path / "space"
 
 
-def test_space_folder_says_what_the_hub_needs(space):
+def test_space_folder_has_what_the_hub_needs(space, tmp_path):
     import gradio
 
     head = yaml.safe_load((space / "README.md").read_text().split("---")[1])
@@ -213,9 +207,7 @@ def test_space_folder_says_what_the_hub_needs(space):
     assert head["sdk_version"] == gradio.__version__
     files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
     assert files == {"README.md", "app.py", "page.py", "requirements.txt", "examples/0-red.png"}
-
-
-def test_space_shows_the_revision_that_it_was_made_of(tmp_path):
+    # The revision that it was made of.
     write_space(tmp_path, "ann/colours@v1.0", "Colours")
     assert "load('ann/colours', 'v1.0')" in (tmp_path / "app.py").read_text()
     card = (tmp_path / "README.md").read_text()

@@ -39,7 +39,7 @@ TYPED = {
     "unknown tracker": ("--report_to nope", "report_to must be of none, all, azure_ml"),
     "tracker that is not installed": ("--report_to tensorboard,mlflow", "mlflow: it is not installed"),
     "gradient checkpointing": ("--gradient_checkpointing", "BatchNorm"),
-    "resume from nowhere": ("--resume_from_checkpoint true", "there is no whole checkpoint"),
+    "resume from nowhere": ("--resume_from_checkpoint true", "there is no complete checkpoint"),
     "synchronised BatchNorm on a CPU": ("--sync_batchnorm", "sync_batchnorm needs GPUs"),
     "indivisible batch": ("--global_batch_size 33 --gradient_accumulation_steps 2", "choose a multiple of 2"),
     "broken JSON": ('--lr_scheduler_kwargs {"a":', "not valid JSON"),

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
 from hf_cifar_resnet.checkpoints.save import find_damage
@@ -44,8 +45,7 @@ def other_images():
 
 
 def probabilities_of(*arguments):
-    exponentials = np.exp(logits_of(*arguments).astype(np.float64))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return softmax(logits_of(*arguments).astype(np.float64), axis=1)
 
 
 def logits_of(folder, images, flip=False):
@@ -68,18 +68,14 @@ def analysis(finished, tmp_path_factory):
     return folder, printed.getvalue()
 
 
-@pytest.fixture(scope="module")
-def analysed(analysis):
-    return analysis[0]
-
-
 def table(path):
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     return header, rows
 
 
-def test_confusion_counts_every_image_once(finished, images, analysed):
+def test_confusion_counts_every_image_once(finished, images, analysis):
+    analysed, printed = analysis
     header, rows = table(analysed / "confusion.csv")
     assert header[1:] == [row[0] for row in rows] == images.label_names
     counts = np.array([row[1:] for row in rows], dtype=int)
@@ -92,26 +88,22 @@ def test_confusion_counts_every_image_once(finished, images, analysed):
     superclass = read_json(finished.folder / "metrics.json")["test"]["superclass"]
     assert shapes.sum() == 200 and shapes.trace() / 200 == pytest.approx(superclass)
 
+    ece = read_json(analysed / "analysis.json")["calibration"][0]["ece"]
+    assert f"top1       {top1:.2%}\n" in printed and f"ece        {ece:.2%}" in printed
 
-def test_classes_are_listed_worst_first(analysed):
-    header, rows = table(analysed / "per_class.csv")
+
+def test_classes_are_listed_worst_first(analysis):
+    header, rows = table(analysis[0] / "per_class.csv")
     assert header == ["class", "superclass", "images", "accuracy", "most_often_taken_for", "times"]
     accuracies = [float(row[3]) for row in rows]
     assert accuracies == sorted(accuracies) and len(rows) == 100
     assert all(row[0] != row[4] for row in rows)
 
 
-@pytest.mark.parametrize("name", ["confusion", "superclass_confusion", "reliability", "mistakes"])
-def test_pictures_are_drawn(analysed, name):
-    with Image.open(analysed / f"{name}.png") as image:
-        assert min(image.size) > 400 and len(set(image.convert("L").resize((64, 64)).tobytes())) > 10
-
-
-def test_scores_are_printed_as_without_analysis(finished, analysis):
-    folder, printed = analysis
-    top1 = read_json(finished.folder / "metrics.json")["test"]["top1"]
-    ece = read_json(folder / "analysis.json")["calibration"][0]["ece"]
-    assert f"top1       {top1:.2%}\n" in printed and f"ece        {ece:.2%}" in printed
+def test_pictures_are_drawn(analysis):
+    for name in ("confusion", "superclass_confusion", "reliability", "mistakes"):
+        with Image.open(analysis[0] / f"{name}.png") as image:
+            assert min(image.size) > 400 and len(set(image.convert("L").resize((64, 64)).tobytes())) > 10
 
 
 def test_mirror_images_are_reported_apart(finished, images, tmp_path, capsys):
@@ -120,8 +112,7 @@ def test_mirror_images_are_reported_apart(finished, images, tmp_path, capsys):
     flip = scores.pop("flip")
     expected = read_json(finished.folder / "metrics.json")["test"]
     assert scores == expected | {"loss": pytest.approx(expected["loss"], abs=1e-6)}
-    both = [np.exp(logits_of(finished.folder, images.test, flip)) for flip in (False, True)]
-    mean = sum(each / each.sum(axis=1, keepdims=True) for each in both) / 2
+    mean = np.mean([probabilities_of(finished.folder, images.test, flip) for flip in (False, True)], axis=0)
     labels = images.test.labels.numpy()
     assert flip["loss"] == pytest.approx(-np.log(mean[np.arange(200), labels]).mean(), abs=1e-4)
     assert flip["top1"] == pytest.approx((mean.argmax(axis=1) == labels).mean())
@@ -142,23 +133,19 @@ def test_temperature_is_fitted_on_validation_and_saved(finished, images, tmp_pat
     assert f"temperature {temperature:.4g}, fitted on 200 validation images" in capsys.readouterr().out
     [plain, scaled] = read_json(tmp_path / "analysis" / "analysis.json")["calibration"]
     assert (plain["temperature"], scaled["temperature"]) == (1, pytest.approx(temperature))
-    # What was calibrated is told the same again, and its logits are what they were.
+    # A second evaluation uses the saved temperature and reports the same; the logits have not changed.
     evaluate(run, "--output_dir", tmp_path / "again", "--json", tmp_path / "scores.json")
     assert read_json(tmp_path / "again" / "analysis.json") == read_json(tmp_path / "analysis" / "analysis.json")
     test_loss = read_json(finished.folder / "metrics.json")["test"]["loss"]
     assert read_json(tmp_path / "scores.json")["loss"] == pytest.approx(test_loss, abs=1e-6)
 
 
-def test_calibrated_checkpoint_is_still_whole(finished, tmp_path):
+def test_calibrated_checkpoint_is_complete_and_a_linked_one_unchanged(finished, tmp_path, capsys):
     run = shutil.copytree(finished.folder, tmp_path / "run")
     evaluate(run / "checkpoint-6", "--calibrate")
     assert json.loads((run / "checkpoint-6" / "config.json").read_text())["calibration_temperature"] != 1
     assert find_damage(run / "checkpoint-6") is None
-
-
-def test_calibration_does_not_write_through_a_link(finished, tmp_path, capsys):
-    """As the Hub's cache has them."""
-    run = shutil.copytree(finished.folder, tmp_path / "run")
+    # The Hub's cache consists of links.
     config = (run / "config.json").rename(tmp_path / "config.json")
     (run / "config.json").symlink_to(config)
     before = config.read_text()
@@ -167,29 +154,22 @@ def test_calibration_does_not_write_through_a_link(finished, tmp_path, capsys):
     assert "config.json, which is a link" in capsys.readouterr().err and config.read_text() == before
 
 
-def test_two_checkpoints_are_compared(finished, other, images, other_images, tmp_path, capsys):
-    capsys.readouterr()
-    evaluate(finished.folder, "--compare", other, "--json", tmp_path / "scores.json")
-    found = read_json(tmp_path / "scores.json")["comparison"]
-    labels = images.test.labels.numpy()
-    seen = [logits_of(finished.folder, images.test), logits_of(other, other_images.test)]
-    here, there = (logits.argmax(axis=1) == labels for logits in seen)
-    assert found["only_first"] == (here & ~there).sum() and found["only_second"] == (there & ~here).sum()
-    assert found["top1"] == pytest.approx(there.mean())
-    assert f"exact McNemar test p = {found['p']:.3g}" in capsys.readouterr().out
-
-
 def test_ensemble_is_the_mean_of_the_probabilities(finished, other, images, other_images, tmp_path, capsys):
-    for folder in (finished.folder, other):
-        evaluate(folder, "--dataset_name", "shapes100", "--json", tmp_path / f"{folder.parent.name}.json")
-    alone = [read_json(tmp_path / f"{folder.parent.name}.json") for folder in (finished.folder, other)]
-    capsys.readouterr()
+    # The second alone is compared with the first.
+    for number, words in enumerate([[finished.folder], [other, "--compare", finished.folder]]):
+        evaluate(*words, "--dataset_name", "shapes100", "--json", tmp_path / f"{number}.json")
+    alone = [read_json(tmp_path / f"{number}.json") for number in (0, 1)]
+    compared = alone[1].pop("comparison")
+    assert f"exact McNemar test p = {compared['p']:.3g}" in capsys.readouterr().out
     evaluate(finished.folder, other, "--ensemble", "--flip", "--compare", other, "--json", tmp_path / "scores.json",
              "--output_dir", tmp_path / "analysis")  # fmt: skip
     printed = capsys.readouterr().out
     scores = read_json(tmp_path / "scores.json")
     seen = [(finished.folder, images.test), (other, other_images.test)]
     labels = images.test.labels.numpy()
+    right, other_right = (logits_of(*of).argmax(axis=1) == labels for of in seen)
+    assert compared["only_first"] == (other_right & ~right).sum() and compared["top1"] == pytest.approx(right.mean())
+    assert compared["only_second"] == (right & ~other_right).sum()
     plain, mirrored = (np.mean([probabilities_of(*of, flip) for of in seen], axis=0) for flip in (False, True))
     for found, mean in ((scores, plain), (scores["flip"], (plain + mirrored) / 2)):
         assert found["top1"] == pytest.approx((mean.argmax(axis=1) == labels).mean())
@@ -220,8 +200,8 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, capsys
     shutil.copy(finished.folder / "preprocessor_config.json", fewer)
     names = config["id2label"]
     for folder, difference in (
-        (renamed, f"class 3 is {names['4']!r} to {finished.folder} and {names['3']!r} to {renamed}"),
-        (fewer, f"{finished.folder} knows 100 and {fewer} 7"),
+        (renamed, f"class 3 is {names['4']} in the first and {names['3']} in the second"),
+        (fewer, "100 classes in the first and 7 in the second"),
     ):
         with pytest.raises(SystemExit) as stopped:
             evaluate(finished.folder, folder, "--ensemble")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hf_cifar_resnet.checkpoints.resume import find_last_usable
+from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.reporting.run_record import read_json
 from hf_cifar_resnet.training.processes import EXIT_CODE, MARKER
@@ -48,7 +48,7 @@ def interrupted(script, tmp_path):
 def check(lines, folder):
     """One process told what was saved; it can be gone on from."""
     [line] = [line for line in lines if line.startswith("Preempted")]
-    saved = find_last_usable(folder, needs_best=True)
+    saved = find_last_resumable(folder, needs_best=True)
     assert f"saved {saved}. Resume" in line and line.endswith("--resume_from_checkpoint true")
     assert (folder / MARKER).exists() and not (folder / "metrics.json").exists()
     return int(saved.name[11:])

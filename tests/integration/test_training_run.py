@@ -237,9 +237,7 @@ def test_other_arguments_are_told_when_a_run_goes_on(quick, finished, tmp_path, 
     main([*quick, *resume, "--max_eval_samples", "100"])
     expected = {"max_eval_samples": [200, 100], "max_steps": [6, 8]}
     assert read_json(folder / "run.json")["changed_arguments"] == expected
-    told = (
-        f"{folder}/checkpoint-6, with other arguments than it began with: max_eval_samples 200 -> 100, max_steps 6 -> 8"
-    )
+    told = f"{folder}/checkpoint-6, with changed arguments: max_eval_samples 200 -> 100, max_steps 6 -> 8"
     assert f"Resumed    {told}\n" in capsys.readouterr().out
     assert "max_eval_samples 200, then 100; max_steps 6, then 8." in (folder / "README.md").read_text()
     # What is no record does not matter.
@@ -278,14 +276,14 @@ def run_on_pets(tmp_path_factory):
     [
         ("cars", ["cat", "dog"], 0, "--max_eval_samples 4", "its run was on the dataset pets, and this one is on cars"),
         ("pets", ["cat", "dog"], 1, "", "its run was scored on other images than the test split of pets has here"),
+        ("pets", ["dog", "cat"], 0, "", "differ: class 0 is cat in the first and dog in the second, class 1 is dog"),
         (
             "pets",
-            ["dog", "cat"],
+            ["cat", "dog", "eel"],
             0,
-            "",
-            "it has other classes: 0 is cat there and dog here, 1 is dog there",
+            "--max_eval_samples 4",
+            "classes in the first and 3 in the second; eel only",
         ),
-        ("pets", ["cat", "dog", "eel"], 0, "--max_eval_samples 4", "it has other classes: 2 is missing there and eel"),
     ],
     ids=["another name", "other images", "another order", "more classes"],
 )

@@ -1,7 +1,6 @@
 """The Hub's routes, each a function of a request."""
 
 import base64
-import fnmatch
 import hashlib
 import json
 import re
@@ -74,15 +73,10 @@ def whoami(request):
     if request.user is None:
         raise Refused(401, "Invalid username or password.")
     user = request.user
-    token = {"displayName": "test", "role": user.role, "createdAt": "2026-01-01T00:00:00.000Z"}
-    if user.role == "fineGrained":
-        permissions = ["repo.content.read"] + ["repo.write"] * user.write
-        owned = [{"entity": {"type": "user", "name": user.name}, "permissions": permissions}]
-        token["fineGrained"] = {"canReadGatedRepos": True, "global": [], "scoped": owned}
-    organizations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in user.organizations]
+    token = {"displayName": "test", "role": "write" if user.write else "read", "createdAt": "2026-01-01T00:00:00.000Z"}
     account = {"type": "user", "id": hashlib.sha1(user.name.encode()).hexdigest()[:24], "name": user.name}
     auth = {"type": "access_token", "accessToken": token}
-    return Answer(account | {"fullname": user.name, "isPro": False, "orgs": organizations, "auth": auth})
+    return Answer(account | {"fullname": user.name, "isPro": False, "orgs": [], "auth": auth})
 
 
 @route("POST", "/api/repos/create", "create")
@@ -125,12 +119,6 @@ def info(request):
     return Answer(content)
 
 
-@route("GET", f"{API}/auth-check(?P<write>/write)?", "auth_check")
-def auth_check(request):
-    request.repo(write=bool(request.parts["write"]))
-    return Answer()
-
-
 @route("GET", f"{API}/tree/{REVISION}(?:/(?P<path>.+))?", "tree")
 def tree(request):
     commit, folder = request.commit(), (request.parts["path"] or "").strip("/")
@@ -168,14 +156,12 @@ def paths_info(request):
 def preupload(request):
     repo = request.repo(write=True)
     commit, wanted = repo.branch(request.parts["revision"]), request.json()
-    ignored = wanted.get("gitIgnore", "").split()
 
     def plan(file):
         path, there = file["path"], commit.files.get(file["path"])
-        ignore = any(fnmatch.fnmatch(part, line.strip("/")) for line in ignored for part in (path, *path.split("/")))
         large = commit.wants_lfs(path, file["size"], base64.b64decode(file["sample"]))
         mode = "lfs" if large else "regular"
-        return {"path": path, "uploadMode": mode, "shouldIgnore": ignore, "oid": there.etag if there else None}
+        return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": there.etag if there else None}
 
     return Answer({"files": [plan(file) for file in wanted["files"]]})
 
@@ -227,8 +213,6 @@ def commit(request):
         raise Refused(400, "This Hub has no pull requests")
     operations = [json.loads(line) for line in request.body.splitlines() if line.strip()]
     header = operations[0]["value"]
-    if header.get("parentCommit", parent.sha) != parent.sha:
-        raise Refused(412, "A commit has happened since. Please refresh and try again.")
     files = dict(parent.files)
     for operation in operations[1:]:
         key, value = operation["key"], operation["value"]
@@ -239,26 +223,12 @@ def commit(request):
             if value["oid"] not in repo.objects:
                 raise Refused(400, f"The LFS object of {path} was never uploaded: {value['oid']}")
             files[path] = Blob(repo.objects[value["oid"]], lfs=True)
-        elif key == "deletedFile" and path in files:
-            del files[path]
-        elif key == "deletedFolder" and (inside := [p for p in files if p.startswith(path.rstrip("/") + "/")]):
-            files = {p: blob for p, blob in files.items() if p not in inside}
         else:
-            raise Refused(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+            raise Refused(400, f"This Hub has no operation {key}")
     summary, description = header["summary"], header.get("description", "")
     made = repo.add_commit(request.parts["revision"], summary, description, request.user.name, files)
     url = f"{request.hub.endpoint}/{repo.path}/commit/{made.sha}"
     return Answer({"success": True, "commitOid": made.sha, "commitUrl": url, "hookOutput": ""})
-
-
-@route("GET", f"{API}/commits/{REVISION}", "commits")
-def commits(request):
-    return Answer(
-        [
-            {"id": c.sha, "title": c.title, "message": c.message, "authors": [{"user": c.author}], "date": c.date}
-            for c in request.commit().history()
-        ]
-    )
 
 
 @route("GET", f"{API}/refs", "refs")
@@ -272,29 +242,23 @@ def refs(request):
     return Answer({"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
 
 
-@route("POST DELETE", f"{API}/branch/{REVISION}", "branch")
+@route("POST", f"{API}/branch/{REVISION}", "branch")
 def branch(request):
     repo = request.repo(write=True)
     start = repo.find(request.json().get("startingPoint") or "main")
-    return change_reference(request, repo.branches, request.parts["revision"], start)
+    return add_reference(repo.branches, request.parts["revision"], start)
 
 
-@route("POST DELETE", f"{API}/tag/{REVISION}", "tag")
+@route("POST", f"{API}/tag/{REVISION}", "tag")
 def tag(request):
     repo = request.repo(write=True)
-    name = request.json()["tag"] if request.method == "POST" else request.parts["revision"]
-    return change_reference(request, repo.tags, name, repo.find(request.parts["revision"]))
+    return add_reference(repo.tags, request.json()["tag"], repo.find(request.parts["revision"]))
 
 
-def change_reference(request, references, name, target):
-    if request.method == "POST":
-        if name in references:
-            raise Refused(409, f"Reference already exists: {name}")
-        references[name] = target
-    elif name == "main":
-        raise Refused(403, "Cannot delete the main branch")
-    elif references.pop(name, None) is None:
-        raise Refused(404, f"Invalid rev id: {name}", "RevisionNotFound")
+def add_reference(references, name, target):
+    if name in references:
+        raise Refused(409, f"Reference already exists: {name}")
+    references[name] = target
     return Answer()
 
 

@@ -27,9 +27,9 @@ from .store import Answer, Blob, Refused, Repo, User
 class Fault:
     """What goes wrong at the next requests of a stage, which is one of those `routes` names: whoami, create, commit...
 
-    Without `status`, `cut` and `delay` it is a 500. A cut breaks the connection in the middle of the request's body
-    if it has one, else in the middle of the answer's; it never hits a HEAD, which has neither. `reset` cuts by TCP
-    reset, not by an orderly close. `delay` seconds come before the answer. With `after` the work is done first.
+    Without `status` and `cut` it is a 500. A cut breaks the connection in the middle of the request's body if it has
+    one, else in the middle of the answer's; it never hits a HEAD, which has neither. `reset` cuts by TCP reset, not by
+    an orderly close. With `after` the work is done first.
     """
 
     stage: str
@@ -38,20 +38,17 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     reset: bool = False
-    delay: float = 0.0
     after: bool = False
-    path: str = ""  # only requests whose path contains this
-    message: str = "planted fault"
 
     def __post_init__(self):
         if self.stage not in (stages := {stage for _, _, stage, _ in ROUTES}):
             raise ValueError(f"{self.stage!r} is no stage: {sorted(stages)}")
         self.cut = self.cut or self.reset
-        if self.status is None and not self.cut and not self.delay:
+        if self.status is None and not self.cut:
             self.status = 500
 
-    def hits(self, stage, method, path):
-        return stage == self.stage and self.path in path and not (self.cut and method == "HEAD")
+    def hits(self, stage, method):
+        return stage == self.stage and not (self.cut and method == "HEAD")
 
 
 class LoopbackHub:
@@ -64,7 +61,6 @@ class LoopbackHub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[tuple[str, str, str, int]] = []
         self.lock = threading.RLock()
-        self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
         self._users: dict[str, User] = {}
         self._faults: list[Fault] = []
@@ -83,18 +79,16 @@ class LoopbackHub:
 
     def close(self):
         """Ends the server and all its connections: from here on its address refuses, like a Hub without network."""
-        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         for connection in list(self.connections):
             hang_up(connection)
         self._thread.join()
 
-    def add_user(self, name, token=None, write=True, fine_grained=False, organizations=()):
+    def add_user(self, name, token=None, write=True):
         """Returns a token of the user's. A user may have several."""
         token = token or f"hf_{name}"
-        role = "fineGrained" if fine_grained else "write" if write else "read"
-        self._users[token] = User(name, role, write, tuple(organizations))
+        self._users[token] = User(name, write)
         return token
 
     def add_repo(self, repo_id, files, kind="model", private=False):
@@ -132,18 +126,14 @@ class LoopbackHub:
         with self.lock:
             self._faults.append(fault)
 
-    def planted(self):
-        """The faults that wait for a request."""
-        return list(self._faults)
-
     def clear_faults(self):
         with self.lock:
             self._faults.clear()
 
-    def take_fault(self, stage, method, path):
+    def take_fault(self, stage, method):
         with self.lock:
             for fault in self._faults:
-                if fault.hits(stage, method, path):
+                if fault.hits(stage, method):
                     if fault.times is not None:
                         fault.times -= 1
                         if fault.times == 0:
@@ -204,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self):
         address = urlsplit(self.path)
         self.stage, handler, parts = self.find_route(address.path)
-        fault = self.hub.take_fault(self.stage, self.command, address.path)
+        fault = self.hub.take_fault(self.stage, self.command)
         size = int(self.headers.get("Content-Length") or 0)
         if fault and fault.cut and not fault.after and size:
             self.rfile.read(size // 2)
@@ -218,15 +208,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send(answer, len(answer.body()) // 2)
         return self.cut(fault)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
+    do_GET = do_HEAD = do_POST = do_PUT = serve
 
     def respond(self, fault, work):
         if fault is None:
             return work()
         done = work() if fault.after else None
-        if self.hub.closing.wait(fault.delay):
-            raise ConnectionAbortedError
-        answer = Refused(fault.status, fault.message).answer if fault.status else done or work()
+        answer = Refused(fault.status, "planted fault").answer if fault.status else done or work()
         answer.headers = answer.headers | fault.headers
         return answer
 

@@ -42,12 +42,10 @@ class Refused(Exception):
 
 class User(NamedTuple):
     name: str
-    role: str  # of the token: read, write or fineGrained
-    write: bool
-    organizations: tuple[str, ...]
+    write: bool  # whether the token may
 
     def owns(self, repo_id):
-        return repo_id.split("/")[0] in (self.name, *self.organizations)
+        return repo_id.split("/")[0] == self.name
 
 
 def split_card(text):

@@ -49,7 +49,7 @@ def printed(data):
         ("--ema_decay 0.9 --saved_weights raw", "augmentation seed, EMA 0.9 (raw weights are evaluated and saved)"),
     ],
 )
-def test_methods_are_told(printed, arguments, methods):
+def test_methods_are_printed(printed, arguments, methods):
     assert printed(arguments)["Methods"] == methods
 
 
@@ -68,15 +68,12 @@ def test_model_is_named_by_its_shape(shape, name):
     assert model_name(CifarResNetConfig(**shape)) == name
 
 
-def test_scaled_learning_rate_is_told(printed):
+def test_learning_rate_and_optimizer_are_printed(printed):
     assert printed("")["Schedule"].endswith("peak LR 0.01")
-    scaled = printed("--lr_scaling linear")["Schedule"]
-    assert scaled.endswith("peak LR 0.00125 (0.01 at batch 256, linear scaling to batch 32)")
-
-
-def test_optimizer_is_told(printed):
-    text = printed("--optim sgd --optim_args momentum=0.9,nesterov=true --weight_decay 5e-4")["Training"]
-    assert "sgd (momentum=0.9,nesterov=true), weight decay 0.0005" in text
+    optimizer = "--optim sgd --optim_args momentum=0.9,nesterov=true --weight_decay 5e-4"
+    scaled = printed(f"--lr_scaling linear {optimizer}")
+    assert scaled["Schedule"].endswith("peak LR 0.00125 (0.01 at batch 256, linear scaling to batch 32)")
+    assert "sgd (momentum=0.9,nesterov=true), weight decay 0.0005" in scaled["Training"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +86,6 @@ def test_optimizer_is_told(printed):
         ([], "--depth 18 --bf16", "bf16 (flag)"),
     ],
 )
-def test_precision_and_its_reason_are_told(printed, cpu_with, instructions, arguments, told):
+def test_precision_and_its_reason_are_printed(printed, cpu_with, instructions, arguments, told):
     cpu_with(*instructions)
     assert printed(arguments)["Precision"] == told

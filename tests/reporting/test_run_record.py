@@ -33,25 +33,15 @@ def test_history_has_a_row_for_each_step():
     assert (second["step"], second["train_loss"], second["eval_loss"], second["eval_top1"]) == (10, 1.5, 1.75, 0.5)
     assert third == {"step": 20, "epoch": 2.0, "eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0}
 
-
-def test_history_is_in_the_order_of_steps():
     assert history(LOG[::-1]) == history(LOG)
 
 
-def test_history_comes_back_from_csv(tmp_path):
+def test_files_are_read_as_they_were_written(tmp_path):
     rows = [*history(LOG), {"step": 30, "epoch": 3.0, "train_loss": 1 / 3, "eval_superclass": 1e-17}]
-    write_history(rows, tmp_path / "history.csv")
-    assert read_history(tmp_path / "history.csv") == rows
-
-
-def test_nan_comes_back_from_csv(tmp_path):
-    write_history([{"step": 1, "epoch": 1.0, "train_loss": math.nan}], tmp_path / "history.csv")
-    [row] = read_history(tmp_path / "history.csv")
-    assert math.isnan(row["train_loss"])
-
-
-@pytest.mark.parametrize("content", [{}, {"name": "Grün", "values": [1, 2.5, None], "below": {"a": True}}])
-def test_json_comes_back(tmp_path, content):
+    write_history([*rows, {"step": 31, "train_loss": math.nan}], tmp_path / "history.csv")
+    *read, last = read_history(tmp_path / "history.csv")
+    assert read == rows and math.isnan(last["train_loss"])
+    content = {"name": "Grün", "values": [1, 2.5, None], "below": {"a": True}}
     write_json(content, tmp_path / "file.json")
     assert read_json(tmp_path / "file.json") == content
 
@@ -64,7 +54,7 @@ def test_scores_lose_their_prefix():
 
 
 @pytest.mark.parametrize(
-    "value, told",
+    "value, redacted",
     [
         ("/home/ann/data/cifar", "cifar"),
         ("/home/ann/my data/ci far/", "ci far"),
@@ -84,5 +74,5 @@ def test_scores_lose_their_prefix():
         ({"a": ["/x/y", {"b": "/z"}], "c": True}, {"a": ["y", {"b": "z"}], "c": True}),
     ],
 )
-def test_public_values_tell_no_place_and_no_token(value, told):
-    assert redact(value) == told
+def test_tokens_and_local_paths_are_redacted(value, redacted):
+    assert redact(value) == redacted
