@@ -1,1 +1,1 @@
-"""`hf-cifar-resnet benchmark`: where the time goes, beside the usual ways to do the same, on this machine."""
+"""`hf-cifar-resnet benchmark`: where the time goes on this machine, compared with the usual ways to do the same."""

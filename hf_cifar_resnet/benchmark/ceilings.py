@@ -1,25 +1,22 @@
-"""What a GPU can do at most, measured, and the share of it that a training step uses."""
+"""The highest measured speeds of a GPU, and the share of them that a training step reaches."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .step import timed
-
-MATRIX = 8192
-COPIED_BYTES = 2**31
+from .timing import time_steps
 
 
 def shares(model, args, image_size, images_per_second):
     """
-    The measured ceilings of the device and the share of each that training at this speed takes.
+    Return the measured ceilings of the device and the share of each that training at this speed reaches.
 
-    A training step counts as three forward passes (forward, and the gradients of inputs and of weights). Its least
-    traffic is that of unfused layers, each reading its input and writing its output once a pass, so that a compiled
-    step can do with less and a share above 1 is possible.
+    A training step counts as three forward passes (forward, and the gradients of inputs and of weights). Its memory
+    traffic is counted as that of unfused layers, each reading its input and writing its output once a pass. A compiled
+    step needs less, so its share can be above 1.
     """
     device, dtype = args.device, torch.bfloat16 if args.bf16 else torch.float32
-    matmul, bandwidth = matmul_ceiling(device, dtype), bandwidth_ceiling(device)
-    flops, moved = cost_of_an_image(model.to(device), image_size, device, dtype)
+    matmul, bandwidth = measure_matmul(device, dtype), measure_bandwidth(device)
+    flops, moved = cost_of_image(model.to(device), image_size, device, dtype)
     return {
         "matmul_tflops": matmul / 1e12,
         "matmul_share": 3 * flops * images_per_second / matmul,
@@ -28,34 +25,31 @@ def shares(model, args, image_size, images_per_second):
     }
 
 
-def matmul_ceiling(device, dtype, size=MATRIX, repeats=20):
-    """Floating-point operations a second of a large square matrix product."""
+def measure_matmul(device, dtype, size=8192, repeats=20):
+    """Return the floating-point operations a second of a large square matrix product."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-
-    def run(times):
-        for _ in range(times):
-            a @ b
-
-    run(3)
-    return 2 * size**3 * repeats / timed(run, repeats, device)
+    return 2 * size**3 / _seconds(lambda: a @ b, repeats, device)
 
 
-def bandwidth_ceiling(device, size=COPIED_BYTES, repeats=20):
-    """Bytes a second that a copy within the device's memory reads and writes."""
+def measure_bandwidth(device, size=2**31, repeats=20):
+    """Return the bytes a second that a copy within the device's memory reads and writes."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
+    return 2 * size / _seconds(lambda: target.copy_(source), repeats, device)
 
+
+def _seconds(work, repeats, device):
     def run(times):
         for _ in range(times):
-            target.copy_(source)
+            work()
 
     run(3)
-    return 2 * size * repeats / timed(run, repeats, device)
+    return time_steps(run, repeats, device) / repeats
 
 
 @torch.no_grad()
-def cost_of_an_image(model, image_size, device, dtype):
-    """Floating-point operations, and bytes that layers without parts read and write, of one forward pass."""
+def cost_of_image(model, image_size, device, dtype):
+    """Return the floating-point operations of one forward pass, and the bytes that its layers read and write."""
     moved, handles = 0, []
 
     def count(module, inputs, output):
@@ -65,12 +59,8 @@ def cost_of_an_image(model, image_size, device, dtype):
     for module in model.modules():
         if not list(module.children()) and not isinstance(module, (torch.nn.Identity, torch.nn.Dropout)):
             handles.append(module.register_forward_hook(count))
-    was_training = model.training
-    try:
-        with FlopCounterMode(display=False) as counter:
-            model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    for handle in handles:
+        handle.remove()
     return counter.get_total_flops(), moved

@@ -7,7 +7,7 @@ import torch
 from ..inference.runtimes import RUNTIMES
 
 BATCH_SIZES = (1, 32, 256)
-# The others need the extra `export`, or more.
+# The other engines need the extra `export`, or more.
 DEFAULT_ENGINES = ("eager", "channels_last", "compiled")
 
 
@@ -25,7 +25,7 @@ def _compiled(model, pixels):
 
 
 def _runtime(name):
-    """One of `inference.runtimes`, which take arrays on the CPU."""
+    """Return one of `inference.runtimes`, which take arrays on the CPU, as an engine."""
 
     def engine(model, pixels):
         predict, batch = RUNTIMES[name](model.cpu(), pixels.shape[-1]), pixels.cpu().numpy()
@@ -34,7 +34,7 @@ def _runtime(name):
     return engine
 
 
-# From a model in evaluation mode and `pixel_values` on its device to a function that predicts them, logits
+# Each takes a model in evaluation mode and `pixel_values` on its device, and returns a function that predicts logits
 # (batch, num_labels).
 ENGINES = {name: _runtime(name) for name in RUNTIMES} | {
     "eager": _eager,
@@ -43,24 +43,23 @@ ENGINES = {name: _runtime(name) for name in RUNTIMES} | {
 }
 
 
-def ways(model, image_size, args, engines, batch_sizes=BATCH_SIZES):
-    """For [`take_turns`]: `{batch size: {engine: work}}`, in bf16 where `args` say so."""
-    model = model.to(args.device).eval()
-    found = {}
+def make_ways(model, image_size, args, engines, batch_sizes=BATCH_SIZES):
+    """Return `{batch size: {engine: work}}` for [`take_turns`], in bf16 if `args` have it."""
+    model, ways = model.to(args.device).eval(), {}
     for batch_size in batch_sizes:
         pixels = torch.randn(batch_size, 3, image_size, image_size, device=args.device)
-        found[batch_size] = {
-            name: _work(ENGINES[name](copy.deepcopy(model), pixels), batch_size, args) for name in engines
+        ways[batch_size] = {
+            name: _make_work(ENGINES[name](copy.deepcopy(model), pixels), batch_size, args) for name in engines
         }
-    return found
+    return ways
 
 
-def _work(predict, batch_size, args):
+def _make_work(predict, batch_size, args):
     @torch.inference_mode()
     def work():
         with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
             logits = predict()
-        # Whoever predicts wants to read it.
+        # The copy counts, since a prediction is made to be read.
         logits.float().cpu()
         return batch_size
 

@@ -16,70 +16,59 @@ OURS, OFFICIAL, NOTEBOOK = "ours", "official example", "notebook"
 MEMORY = "one memory pass"
 
 
-def ways(data_args, batch_size, seed=0):
+def make_ways(data_args, batch_size, seed=0):
     """
-    For [`take_turns`], all over the same training images in random batches, in this process and with one thread.
+    Return the ways for [`take_turns`], each over the same training images in random batches, with one thread.
 
     - `ours`: what training does, up to normalised float32 batches; `ours, bytes`: up to what goes to a GPU.
     - `official example`: transformers' `run_image_classification.py`, with this augmentation: `datasets` decodes each
       image and `with_transform` applies torchvision's transforms to it.
     - `notebook`: Albumentations on each decoded image, up to ToTensorV2.
-    - `one memory pass`: normalisation alone, which nothing that gives float32 can beat.
+    - `one memory pass`: normalisation alone, which is the least that any way to float32 does.
     """
-    part = _training_part(data_args)
+    raw = load_raw(data_args.dataset_name, data_args.dataset_config_name, data_args.dataset_revision)
+    columns = data_args.image_column_name, data_args.label_column_name
+    parts, *_ = split(raw, *columns, 0, data_args.split_seed, data_args.max_train_samples, None)
+    part = parts["train"].select_columns(["image", "row", "label"])
     images, labels = decode(part, data_args.image_size), np.array(part["label"][:])
     mean, std = channel_statistics(images)
     policy = build_policy("seed", data_args.image_size, data_args.color_jitter)
     ours = ImageDataset(images, labels, mean, std, Augmenter(policy, seed))
-    plain = ImageDataset(images, labels, mean, std)
     settings = data_args.image_size, data_args.color_jitter, mean, std
     return {
         OURS: Batches(ours, batch_size, collate),
         "ours, bytes": Batches(ours.as_bytes(), batch_size, collate),
         NOTEBOOK: Batches(Notebook(images, labels, *settings), batch_size),
         OFFICIAL: Batches(part.with_transform(OfficialExample(*settings)), batch_size),
-        MEMORY: Batches(plain, batch_size, collate),
+        MEMORY: Batches(ImageDataset(images, labels, mean, std), batch_size, collate),
     }
 
 
-def _training_part(data_args):
-    raw = load_raw(data_args.dataset_name, data_args.dataset_config_name, data_args.dataset_revision)
-    columns = data_args.image_column_name, data_args.label_column_name
-    parts, *_ = split(raw, *columns, 0, data_args.split_seed, data_args.max_train_samples, None)
-    return parts["train"].select_columns(["image", "row", "label"])
-
-
 class Batches:
-    """Work for [`take_turns`]: one batch of a loader without workers, again and again."""
+    """Work for [`take_turns`]: one batch of a loader without workers, epoch after epoch."""
 
     def __init__(self, dataset, batch_size, collate_fn=None):
         batch_size = min(batch_size, len(dataset))
         self.loader = torch.utils.data.DataLoader(
             dataset, batch_size, shuffle=True, drop_last=True, collate_fn=collate_fn, generator=torch.Generator()
         )
-        self.iterator = iter(self.loader)
+        self.iterator = self._endless()
+
+    def _endless(self):
+        while True:
+            yield from self.loader
 
     def __call__(self):
-        batch = next(self.iterator, None)
-        if batch is None:
-            self.iterator = iter(self.loader)
-            batch = next(self.iterator)
-        return len(batch["pixel_values"])
+        return len(next(self.iterator)["pixel_values"])
 
 
 class OfficialExample:
-    """PIL images of a batch to tensors, one by one."""
+    """Transform a batch of PIL images into tensors, one by one."""
 
     def __init__(self, size, color_jitter, mean, std):
-        self.transform = T.Compose(
-            [
-                T.RandomCrop(size, padding=PADDING),
-                T.RandomHorizontalFlip(),
-                T.ColorJitter(*color_jitter),
-                T.ToTensor(),
-                T.Normalize(mean, std),
-            ]
-        )
+        crop = T.RandomCrop(size, padding=PADDING)
+        jitter, normalize = T.ColorJitter(*color_jitter), T.Normalize(mean, std)
+        self.transform = T.Compose([crop, T.RandomHorizontalFlip(), jitter, T.ToTensor(), normalize])
         self.size = size, size
 
     def __call__(self, examples):
@@ -89,23 +78,18 @@ class OfficialExample:
 
 
 class Notebook(torch.utils.data.Dataset):
-    """Decoded images to tensors, one by one."""
+    """Transform decoded images into tensors, one by one."""
 
     def __init__(self, images, labels, size, color_jitter, mean, std):
-        brightness, contrast, saturation, hue = color_jitter
+        *factors, hue = color_jitter
+        ranges = [(1 - strength, 1 + strength) for strength in factors]
         self.images, self.labels = images, labels
         self.transform = A.Compose(
             [
                 A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=cv2.BORDER_CONSTANT, fill=0),
                 A.RandomCrop(size, size),
                 A.HorizontalFlip(p=0.5),
-                A.ColorJitter(
-                    (1 - brightness, 1 + brightness),
-                    (1 - contrast, 1 + contrast),
-                    (1 - saturation, 1 + saturation),
-                    (-hue, hue),
-                    p=1.0,
-                ),
+                A.ColorJitter(*ranges, (-hue, hue), p=1.0),
                 A.Normalize(mean, std),
                 ToTensorV2(),
             ]

@@ -7,53 +7,40 @@ import tempfile
 import time
 
 HELP, TRAIN_HELP, PARSER, FIRST_STEP = "hf-cifar-resnet --help", "train --help", "transformers' parser", "first step"
-_PARSER_CODE = "from transformers import HfArgumentParser, TrainingArguments; HfArgumentParser(TrainingArguments)"
-# One step, and the line that tells of it.
+_CLI = ("-m", "hf_cifar_resnet")
+# One step, and the line that reports it.
 _ONE_STEP = (
     "--config quickstart --max_steps 1 --logging_strategy steps --logging_steps 1 --eval_strategy no "
     "--save_strategy no --load_best_model_at_end false"
 )
+# `transformers' parser` is what any script that takes the Trainer's arguments has to load before it answers.
+_COMMANDS = {
+    HELP: (*_CLI, "--help"),
+    TRAIN_HELP: (*_CLI, "train", "--help"),
+    PARSER: ("-c", "from transformers import HfArgumentParser, TrainingArguments; HfArgumentParser(TrainingArguments)"),
+    FIRST_STEP: (*_CLI, "train", *_ONE_STEP.split(), "--output_dir"),
+}
 
 
-def ways():
-    """
-    Commands by name, as functions that return the seconds they took.
-
-    - `transformers' parser`: what any script that takes the Trainer's arguments has to load before it can say a word.
-    - `first step`: from the command to the end of the first optimizer step of the quickstart.
-    """
-    cli = ["-m", "hf_cifar_resnet"]
-    return {
-        HELP: lambda: _run([*cli, "--help"]),
-        TRAIN_HELP: lambda: _run([*cli, "train", "--help"]),
-        PARSER: lambda: _run(["-c", _PARSER_CODE]),
-        FIRST_STEP: lambda: _first_step([*cli, "train", *_ONE_STEP.split()]),
-    }
-
-
-def take_turns(ways, repeats):
-    """dict of lists of seconds: each way once, then all again."""
-    seconds = {name: [] for name in ways}
+def measure(repeats):
+    """Return the seconds of each command, in turns: to its end, or to the end of the quickstart's first step."""
+    seconds = {name: [] for name in _COMMANDS}
     for _ in range(repeats):
-        for name, work in ways.items():
-            seconds[name].append(work())
+        for name, command in _COMMANDS.items():
+            seconds[name].append(_measure_once([sys.executable, *command], until="epoch" * (name == FIRST_STEP)))
     return seconds
 
 
-def _run(arguments):
-    started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
-
-
-def _first_step(arguments):
-    started = time.perf_counter()
+def _measure_once(command, until):
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *arguments, "--output_dir", os.path.join(folder, "run")]
+        command = [*command, os.path.join(folder, "run")] if until else command
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        started = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-            seconds = next((time.perf_counter() - started for line in process.stdout if line.startswith("epoch")), None)
-            process.stdout.read()
-    if process.returncode or seconds is None:
-        raise RuntimeError(f"the run made no step: {' '.join(command)}")
-    return seconds
+            answered = None
+            for line in process.stdout:
+                if until and answered is None and line.startswith(until):
+                    answered = time.perf_counter()
+    if process.returncode or (until and answered is None):
+        raise RuntimeError(f"this command failed: {' '.join(command)}")
+    return (answered or time.perf_counter()) - started

@@ -1,4 +1,4 @@
-"""Images a second of the Trainer's loop, beside a bare PyTorch loop on the same model and data, and without data."""
+"""Images a second of the Trainer's loop, of a bare PyTorch loop on the same model and data, and without data."""
 
 import copy
 import itertools
@@ -12,6 +12,7 @@ from ..data.dataset import EpochSampler, ImageDataset, collate
 from ..device import memory_format_for
 from ..training.callbacks import EpochLineCallback
 from ..training.trainer import CifarTrainer
+from .timing import time_steps, wait_for
 
 EPOCH = 50_000  # images: CIFAR-100's; a small dataset is repeated, so that its epochs do not end every few steps
 OURS, BARE, SYNTHETIC = "our Trainer", "bare loop", "synthetic data"
@@ -19,34 +20,27 @@ OURS, BARE, SYNTHETIC = "our Trainer", "bare loop", "synthetic data"
 
 def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     """
-    Trains with all three in turns, in one process: a window of the Trainer's steps, one of a bare loop with the same
-    data, optimizer and settings, one of the bare loop on a single batch that lies on the device.
+    Train with each loop in turn, in one process: a window of the Trainer's steps, one of a bare loop with the same
+    data, optimizer and settings (also in `precisions`), one of the bare loop on a single batch that lies on the device.
+    A window has `steps` timed steps; as many untimed ones come before as batches may be prefetched.
 
-    Args:
-        windows (`int`): windows of each.
-        steps (`int`): timed steps of a window; before them come as many untimed ones as batches may lie ready.
-        precisions: others than that of `args` to measure the bare loop in, too.
-
-    Returns:
-        Images/s of each window by name, the share of the Trainer's timed steps spent waiting for data, and with
-        `profile` a table of what a last window of its steps consists of, else None.
+    Return the images/s of each window by name, the share of the Trainer's timed steps spent waiting for data, and with
+    `profile` a table of the operations in one more window of its steps, else None.
     """
     settle = 2 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
     args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
     args.eval_strategy = args.save_strategy = "no"
     args.logging_strategy, args.load_best_model_at_end = "epoch", False
     args.dataloader_drop_last = True
-    dataset = as_long_as_an_epoch(dataset)
-    # Copied before the Trainer compiles or wraps it.
-    rivals = {
-        BARE: BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args)),
-        SYNTHETIC: BareLoop(copy.deepcopy(model), args, synthetic_batches(dataset, args)),
-    } | {
-        f"{BARE}, {precision}": BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args), precision)
-        for precision in precisions
-    }
-    trainer = WatchedTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
-    turns = Turns(trainer, rivals, settle, steps, windows)
+    dataset = repeat_to_epoch(dataset)
+    # The bare loops copy the model before the Trainer compiles or wraps it.
+    batches = {BARE: endless_batches, SYNTHETIC: synthetic_batches}
+    others = {name: BareLoop(copy.deepcopy(model), args, make(dataset, args)) for name, make in batches.items()}
+    for precision in precisions:
+        loop = BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args), precision)
+        others[f"{BARE}, {precision}"] = loop
+    trainer = WaitingTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
+    turns = TurnsCallback(trainer, others, settle, steps, windows)
     trainer.remove_callback(EpochLineCallback)
     trainer.add_callback(turns)
     trainer.train()
@@ -55,78 +49,69 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     return rates, turns.waited / sum(turns.seconds[OURS]), turns.profile
 
 
-def as_long_as_an_epoch(dataset):
-    """The dataset, repeated to at least `EPOCH` images."""
+def repeat_to_epoch(dataset):
+    """Return the dataset, repeated to at least `EPOCH` images."""
     indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
     return ImageDataset(dataset.images[indices], dataset.labels[indices], dataset.mean, dataset.std, dataset.augmenter)
 
 
-class WatchedTrainer(CifarTrainer):
-    """Tells how long it waited for data."""
+class WaitingTrainer(CifarTrainer):
+    """A Trainer that measures how long it has waited for data."""
 
-    waited_in_all = 0.0
+    waited = 0.0
 
     def get_batch_samples(self, *args):
         started = time.perf_counter()
         batches = super().get_batch_samples(*args)
-        self.waited_in_all += time.perf_counter() - started
+        self.waited += time.perf_counter() - started
         return batches
 
 
-class Turns(TrainerCallback):
-    """Times windows of the Trainer's steps, and runs the others between them; a window too many is profiled."""
+class TurnsCallback(TrainerCallback):
+    """Time windows of the Trainer's steps, run the other loops between them, and profile a window at the end."""
 
-    def __init__(self, trainer, rivals, settle, steps, windows):
-        self.trainer, self.rivals, self.settle, self.steps = trainer, rivals, settle, steps
-        self.windows, self.profile = windows, None
-        self.seconds = {name: [] for name in (OURS, *rivals)}
-        self.waited = 0.0
-        self._done = -1  # the first step of all is nobody's
+    def __init__(self, trainer, others, settle, steps, windows):
+        self.trainer, self.others, self.settle, self.steps, self.windows = trainer, others, settle, steps, windows
+        self.seconds = {name: [] for name in (OURS, *others)}
+        self.waited, self.profile = 0.0, None
+        self._done = -1  # the first step of all compiles, and belongs to no window
 
     def on_step_end(self, args, state, control, **kwargs):
         self._done += 1
-        if len(self.seconds[OURS]) == self.windows:
-            self._profile()
-        elif self._done == self.settle:
-            self._start()
+        profiles = len(self.seconds[OURS]) == self.windows
+        if self._done == self.settle:
+            wait_for(args.device)
+            self._waited_before, self._started = self.trainer.waited, time.perf_counter()
+            if profiles:
+                self._profiler = torch.profiler.profile()
+                self._profiler.start()
+        elif self._done == self.settle + self.steps and profiles:
+            self._profiler.stop()
+            by = "self_device_time_total" if args.device.type == "cuda" else "self_cpu_time_total"
+            self.profile = self._profiler.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=60)
         elif self._done == self.settle + self.steps:
             wait_for(args.device)
             self.seconds[OURS].append(time.perf_counter() - self._started)
-            self.waited += self.trainer.waited_in_all - self._waited_before
-            for name, loop in self.rivals.items():
+            self.waited += self.trainer.waited - self._waited_before
+            for name, loop in self.others.items():
                 loop.run(self.settle)
-                self.seconds[name].append(timed(loop.run, self.steps, args.device))
+                self.seconds[name].append(time_steps(loop.run, self.steps, args.device))
             self._done = 0
-
-    def _start(self):
-        wait_for(self.trainer.args.device)
-        self._waited_before, self._started = self.trainer.waited_in_all, time.perf_counter()
-
-    def _profile(self):
-        if self._done == self.settle:
-            self._profiler = torch.profiler.profile()
-            self._profiler.start()
-        elif self._done == self.settle + self.steps:
-            self._profiler.stop()
-            by = "self_device_time_total" if self.trainer.args.device.type == "cuda" else "self_cpu_time_total"
-            self.profile = self._profiler.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=60)
 
 
 class BareLoop:
-    """What one would write without a Trainer: forward, backward, clipping, AdamW, schedule."""
+    """A training loop without a Trainer: forward, backward, clipping, AdamW, schedule."""
 
     def __init__(self, model, args, batches, precision=None):
         self.args, self.batches, self.precision = args, batches, precision or args.precision
         self.memory_format = memory_format_for(model, args.device)
         self.model = model.to(args.device, memory_format=self.memory_format).train()
         self.parameters = list(model.parameters())
-        decayed = [p for p in self.parameters if p.ndim > 1]
-        others = [p for p in self.parameters if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=args.scaled_learning_rate,
-            fused=True,
-        )
+        groups = [
+            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": args.weight_decay},
+            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=args.scaled_learning_rate, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / (1 + step / 1000))
         if args.torch_compile:
             options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
@@ -147,7 +132,7 @@ class BareLoop:
 
 
 def endless_batches(dataset, args):
-    """The training batches, epoch after epoch, as any loop would read them."""
+    """Yield the training batches, epoch after epoch, in the Trainer's order."""
     sampler = EpochSampler(len(dataset), args.seed)
     workers = args.dataloader_num_workers
     loader = torch.utils.data.DataLoader(
@@ -167,22 +152,8 @@ def endless_batches(dataset, args):
 
 
 def synthetic_batches(dataset, args):
-    """One batch of noise, again and again, that lies on the device already."""
+    """Return an endless iterator over one batch of noise that lies on the device already."""
     shape = args.per_device_train_batch_size, 3, *dataset.images.shape[1:3]
     pixels = torch.randn(shape, device=args.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(int(dataset.labels.max()) + 1, shape[:1], device=args.device)
     return itertools.repeat({"pixel_values": pixels, "labels": labels})
-
-
-def timed(run, steps, device):
-    """Seconds that `run(steps)` takes until the device has done it."""
-    wait_for(device)
-    started = time.perf_counter()
-    run(steps)
-    wait_for(device)
-    return time.perf_counter() - started
-
-
-def wait_for(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -15,7 +15,7 @@ from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Checkpoint -> page, until it is stopped; with `--space`, the folder of a Space instead."""
+    """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
     try:
         from ..inference import page
@@ -36,7 +36,7 @@ def main(argv=None, prog=None):
         blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
         try:
-            # For this machine alone, without a public link.
+            # On this machine only, without a public link.
             blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
         except (OSError, OverflowError) as error:
             port = f"port {options.port}" if options.port else "any port that it tried"
@@ -47,13 +47,14 @@ def main(argv=None, prog=None):
 
 def _parse(argv, prog):
     parser = CifarArgumentParser(DataArguments, prog=prog, description="Show a model in the browser.")
-    parser.add_argument("--examples", nargs="+", metavar="IMAGE", help="to try; test images of the data if not given")
-    parser.add_argument("--port", type=int, help="7860 or the next free one if not given")
-    parser.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
-    parser.add_argument("--space", metavar="REPO_ID", help="make it a Hugging Face Space instead: write and push it")
+    parser.add_argument("--examples", nargs="+", metavar="IMAGE",
+                        help="images to try (default: test images of the data)")  # fmt: skip
+    parser.add_argument("--port", type=int, help="port of the page (default: 7860 or the next free one)")
+    parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
+    parser.add_argument("--space", metavar="USER/NAME", help="write and push a Hugging Face Space instead")
     parser.add_argument("--no_push", dest="push", action="store_false", help="only write the folder of the Space")
-    parser.add_argument("--private", action="store_true", help="of a new Space")
-    parser.add_argument("--output_dir", metavar="FOLDER", help="of the Space's folder; its name if not given")
+    parser.add_argument("--private", action="store_true", help="make a new Space private")
+    parser.add_argument("--output_dir", metavar="FOLDER", help="folder of the Space (default: its name)")
     options, data_args, _ = parse_with_run_record(parser, argv)
     if options.port is not None and not 1 <= options.port <= 65535:
         raise UserError(f"--port must be from 1 to 65535, got {options.port}")
@@ -62,32 +63,33 @@ def _parse(argv, prog):
             raise UserError(f"--examples: there is no file {path}")
         try:
             read_rgb_array(path)
-        except Exception as error:  # PIL's decoders raise whatever a broken file leads them to
+        except Exception as error:  # PIL's decoders raise many kinds of exceptions for a broken file
             raise UserError(f"--examples: {path} cannot be read as an image: {error}") from error
     if options.space is not None:
-        if options.space.count("/") != 1:
-            raise UserError(f"--space needs USER/NAME, got {options.space}")
-        try:
-            client.check_name(options.space)
-        except client.HubError as error:
-            raise UserError(f"--space: {error}") from error
-        if Path(options.checkpoint).is_dir():
-            raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
-        options.space_folder = Path(options.output_dir or options.space.split("/")[1])
-        ours = (options.space_folder / "page.py").is_file()
-        if options.space_folder.exists() and any(options.space_folder.iterdir()) and not ours:
-            raise UserError(f"{options.space_folder} is not empty: choose another --output_dir")
+        _check_space(options)
     return options, data_args
 
 
-def _push(options, names):
-    """What was written of the Space to the Hub, in one commit. Returns its address."""
+def _check_space(options):
+    if options.space.count("/") != 1:
+        raise UserError(f"--space needs USER/NAME, got {options.space}")
     try:
-        message = f"Demo of {options.checkpoint}"
-        pushed = client.push_folder(
-            options.space_folder, options.space, message=message, names=names, repo_type="space", space_sdk="gradio",
-            private=options.private or None,
-        )  # fmt: skip
+        client.check_name(options.space)
+    except client.HubError as error:
+        raise UserError(f"--space: {error}") from error
+    if Path(options.checkpoint).is_dir():
+        raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
+    folder = options.space_folder = Path(options.output_dir or options.space.split("/")[1])
+    if folder.exists() and any(folder.iterdir()) and not (folder / "page.py").is_file():
+        raise UserError(f"{folder} is not empty: choose another --output_dir")
+
+
+def _push(options, names):
+    """Push the written files to the Hub in one commit, and return the Space's address."""
+    try:
+        return client.push_folder(
+            options.space_folder, options.space, message=f"Demo of {options.checkpoint}", names=names,
+            repo_type="space", space_sdk="gradio", private=options.private or None,
+        ).url  # fmt: skip
     except client.HubError as error:
         raise UserError(f"{options.space_folder} is written but not pushed: {error}") from error
-    return pushed.url

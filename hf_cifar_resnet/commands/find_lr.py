@@ -23,56 +23,46 @@ from ..training.parser import CifarArgumentParser
 DIVERGED = 4.0
 
 
-class StopWhenDiverged(TrainerCallback):
-    """Ends the test where more of it would tell nothing."""
+class RangeTestCallback(TrainerCallback):
+    """Print a line for each tenth of the steps where there is no progress bar, and stop when the loss diverges."""
 
-    def __init__(self):
-        self.lowest = math.inf
+    lowest = math.inf
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = logs.get("loss", self.lowest)
+        if "loss" not in logs:
+            return
+        loss, step = logs["loss"], state.global_step
+        if args.disable_tqdm and step % max(1, state.max_steps // 10) == 0:
+            print(f"step {step:4}/{state.max_steps}  lr {logs['learning_rate']:.3g}  loss {loss:.4f}", flush=True)
         self.lowest = min(self.lowest, loss)
         if not loss <= DIVERGED * self.lowest:
             control.should_training_stop = True
 
 
-class StepLineCallback(TrainerCallback):
-    """A line for each tenth of the steps, where no progress bar shows them."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        step, every = state.global_step, max(1, state.max_steps // 10)
-        if args.disable_tqdm and "loss" in logs and step % every == 0:
-            rate, loss = logs["learning_rate"], logs["loss"]
-            print(f"step {step:4}/{state.max_steps}  lr {rate:.3g}  loss {loss:.4f}", flush=True)
-
-
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Trains for a few steps, draws loss against learning rate, prints a suggestion and returns it."""
+    """Train for a few steps, draw the loss against the learning rate, print a suggestion and return it."""
     options, model_args, data_args, args = _parse(argv, prog)
     quieten_libraries(args)
     set_seed(args.seed)
     data = load_data(data_args, args.seed)
     print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
           f"{options.end_lr:g}", flush=True)  # fmt: skip
-    with tempfile.TemporaryDirectory() as scratch:
-        args.output_dir = scratch
+    with tempfile.TemporaryDirectory() as args.output_dir:
         trainer = build_trainer(build_model(model_args, data), args, data, data_args.eval_split)
         trainer.remove_callback(EpochLineCallback)
-        trainer.add_callback(StopWhenDiverged())
-        trainer.add_callback(StepLineCallback())
+        trainer.add_callback(RangeTestCallback())
         with contextlib.suppress(NonFiniteError):
             trainer.train()
-    steps = [(entry["learning_rate"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-    steps = [(rate, loss) for rate, loss in steps if math.isfinite(loss)]
+    steps = [entry for entry in trainer.state.log_history if math.isfinite(entry.get("loss", math.nan))]
     if len(steps) < 5:
         raise UserError(f"the loss diverged after {len(steps)} steps: lower --start_lr")
-    rates, losses = (list(values) for values in zip(*steps, strict=True))
+    rates, losses = ([entry[name] for entry in steps] for name in ("learning_rate", "loss"))
     smoothed = smooth(losses)
     suggestion = suggest(rates, smoothed)
-    with atomic_write(options.output) as aside:
-        plot_lr_range(rates, losses, smoothed, suggestion, aside)
-    with atomic_write(_table(options)) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(options.output) as file:
+        plot_lr_range(rates, losses, smoothed, suggestion, file)
+    with atomic_write(options.table) as path, open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)])
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion
@@ -81,16 +71,15 @@ def main(argv=None, prog=None):
 def _parse(argv, prog):
     types = (ModelArguments, DataArguments, CifarTrainingArguments)
     parser = CifarArgumentParser(types, prog=prog, description="Find a learning rate; all arguments of `train` apply.")
-    parser.add_argument("--start_lr", type=float, default=1e-6, help="where the test starts")
-    parser.add_argument("--end_lr", type=float, default=1.0, help="where it ends, if the loss does not diverge before")
-    parser.add_argument("--num_steps", type=int, default=100, help="steps in between")
-    parser.add_argument("--output", default="find_lr.png", help="the PNG to write; the numbers go beside it as CSV")
+    parser.add_argument("--start_lr", type=float, default=1e-6, help="first learning rate")
+    parser.add_argument("--end_lr", type=float, default=1.0, help="last learning rate, unless the loss diverges before")
+    parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")
+    parser.add_argument("--output", default="find_lr.png", help="PNG to write; the numbers go beside it as CSV")
     options, _ = parser.parse_known_args(argv)
     if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
         raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
     check_output("--output", options.output, ending=".png")
-    check_output("--output", _table(options))
-    # What is run here, whatever a recipe trains for.
+    # These come after the user's words, since they define the test.
     factor = json.dumps({"final_factor": options.end_lr / options.start_lr})
     test = (
         f"--learning_rate {options.start_lr} --lr_scaling none --max_steps {options.num_steps} --warmup_steps 0 "
@@ -98,20 +87,18 @@ def _parse(argv, prog):
         "--lr_scheduler_type exponential --lr_scheduler_kwargs"
     )
     *parsed, options = parser.parse([*argv, *test.split(), factor])
+    options.table = Path(options.output).with_suffix(".csv")
+    check_output("--output", options.table)
     return options, *parsed
 
 
-def _table(options):
-    return Path(options.output).with_suffix(".csv")
-
-
 def smooth(losses):
-    """Mean of each loss and its neighbours over a tenth of the test, without the lag of a running average."""
+    """Return the mean of each loss and its neighbours over a tenth of the test; a running average would lag."""
     half = max(1, len(losses) // 20)
     return [float(np.mean(losses[max(0, i - half) : i + half + 1])) for i in range(len(losses))]
 
 
 def suggest(rates, smoothed):
-    """The rate at which the smoothed loss falls most steeply per factor of the rate, before its lowest point."""
+    """Return the rate at which the smoothed loss falls most steeply per factor of the rate, before its lowest point."""
     before_lowest = range(1, max(2, int(np.argmin(smoothed))))
     return rates[min(before_lowest, key=lambda i: smoothed[i + 1] - smoothed[i - 1])]

@@ -10,11 +10,12 @@ from ..checkpoints.outputs import atomic_write, check_output
 from ..device import device_for
 from ..errors import LineParser, UserError, printable, reports_user_errors
 from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, find_images
+from . import positive
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Checkpoint and files -> predictions as they come -> the files that could not be read. Exits with 1 for those."""
+    """Print or write a prediction for each image. List the files that cannot be read, and then exit with 1."""
     options = _parse(argv, prog)
     paths = find_images(options.images)
     if options.output is not None:
@@ -24,13 +25,13 @@ def main(argv=None, prog=None):
     unreadable = []
     with _opened(options.output) as file:
         write = FORMATS[options.format](file, min(MAX_NAME_WIDTH, max(map(len, paths))))
-        # In a terminal that shows the answers they are the progress.
+        # In a terminal that shows the predictions a progress bar would be in their way.
         with tqdm(total=len(paths), unit="img", disable=file.isatty() or not sys.stderr.isatty()) as bar:
             for start in range(0, len(paths), options.batch_size):
                 batch = paths[start : start + options.batch_size]
                 answers = predictor.files(batch, options.top_k)
                 for path, answer in zip(batch, answers, strict=True):
-                    # A file's name may be no valid Unicode.
+                    # A file's name need not be valid Unicode.
                     path = path.encode("utf-8", "backslashreplace").decode("utf-8")
                     if isinstance(answer, str):
                         unreadable.append(printable(f"{path}: {answer}"))
@@ -47,26 +48,22 @@ def main(argv=None, prog=None):
 def _parse(argv, prog):
     parser = LineParser(prog=prog, description="Label images.", allow_abbrev=False)
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER_OR_GLOB", help="of any size and mode")
-    parser.add_argument("--top_k", type=int, default=5, help="labels for each image (5)")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="table if not given")
-    parser.add_argument("--output", metavar="FILE", help="write there, not to the terminal")
-    parser.add_argument("--batch_size", type=int, default=256, help="images at a time (256)")
-    parser.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
-    options = parser.parse_args(argv)
-    for name in ("top_k", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    return options
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER_OR_GLOB", help="images of any size and mode")
+    parser.add_argument("--top_k", type=positive, default=5, help="labels for each image (default: 5)")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="default: table")
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: the terminal)")
+    parser.add_argument("--batch_size", type=positive, default=256, help="images at a time (default: 256)")
+    parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
+    return parser.parse_args(argv)
 
 
 @contextmanager
 def _opened(path):
-    """The file to write to, or the terminal."""
+    """Open the file to write to, or the terminal."""
     if path is None:
         if sys.stdout is None:
             raise UserError("the standard output is closed: give --output")
         yield sys.stdout
         return
-    with atomic_write(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as scratch, open(scratch, "w", encoding="utf-8", newline="") as file:
         yield file

@@ -1,4 +1,4 @@
-"""`hf-cifar-resnet push`: a finished run to the Hub."""
+"""`push`: push a finished run to the Hub."""
 
 import tempfile
 
@@ -9,19 +9,15 @@ from ..hub.staging import list_unpushed_files, stage_run
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Folder -> repository, in one commit. Prints and returns its address."""
+    """Push the folder of a run in one commit. Print and return the repository's address."""
     options = _parse(argv, prog)
     with tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder:
         try:
             stage_run(options.folder, options.repo_id, folder)
             pushed = client.push_folder(
-                folder,
-                options.repo_id,
-                message=options.message,
-                private=options.private,
-                revision=options.revision,
+                folder, options.repo_id, message=options.message, private=options.private, revision=options.revision,
                 tag=options.tag,
-            )
+            )  # fmt: skip
         except client.HubError as error:
             raise UserError(f"not pushed: {error}") from error
     print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
@@ -33,9 +29,9 @@ def main(argv=None, prog=None):
 def _parse(argv, prog):
     parser = LineParser(prog=prog, description="Push a finished run to the Hugging Face Hub.")
     parser.add_argument("folder", help="a folder that training wrote")
-    parser.add_argument("repo_id", help="user/name; created where it is missing")
-    parser.add_argument("--private", action="store_true", default=None, help="of a new repository")
-    parser.add_argument("--revision", metavar="BRANCH", help="a branch, created where it is missing; main if not given")
-    parser.add_argument("--tag", help="a tag for this version, such as v1.0")
-    parser.add_argument("--message", default="Push a trained model", help="of the commit")
+    parser.add_argument("repo_id", help="user/name; created if it is missing")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch, created if it is missing (default: main)")
+    parser.add_argument("--tag", help="tag for this version, such as v1.0")
+    parser.add_argument("--message", default="Push a trained model", help="message of the commit")
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Draws the learning rate of every schedule for given settings, without training."""
+"""`schedules`: draw the learning rate of every schedule for given settings, without training."""
 
 import math
 from pathlib import Path
@@ -9,22 +9,21 @@ from ..reporting.plots import plot_schedules
 from ..training import schedules
 from ..training.arguments import json_object
 
-# The evaluations that a drawn plateau sees; none improves after the first.
+# How many evaluations a drawn plateau has; none improves on the first.
 EVALUATIONS = 50
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Writes a PNG with one panel for each schedule."""
+    """Write a PNG with one panel for each schedule."""
     parser = LineParser(prog=prog, description="Draw learning-rate schedules, without training.")
-    parser.add_argument("names", nargs="*", default=schedules.SCHEDULES, help="schedules; all if none is given")
+    parser.add_argument("names", nargs="*", default=schedules.SCHEDULES, help="schedules (default: all)")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps in the run")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="the peak")
-    parser.add_argument(
-        "--warmup_steps", type=float, default=0.0, help="steps, or below 1 a share, where there is warmup"
-    )
-    parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for those that take these arguments")
-    parser.add_argument("--output", default="schedules.png", help="the PNG to write")
+    parser.add_argument("--warmup_steps", type=float, default=0.0,
+                        help="steps, or below 1 a share of them, for schedules with warmup")  # fmt: skip
+    parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for schedules that take these names")
+    parser.add_argument("--output", default="schedules.png", help="PNG to write")
     options = parser.parse_args(argv)
     if options.steps < 1 or not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise UserError("--steps and --learning_rate must be above 0, and --warmup_steps not negative")
@@ -34,8 +33,8 @@ def main(argv=None, prog=None):
         curves = {name: _curve(name, options, kwargs) for name in options.names}
     except ValueError as error:
         raise UserError(str(error)) from error
-    with atomic_write(options.output) as aside:
-        plot_schedules(curves, aside)
+    with atomic_write(options.output) as file:
+        plot_schedules(curves, file)
     print(f"Drawn: {Path(options.output)}")
 
 
@@ -51,7 +50,7 @@ def _curve(name, options, kwargs):
 
 def learning_rates(name, steps, learning_rate=1e-3, warmup_steps=0.0, kwargs=None):
     """
-    The learning rate of each of `steps` steps. A plateau is drawn as if no evaluation improved on the first.
+    Return the learning rate of each of `steps` steps. A plateau is drawn as if no evaluation improved on the first.
 
     Raises:
         ValueError: for a schedule or arguments that do not exist.

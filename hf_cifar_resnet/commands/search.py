@@ -11,11 +11,12 @@ from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
 from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from ..training.build import build_model, build_trainer, check_metric, load_data, quieten_libraries
 from ..training.parser import CifarArgumentParser
+from . import positive
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Trains `--trials` models, each on one point of the space, and reports the best by validation."""
+    """Train `--trials` models, each on one point of the space, and report the best by its last evaluation."""
     options, space, model_args, data_args, args = _parse(argv, prog)
     if find_spec("optuna") is None:
         raise UserError('search needs Optuna: pip install "hf-cifar-resnet[search]"')
@@ -45,16 +46,13 @@ def _parse(argv, prog):
         types, prog=prog, description="Search training arguments; all other arguments are those of `train`."
     )
     parser.add_argument("--space", nargs="+", required=True, metavar="NAME=LOW:HIGH[:log]|NAME=A,B",
-                        help="a range, on a log scale if it says so, or choices")  # fmt: skip
-    parser.add_argument("--trials", type=int, default=20, help="models to train")
-    *parsed, options = parser.parse(argv)
-    if options.trials < 1:
-        raise UserError(f"--trials must be at least 1, got {options.trials}")
+                        help="for each argument a range, linear or logarithmic, or choices")  # fmt: skip
+    parser.add_argument("--trials", type=positive, default=20, help="models to train")
+    model_args, data_args, args, options = parser.parse(argv)
     space = [parse_dimension(text) for text in options.space]
     check_space(space, parser, sys.argv[1:] if argv is None else argv)
-    model_args, data_args, args = parsed
     if not args.output_dir_given:
         args.output_dir = "studies/search"
-    # Trials compete by their last evaluation; keeping checkpoints of all would fill the disk.
+    # Trials compete by their last evaluation, and the checkpoints of all trials would fill the disk.
     args.save_strategy, args.load_best_model_at_end = "no", False
     return options, space, model_args, data_args, args

@@ -1,13 +1,13 @@
 """
-Which learning-rate schedule? Every schedule with every seed, each an ordinary training run in a folder of its own.
+Compare learning-rate schedules: every schedule with every seed, each an ordinary training run in its own folder.
 
 hf-cifar-resnet study --schedules constant cosine one_cycle --seeds 42 43 44 --config quickstart
 
-Or: what does each part of a recipe bring? The recipe as it is, and without each of its parts:
+Or an ablation study: the full recipe, and the recipe without each of its parts.
 
 hf-cifar-resnet study --config strong --schedules cosine --without ema:ema_decay=0 --seeds 42 43 44
 
-At the end the seeds of each are scored as an ensemble too.
+At the end the seeds of each variant are also scored as an ensemble.
 """
 
 import signal
@@ -19,14 +19,14 @@ from ..errors import LineParser, UserError, reports_user_errors
 from ..reporting import run_files
 from ..study import report
 from ..study.execute import execute, score_ensembles
-from ..study.plan import check, check_free, plan, remember
+from ..study.plan import argument_name, check_runs, plan_runs, write_plan
 from ..training import schedules
 from ..training.parser import parse_arguments
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
-    """Runs what is not finished, then writes tables and plots. Exits with 1 if a run failed."""
+    """Execute the runs that are not finished, then write tables and plots. Exit with 1 if a run failed."""
     options, common = _parse(argv, prog)
     if options.report is not None:
         print(report.write_report(options.report, options.targets))
@@ -34,10 +34,10 @@ def main(argv=None, prog=None):
     folder = Path(options.output_dir)
     if holds_run(folder) or (folder / run_files.RUN_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a run, whose files a study would replace: choose another")
-    runs = plan(folder, options.schedules, options.seeds, options.vary, options.without)
-    check(runs, common)
-    remember(folder, options, common)
-    # So that `finally` ends the run at hand, and what it saved can be gone on from.
+    runs = plan_runs(folder, options.schedules, options.seeds, options.vary, options.without)
+    check_runs(runs, common)
+    write_plan(folder, runs, options, common)
+    # An exception, so that `execute` ends the current run, which saves a checkpoint to resume from.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         failed = execute(runs, common)
@@ -57,31 +57,27 @@ def _parse(argv, prog):
         description="Compare learning-rate schedules over seeds. All other arguments are those of `train`.",
         allow_abbrev=False,
     )
-    parser.add_argument("--schedules", nargs="+", default=["constant", "cosine", schedules.PLATEAU], metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[42], metavar="N")
-    parser.add_argument(
-        "--vary", action="append", default=[], metavar="NAME=A,B", help="also vary this argument of train; repeatable"
-    )
-    parser.add_argument(
-        "--without", action="append", default=[], metavar="PART:NAME=VALUE,...",
-        help="also run with these arguments instead, which leave a part out; repeatable",
-    )  # fmt: skip
-    parser.add_argument("--output_dir", default="studies/schedules", help="the folder of the study")
-    parser.add_argument(
-        "--targets", nargs="+", type=float, metavar="ACCURACY", help="accuracies, 0 to 1, to report the time to"
-    )
-    parser.add_argument(
-        "--report", metavar="FOLDER", help="only rebuild tables and plots from the runs in a study folder"
-    )
+    default = ["constant", "cosine", schedules.PLATEAU]
+    parser.add_argument("--schedules", nargs="+", default=default, metavar="NAME", help="schedules to compare")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42], metavar="N", help="seeds of each variant")
+    parser.add_argument("--vary", action="append", default=[], metavar="NAME=A,B",
+                        help="also vary this argument of `train`; repeatable")  # fmt: skip
+    parser.add_argument("--without", action="append", default=[], metavar="PART:NAME=VALUE,...",
+                        help="ablation: also run with these arguments, which leave a part out; repeatable")  # fmt: skip
+    parser.add_argument("--output_dir", default="studies/schedules", help="folder of the study")
+    parser.add_argument("--targets", nargs="+", type=float, metavar="ACCURACY",
+                        help="accuracies, 0 to 1, to report the time to")  # fmt: skip
+    parser.add_argument("--report", metavar="FOLDER", help="only rebuild the tables and plots of this study")
     options, common = parser.parse_known_args(argv)
     if options.targets and not all(0 < target <= 1 for target in options.targets):
         raise UserError(f"--targets must be above 0 and at most 1, got {' '.join(map(str, options.targets))}")
-    options.vary = _by_name("--vary", map(_parse_vary, options.vary))
-    options.without = _by_name("--without", map(_parse_without, options.without))
+    options.vary = _unique("--vary", map(_parse_vary, options.vary))
+    options.without = _unique("--without", map(_parse_without, options.without))
     return options, common
 
 
-def _by_name(flag, pairs):
+def _unique(flag, pairs):
+    """Return the pairs as a dict. Raises [`UserError`] for a name that is given twice."""
     found = {}
     for name, value in pairs:
         if name in found:
@@ -91,10 +87,10 @@ def _by_name(flag, pairs):
 
 
 def _parse_vary(text):
-    name, separator, values = text.partition("=")
-    if not name or not separator or not values:
+    name, _, values = text.partition("=")
+    if not name or not values:
         raise UserError(f"--vary {text}: write it as NAME=A,B")
-    return check_free(name), values.split(",")
+    return argument_name(name), values.split(",")
 
 
 def _parse_without(text):
@@ -102,4 +98,4 @@ def _parse_without(text):
     settings = [setting.partition("=") for setting in settings.split(",")]
     if not part.replace("_", "").isalnum() or not all(name and value for name, _, value in settings):
         raise UserError(f"--without {text}: write it as PART:NAME=VALUE,NAME=VALUE, where PART is one word")
-    return part, _by_name(f"--without {part}:", ((check_free(name), value) for name, _, value in settings))
+    return part, _unique(f"--without {part}:", ((argument_name(name), value) for name, _, value in settings))

@@ -13,18 +13,18 @@ from ..reporting.card import write_results
 from ..training import processes
 from ..training.parser import parse_arguments
 
-# What takes seconds to load is imported where it is used: `--help` and a mistyped argument do not wait for it.
+# Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
 
-# Pairs of classes that the card names.
+# How many pairs of classes the card names.
 MOST_CONFUSED = 5
 
 
 @reports_user_errors
 def main(argv=None, prog=None):
     """
-    Command line -> data -> model -> Trainer -> scores -> checkpoint, curves and card -> Hub. Returns the metrics.
+    Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.
 
-    Exits with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.processes`].
+    Exit with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.processes`].
     """
     arguments = parse_arguments(argv, prog)
     command = processes.command_line(argv, prog)
@@ -54,7 +54,7 @@ def _train(model_args, data_args, args, command, watch):
     model = build_model(model_args, data, start)
     args = args.suited_to(model)
     args.output_dir = output_folder(args, run_name(data_args, model.config, args))
-    # Otherwise a tracker would make up one for the training and another for the test.
+    # Without a name a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or Path(args.output_dir).name
     run = make_record(model, data, model_args, data_args, args, command)
     publisher = HubCallback(args, data_args.eval_split, run) if args.push_to_hub else None
@@ -83,7 +83,7 @@ def _train(model_args, data_args, args, command, watch):
 
 
 def finish(trainer, run, data, eval_split):
-    """Scores the test split, here alone, and writes the model and all that was found. Returns the metrics."""
+    """Score the test split, for the only time in a run, write the model and its records, and return the metrics."""
     from ..evaluation.analysis import most_confused
     from ..reporting.run_record import make_metrics
 

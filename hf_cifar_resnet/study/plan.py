@@ -9,16 +9,14 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..reporting import run_files, run_record
-from ..reporting.run_files import STUDY_JSON
 from ..training.parser import parse_arguments
-from . import report
 
-# What the study itself decides for each run, and how it is told.
+# The arguments that the study sets for each run, and what to do instead of giving them.
 DECIDED = {
     "lr_scheduler_type": "use --schedules",
     "seed": "use --seeds",
     "output_dir": "each run has a folder in that of the study",
-    "resume_from_checkpoint": "started again, it resumes what is not finished",
+    "resume_from_checkpoint": "a study that is started again resumes its unfinished runs",
     "run_name": "each run has the name of its folder",
     "push_to_hub": "push the run that you choose when it has ended, with hf-cifar-resnet push",
     "hub_model_id": "push the run that you choose when it has ended, with hf-cifar-resnet push",
@@ -27,10 +25,14 @@ DECIDED = {
 
 @dataclass
 class Run:
-    """One training run of a study."""
+    """One training run of a study; `varied` and `ablation` are the arguments that set it apart, by name."""
 
     folder: Path
-    settings: dict
+    schedule: str
+    seed: int
+    varied: dict
+    without: str | None
+    ablation: dict
 
     @property
     def name(self):
@@ -38,42 +40,41 @@ class Run:
 
     @property
     def finished(self):
-        # Written last by a run.
+        # A run writes its metrics when its weights and all other figures are saved; only curves.png comes later.
         return (self.folder / run_files.METRICS_JSON).is_file()
 
     def arguments(self):
-        return [text for name, value in self.settings.items() for text in (f"--{name}", str(value))]
+        settings = {"lr_scheduler_type": self.schedule, **self.varied, **self.ablation, "seed": self.seed}
+        return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
 
 
-def check_free(name):
-    """The name of an argument as the Trainer has it. Raises [`UserError`] for one that the study decides."""
-    name = name.lstrip("-").replace("-", "_")
+def argument_name(text):
+    """Return the name of an argument as the Trainer has it. Raises [`UserError`] for one that the study decides."""
+    name = text.lstrip("-").replace("-", "_")
     if name in DECIDED:
         raise UserError(f"{name} is decided by the study: {DECIDED[name]}")
     return name
 
 
-def plan(folder, schedule_names, seeds, vary, without=None):
-    """The runs of a study, seed by seed, so that a study that is cut off compares all variants on what it has."""
+def plan_runs(folder, schedules, seeds, vary, without):
+    """Return the runs seed by seed, so that a study that is cut off can compare all variants."""
     runs = []
-    left_out = {"": {}} | {f"{report.WITHOUT}{part}": settings for part, settings in (without or {}).items()}
-    for seed in seeds:
-        for schedule, part, *values in itertools.product(schedule_names, left_out, *vary.values()):
-            varied = dict(zip(vary, values, strict=True))
-            name = "-".join([schedule + part, *(f"{key}={value}" for key, value in varied.items()), f"seed{seed}"])
-            settings = {"lr_scheduler_type": schedule, **varied, **left_out[part], "seed": seed}
-            runs.append(Run(folder / name.replace(os.sep, "_"), settings))
+    for seed, schedule, part, *values in itertools.product(seeds, schedules, [None, *without], *vary.values()):
+        varied = dict(zip(vary, values, strict=True))
+        words = [schedule, *(["without", part] if part else []), *(f"{name}={varied[name]}" for name in vary)]
+        name = "-".join([*words, f"seed{seed}"]).replace(os.sep, "_")
+        runs.append(Run(folder / name, schedule, seed, varied, part, without.get(part, {})))
     return runs
 
 
-def check(runs, common):
+def check_runs(runs, common):
     """
-    Raises [`UserError`] before any run is started: for arguments that would make one fail at its start, and for two
-    runs that would be the same, such as those of equal values, which would count as two.
+    Raise [`UserError`] before any run starts: for arguments with which one would fail at its start, and for two runs
+    with equal arguments, which would count as two results.
     """
     for argument in common:
         if argument.startswith("--"):
-            check_free(argument.split("=")[0])
+            argument_name(argument.split("=")[0])
     known = {}
     for run in runs:
         try:
@@ -87,22 +88,29 @@ def check(runs, common):
         known |= dict.fromkeys((run.name, settings), run.name)
 
 
-def remember(folder, options, common):
-    """Writes what the study is; refuses to mix runs of different settings in one folder."""
-    path = folder / STUDY_JSON
-    vary, without = sorted(options.vary), dict(options.without)
+def write_plan(folder, runs, options, common):
+    """Write `study.json`, or add these runs to it. Raises [`UserError`] if it has runs with other arguments."""
+    path = folder / run_files.STUDY_JSON
+    vary, without, known = sorted(options.vary), dict(options.without), []
     if path.is_file():
         before = run_record.read_json(path)
-        known = before.get("without", {})
-        without = known | without
-        changed = [part for part in known if without[part] != known[part]]
+        ablations = before.get("without", {})
+        without = ablations | without
+        changed = any(without[part] != settings for part, settings in ablations.items())
         if (before["arguments"], before["varied"]) != (common, vary) or changed:
             raise UserError(
                 f"{folder} holds a study with other arguments ({shlex.join(before['arguments'])}): "
                 "choose another --output_dir"
             )
+        known = before.get("runs", [])
+    planned = {run["folder"]: run for run in known} | {
+        run.name: {"folder": run.name, "schedule": run.schedule, "seed": run.seed, "varied": run.varied,
+                   "without": run.without}
+        for run in runs
+    }  # fmt: skip
+    study = {"arguments": common, "varied": vary, "without": without, "runs": list(planned.values())}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        run_record.write_json({"arguments": common, "varied": vary, "without": without}, path)
+        run_record.write_json(study, path)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be written: {error.strerror or error}") from error

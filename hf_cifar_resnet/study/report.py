@@ -1,8 +1,6 @@
 """Report a study: its tables, plots and comparisons, computed from the folders of its runs."""
 
-import csv
 import math
-import re
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -14,139 +12,102 @@ from ..errors import UserError
 from ..reporting import run_files, run_record
 from ..reporting.plots import plot_study, plot_study_final
 
-# Differences are claimed below this, after Holm's correction for the number of comparisons.
+# Differences are claimed below this p-value, after Holm's correction for the number of comparisons.
 SIGNIFICANCE = 0.05
 # In a study's folder: the scores of the runs of each variant as an ensemble.
 ENSEMBLES_JSON = "ensembles.json"
-# In the folder's name of a study's run that leaves a part out, before the part.
-WITHOUT = "-without-"
 
 
 def write_report(folder, targets=None):
     """
-    Writes results.csv (a row for each run), results.md, curves.png and final.png into a study's folder.
+    Write results.csv (a row for each run), results.md, curves.png and final.png into the folder of a study, or of
+    single runs, which are then compared by their schedules. Return the text of results.md.
 
-    Args:
-        folder (`str` or `Path`): its subfolders are the runs; those that did not finish are left out and counted.
-        targets (list of floats, *optional*): accuracies, 0 to 1, to report the time to; chosen from the runs if None.
-
-    Returns:
-        The text of results.md.
-
-    Raises:
-        UserError: if there is no finished run.
+    `targets` are the accuracies, 0 to 1, to report the time to; they are chosen from the runs if None. Raises
+    [`UserError`] if there is no finished run.
     """
     folder = Path(folder)
-    runs, unfinished = read_runs(folder), len(unfinished_runs(folder))
+    runs, unfinished = read_study(folder)
     if not runs:
         raise UserError(f"there is no finished run in {folder}")
     targets = sorted(targets) if targets else choose_targets(runs)
-    _write_csv(runs, targets, folder / "results.csv")
     groups = group(runs)
-    text = results_markdown(groups, targets, unfinished, ensembles_of(groups, read_ensembles(folder)))
+    _write_csv(runs, targets, folder / "results.csv")
+    text = results_markdown(groups, targets, len(unfinished), read_ensembles(folder))
     (folder / "results.md").write_text(text, encoding="utf-8")
-    selected_on = runs[0]["metrics"]["selected_on"]
     histories = {name: [run["history"] for run in members] for name, members in groups.items()}
-    plot_study(histories, folder / "curves.png", selected_on)
-    finals = {name: [run["metrics"]["test"]["top1"] for run in members] for name, members in groups.items()}
-    plot_study_final(finals, folder / "final.png")
+    plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
+    plot_study_final({name: _test_top1(members) for name, members in groups.items()}, folder / "final.png")
     return text
 
 
-def read_runs(folder):
-    """The finished runs in a study's folder, by variant and seed."""
+def read_study(folder):
+    """
+    Return the finished runs of a folder with their records, by variant and seed, and its unfinished ones.
+
+    Each run is a dict with `folder`, `schedule`, `seed`, `varied` (arguments) and `without` (the ablated part).
+    """
     study = folder / run_files.STUDY_JSON
-    varied = run_record.read_json(study)["varied"] if study.is_file() else []
-    runs = [read_run(path) for path in _run_folders(folder) if _is_finished(path)]
+    if study.is_file():
+        runs = run_record.read_json(study).get("runs")
+        if runs is None:
+            raise UserError(f"{study} is of an older version: start the study again, which keeps its finished runs")
+    else:
+        runs = [_single_run(path) for path in sorted(folder.glob(f"*/{run_files.RUN_JSON}"))]
+    finished, unfinished = [], []
     for run in runs:
-        run["variant"] = variant(run, varied)
-    return sorted(runs, key=lambda run: (run["variant"], run["seed"]))
+        place = folder / run["folder"]
+        if (place / run_files.METRICS_JSON).is_file():
+            records = {
+                "run": run_record.read_json(place / run_files.RUN_JSON),
+                "metrics": run_record.read_json(place / run_files.METRICS_JSON),
+                "history": run_record.read_history(place / run_files.HISTORY_CSV),
+            }
+            finished.append(run | records)
+        else:
+            unfinished.append(run)
+    return sorted(finished, key=lambda run: (variant_name(run), run["seed"])), unfinished
 
 
-def unfinished_runs(folder):
-    """The names of those that are not."""
-    return [path.name for path in _run_folders(folder) if not _is_finished(path)]
+def _single_run(path):
+    arguments = run_record.read_json(path)["arguments"]
+    kind = {"schedule": arguments["lr_scheduler_type"], "seed": arguments["seed"], "varied": {}, "without": None}
+    return {"folder": path.parent.name, **kind}
 
 
-def _is_finished(path):
-    return (path / run_files.METRICS_JSON).is_file()
-
-
-def _run_folders(folder):
-    return sorted(path for path in folder.glob("*") if path.is_dir() and "-seed" in path.name)
-
-
-def read_run(folder):
-    """What a run's folder says of it."""
-    run = run_record.read_json(folder / run_files.RUN_JSON)
-    return {
-        "name": folder.name,
-        "seed": run["arguments"]["seed"],
-        "schedule": run["arguments"]["lr_scheduler_type"],
-        "run": run,
-        "metrics": run_record.read_json(folder / run_files.METRICS_JSON),
-        "history": run_record.read_history(folder / run_files.HISTORY_CSV),
-    }
-
-
-def variant(run, varied):
-    """What is compared: the schedule, and the varied arguments as the study gave them."""
-    part = part_left_out(run)
-    left_out = [f"without {part}"] if part else []
-    return ", ".join([run["schedule"], *left_out, *(f"{name} {_given(run, name)}" for name in varied)])
-
-
-def _given(run, name):
-    """The value of an argument on a run's command line, of which the last counts; not all of them are in run.json."""
-    words = run["run"]["command"]
-    values = [value for word, value in zip(words, words[1:], strict=False) if word == f"--{name}"]
-    return values[-1] if values else None
-
-
-def part_left_out(run):
-    """The part of the recipe that this run of a study left out, or None."""
-    found = re.search(rf"{WITHOUT}(\w+)-", run["name"])
-    return found[1] if found else None
+def variant_name(run, ablated=True):
+    """Return what is compared: schedule, varied arguments, and the ablated part unless `ablated` is False."""
+    without = [f"without {run['without']}"] if ablated and run["without"] else []
+    return ", ".join([run["schedule"], *without, *(f"{name} {value}" for name, value in run["varied"].items())])
 
 
 def group(runs):
-    """
-    Runs by variant.
-
-    Raises:
-        UserError: for two runs of one variant with the same seed, which say no more than one of them.
-    """
+    """Group runs by variant. Raises [`UserError`] for two runs of one variant and seed, which are one result."""
     groups = defaultdict(dict)
     for run in runs:
-        other = groups[run["variant"]].setdefault(run["seed"], run)
+        other = groups[variant_name(run)].setdefault(run["seed"], run)
         if other is not run:
-            raise UserError(f"{other['name']} and {run['name']} are the same run, of one seed: move one of them away")
+            names = f"{other['folder']} and {run['folder']}"
+            raise UserError(f"{names} have the same schedule and seed: move one of them to another folder")
     return {variant: list(members.values()) for variant, members in groups.items()}
 
 
 def read_ensembles(folder):
-    """What a study found of its ensembles: a list of dicts of `runs` (names) and `test` (scores)."""
+    """Return the ensembles of a study: a list of dicts of `runs` (folders) and `test` (scores)."""
     path = folder / ENSEMBLES_JSON
     return run_record.read_json(path) if path.is_file() else []
 
 
-def ensembles_of(groups, ensembles):
-    """Variant -> the scores on test of the ensemble of just its runs, where there is one."""
-    scores = {tuple(each["runs"]): each["test"] for each in ensembles}
-    names = {name: tuple(run["name"] for run in members) for name, members in groups.items()}
-    return {name: scores[runs] for name, runs in names.items() if runs in scores}
-
-
 def choose_targets(runs):
-    """The highest multiple of 10% that every run reached, and the highest that any run reached."""
+    """Return the highest multiple of 10% that every run reached, and the highest that any run reached."""
     best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs]
     return sorted({math.floor(10 * value) / 10 for value in (min(best), max(best))} - {0.0})
 
 
 def figures(run, targets):
     """
-    The numbers of one run that the tables show; accuracies are 0 to 1, and None is not measured or not reached. There
-    is no top-5 accuracy where there are too few classes for one.
+    Return the numbers of one run that the tables show. Accuracies are 0 to 1; None is not measured or not reached. With
+    few classes there is no top-5 accuracy.
     """
     metrics, history = run["metrics"], run["history"]
     last = history[-1]
@@ -168,18 +129,15 @@ def figures(run, targets):
 
 
 def _write_csv(runs, targets, path):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = [
-            {"schedule": run["schedule"], "variant": run["variant"], "seed": run["seed"], **figures(run, targets)}
-            for run in runs
-        ]
-        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = [
+        {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **figures(run, targets)}
+        for run in runs
+    ]
+    run_record.write_history(rows, path)
 
 
 def results_markdown(groups, targets, unfinished, ensembles):
-    """results.md: what was run, the reading, the table."""
+    """Return the text of results.md: what was run, the comparison, the table."""
     first = next(iter(groups.values()))[0]
     run, selected_on = first["run"], first["metrics"]["selected_on"]
     selection = (
@@ -187,7 +145,7 @@ def results_markdown(groups, targets, unfinished, ensembles):
         if selected_on == "test"
         else "Epochs were chosen on the validation split; test was scored once a run."
     )
-    subject = "What each part brings," if _parts(groups) else "Learning-rate schedules"
+    subject = "Ablation study" if _baselines(groups) else "Learning-rate schedules"
     arguments = run["arguments"]
     peak = arguments.get("scaled_learning_rate", arguments["learning_rate"])
     lines = [
@@ -197,7 +155,7 @@ def results_markdown(groups, targets, unfinished, ensembles):
         f"{first['metrics']['epochs']:g} epochs, {arguments['optim']}, peak LR {peak:g}, "
         f"global batch {arguments['global_batch_size']}. {selection}",
         "",
-        reading_of_parts(groups) if _parts(groups) else reading(groups, selected_on),
+        compare(groups),
         "",
         *_table(groups, targets, selected_on, ensembles),
         "",
@@ -224,14 +182,17 @@ def _table(groups, targets, selected_on, ensembles):
     numbers = {name: [figures(run, targets) for run in members] for name, members in groups.items()}
     measured = {column for rows in numbers.values() for row in rows for column in row}
     columns = {column: title for column, title in columns.items() if column in measured}
+    scores_of = {tuple(each["runs"]): each["test"] for each in ensembles}
     head = ["schedule", "n", *columns.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, members in sorted(groups.items(), key=lambda item: -_mean_test(item[1])):
         cells = [_cell(column, [row.get(column) for row in numbers[name]]) for column in columns]
         lines.append("| " + " | ".join([name, str(len(members)), *cells]) + " |")
-        if name in ensembles:
-            scores = {f"test_{score}": [value] for score, value in ensembles[name].items()}
-            cells = [_cell(column, scores[column]) if column in scores else "" for column in columns]
+        # An ensemble is shown only beside exactly the runs that it consists of.
+        scores = scores_of.get(tuple(run["folder"] for run in members))
+        if scores:
+            names = [column.removeprefix("test_") for column in columns]
+            cells = [_cell(name, [scores[name]]) if name in scores else "" for name in names]
             lines.append("| " + " | ".join([f"{name}, ensemble of its {len(members)} seeds", "1", *cells]) + " |")
     return lines
 
@@ -256,59 +217,39 @@ def _mean_test(members):
     return mean(_test_top1(members))
 
 
-def reading(groups, selected_on="validation"):
+def _baselines(groups):
+    """Return, for each variant that leaves a part out, the variant with all parts, where that was run."""
+    full = {name: variant_name(members[0], ablated=False) for name, members in groups.items()}
+    return {name: other for name, other in full.items() if other != name and other in groups}
+
+
+def compare(groups):
     """
-    One paragraph on final test accuracy. A difference is claimed only where Welch's t-test over the seeds, with Holm's
-    correction over the comparisons with the best, supports it at 5%.
+    Return one paragraph on final test accuracy: ablations against the full recipe, or all variants against the best.
+
+    A difference is claimed only where Welch's t-test over the seeds, with Holm's correction over the comparisons,
+    supports it at 5%.
     """
     ranked = sorted(groups, key=lambda name: -_mean_test(groups[name]))
-    best, others = ranked[0], ranked[1:]
-    said = [f"Highest mean test top-1: {best} with {_describe(_test_top1(groups[best]))}."]
-    if not others:
+    baselines, title = _baselines(groups), "Full recipe"
+    if not baselines:
+        baselines, title = dict.fromkeys(ranked[1:], ranked[0]), "Highest mean test top-1"
+    references = list(dict.fromkeys(baselines.values())) or ranked
+    said = [f"{title}: {name} with {_describe(_test_top1(groups[name]))}." for name in references]
+    if not baselines:
         return said[0]
-    if min(len(members) for members in groups.values()) < 2:
-        return " ".join([*said, "Not every schedule has two seeds or more, so no difference is claimed."])
-    p_values = {name: _welch(_test_top1(groups[best]), _test_top1(groups[name])) for name in others}
-    clear = _holm(p_values)
-    if clear:
-        lead = {name: 100 * (_mean_test(groups[best]) - _mean_test(groups[name])) for name in clear}
-        listed = ", ".join(f"{name} (by {lead[name]:.2f} points, p = {clear[name]:.2g})" for name in clear)
-        said.append(f"It is ahead of {listed}.")
-    open_ones = [name for name in others if name not in clear]
-    if open_ones:
-        said.append(f"The seeds do not support a difference between it and {', '.join(open_ones)}.")
-    said.append("(Welch's t-test, Holm-corrected, 5%.)")
-    return " ".join(said)
-
-
-def _parts(groups):
-    """Of each variant that leaves a part out, the name of the whole it is compared with, where that was run."""
-    parts = {name: part_left_out(members[0]) for name, members in groups.items()}
-    wholes = {name: name.replace(f", without {part}", "") for name, part in parts.items() if part}
-    return {name: whole for name, whole in wholes.items() if whole in groups}
-
-
-def reading_of_parts(groups):
-    """One paragraph on what leaving each part out does to final test accuracy, with the claims of [`reading`]."""
-    wholes = _parts(groups)
-    said = [f"The whole: {name} with {_describe(_test_top1(groups[name]))}." for name in dict.fromkeys(wholes.values())]
-    compared = [*wholes, *wholes.values()]
-    if min(len(groups[name]) for name in compared) < 2:
+    if min(len(groups[name]) for name in [*baselines, *references]) < 2:
         return " ".join([*said, "Not every variant has two seeds or more, so no difference is claimed."])
-    p_values = {name: _welch(_test_top1(groups[whole]), _test_top1(groups[name])) for name, whole in wholes.items()}
-    clear = _holm(p_values)
-    changes = {
-        name: f"{name} ({100 * (_mean_test(groups[name]) - _mean_test(groups[whole])):+.2f} points"
-        for name, whole in wholes.items()
-    }
+    scores = {name: _test_top1(members) for name, members in groups.items()}
+    clear = _holm({name: _welch(scores[name], scores[other]) for name, other in baselines.items()})
+    points = {name: 100 * (mean(scores[name]) - mean(scores[other])) for name, other in baselines.items()}
     if clear:
-        listed = ", ".join(f"{changes[name]}, p = {clear[name]:.2g})" for name in clear)
+        listed = ", ".join(f"{name} ({points[name]:+.2f} points, p = {p:.2g})" for name, p in clear.items())
         said.append(f"The seeds support a difference for {listed}.")
-    open_ones = [f"{changes[name]})" for name in wholes if name not in clear]
-    if open_ones:
-        said.append(f"The seeds do not support a difference for {', '.join(open_ones)}.")
-    said.append("(Welch's t-test, Holm-corrected, 5%.)")
-    return " ".join(said)
+    if len(clear) < len(points):
+        listed = ", ".join(f"{name} ({points[name]:+.2f} points)" for name in points if name not in clear)
+        said.append(f"The seeds do not support a difference for {listed}.")
+    return " ".join([*said, "(Welch's t-test, Holm-corrected, 5%.)"])
 
 
 def _describe(values):
@@ -318,16 +259,16 @@ def _describe(values):
 
 def _welch(a, b):
     if stdev(a) == 0 and stdev(b) == 0:
-        # No spread at all says nothing of the next seed.
+        # Two seeds that agree exactly say nothing about the next seed.
         return 1.0
     with warnings.catch_warnings():
-        # Of seeds that hardly differ: then the test is as exact as the figures are.
+        # scipy warns where the values hardly differ; the test is then as exact as the figures are.
         warnings.simplefilter("ignore", RuntimeWarning)
         return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
 
 
 def _holm(p_values):
-    """Holm 1979: the corrected p-values of those hypotheses that are rejected."""
+    """Return Holm's (1979) corrected p-values of the hypotheses that are rejected."""
     rejected, corrected = {}, 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         corrected = max(corrected, min(1.0, p * (len(p_values) - rank)))

@@ -6,7 +6,7 @@ from ..errors import UserError
 from ..training.figures import NonFiniteError
 
 BEST_JSON = "search.json"
-# What can change from trial to trial: the Trainer sets it after the arguments were checked and divided over devices.
+# What can change between trials: the Trainer sets it after the arguments were checked and divided over devices.
 SEARCHABLE = (
     "learning_rate", "weight_decay", "label_smoothing_factor", "max_grad_norm", "warmup_steps", "num_train_epochs",
     "adam_beta1", "adam_beta2", "adam_epsilon",
@@ -14,7 +14,7 @@ SEARCHABLE = (
 
 
 def find_best(trainer, space, options, args):
-    """The best trial, as transformers returns it."""
+    """Return the best trial, as transformers returns it."""
     import optuna
 
     try:
@@ -25,9 +25,9 @@ def find_best(trainer, space, options, args):
             direction="maximize" if args.greater_is_better else "minimize",
             backend="optuna",
             sampler=optuna.samplers.TPESampler(seed=args.seed),
-            catch=NonFiniteError,  # a trial that diverges is a bad one, and the others go on
+            catch=NonFiniteError,  # a trial that diverges counts as a bad one, and the search continues
         )
-    except ValueError as error:  # where all of them diverge
+    except ValueError as error:  # every trial diverged
         raise UserError(f"the search found nothing: {error}") from error
 
 
@@ -37,23 +37,16 @@ class Dimension:
 
     name: str
     values: list
-    is_range: bool = False
-    log: bool = False
+    scale: str | None = None  # "linear" or "log" of a range
 
     def suggest(self, trial):
-        """A value for an Optuna trial."""
-        if self.is_range:
-            return trial.suggest_float(self.name, *self.values, log=self.log)
+        if self.scale:
+            return trial.suggest_float(self.name, *self.values, log=self.scale == "log")
         return trial.suggest_categorical(self.name, self.values)
 
 
 def parse_dimension(text):
-    """
-    A [`Dimension`], from `NAME=LOW:HIGH`, `NAME=LOW:HIGH:log` or `NAME=A,B,C`.
-
-    Raises:
-        UserError: if it is neither.
-    """
+    """Parse `NAME=LOW:HIGH`, `NAME=LOW:HIGH:log` or `NAME=A,B,C`. Raises [`UserError`] if it is none of them."""
     name, _, values = text.partition("=")
     name = name.lstrip("-").replace("-", "_")
     try:
@@ -62,7 +55,7 @@ def parse_dimension(text):
             low, high = float(low), float(high)
             if scale not in ([], ["log"]) or not low < high or (scale and low <= 0):
                 raise ValueError
-            return Dimension(name, [low, high], is_range=True, log=bool(scale))
+            return Dimension(name, [low, high], "log" if scale else "linear")
         if not all(values.split(",")):
             raise ValueError
         return Dimension(name, [_number_or_text(value) for value in values.split(",")])
@@ -71,10 +64,9 @@ def parse_dimension(text):
 
 
 def check_space(space, parser, argv):
-    """Raises [`UserError`] for what is there twice, or `train` does not take: no trial should find out."""
+    """Raise [`UserError`] for duplicates and for values that `train` does not take, before any trial starts."""
     names = [dimension.name for dimension in space]
-    unknown = sorted(set(names) - set(SEARCHABLE))
-    if unknown:
+    if unknown := sorted(set(names) - set(SEARCHABLE)):
         raise UserError(
             f"--space: cannot search {', '.join(unknown)}, only {', '.join(SEARCHABLE)}; `study --vary` can"
         )
