@@ -1,6 +1,6 @@
 """
-Every command and program of the README, run, where only data, sizes and folders are substituted; and those of all
-READMEs that take too long, parsed.
+The commands and programs of all READMEs are run, with other data, sizes and folders; those that would take too long are
+parsed.
 """
 
 import os
@@ -26,16 +26,22 @@ from hf_cifar_resnet.training.parser import parse_arguments
 from .conftest import TWO_PROCESSES
 
 REPOSITORY = Path(__file__).parents[2]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+MODEL_CARDS = sorted((REPOSITORY / "model_cards").rglob("README.md"))
+GUIDES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "hf_cifar_resnet").rglob("README.md"))]
+FAULTS = REPOSITORY / "tests" / "README.md"
+
+
+def read(document):
+    return document.read_text(encoding="utf-8")
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+    return [block for guide in GUIDES for block in re.findall(rf"```{language}\n(.*?)```", read(guide), flags=re.S)]
 
 
 # Of the user on the test Hub.
 USER = "ann"
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+COMMANDS = list(dict.fromkeys(line for block in blocks("bash") for line in block.splitlines() if line.strip()))
 IN_CI = [command for command in COMMANDS if command.startswith("pip install")]
 TINY_DATA = "--max_train_samples 100 --max_eval_samples 20 --max_steps 1 --per_device_train_batch_size 8 --use_cpu"
 TINY_MODEL = "--block basic --stage_depths 1 1 --stage_widths 16 32"
@@ -181,9 +187,9 @@ def test_programs(place, finished, monkeypatch, capsys):
     weights = (place / "from-python" / "model.safetensors").read_bytes()
     assert "test_top1" in capsys.readouterr().out
     assert names["HalveWhenOverfitting"]().after_warmup(None, None) is None
-    # The last of them gives the same model in every process.
+    # The training program gives the same model in every process.
     torch.manual_seed(2)
-    run(blocks("python")[-1])
+    run(next(program for program in blocks("python") if "CifarTrainer(" in program))
     assert (place / "from-python" / "model.safetensors").read_bytes() == weights
 
 
@@ -192,19 +198,19 @@ def test_every_recipe_and_schedule_is_named():
     from hf_cifar_resnet.training.schedules import SCHEDULES
 
     for name in [*recipe_names(), *SCHEDULES]:
-        assert f"`{name}`" in README, name
+        assert f"`{name}`" in read(REPOSITORY / "README.md"), name
 
 
 # What the documents show and [`test_command`] does not run: it may take days, or name data that is not here.
 
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "model_cards").rglob("README.md"))]
+DOCUMENTS = [*GUIDES, *MODEL_CARDS]
 LOOP = re.search(r"```bash\n(for .*?\ndone\n)```", (REPOSITORY / "model_cards" / "README.md").read_text(), re.S)[1]
 
 
 def shown_commands(document):
     """The other command lines of `study`, `train` and `benchmark` in a document's blocks and texts: (command, rest)."""
     text = document.read_text(encoding="utf-8").replace(LOOP, "")
-    if document.parent == REPOSITORY:
+    if document in GUIDES:
         text = re.sub(r"^```bash.*?^```", "", text, flags=re.S | re.M)
     text = text.replace("\\\n", " ")
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
@@ -275,7 +281,7 @@ def test_the_loop_over_the_recipes_writes_the_cards(bash, tmp_path):
     assert {path.name for path in card.iterdir()} == files
 
 
-ROWS = re.findall(r"^\| (.+?) \| .+ \| `(\w+\.py)::(test_\w+)` \|$", README, re.M)
+ROWS = re.findall(r"^\| (.+?) \| .+ \| `(\w+\.py)::(test_\w+)` \|$", read(FAULTS), re.M)
 
 
 @pytest.mark.parametrize("fault, file, test", ROWS)
@@ -285,4 +291,10 @@ def test_every_fault_has_its_test(fault, file, test):
 
 
 def test_faults_are_found():
-    assert len(ROWS) == README.count(".py::test_") > 40
+    assert len(ROWS) == read(FAULTS).count(".py::test_") > 40
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, FAULTS], ids=lambda document: str(document.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(document))
+    assert not [link for link in links if not (document.parent / link).exists()]
