@@ -120,7 +120,7 @@ def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, capsys):
     assert "there is no nowhere.png" in refused(capsys, colour_checkpoint, image, "nowhere.png")
     assert "holds no checkpoint" in refused(capsys, tmp_path, image)
     assert "holds no checkpoint" in refused(capsys, "./nowhere", image)
-    assert "--top_k must be at least 1" in refused(capsys, colour_checkpoint, image, "--top_k", "0")
+    assert "argument --top_k: must be at least 1" in refused(capsys, colour_checkpoint, image, "--top_k", "0")
     assert "cannot be written" in refused(capsys, colour_checkpoint, image, "--output", tmp_path / "no" / "out")
     assert "one of the inputs" in refused(capsys, colour_checkpoint, image, "--output", image)
     (tmp_path / "empty").mkdir()

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from hf_cifar_resnet.checkpoints.run_folder import locked
+from hf_cifar_resnet.checkpoints.run_folder import lock_folder
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.reporting.run_record import read_json, write_json
 
@@ -132,7 +132,7 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
     (tmp_path / "out" / "step-seed1").mkdir(parents=True)
     (tmp_path / "out" / "constant-seed1").write_text("in the way")
     program = ["-m", "hf_cifar_resnet", "study", "--schedules", "constant", "step", "one_cycle", "--seeds", "1"]
-    with locked(tmp_path / "out" / "step-seed1"):
+    with lock_folder(tmp_path / "out" / "step-seed1"):
         result = python(*program, "--output_dir", tmp_path / "out", *SIZES, "--max_steps", "2", cwd=tmp_path)
     assert result.returncode == 1
     assert "constant-seed1: FAILED: " in result.stdout and "one_cycle-seed1: test top-1" in result.stdout
