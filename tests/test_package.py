@@ -68,11 +68,7 @@ def run_python(code):
 
 
 @pytest.mark.parametrize(
-    "code",
-    [
-        "from hf_cifar_resnet import cli; cli.main(['--help'])",
-        "from hf_cifar_resnet import errors",
-    ],
+    "code", ["from hf_cifar_resnet import cli; cli.main(['--help'])", "from hf_cifar_resnet import errors"]
 )
 def test_costs_nothing_until_it_is_used(code):
     loaded = run_python(f"{code}\nimport sys\nprint('LOADED', *({HEAVY!r} & sys.modules.keys()))")

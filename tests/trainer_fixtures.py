@@ -85,16 +85,7 @@ def make_args(tmp_path):
 def make_trainer(make_args, make_model, make_dataset):
     """A [`CifarTrainer`] on 40 images of noise: 5 steps an epoch, unless told otherwise."""
 
-    def make(
-        folder="run",
-        *,
-        model=None,
-        train=None,
-        evaluate=None,
-        compute_metrics=None,
-        callbacks=(),
-        **options,
-    ):
+    def make(folder="run", *, model=None, train=None, evaluate=None, compute_metrics=None, callbacks=(), **options):
         return CifarTrainer(
             model=model or make_model(),
             args=make_args(folder, **options),

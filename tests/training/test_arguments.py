@@ -218,11 +218,7 @@ def test_bad_input_is_told_in_one_line(parse, line):
 
 
 @pytest.mark.parametrize(
-    "typed, meant",
-    [
-        ("--lerning_rate", "--learning_rate"),
-        ("--num_epochs=3", "--num_train_epochs"),
-    ],
+    "typed, meant", [("--lerning_rate", "--learning_rate"), ("--num_epochs=3", "--num_train_epochs")]
 )
 def test_unknown_flag_suggests_the_nearest(parse, typed, meant):
     with pytest.raises(UserError, match=f"unknown argument {typed}; did you mean {meant}\\?"):

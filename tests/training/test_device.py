@@ -31,10 +31,7 @@ def formats_seen(trainer):
 
 @pytest.mark.parametrize(
     "widths, options, expected",
-    [
-        ([8, 16], {"cutmix_alpha": 1.0}, {"contiguous"}),
-        ([16, 32], {"mixup_alpha": 1.0}, {"channels_last"}),
-    ],
+    [([8, 16], {"cutmix_alpha": 1.0}, {"contiguous"}), ([16, 32], {"mixup_alpha": 1.0}, {"channels_last"})],
 )
 def test_one_memory_format_throughout(cpu_with, make_trainer, make_model, widths, options, expected):
     cpu_with(*AMX)
@@ -74,12 +71,7 @@ def test_bf16_needs_no_word_about_the_cpu(make_trainer, make_model):
 
 @pytest.mark.parametrize(
     "instructions, width, options, precision",
-    [
-        (AMX, 64, {}, "bf16"),
-        (AMX, 64, {"bf16": False}, "fp32"),
-        (AMX, 16, {}, "fp32"),
-        ((), 64, {}, "fp32"),
-    ],
+    [(AMX, 64, {}, "bf16"), (AMX, 64, {"bf16": False}, "fp32"), (AMX, 16, {}, "fp32"), ((), 64, {}, "fp32")],
 )
 def test_precision_follows_cpu_and_model(cpu_with, make_trainer, make_model, instructions, width, options, precision):
     cpu_with(*instructions)

@@ -163,11 +163,7 @@ def test_evaluation_without_a_save_is_followed_by_one_more_step(train):
 
 
 def test_signal_before_training_ends_at_once(tmp_path, capsys):
-    with (
-        pytest.raises(SystemExit) as stopped,
-        watch_signals(["python", "train.py"]),
-        mark_preemption(tmp_path),
-    ):
+    with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]), mark_preemption(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE and (tmp_path / MARKER).exists()

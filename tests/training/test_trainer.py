@@ -318,10 +318,7 @@ def test_nothing_needs_unpickling_outside_checkpoints(make_trainer, tmp_path):
         assert not zipfile.is_zipfile(file) and not file.read_bytes().startswith(b"\x80")
 
 
-@pytest.mark.parametrize(
-    "metric, values, best",
-    [("top1", [0.1, 0.4, 0.2, 0.3, 0.2], 2), ("loss", [3, 2, 1, 2, 3], 3)],
-)
+@pytest.mark.parametrize("metric, values, best", [("top1", [0.1, 0.4, 0.2, 0.3, 0.2], 2), ("loss", [3, 2, 1, 2, 3], 3)])
 def test_best_model_is_kept_and_loaded(make_trainer, tmp_path, metric, values, best):
     trainer = make_trainer(
         metric_for_best_model=metric,
