@@ -14,6 +14,8 @@ OPTIONS = {
         "ema_decay": 0.9,
         "mixup_alpha": 0.5,
         "cutmix_alpha": 0.5,
+        "mixing_probability": 0.8,
+        "mixing_stop_epoch": 0.7,
         "gradient_accumulation_steps": 2,
         "eval_steps": 3,
         "save_steps": 3,
@@ -21,7 +23,7 @@ OPTIONS = {
         "load_best_model_at_end": True,
     },
     "workers": {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "num_train_epochs": 2},
-    "saves within steps, evaluations after epochs": {"eval_strategy": "epoch", "save_steps": 1, "num_train_epochs": 2},
+    "saves within epochs, evaluations after them": {"eval_strategy": "epoch", "num_train_epochs": 2},
     "saves of the best": {"save_strategy": "best", "metric_for_best_model": "top1"},
     "end within an epoch": {"max_steps": 12},
     "early stop": {"early_stopping_patience": 1, "load_best_model_at_end": True, "learning_rate": 1.0},
@@ -60,6 +62,11 @@ def history(trainer):
     ]
 
 
+def weights(folder):
+    """The bytes of every file of weights, averages among them."""
+    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_checkpoint_leads_to_the_same_end(train, tmp_path, name):
     whole = train("whole", **OPTIONS[name])
@@ -69,13 +76,15 @@ def test_every_checkpoint_leads_to_the_same_end(train, tmp_path, name):
     some = stops[1:2] if name == "workers" else [*stops[: -1 : max(1, len(stops) // 2)], stops[-1]]
     for stop in some:
         resumed = train("resumed", f"whole/{stop.name}", **OPTIONS[name])
-        ends = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "resumed")]
-        assert ends[0] == ends[1], stop.name
+        assert weights(tmp_path / "resumed") == weights(tmp_path / "whole"), stop.name
+        assert stop == stops[-1] or weights(tmp_path / "resumed" / stops[-1].name) == weights(stops[-1]), stop.name
         assert history(resumed) == history(whole), stop.name
         assert resumed.state.best_metric == whole.state.best_metric
+    if name == "workers":
+        train("without", **OPTIONS[name] | {"dataloader_num_workers": 0, "dataloader_persistent_workers": False})
+        assert weights(tmp_path / "without") == weights(tmp_path / "whole")
     if name == "everything at once":
         # The rates were really cut, and the averages are others than the weights.
         assert len({entry["learning_rate"] for entry in history(whole) if "learning_rate" in entry}) > 1
-        last = stops[-1]
-        weights, averages = (load_file(last / f"{kind}.safetensors") for kind in ("model", "ema"))
-        assert any(not weights[key].equal(averages[key]) for key in weights)
+        model, averages = (load_file(stops[-1] / f"{kind}.safetensors") for kind in ("model", "ema"))
+        assert any(not model[key].equal(averages[key]) for key in model)

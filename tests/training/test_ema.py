@@ -132,22 +132,6 @@ def test_second_training_starts_from_the_average(make_trainer):
     assert_same(states.own[6], left)
 
 
-def test_resumed_run_has_the_same_averages(make_trainer, tmp_path):
-    stopped_at = 7
-    options = {"save_strategy": "steps", "save_steps": stopped_at, "num_train_epochs": 3, **FAST}
-    whole = make_trainer(**options)
-    whole.train()
-    expected = state(whole.model)
-    last = tmp_path / "run" / f"checkpoint-{15 // stopped_at * stopped_at}"
-    before = {file.name: load_file(file) for file in last.glob("*.safetensors")}
-    resumed = make_trainer(**options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{stopped_at}"))
-    assert_same(state(resumed.model), expected)
-    assert len(before) == 2
-    for name, tensors in before.items():
-        assert_same(load_file(last / name), tensors)
-
-
 def test_resuming_needs_the_averages(make_trainer, tmp_path):
     make_trainer(save_strategy="epoch").train()
     with pytest.raises(UserError, match="without --ema_decay"):

@@ -68,24 +68,6 @@ def test_mixing_stops(train, stop, mixed):
     assert all(batch["labels"].dtype == torch.int64 for batch in batches[mixed:])
 
 
-@pytest.mark.parametrize("stopped_at, accumulation", [(5, 1), (7, 2)])
-def test_resumed_run_mixes_as_the_whole_one(train, tmp_path, stopped_at, accumulation):
-    options = {
-        "save_strategy": "steps",
-        "save_steps": stopped_at,
-        "num_train_epochs": 3,
-        "mixing_stop_epoch": 0.7,
-        "mixing_probability": 0.8,
-        "gradient_accumulation_steps": accumulation,
-        **MIX,
-    }
-    whole, _, first = train(**options)
-    resumed, _, second = train(resume=str(tmp_path / "run" / f"checkpoint-{stopped_at}"), **options)
-    assert same(resumed, whole[accumulation * stopped_at :])
-    for left, right in zip(first.model.parameters(), second.model.parameters(), strict=True):
-        assert left.equal(right)
-
-
 def test_loss_and_accuracy_are_against_the_mixed_labels(train, make_model):
     """Of one batch: smoothed cross-entropy, and the mean share that the label gives to the predicted class."""
     [batch], _, trainer = train(global_batch_size=40, label_smoothing_factor=0.1, mixup_alpha=1.0)
