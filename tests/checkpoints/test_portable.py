@@ -52,9 +52,6 @@ def test_resumed_from_it_a_run_ends_with_the_same_bytes(tmp_path, run):
     pushed = shutil.move(tmp_path / "pushed", tmp_path / "elsewhere")
     checkpoint = read_portable(pushed, tmp_path / "resumed")
     assert checkpoint == tmp_path / "resumed" / "checkpoint-4"
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        folders = (tmp_path / "whole" / "checkpoint-4", checkpoint)
-        assert_same(*(torch.load(folder / name, weights_only=False) for folder in folders))
     resumed = run("resumed", resume=str(checkpoint))
     for folder in ("checkpoint-8", "checkpoint-10"):
         first, second = (tmp_path / name / folder / "model.safetensors" for name in ("whole", "resumed"))
@@ -73,28 +70,9 @@ def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
     (tmp_path / "pushed").mkdir()
     write_portable(tmp_path / "whole" / "checkpoint-6", tmp_path / "pushed", best)
     checkpoint = read_portable(tmp_path / "pushed", tmp_path / "there")
-    assert (
-        find_best(checkpoint) == tmp_path / "there" / "checkpoint-2"
-        and reason_not_to_resume(checkpoint, needs_best=True) is None
-    )
-    assert (tmp_path / "there" / "checkpoint-2" / "model.safetensors").read_bytes() == (
-        best / "model.safetensors"
-    ).read_bytes()
-
-
-def assert_same(first, second):
-    assert type(first) is type(second)
-    if isinstance(first, dict):
-        assert list(first) == list(second)
-        first, second = list(first.values()), list(second.values())
-    if isinstance(first, (list, tuple)):
-        for one, other in zip(first, second, strict=True):
-            assert_same(one, other)
-    elif isinstance(first, torch.Tensor):
-        assert first.dtype == second.dtype and torch.equal(first, second)
-        assert first.stride() == second.stride()
-    else:
-        assert first.tobytes() == second.tobytes() if hasattr(first, "tobytes") else first == second
+    brought = tmp_path / "there" / "checkpoint-2"
+    assert find_best(checkpoint) == brought and reason_not_to_resume(checkpoint, needs_best=True) is None
+    assert (brought / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
 
 
 def test_revision_without_a_state(tmp_path):

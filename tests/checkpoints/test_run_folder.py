@@ -31,31 +31,20 @@ def put_checkpoints(folder, *numbers, whole=True):
 
 
 @pytest.mark.parametrize(
-    "there, chosen",
+    "there, new, last",
     [
-        ([], "name"),
-        (["name"], "name-2"),
-        (["name", "name-2"], "name-3"),
-        (["name", "name-7"], "name-8"),
-        (["name", "name-9", "name-10"], "name-11"),
-        (["other", "name-with-warmup", "name-2x", "nam"], "name"),
+        ([], "name", "name"),
+        (["name"], "name-2", "name"),
+        (["name", "name-9", "name-10"], "name-11", "name-10"),
+        (["other", "name-with-warmup", "name-2x", "nam"], "name", "name"),
     ],
 )
-def test_default_folder_is_numbered(make_args, there, chosen):
+def test_default_folder_is_numbered_and_a_resumed_run_has_the_last(make_args, there, new, last):
     for folder in there:
         Path("runs", folder).mkdir(parents=True)
-    folder = output_folder(make_args(), "name")
-    assert folder == str(Path("runs", chosen)) and not Path(folder).exists()
-    assert output_folder(make_args(resume_from_checkpoint="false"), "name") == folder
-
-
-@pytest.mark.parametrize(
-    "there, chosen", [([], "name"), (["name"], "name"), (["name", "name-2", "name-10"], "name-10")]
-)
-def test_default_folder_of_a_resumed_run_is_the_last(make_args, there, chosen):
-    for folder in there:
-        Path("runs", folder).mkdir(parents=True)
-    assert output_folder(make_args(resume_from_checkpoint="true"), "name") == str(Path("runs", chosen))
+    for resume, chosen in ((None, new), ("false", new), ("true", last)):
+        assert output_folder(make_args(resume_from_checkpoint=resume), "name") == str(Path("runs", chosen))
+    assert {path.name for path in Path("runs").glob("*")} == set(there)
 
 
 def test_resuming_by_path_continues_that_run(make_args):

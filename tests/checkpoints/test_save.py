@@ -1,5 +1,6 @@
 """Complete checkpoints: damage is detected, what is needed is kept, and a full disk loses nothing."""
 
+import itertools
 import os
 import resource
 import shutil
@@ -80,54 +81,47 @@ def test_checkpoint_without_optimizer_is_refused(make_trainer, tmp_path):
         make_trainer("run").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
 
 
-BEST = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 4,
-        "metric_for_best_model": "epoch_of_the_best"}  # fmt: skip
+@pytest.fixture
+def train_best(make_trainer, make_dataset, tmp_path):
+    """Trains for four epochs, of which the first evaluation was the best; returns the trainer."""
+    calls = itertools.count()
+    best = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 4,
+            "metric_for_best_model": "earliness", "greater_is_better": True}  # fmt: skip
 
+    def train(folder="run", resume=None, **options):
+        trainer = make_trainer(
+            folder, evaluate=make_dataset(), compute_metrics=lambda _: {"earliness": -next(calls)}, **best | options
+        )
+        trainer.train(resume_from_checkpoint=resume and str(tmp_path / folder / resume))
+        return trainer
 
-def first_is_best(prediction):
-    first_is_best.calls += 1
-    return {"epoch_of_the_best": -first_is_best.calls}
+    return train
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_best_and_last_are_kept_and_move_with_the_run(make_trainer, make_dataset, tmp_path, limit):
-    first_is_best.calls = 0
-    options = BEST | {"greater_is_better": True, "save_total_limit": limit}
-    trained = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
-    trained.train()
+def test_best_and_last_are_kept_and_move_with_the_run(train_best, tmp_path, limit):
+    trained = train_best(save_total_limit=limit)
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
     (tmp_path / "run").rename(tmp_path / "moved")
-    more = make_trainer("moved", evaluate=make_dataset(), compute_metrics=first_is_best,
-                        **options | {"num_train_epochs": 5})  # fmt: skip
-    more.train(resume_from_checkpoint=True)
+    more = train_best("moved", "checkpoint-20", save_total_limit=limit, num_train_epochs=5)
     assert more.state.best_model_checkpoint == str(tmp_path / "moved" / "checkpoint-5")
     for one, other in zip(trained.model.parameters(), more.model.parameters(), strict=True):
         assert one.equal(other)
 
 
-def test_run_without_its_best_model_is_not_resumed(make_trainer, make_dataset, tmp_path):
-    first_is_best.calls = 0
-    options = BEST | {"greater_is_better": True}
-    make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options).train()
+def test_run_without_its_best_model_is_not_resumed(train_best, tmp_path):
+    train_best()
     shutil.rmtree(tmp_path / "run" / "checkpoint-5")
-    again = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
     with pytest.raises(UserError, match="best model so far, checkpoint-5 beside it, is not complete: it is not there"):
-        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-20"))
+        train_best(resume="checkpoint-20")
 
 
-def test_best_evaluation_that_was_not_saved_is_not_reported_as_the_model(make_trainer, tmp_path):
-    first_is_best.calls = 0
-    options = {
-        "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True,
-        "load_best_model_at_end": True, "metric_for_best_model": "epoch_of_the_best", "num_train_epochs": 2,
-    }  # fmt: skip
-    trainer = make_trainer("run", compute_metrics=first_is_best, **options)
-    trainer.train()
+def test_best_evaluation_that_was_not_saved_is_not_reported_as_the_model(train_best):
+    steps = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+    trainer = train_best(num_train_epochs=2, **steps)
     assert trainer.state.best_global_step == 2  # which has no checkpoint
     assert make_metrics(trainer.state, trainer.args, "validation")["best_epoch"] == 2
-    again = make_trainer("run", compute_metrics=first_is_best, **options)
-    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
-    assert again.state.global_step == 10
+    assert train_best(resume="checkpoint-4", num_train_epochs=2, **steps).state.global_step == 10
 
 
 class LoseTheBest(TrainerCallback):
@@ -139,12 +133,9 @@ class LoseTheBest(TrainerCallback):
             truncate(self.run / "checkpoint-5" / "model.safetensors")
 
 
-def test_last_model_is_not_taken_for_a_best_one_that_is_lost(make_trainer, make_dataset, tmp_path):
-    first_is_best.calls = 0
-    options = BEST | {"greater_is_better": True, "callbacks": [LoseTheBest(tmp_path / "run")]}
-    trainer = make_trainer("run", evaluate=make_dataset(), compute_metrics=first_is_best, **options)
+def test_last_model_is_not_taken_for_a_best_one_that_is_lost(train_best, tmp_path):
     with pytest.raises(UserError, match="its best model, .*checkpoint-5, cannot be loaded: model.safetensors has"):
-        trainer.train()
+        train_best(callbacks=[LoseTheBest(tmp_path / "run")])
 
 
 # Disks

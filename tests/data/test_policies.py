@@ -7,8 +7,6 @@ import pytest
 
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import Cutout, build_policy, color_and_shape
-from hf_cifar_resnet.data.sources import load_splits
-from hf_cifar_resnet.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
 GREY = np.full((32, 32, 3), 200, dtype=np.uint8)
@@ -201,8 +199,3 @@ def test_misspelt_argument_in_a_file(tmp_path):
     path.write_text(path.read_text().replace("    p: 1.0\n", "    p: 1.0\n    probability: 1\n"))
     with pytest.raises(ValueError, match="probability"):
         build_policy(str(path))
-
-
-def test_file_that_is_not_there():
-    with pytest.raises(UserError, match="no augmentation policy file nowhere.yaml"):
-        load_splits("shapes100", augmentation="nowhere.yaml")

@@ -23,20 +23,14 @@ def raw():
         ("---\nlicense: [mit, cc0-1.0]\n---\n", "mit, cc0-1.0", None),
         ("# No header, mail me@home.example {x}\n", None, None),
         ("---\nlicense: [broken\n---\n", None, None),
+        ("\ud8ff\0---", None, None),
+        (None, None, None),
     ],
 )
 def test_licence_and_citation_of_a_folder(tmp_path, raw, text, licence, citation):
-    (tmp_path / "README.md").write_text(text)
+    if text is not None:
+        (tmp_path / "README.md").write_text(text, errors="surrogatepass")  # of which one text is no UTF-8
     assert provenance(str(tmp_path), raw) == {"revision": None, "license": licence, "citation": citation}
-
-
-def test_folder_without_card(tmp_path, raw):
-    assert provenance(str(tmp_path), raw) == {"revision": None, "license": None, "citation": None}
-
-
-def test_card_that_is_no_text(tmp_path, raw):
-    (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00---")
-    assert provenance(str(tmp_path), raw)["license"] is None
 
 
 def test_splits_bring_it(tmp_path, write_image_folder, make_images):

@@ -8,7 +8,6 @@ from PIL import Image
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.data.shapes import COLOURS, shapes100
-from hf_cifar_resnet.data.sources import load_splits
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +43,8 @@ def test_a_hundred_balanced_classes(raw, images):
     for split, each in (("train", 50), ("test", 10)):
         assert np.bincount(raw[split]["label"][:]).tolist() == [each] * 100
         assert (images[split].shape, images[split].dtype) == ((100 * each, 32, 32, 3), np.uint8)
+    # Within and across splits they differ.
+    assert len({image.tobytes() for part in images.values() for image in part}) == 6000
 
 
 def test_the_seed_decides_every_pixel(raw):
@@ -52,11 +53,6 @@ def test_the_seed_decides_every_pixel(raw):
         assert encoded(again[split]) == encoded(raw[split])
         assert again[split]["label"][:] == raw[split]["label"][:]
         assert not {row["bytes"] for row in encoded(other[split])} & {row["bytes"] for row in encoded(raw[split])}
-
-
-def test_all_images_differ_within_and_across_splits(images):
-    every = [image.tobytes() for part in images.values() for image in part]
-    assert len(set(every)) == 6000
 
 
 def test_superclass_is_the_shape(raw):
@@ -77,12 +73,3 @@ def test_colours_are_told_apart_by_hue(raw, images, policy):
         for index, (label, image) in enumerate(zip(raw["test"]["label"][:], images["test"], strict=True))
     ]
     assert np.mean(right) >= 0.95
-
-
-def test_loads_by_name_without_a_network(raw, images):
-    splits = load_splits("shapes100", max_train_samples=200, max_eval_samples=100)
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [200, 100, 100]
-    assert splits.label_names == raw["train"].features["label"].names
-    assert np.bincount(splits.superclass_of).tolist() == [10] * 10
-    known = {image.tobytes() for image in images["train"]}
-    assert all(image.tobytes() in known for image in splits.train.images)

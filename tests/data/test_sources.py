@@ -1,7 +1,4 @@
 import io
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -98,15 +95,10 @@ def test_image_folder(tmp_path, write_image_folder, make_images):
 
 
 @pytest.mark.parametrize(
-    "train, test, told",
-    [
-        ("cat", ["dog"], "no image of split train has a label"),
-        ("cat", ["cat", "dog"], "no image of split train has a label"),
-        ("cat", ["cat"], "found no label column"),
-    ],
+    "test, told", [(["cat", "dog"], "no image of split train has a label"), (["cat"], "found no label column")]
 )
-def test_image_folder_of_one_class(tmp_path, write_image_folder, make_images, train, test, told):
-    write_image_folder({"train": {train: 4}, "test": dict.fromkeys(test, 2)}, iter(make_images(8)).__next__)
+def test_image_folder_of_one_class(tmp_path, write_image_folder, make_images, test, told):
+    write_image_folder({"train": {"cat": 4}, "test": dict.fromkeys(test, 2)}, iter(make_images(8)).__next__)
     with pytest.raises(UserError, match=f"{told}.* train needs those of two classes or more"):
         load_splits(str(tmp_path))
 
@@ -251,12 +243,6 @@ def test_channel_statistics_equal_numpy(count):
     np.testing.assert_allclose(std, images.std((0, 1, 2)) / 255, rtol=1e-9)
 
 
-@pytest.mark.parametrize("given", ["image_mean", "image_std"])
-def test_one_statistic_without_the_other_is_refused(cifar_like, given):
-    with pytest.raises(UserError, match="both --image_mean and --image_std"):
-        load_splits(cifar_like, **{given: [0.1, 0.2, 0.3]})
-
-
 def test_seed_and_epoch_change_the_augmentation_of_training_images_alone(cifar_like):
     first, second = load_splits(cifar_like, seed=1), load_splits(cifar_like, seed=2)
     assert not first.train[0]["pixel_values"].equal(second.train[0]["pixel_values"])
@@ -277,15 +263,13 @@ def test_seed_and_epoch_change_the_augmentation_of_training_images_alone(cifar_l
         ({"image_column_name": "fine_label"}, "fine_label holds no images.*--image_column_name"),
         ({"label_column_name": "img"}, "img holds no class labels.*--label_column_name"),
         ({"validation_fraction": -0.1}, "--validation_fraction must be at least 0 and below 1, got -0.1"),
-        ({"validation_fraction": 1.0}, "--validation_fraction must be at least 0 and below 1, got 1.0"),
         ({"validation_fraction": 0.999}, "--validation_fraction 0.999 leaves no training images of 80"),
         ({"max_train_samples": 0}, "--max_train_samples must be at least 1, got 0"),
         ({"max_eval_samples": -3}, "--max_eval_samples must be at least 1, got -3"),
         ({"augmentation": "stronk"}, "'stronk': choose one of seed, notebook, crop, .*, none"),
         ({"augmentation": "no/mine.json"}, "there is no augmentation policy file no/mine.json"),
+        ({"image_mean": [0.1, 0.2, 0.3]}, "both --image_mean and --image_std"),
         ({"random_erasing": 2}, "random_erasing must be a probability"),
-        ({"color_jitter": (0.2, 0.2, 0.2)}, "four strengths"),
-        ({"color_jitter": (0.2, 0.2, 0.2, 0.6)}, "hue 0 to 0.5"),
         ({"color_jitter": (0.2, -0.2, 0.2, 0.0)}, "0 to 1"),
     ],
 )
@@ -294,13 +278,10 @@ def test_wrong_option(cifar_like, options, message):
         load_splits(cifar_like, **options)
 
 
-@pytest.mark.parametrize("name", ["./no-such-folder", "no/such/folder", __file__])
-def test_missing_folder(name):
-    with pytest.raises(UserError, match=f"{name}: there is no such folder; .*--dataset_name shapes100"):
-        load_splits(name)
-
-
-def test_empty_folder(tmp_path):
+def test_missing_or_empty_folder(tmp_path):
+    for name in ("./no-such-folder", "no/such/folder", __file__):
+        with pytest.raises(UserError, match=f"{name}: there is no such folder; .*--dataset_name shapes100"):
+            load_splits(name)
     with pytest.raises(UserError, match=f"{tmp_path} cannot be read: .*doesn't contain any data"):
         load_splits(str(tmp_path))
 
@@ -410,16 +391,9 @@ def test_split_without_the_label_column(cifar_like, make_images, write_parquet):
         load_splits(cifar_like)
 
 
-def test_hub_out_of_reach(tmp_path):
-    """In a process of its own: whether the Hub is asked is settled at import."""
-    code = (
-        "from hf_cifar_resnet.data.sources import load_splits\n"
-        "from hf_cifar_resnet.errors import UserError\n"
-        "try:\n    load_splits('uoft-cs/cifar100')\n"
-        "except UserError as error:\n    print('UserError:', error)\n"
-    )
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-    message = done.stdout.strip()
-    assert message.startswith("UserError: the dataset uoft-cs/cifar100 cannot be loaded from the Hub"), done.stderr
-    assert "local folder" in message and "--dataset_name shapes100" in message
+def test_hub_out_of_reach(monkeypatch):
+    for settled in ("huggingface_hub.constants", "datasets.config"):
+        monkeypatch.setattr(f"{settled}.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="^the dataset uoft-cs/cifar100 cannot be loaded from the Hub") as refused:
+        load_splits("uoft-cs/cifar100")
+    assert "local folder" in str(refused.value) and "--dataset_name shapes100" in str(refused.value)

@@ -31,20 +31,10 @@ def test_colour_jitter_is_that_of_albumentations(image, strength):
         factors = {name: 1 + strength * draw.uniform(-1, 1) for name in ("brightness", "contrast", "saturation")}
         factors |= {"hue": 0.5 * strength * draw.uniform(-1, 1), "order": draw.sample(range(4), 4)}
         differences.append(np.abs(fast.apply(image, **factors).astype(int) - stock.apply(image, **factors)))
+    assert np.array_equal(fast.apply(image, brightness=1, contrast=1, saturation=1, hue=0, order=[0, 1, 2, 3]), image)
     # A product cut off to one grey level or the next, which the steps of the hue may then enlarge.
     assert np.mean(np.array(differences) > 0) < 1e-3
     assert np.mean(np.array(differences) > 1) < 1e-5
-
-
-@pytest.mark.parametrize("which", range(4))
-@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.7])
-def test_each_adjustment_is_that_of_albumentations(which, factor):
-    fast, stock = jitters()
-    values = dict(zip(("brightness", "contrast", "saturation", "hue"), (1.0, 1.0, 1.0, 0.0), strict=True))
-    values[list(values)[which]] = factor if which < 3 else factor / 3.5
-    ours, theirs = (jitter.apply(NOISE, **values, order=[0, 1, 2, 3]) for jitter in (fast, stock))
-    assert np.abs(ours.astype(int) - theirs).max() <= 1
-    assert np.array_equal(ours, NOISE) == (factor == (1.0 if which < 3 else 0.0))
 
 
 def test_factors_and_orders_fill_their_ranges():
@@ -60,29 +50,15 @@ def test_factors_and_orders_fill_their_ranges():
 # Crops
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 3), (5, 9, 3), (3, 3, 3)])
+@pytest.mark.parametrize("shape", [(5, 9, 3), (3, 3, 3)])
 def test_crop_is_one_of_the_padded_image(shape):
+    """In another size than that of [`test_augment.py`], smaller than the padding too."""
     image, padding = NOISE[: shape[0], : shape[1]], 4
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     crop = PadAndCrop(padding)
-    for down in range(-padding, padding + 1):
-        for right in range(-padding, padding + 1):
-            top, left = padding + down, padding + right
-            expected = padded[top : top + shape[0], left : left + shape[1]]
-            assert np.array_equal(crop.apply(image, down=down, right=right), expected)
-
-
-def test_every_crop_is_equally_likely():
-    crop = PadAndCrop(2)
-    drawn = [(params["down"], params["right"]) for params in (crop.get_params() for _ in range(5000))]
-    counts = [drawn.count((down, right)) for down in range(-2, 3) for right in range(-2, 3)]
-    assert sum(counts) == 5000 and min(counts) > 130 and max(counts) < 270
-
-
-def test_policies_can_be_written_down_and_read():
-    policy = build_policy("seed")
-    again = A.from_dict(A.to_dict(policy))
-    assert repr(again) == repr(policy)
+    for top, left in np.ndindex(9, 9):
+        expected = padded[top : top + shape[0], left : left + shape[1]]
+        assert np.array_equal(crop.apply(image, down=top - padding, right=left - padding), expected)
 
 
 # Without Compose's checks

@@ -1,9 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -27,28 +23,6 @@ def make_model(model_class):
 @torch.no_grad()
 def outputs(model):
     return list(model(PIXELS).to_tuple())
-
-
-def run_without_package(code, cwd):
-    """Runs code in a fresh interpreter that cannot import this package, offline, with caches below `cwd`."""
-    cwd.mkdir()
-    prelude = """
-        import sys
-        sys.modules["hf_cifar_resnet"] = None
-        try:
-            import hf_cifar_resnet
-        except ImportError:
-            pass
-        else:
-            raise AssertionError("the package can be imported")
-        import torch
-        from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
-    """
-    caches = {"HF_HOME": str(cwd / "home"), "HF_MODULES_CACHE": str(cwd / "modules"), "HF_HUB_OFFLINE": "1"}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | caches
-    command = [sys.executable, "-I", "-c", textwrap.dedent(prelude) + textwrap.dedent(code)]
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.lowest
@@ -76,34 +50,6 @@ def test_classifier_on_saved_features(tmp_path):
     features.save_pretrained(tmp_path)
     model = CifarResNetForImageClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(outputs(model.resnet), outputs(features), rtol=0, atol=0)
-
-
-@pytest.mark.lowest
-def test_folder_loads_and_saves_without_the_package(tmp_path):
-    model = make_model(CifarResNetForImageClassification)
-    model.save_pretrained(tmp_path / "model")
-    torch.save(PIXELS, tmp_path / "pixels.pt")
-    code = """
-        import shutil
-
-        config = AutoConfig.from_pretrained("../model", trust_remote_code=True)
-        assert (config.stage_widths, config.depth, config.id2label[2]) == ([8, 16, 32], None, "cup")
-        AutoModel.from_pretrained("../model", trust_remote_code=True).save_pretrained("../features")
-        AutoModelForImageClassification.from_pretrained("../model", trust_remote_code=True).save_pretrained("../again")
-        shutil.rmtree("../model")
-        features = AutoModel.from_pretrained("../features", trust_remote_code=True)
-        model = AutoModelForImageClassification.from_pretrained("../again", trust_remote_code=True)
-        assert type(model).__module__.startswith("transformers_modules."), type(model)
-        pixels = torch.load("../pixels.pt")
-        with torch.no_grad():
-            results = [*features(pixels).to_tuple(), *model(pixels).to_tuple()]
-        torch.save(results, "../results.pt")
-    """
-    run_without_package(code, tmp_path / "work")
-    expected = outputs(model.resnet) + outputs(model)
-    torch.testing.assert_close(torch.load(tmp_path / "results.pt"), expected, rtol=0, atol=0)
-    here = CifarResNetForImageClassification.from_pretrained(tmp_path / "again")
-    torch.testing.assert_close(outputs(here), outputs(model), rtol=0, atol=0)
 
 
 # Checkpoints of other versions

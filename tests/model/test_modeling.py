@@ -62,24 +62,16 @@ def assert_equal_tensors(first, second):
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-@torch.no_grad()
-def test_logits_bit_equal_to_torchvision(name):
-    torch.manual_seed(0)
-    with torch.enable_grad():
-        reference = trained(TORCHVISION[name]())
-    model = CifarResNetForImageClassification.from_torchvision(reference)
-    pixels = images(2, 64, 64)
-    assert torch.equal(model.eval()(pixels).logits, reference(pixels))
-    assert torch.equal(model.train()(pixels).logits, reference.train()(pixels))
-    assert torch.equal(model.eval()(pixels).logits, reference.eval()(pixels))
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision_round_trip(name):
-    module = trained(TORCHVISION[name]())
-    back = CifarResNetForImageClassification.from_torchvision(module).to_torchvision()
-    assert_equal_tensors(back.state_dict(), module.state_dict())
-    assert [type(m) for m in back.modules()] == [type(m) for m in module.modules()]
+def test_torchvision_and_back_to_the_bit(name):
+    reference = trained(TORCHVISION[name]())
+    model, pixels = CifarResNetForImageClassification.from_torchvision(reference), images(2, 64, 64)
+    back = model.to_torchvision()
+    assert_equal_tensors(back.state_dict(), reference.state_dict())
+    assert [type(m) for m in back.modules()] == [type(m) for m in reference.modules()]
+    with torch.no_grad():
+        for mode in (False, True, False):
+            assert model.train(mode).to_torchvision().training is mode
+            assert torch.equal(model(pixels).logits, reference.train(mode)(pixels))
 
 
 def test_from_torchvision_copies_and_describes():
@@ -90,12 +82,6 @@ def test_from_torchvision_copies_and_describes():
     assert (model.config.id2label[2], model.config.dropout) == ("c", 0.1)
     model.classifier.weight.data.zero_()
     assert torch.equal(module.fc.weight, before)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_to_torchvision_keeps_mode(training):
-    model = CifarResNetForImageClassification(CifarResNetConfig(depth=18, num_labels=2)).train(training)
-    assert model.to_torchvision().training is training
 
 
 def altered(**replaced):
