@@ -69,7 +69,7 @@ def test_one_line_an_evaluation(finished):
 
 
 def test_folder_holds_what_is_promised(finished):
-    assert {path.name for path in finished.folder.iterdir()} == WRITTEN | {"checkpoint-6"}
+    assert {path.name for path in finished.folder.iterdir()} == WRITTEN | {"checkpoint-6", ".lock"}
 
 
 def test_no_pickle_outside_checkpoints(finished):

@@ -104,7 +104,7 @@ def test_arguments_of_an_optimizer_go_with_it(parse_yaml, typed, kept):
         ("seed: 1\nlearning_rate: 0.1\nseed: 2\n", "seed is given twice"),
         ("lr_scheduler_kwargs: {gamma: 1, gamma: 2}\n", "gamma is given twice"),
         ("learning-rate: 0.1\nlearning_rate: 0.2\n", "twice"),
-        ("learning_rate: [1, 2]\n", "learning_rate takes one value, not the list [1, 2]"),
+        ("learning_rate: [1, 2]\n", "learning_rate takes one value, not a list"),
         ("output_dir:\n", "output_dir has no value"),
         ("lr_scheduler_kwargs: {num_cycles: .nan}\n", "finite numbers"),
     ],
