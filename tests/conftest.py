@@ -137,6 +137,25 @@ def write_image_folder(tmp_path):
 
 
 @pytest.fixture
+def refused(capsys):
+    """Runs `hf-cifar-resnet ARGUMENTS`, which prints nothing but one line and exits with 2; returns the line."""
+
+    def run(*arguments):
+        from hf_cifar_resnet.cli import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(list(map(str, arguments)))
+        captured = capsys.readouterr()
+        assert stopped.value.code == 2 and captured.out == ""
+        [line] = captured.err.splitlines()
+        assert line.startswith("error: ") and line.isprintable()
+        return line
+
+    return run
+
+
+@pytest.fixture
 def cpu_with(monkeypatch):
     """Makes torch's query say that the CPU has these instructions alone."""
 

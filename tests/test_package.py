@@ -75,18 +75,19 @@ def test_costs_nothing_until_it_is_used(code):
     assert loaded.splitlines()[-1] == "LOADED"
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--learning_rat 1"])
-def test_training_loads_nothing_of_its_own_before_it_knows_its_arguments(arguments):
-    code = f"""
+def test_training_loads_nothing_of_its_own_before_it_knows_its_arguments():
+    code = """
         import sys
         from hf_cifar_resnet import cli
-        late = {{"albumentations", "datasets", "evaluate", "matplotlib", "hf_cifar_resnet.model"}}
-        try:
-            cli.main(["train", *{arguments!r}.split()])
-        except SystemExit:
-            print("LOADED", *(late & sys.modules.keys()))
+        late = {"albumentations", "datasets", "evaluate", "matplotlib", "hf_cifar_resnet.model"}
+        for arguments in (["--learning_rat", "1"], ["--help"]):
+            try:
+                cli.main(["train", *arguments])
+            except SystemExit:
+                print("LOADED", *(late & sys.modules.keys()))
     """
-    assert run_python(textwrap.dedent(code)).splitlines()[-1] == "LOADED"
+    lines = run_python(textwrap.dedent(code)).splitlines()
+    assert lines[0] == lines[-1] == "LOADED"
 
 
 def test_what_the_command_line_lists_is_what_there_is():
@@ -113,11 +114,8 @@ def test_the_package_is_a_program():
     assert (result.returncode, result.stdout) == (0, f"{hf_cifar_resnet.__version__}\n")
 
 
-def test_unknown_command(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        hf_cifar_resnet.cli.main(["trian"])
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+def test_unknown_command(refused):
+    error = refused("trian")
     assert all(name in error for name in COMMANDS)
 
 
@@ -205,8 +203,7 @@ HOSTS = [
 ]
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_no_file_names_a_package_index(host):
+def test_no_file_names_a_package_index():
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY, capture_output=True, text=True,
@@ -215,4 +212,5 @@ def test_no_file_names_a_package_index(host):
         pytest.skip("not tested: package indexes in files, since this is no git checkout")
     files = [REPOSITORY / name for name in listed.stdout.splitlines()]
     assert len(files) > 10
-    assert not [file for file in files if file.is_file() and host.encode() in file.read_bytes()]
+    texts = {file: file.read_bytes() for file in files if file.is_file()}
+    assert not [file for file, text in texts.items() if any(host.encode() in text for host in HOSTS)]

@@ -21,16 +21,6 @@ def predicted(capsys, *arguments):
     return {entry["image"]: entry["predictions"] for entry in json.loads(capsys.readouterr().out)}
 
 
-def refused(capsys, *arguments):
-    with pytest.raises(SystemExit) as stopped:
-        cli(["predict", *map(str, arguments), "--use_cpu"])
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    [line] = captured.err.splitlines()
-    assert captured.out == ""
-    return line
-
-
 def test_any_size_and_mode(colour_checkpoint, write_image, capsys):
     files = {
         write_image("red.png", "red"): "red",
@@ -115,19 +105,19 @@ def test_memory_does_not_grow_with_the_number_of_files(colour_checkpoint, write_
     assert len((tmp_path / "out").read_text().splitlines()) == 400
 
 
-def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, capsys):
+def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, refused):
     image = write_image("red.png", "red")
-    assert "there is no nowhere.png" in refused(capsys, colour_checkpoint, image, "nowhere.png")
-    assert "holds no checkpoint" in refused(capsys, tmp_path, image)
-    assert "holds no checkpoint" in refused(capsys, "./nowhere", image)
-    assert "argument --top_k: must be at least 1" in refused(capsys, colour_checkpoint, image, "--top_k", "0")
-    assert "cannot be written" in refused(capsys, colour_checkpoint, image, "--output", tmp_path / "no" / "out")
-    assert "one of the inputs" in refused(capsys, colour_checkpoint, image, "--output", image)
+    assert "there is no nowhere.png" in refused("predict", colour_checkpoint, image, "nowhere.png")
+    assert "holds no checkpoint" in refused("predict", tmp_path, image)
+    assert "holds no checkpoint" in refused("predict", "./nowhere", image)
+    assert "argument --top_k: must be at least 1" in refused("predict", colour_checkpoint, image, "--top_k", "0")
+    assert "cannot be written" in refused("predict", colour_checkpoint, image, "--output", tmp_path / "no" / "out")
+    assert "one of the inputs" in refused("predict", colour_checkpoint, image, "--output", image)
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in refused(capsys, colour_checkpoint, tmp_path / "empty")
+    assert "holds no images" in refused("predict", colour_checkpoint, tmp_path / "empty")
 
 
-def test_output_takes_its_place_when_it_is_complete(colour_checkpoint, write_image, tmp_path, capsys):
+def test_output_takes_its_place_when_it_is_complete(colour_checkpoint, write_image, tmp_path, refused):
     """A limit on the size of files fails a write as a full disk does."""
     output = tmp_path / "labels.txt"
     output.write_text("from before")
@@ -135,7 +125,7 @@ def test_output_takes_its_place_when_it_is_complete(colour_checkpoint, write_ima
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
-        line = refused(capsys, colour_checkpoint, image, "--output", output)
+        line = refused("predict", colour_checkpoint, image, "--output", output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert line == f"error: {output} cannot be written: File too large"
@@ -170,15 +160,15 @@ def test_pipe_is_not_waited_for(colour_checkpoint, write_image, tmp_path, capsys
     assert len(captured.out.splitlines()) == (place != "images/pipe.png")
 
 
-def test_hub_id_that_cannot_be_had(write_image, capsys, monkeypatch):
+def test_hub_id_that_cannot_be_had(write_image, refused, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    line = refused(capsys, "someone/something", write_image("red.png", "red"))
+    line = refused("predict", "someone/something", write_image("red.png", "red"))
     assert "no folder someone/something, and from the Hub: " in line
 
 
-def test_checkpoint_without_its_classifier_is_refused(colour_checkpoint, write_image, tmp_path, capsys):
+def test_checkpoint_without_its_classifier_is_refused(colour_checkpoint, write_image, tmp_path, refused):
     """transformers would make up the missing weights."""
     part = shutil.copytree(colour_checkpoint, tmp_path / "part")
     weights = load_file(part / "model.safetensors")
     save_file({n: w for n, w in weights.items() if "classifier" not in n}, part / "model.safetensors", {"format": "pt"})
-    assert "lacks 2 of the model's weights" in refused(capsys, part, write_image("red.png", "red"))
+    assert "lacks 2 of the model's weights" in refused("predict", part, write_image("red.png", "red"))

@@ -52,14 +52,10 @@ class Fault:
 
 
 class LoopbackHub:
-    """The server, running between `with` and its end; tests put into it and look into it directly.
-
-    `requests` lists (stage, method, path, status) in the order of the answers; the status of a cut one is 0.
-    """
+    """The server, running between `with` and its end; tests put into it and look into it directly."""
 
     def __init__(self):
         self.repos: dict[tuple[str, str], Repo] = {}
-        self.requests: list[tuple[str, str, str, int]] = []
         self.lock = threading.RLock()
         self.connections: set[socket.socket] = set()
         self._users: dict[str, User] = {}
@@ -193,8 +189,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve(self):
         address = urlsplit(self.path)
-        self.stage, handler, parts = self.find_route(address.path)
-        fault = self.hub.take_fault(self.stage, self.command)
+        stage, handler, parts = self.find_route(address.path)
+        fault = self.hub.take_fault(stage, self.command)
         size = int(self.headers.get("Content-Length") or 0)
         if fault and fault.cut and not fault.after and size:
             self.rfile.read(size // 2)
@@ -202,7 +198,6 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(size)
         answer = self.respond(fault, lambda: self.work(handler, parts, parse_qs(address.query), body))
         if not (fault and fault.cut):
-            self.hub.requests.append((self.stage, self.command, self.path, answer.status))
             return self.send(answer)
         if not fault.after:
             self.send(answer, len(answer.body()) // 2)
@@ -240,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, answer, limit=None):
         """The answer, of whose body only `limit` bytes if given."""
         body = answer.body()
-        headers = {"Content-Type": "application/json; charset=utf-8", "X-Request-Id": f"hub-{len(self.hub.requests)}"}
+        headers = {"Content-Type": "application/json; charset=utf-8", "X-Request-Id": "hub"}
         self.send_response(answer.status)
         for name, value in (headers | answer.headers | {"Content-Length": str(len(body))}).items():
             self.send_header(name, value)
@@ -249,7 +244,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:limit])
 
     def cut(self, fault):
-        self.hub.requests.append((self.stage, self.command, self.path, 0))
         self.close_connection = True
         if fault.reset:  # what closing does where nothing may linger
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
