@@ -1,27 +1,25 @@
 """Training, pushing and loading against a real server that speaks the Hub's protocol."""
 
-import io
 import json
 import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
+import torch
 from huggingface_hub import EvalResult, ModelCard
 from loopback_hub import Fault, LoopbackHub
-from PIL import Image
 from safetensors.torch import load_file
-from scipy.special import softmax
 
+from hf_cifar_resnet import CifarResNetForImageClassification
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.hub import client
+
+from .conftest import run_each, use_elsewhere, write_noise
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
@@ -37,32 +35,25 @@ PUSHED = {
 }  # fmt: skip
 
 
-def parquet(split, count):
-    generator = np.random.default_rng(len(split))
-    images = [Image.fromarray(array) for array in generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)]
-    features = Features(image=ImageFeature(), label=ClassLabel(names=NAMES))
-    buffer = io.BytesIO()
-    Dataset.from_dict({"image": images, "label": [i % 4 for i in range(count)]}, features=features).to_parquet(buffer)
-    return {f"data/{split}-00000-of-00001.parquet": buffer.getvalue()}
-
-
-def add_ann(hub):
+def add_ann(hub, folder):
     hub.add_user("ann", token=TOKEN)
-    hub.add_repo("ann/trees", parquet("train", 40) | parquet("test", 12) | {"README.md": DATASET_CARD}, kind="dataset")
+    trees = write_noise(folder / "trees", {"label": NAMES}, {"train": 40, "test": 12})
+    files = {f"data/{path.name}": path for path in (trees / "data").iterdir()} | {"README.md": DATASET_CARD}
+    hub.add_repo("ann/trees", files, kind="dataset")
+
+
+def environment_of(hub, cwd, token):
+    environment = hub.environment(token=token, cache=cwd / "cache") | {"PYTHONPATH": str(REPOSITORY)}
+    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS")  # the Trainer warns where it is set
+    return environment
 
 
 def run(hub, cwd, *words, token=TOKEN):
     """`hf-cifar-resnet WORDS` in a process that knows this Hub alone, with a cache of its own."""
-    return run_python(hub, cwd, "-m", "hf_cifar_resnet", *words, token=token)
-
-
-def run_python(hub, cwd, *arguments, token):
-    environment = hub.environment(token=token, cache=cwd / "cache") | {"PYTHONPATH": str(REPOSITORY)}
-    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS")  # the Trainer warns where it is set
-    command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-m", "hf_cifar_resnet", *map(str, words)], cwd=cwd, env=environment_of(hub, cwd, token),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -111,7 +102,7 @@ def trained(tmp_path_factory):
     """A run on a dataset of the Hub that was pushed while it trained and at its end, state included."""
     folder = tmp_path_factory.mktemp("hub")
     with LoopbackHub() as hub:
-        add_ann(hub)
+        add_ann(hub, folder)
         where = ["--output_dir", folder / "my runs" / "one"]
         push = "--push_to_hub --hub_model_id model --hub_strategy all_checkpoints --hub_token".split()
         result = run(hub, folder, "train", *ON_TREES, *where, *push, TOKEN, token=None)
@@ -149,49 +140,11 @@ def test_state_is_on_a_branch_of_its_own_without_pickle(trained):
 
 
 def test_loads_elsewhere_with_transformers_alone(trained, tmp_path):
-    code = """
-        import json, sys
-        class NoPackage:
-            def find_spec(self, name, *_):
-                if name.split(".")[0] in ("hf_cifar_resnet", "datasets", "albumentations"):
-                    raise ImportError(name)
-        sys.meta_path.insert(0, NoPackage())
-        import torch
-        from PIL import Image
-        from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
-        name, remote = "ann/model", dict(trust_remote_code=True)
-        image = Image.linear_gradient("L").resize((40, 32)).convert("RGB")
-        model = AutoModelForImageClassification.from_pretrained(name, **remote).eval()
-        pixels = AutoImageProcessor.from_pretrained(name)(image, return_tensors="pt")["pixel_values"]
-        logits = model(pixels).logits[0]
-        features = AutoModel.from_pretrained(name, **remote)(pixels).pooler_output
-        scores = pipeline("image-classification", model=name, **remote)(image, top_k=4)
-        assert AutoConfig.from_pretrained(name, **remote).depth is None and features.shape == (1, 32, 1, 1)
-        print(json.dumps([logits.tolist(), {s["label"]: s["score"] for s in scores}]))
-    """
-    environment = trained.hub.environment(cache=tmp_path / "cache")
-    environment.pop("PYTHONPATH", None)
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    logits, scores = json.loads(result.stdout.splitlines()[-1])
-    np.testing.assert_allclose(logits, own_logits(trained.folder), rtol=1e-5, atol=1e-6)
-    assert set(scores) == set(NAMES)
-    np.testing.assert_allclose([scores[name] for name in NAMES], softmax(np.array(logits)), rtol=1e-4)
-
-
-def own_logits(folder):
-    import torch
-    from transformers import AutoImageProcessor
-
-    from hf_cifar_resnet import CifarResNetForImageClassification
-
-    image = Image.linear_gradient("L").resize((40, 32)).convert("RGB")
-    pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+    found = use_elsewhere("ann/model", tmp_path, trained.hub.environment(cache=tmp_path / "cache"))
     with torch.no_grad():
-        return CifarResNetForImageClassification.from_pretrained(folder)(pixels).logits[0].tolist()
+        own = CifarResNetForImageClassification.from_pretrained(trained.folder)(torch.from_numpy(found.pixels)).logits
+    np.testing.assert_allclose(found.logits, own, rtol=1e-5, atol=1e-6)
+    assert found.labels == NAMES and found.top == [NAMES[i] for i in found.logits.argmax(axis=1)]
 
 
 def test_card(trained, tmp_path):
@@ -268,12 +221,11 @@ def test_fine_tuning_with_the_same_labels_keeps_the_classifier(trained, tmp_path
     assert processors[0]["image_mean"] == processors[1]["image_mean"]
 
 
-def test_fine_tuning_on_other_labels(trained, tmp_path):
-    limits = "--max_train_samples 100 --max_eval_samples 100 --max_steps 1 --global_batch_size 8 --use_cpu".split()
-    words = ["--dataset_name", "shapes100", "--model_name_or_path", trained.folder, *limits, "--output_dir", "shapes"]
-    result = run(trained.hub, tmp_path, "train", *words)
-    assert result.returncode == 0, result.stderr
-    assert "New classifier for 100 classes: the checkpoint knows 4 of other names" in result.stdout
+def test_fine_tuning_on_other_labels(trained, tmp_path, capsys):
+    words = "--dataset_name shapes100 --max_train_samples 100 --max_eval_samples 100 --max_steps 1 --use_cpu".split()
+    where = ["--model_name_or_path", str(trained.folder), "--output_dir", str(tmp_path / "shapes")]
+    cli(["train", *words, *where, "--global_batch_size", "8"])
+    assert "New classifier for 100 classes: the checkpoint knows 4 of other names" in capsys.readouterr().out
     assert load_file(tmp_path / "shapes" / "model.safetensors")["classifier.weight"].shape == (100, 32)
     assert str(tmp_path) not in (tmp_path / "shapes" / "README.md").read_text()
 
@@ -351,21 +303,6 @@ REFUSED = {
     "no token": (PUSH, "there is no Hugging Face token"),
     "no right to write": ([*PUSH, "--hub_token", "hf_bobs_token"], "may not write to ann/model"),
 }
-# All in one process, as its start takes longer than they do.
-TRAIN_EACH = """
-import contextlib, io, json, sys
-from hf_cifar_resnet.cli import main
-
-answers = []
-for words in json.loads(sys.argv[1]):
-    answers.append({"returncode": 0, "stderr": ""})
-    with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        try:
-            main(["train", *words])
-        except SystemExit as stopped:
-            answers[-1] = {"returncode": stopped.code, "stderr": stderr.getvalue()}
-print(json.dumps(answers))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -373,11 +310,9 @@ def refused(trained, tmp_path_factory):
     """The working directory, and what each of [`REFUSED`] ended with."""
     cwd = tmp_path_factory.mktemp("refused")
     trained.hub.add_user("bob", token="hf_bobs_token")
-    commands = json.dumps([words for words, _ in REFUSED.values()])
-    result = run_python(trained.hub, cwd, "-c", TRAIN_EACH, commands, token=None)
-    assert result.returncode == 0, result.stderr
-    answers = json.loads(result.stdout.splitlines()[-1])
-    return cwd, dict(zip(REFUSED, (SimpleNamespace(**answer) for answer in answers), strict=True))
+    commands = [["train", *words] for words, _ in REFUSED.values()]
+    answers = run_each(commands, cwd, environment_of(trained.hub, cwd, token=None))
+    return cwd, dict(zip(REFUSED, answers, strict=True))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -389,7 +324,7 @@ def test_training_that_does_not_start(refused, name):
 
 def test_training_comes_first(tmp_path, hub):
     """The Hub does not answer at the start, and refuses every commit; the printed command finishes the push."""
-    add_ann(hub)
+    add_ann(hub, tmp_path)
     hub.plant(Fault("create", status=500))
     hub.plant(Fault("commit", status=403, times=None))
     where = ["--output_dir", "run", "--push_to_hub", "--hub_model_id", "ann/model", "--hub_private_repo", "true"]

@@ -10,11 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
 from loopback_hub import LoopbackHub
 from PIL import Image
 
@@ -23,7 +20,7 @@ from hf_cifar_resnet.checkpoints.portable import write_portable
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.training.parser import parse_arguments
 
-from .conftest import TWO_PROCESSES
+from .conftest import TWO_PROCESSES, run_each, write_noise
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL_CARDS = sorted((REPOSITORY / "model_cards").rglob("README.md"))
@@ -67,27 +64,12 @@ def test_the_two_commands_for_a_fresh_machine_are_those_that_ci_runs():
     ]
 
 
-def test_command_for_two_processes_is_that_of_test_launch():
-    assert TWO_PROCESSES in COMMANDS
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A working directory for the commands, with a dataset that has superclasses."""
     folder = tmp_path_factory.mktemp("readme")
-    names = {"fine_label": ["oak", "pine", "cat", "dog"], "coarse_label": ["tree", "pet"]}
-    features = Features(img=ImageFeature(), **{key: ClassLabel(names=value) for key, value in names.items()})
-    (folder / "images" / "data").mkdir(parents=True)
-    for split, count in {"train": 40, "test": 12}.items():
-        fine = [i % 4 for i in range(count)]
-        arrays = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        columns = {
-            "img": list(map(Image.fromarray, arrays)),
-            "fine_label": fine,
-            "coarse_label": [i // 2 for i in fine],
-        }
-        table = Dataset.from_dict(columns, features=features)
-        table.to_parquet(folder / "images" / "data" / f"{split}-00000-of-00001.parquet")
+    labels = {"fine_label": ["oak", "pine", "cat", "dog"], "coarse_label": ["tree", "pet"]}
+    write_noise(folder / "images", labels, {"train": 40, "test": 12}, image="img")
     Image.new("RGB", (48, 40), "teal").save(folder / "image.png")
     return folder
 
@@ -109,41 +91,32 @@ def substitute(command, place, run):
     return words
 
 
-# And those of other tests: `test_command_on_the_hub`, .ci/run and test_launch.py.
+# And those of other tests: `test_commands_on_the_hub`, .ci/run and test_launch.py.
 ON_HUB = [command for command in COMMANDS if "USER/" in command or "--push_to_hub" in command]
 RUN_ELSEWHERE = [*ON_HUB, *IN_CI, TWO_PROCESSES]
 
 
-@pytest.fixture(scope="module")
-def hub_with_a_model(finished, tmp_path_factory):
-    """A Hub on which USER/my-model has the model and the state of a run of six steps."""
-    folder = tmp_path_factory.mktemp("state")
-    write_portable(finished.folder / "checkpoint-6", folder)
+@pytest.mark.slow
+def test_commands_on_the_hub(finished, tmp_path):
+    """USER/my-model has the model and the state of a run of six steps."""
+    (tmp_path / "state").mkdir()
+    write_portable(finished.folder / "checkpoint-6", tmp_path / "state")
+    commands = []
+    for command in ON_HUB:
+        words = shlex.split(command.replace("USER/", f"{USER}/").replace("runs/my-run", str(finished.folder)))
+        tiny = [*TINY_DATA.replace("--max_steps 1", "--max_steps 7").split(), "--dataset_name", "shapes100"]
+        commands.append(["train", *words[2:], *tiny] if words[0] == "python" else words[1:])
     with LoopbackHub() as hub:
         hub.add_user(USER, token="hf_token")
-        hub.add_repo(f"{USER}/my-model", {path.name: path for path in folder.iterdir()})
-        repository = hub.repos["model", f"{USER}/my-model"]
-        repository.branches["last-checkpoint"] = repository.branches["main"]
-        yield hub
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ON_HUB)
-def test_command_on_the_hub(command, hub_with_a_model, finished, tmp_path):
-    words = shlex.split(command.replace("USER/", f"{USER}/").replace("runs/my-run", str(finished.folder)))
-    arguments = ["train", *words[2:]] if words[0] == "python" else words[1:]
-    if words[0] == "python":
-        arguments += [*TINY_DATA.replace("--max_steps 1", "--max_steps 7").split(), "--dataset_name", "shapes100"]
-    environment = hub_with_a_model.environment(token="hf_token", cache=tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(
-        [sys.executable, "-m", "hf_cifar_resnet", *arguments],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert any(
-        done in result.stdout
-        for done in ("Saved", f"{hub_with_a_model.endpoint}/{USER}/my-model", "ensemble of 2 checkpoints on test")
-    )
+        hub.add_repo(f"{USER}/my-model", {path.name: path for path in (tmp_path / "state").iterdir()})
+        branches = hub.repos["model", f"{USER}/my-model"].branches
+        branches["last-checkpoint"] = branches["main"]
+        environment = hub.environment(token="hf_token", cache=tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
+        answers = run_each(commands, tmp_path, environment)
+    done = "Saved", f"{hub.endpoint}/{USER}/my-model", "ensemble of 2 checkpoints on test"
+    for command, answer in zip(ON_HUB, answers, strict=True):
+        assert answer.returncode == 0, f"{command}: {answer.stderr}"
+        assert any(text in answer.stdout for text in done), command
 
 
 @pytest.mark.slow
@@ -243,10 +216,6 @@ def test_shown_commands_parse(document, tmp_path, monkeypatch, capsys):
         assert parses(command, shlex.split(line), tmp_path, capsys), line
 
 
-def test_shown_commands_are_found():
-    assert sum(len(shown_commands(document)) for document in DOCUMENTS) >= 8
-
-
 @pytest.fixture
 def bash():
     """Runs a script in bash, with the shell function `hf-cifar-resnet` that is given."""
@@ -290,7 +259,9 @@ def test_every_fault_has_its_test(fault, file, test):
     assert any(f"def {test}(" in source for source in sources)
 
 
-def test_faults_are_found():
+def test_commands_and_faults_are_found():
+    assert TWO_PROCESSES in COMMANDS
+    assert sum(len(shown_commands(document)) for document in DOCUMENTS) >= 8
     assert len(ROWS) == read(FAULTS).count(".py::test_") > 40
 
 
