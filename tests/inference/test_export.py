@@ -72,14 +72,13 @@ def test_folding_keeps_the_function(checkpoint, reference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("fp16", 0.05)])
-def test_onnx_with_normalization_gives_the_logits_of_the_model(checkpoint, reference, tmp_path, precision, tolerance):
+def test_onnx_in_fp16_with_normalization_gives_the_logits_of_the_model(checkpoint, reference, tmp_path):
     pytest.importorskip("onnxruntime", reason=WITHOUT_ONNX)
     path = tmp_path / "m.onnx"
-    options = ["--format", "onnx", "--precision", precision, "--output", str(path), "--include_normalization"]
+    options = ["--format", "onnx", "--precision", "fp16", "--output", str(path), "--include_normalization"]
     cli(["export", str(checkpoint), *options, *RUN])
     images, _, logits = reference
-    check_onnx(path, "images", images, logits, tolerance)
+    check_onnx(path, "images", images, logits, 0.05)
 
 
 @pytest.mark.lowest
@@ -126,15 +125,14 @@ def test_int8_is_smaller_and_its_accuracy_is_measured(checkpoint, fp32_file, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["int8.onnx"]
 
 
-def test_export_that_overflows_is_not_written(checkpoint, tmp_path, capsys):
+def test_export_that_overflows_is_not_written(checkpoint, tmp_path, refused):
     """Weights that float32 has and float16 has not."""
     folder = shutil.copytree(checkpoint, tmp_path / "large")
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"classifier.bias": weights["classifier.bias"] + 1e6}, folder / "model.safetensors",
               {"format": "pt"})  # fmt: skip
-    with pytest.raises(SystemExit):
-        cli(["export", str(folder), "--format", "torch", "--precision", "fp16", *RUN])
-    assert "the exported logits are not finite" in capsys.readouterr().err
+    line = refused("export", folder, "--format", "torch", "--precision", "fp16", *RUN)
+    assert "the exported logits are not finite" in line
     assert not list(folder.glob("*.pt2"))
 
 
@@ -162,12 +160,8 @@ def test_every_runtime_agrees_with_the_model(checkpoint, reference, name):
         (["--format", "onnx", "--calibration_images", "0"], "at least 1"),
     ],
 )
-def test_bad_arguments(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_arguments(checkpoint, tmp_path, monkeypatch, refused, arguments, message):
     monkeypatch.chdir(tmp_path)
     before = sorted(checkpoint.iterdir())
-    with pytest.raises(SystemExit) as stopped:
-        cli(["export", str(checkpoint), *arguments])
-    assert stopped.value.code == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert message in line
+    assert message in refused("export", checkpoint, *arguments)
     assert sorted(checkpoint.iterdir()) == before and not list(tmp_path.iterdir())

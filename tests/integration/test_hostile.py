@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_cifar_resnet.cli import main as cli
+
+from .conftest import write_noise
 
 ODD = "dä ta 'x' \"y\" $z 图 #"
 WORSE = f"{ODD} [1]*\n"
@@ -28,15 +28,9 @@ def refused(capsys, *arguments):
 
 
 @pytest.fixture
-def dataset(tmp_path, make_images):
+def dataset(tmp_path):
     """A folder with an odd name, of classes with hostile names."""
-    folder = tmp_path / ODD
-    (folder / "data").mkdir(parents=True)
-    features = Features(image=ImageFeature(), label=ClassLabel(names=LABELS))
-    for split, count in (("train", 40), ("test", 20)):
-        columns = {"image": make_images(count), "label": [i % 5 for i in range(count)]}
-        Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
-    return folder
+    return write_noise(tmp_path / ODD, {"label": LABELS}, {"train": 40, "test": 20})
 
 
 def test_odd_names_from_training_to_prediction(dataset, tmp_path, monkeypatch, capsys):
