@@ -1,6 +1,5 @@
 """Loading image classification datasets from the Hub, a folder or memory, and splitting them."""
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -109,7 +108,7 @@ def load_splits(
         policy = build_policy(augmentation, image_size, color_jitter, random_erasing)
     except ValueError as error:
         raise UserError(str(error)) from error
-    raw = load_raw(dataset_name, dataset_config_name, dataset_revision)
+    raw, commit = load_raw(dataset_name, dataset_config_name, dataset_revision)
     parts, label_names, superclass_of, superclass_names = split(
         raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples,
         needed,
@@ -134,14 +133,17 @@ def load_splits(
         mean=list(image_mean),
         std=list(image_std),
         image_size=image_size,
-        provenance=provenance(dataset_name, raw),
+        provenance=provenance(dataset_name, commit),
     )
 
 
 def load_raw(name, config_name=None, revision=None):
-    """Return a dataset as a `datasets.DatasetDict`. Raises [`UserError`] if it cannot be loaded."""
+    """
+    Return a dataset as a `datasets.DatasetDict`, and its commit on the Hub, or None. Raises [`UserError`] if it cannot
+    be loaded.
+    """
     if name in BUILT_IN:
-        return BUILT_IN[name]()
+        return BUILT_IN[name](), None
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
     is_folder = os.path.isdir(name)
     if not is_folder and (
@@ -154,9 +156,11 @@ def load_raw(name, config_name=None, revision=None):
             "for a pattern; rename it, or give a link to it of another name"
         )
     try:
-        if is_folder:
-            return datasets.load_dataset(os.path.abspath(name), config_name, description=_hash_folder(name))
-        return datasets.load_dataset(name, config_name, revision=revision)
+        options = {"description": _hash_folder(name)} if is_folder else {"revision": revision}
+        # What `datasets.load_dataset` does; its result does not know the commit.
+        builder = datasets.load_dataset_builder(os.path.abspath(name) if is_folder else name, config_name, **options)
+        builder.download_and_prepare()
+        return builder.as_dataset(), None if is_folder else builder.hash
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         reason = _first_line(error)
         if is_folder:
@@ -171,15 +175,10 @@ def _hash_folder(folder):
     Return a hash of the sizes and times of all files in a folder. `datasets` uses modification times alone, which
     copying preserves, and would take an older table from its cache.
     """
-    digest = hashlib.sha256()
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = os.path.join(parent, name)
-            with contextlib.suppress(OSError):
-                found = os.stat(path)
-                digest.update(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} ".encode() + os.fsencode(path))
-    return digest.hexdigest()
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    found = sorted((path, os.stat(path)) for path in paths if os.path.isfile(path))
+    stats = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def _first_line(error):
