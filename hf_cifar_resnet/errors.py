@@ -21,8 +21,26 @@ def printable(text):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def one_line(error):
+    """Return the message of an exception as one line; without a message, its type."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class LineParser(argparse.ArgumentParser):
-    """An argument parser that raises [`UserError`] instead of printing its usage, and refuses empty strings."""
+    """
+    An argument parser that raises [`UserError`] instead of printing its usage, and refuses empty strings. `flags` are
+    the known ones, such as `--seed`, with their `argparse.Action`s.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.flags = {}
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *names, group=None, **options):
+        """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""
+        action = group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
+        self.flags |= dict.fromkeys(action.option_strings, action)
+        return action
 
     def error(self, message):
         raise UserError(message)
@@ -32,7 +50,7 @@ class LineParser(argparse.ArgumentParser):
         for name, value in vars(parsed).items():
             # An unset shell variable gives an empty string, which as a path would mean the current folder.
             if isinstance(value, str) and not value.strip() and value != self.get_default(name):
-                flag = f"--{name}" if f"--{name}" in self._option_string_actions else name
+                flag = f"--{name}" if f"--{name}" in self.flags else name
                 raise UserError(f"{flag} must not be empty: give it a value, or leave it out")
         return parsed, rest
 

@@ -13,11 +13,10 @@ from transformers import TrainerCallback, set_seed
 from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError, reports_user_errors
 from ..reporting.plots import plot_lr_range
-from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.figures import NonFiniteError
-from ..training.parser import CifarArgumentParser
+from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
@@ -69,8 +68,8 @@ def main(argv=None, prog=None):
 
 
 def _parse(argv, prog):
-    types = (ModelArguments, DataArguments, CifarTrainingArguments)
-    parser = CifarArgumentParser(types, prog=prog, description="Find a learning rate; all arguments of `train` apply.")
+    description = "Find a learning rate; all arguments of `train` apply."
+    parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("--start_lr", type=float, default=1e-6, help="first learning rate")
     parser.add_argument("--end_lr", type=float, default=1.0, help="last learning rate, unless the loss diverges before")
     parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")
