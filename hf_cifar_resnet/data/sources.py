@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from ..choices import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode
 from .policies import build_policy
@@ -104,10 +104,8 @@ def load_splits(
     """
     if (image_mean is None) != (image_std is None):
         raise UserError("give both --image_mean and --image_std, or neither")
-    try:
+    with as_user_error("", ValueError):
         policy = build_policy(augmentation, image_size, color_jitter, random_erasing)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     raw, commit = load_raw(dataset_name, dataset_config_name, dataset_revision)
     parts, label_names, superclass_of, superclass_names = split(
         raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples,
@@ -208,11 +206,9 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
         parts["train"] = parts["train"].select(kept)
     parts = {name: part for name, part in parts.items() if name in needed}
     for name, part in parts.items():
-        flag, limit = (
-            ("--max_train_samples", max_train_samples) if name == "train" else ("--max_eval_samples", max_eval_samples)
-        )
+        kind, limit = ("train", max_train_samples) if name == "train" else ("eval", max_eval_samples)
         if limit is not None and limit < 1:
-            raise UserError(f"{flag} must be at least 1, got {limit}")
+            raise UserError(f"--max_{kind}_samples must be at least 1, got {limit}")
         if limit is not None and limit < len(part):
             parts[name] = part.select(stratified_sample(np.array(part["label"][:]), limit, split_seed))
     return parts, names, superclass_of, superclass_names
@@ -249,35 +245,31 @@ def _canonical(splits, image_column, label_column):
         if missing:
             raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that {first} has")
     names = _label_names(splits, label_column)
+    renames = {image_column: "image", label_column: "label", superclass: "superclass"}
     canonical = {}
     for name, part in splits.items():
         if not isinstance(part.features[image_column], datasets.Image):
             raise UserError(f"the column {image_column} holds no images; name the right one with --image_column_name")
-        part = part.select_columns([c for c in (image_column, label_column, superclass) if c in part.column_names])
-        renames = {image_column: "image", label_column: "label", superclass: "superclass"}
-        part = part.rename_columns(
-            {old: new for old, new in renames.items() if old in part.column_names and old != new}
-        )
+        part = part.select_columns([old for old in renames if old in part.column_names])
+        part = part.rename_columns({old: renames[old] for old in part.column_names if old != renames[old]})
         part = part.add_column("row", range(len(part)))
         if "string" in (getattr(part.features["label"], "dtype", None) or ""):
             part = part.cast_column("label", datasets.ClassLabel(names=names))
         canonical[name] = part
-        _check_labels(canonical[name], name, len(names))
+        _check_labels(part, name, len(names))
     superclass_of, superclass_names = _superclasses(canonical[first], len(names)) if superclass else (None, None)
     return canonical, [str(name) for name in names], superclass_of, superclass_names
 
 
 def _find_column(kind, given, candidates, columns):
     flag, listed = f"--{kind}_column_name", ", ".join(columns)
-    if given is not None:
-        if given not in columns:
-            raise UserError(f"{flag} {given}: there is no such column; the dataset has: {listed}")
-        return given
-    for name in candidates:
-        if name in columns:
-            return name
-    hint = f"; {ONE_CLASS}" if kind == "label" and columns == ["image"] else ""
-    raise UserError(f"found no {kind} column among: {listed}; name it with {flag}{hint}")
+    if given is not None and given not in columns:
+        raise UserError(f"{flag} {given}: there is no such column; the dataset has: {listed}")
+    found = given or next((name for name in candidates if name in columns), None)
+    if found is None:
+        hint = f"; {ONE_CLASS}" if kind == "label" and columns == ["image"] else ""
+        raise UserError(f"found no {kind} column among: {listed}; name it with {flag}{hint}")
+    return found
 
 
 def _label_names(splits, column):
