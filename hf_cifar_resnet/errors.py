@@ -4,6 +4,7 @@ import argparse
 import functools
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
@@ -24,6 +25,16 @@ def printable(text):
 def one_line(error):
     """Return the message of an exception as one line; without a message, its type."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def as_user_error(what, *kinds):
+    """Turn exceptions of these kinds into a [`UserError`]: `what`, if it is not empty, and the reason."""
+    try:
+        yield
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"{what}: {reason}" if what else reason) from error
 
 
 class LineParser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..hub import client
 from ..reporting.run_files import METRICS_JSON, STUDY_JSON, list_checkpoints
 from .portable import read_portable
@@ -74,24 +74,19 @@ def run_folder(args):
         return
     folder = Path(args.output_dir)
     created = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
-    try:
+    with as_user_error(f"the output folder {folder} cannot be written", OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    with lock_folder(folder):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
-        with lock_folder(folder):
-            try:
-                yield
-            except Exception:
-                if created and [path.name for path in folder.iterdir()] == [LOCK]:
-                    (folder / LOCK).unlink()
-                raise
-    except Exception:
-        with suppress(OSError):  # a folder that is not empty stays
-            for path in created:
-                path.rmdir()
-        raise
+            yield
+        except Exception:
+            if created and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                with suppress(OSError):  # such as a folder that another run uses by now
+                    for path in created:
+                        path.rmdir()
+            raise
 
 
 @contextmanager
@@ -155,7 +150,5 @@ def _download(args):
     flag = "--resume_from_checkpoint"
     if list_checkpoints(args.output_dir):
         raise UserError(f"{flag}: {args.output_dir} has checkpoints of its own; choose another folder")
-    try:
+    with as_user_error(f"{flag} {args.resume_from_checkpoint}", client.HubError):
         return read_portable(client.download(args.resume_from_checkpoint), args.output_dir)
-    except client.HubError as error:
-        raise UserError(f"{flag} {args.resume_from_checkpoint}: {error}") from error

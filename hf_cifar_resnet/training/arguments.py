@@ -35,25 +35,15 @@ OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
 # Arguments, and the values that they may have.
 RANGES = (
-    (
-        "num_train_epochs learning_rate global_batch_size per_device_train_batch_size per_device_eval_batch_size "
-        "gradient_accumulation_steps early_stopping_patience",
-        lambda value: value > 0,
-        "be above 0",
-    ),
-    (
-        "weight_decay max_grad_norm seed data_seed dataloader_num_workers mixup_alpha cutmix_alpha mixing_stop_epoch "
-        "adam_epsilon",
-        lambda value: value >= 0,
-        "not be negative",
-    ),
-    ("mixing_probability cutmix_share", lambda value: 0 <= value <= 1, "be from 0 to 1"),
-    (
-        "ema_decay adam_beta1 adam_beta2 label_smoothing_factor",
-        lambda value: 0 <= value < 1,
-        "be from 0 to below 1",
-    ),
-)
+    ("be above 0", lambda value: value > 0,
+     "num_train_epochs learning_rate global_batch_size per_device_train_batch_size per_device_eval_batch_size "
+     "gradient_accumulation_steps early_stopping_patience"),
+    ("not be negative", lambda value: value >= 0,
+     "weight_decay max_grad_norm seed data_seed dataloader_num_workers mixup_alpha cutmix_alpha mixing_stop_epoch "
+     "adam_epsilon"),
+    ("be from 0 to 1", lambda value: 0 <= value <= 1, "mixing_probability cutmix_share"),
+    ("be from 0 to below 1", lambda value: 0 <= value < 1, "ema_decay adam_beta1 adam_beta2 label_smoothing_factor"),
+)  # fmt: skip
 
 
 def _option(default, help, **metadata):
@@ -205,7 +195,7 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be a finite number, got {value}")
             if isinstance(value, int) and abs(value) >= LIMIT:
                 raise ValueError(f"{name} must be below 2**32, got {value}")
-        for names, is_allowed, allowed in RANGES:
+        for allowed, is_allowed, names in RANGES:
             for name in names.split():
                 value = getattr(self, name)
                 if value is not None and not is_allowed(value):

@@ -12,7 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..documents import read_json, read_yaml
-from ..errors import LineParser, UserError, one_line
+from ..errors import LineParser, UserError, as_user_error
 from ..reporting import run_files
 from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
 
@@ -66,10 +66,8 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         given, _ = self.parse_known_args(argv)
         if getattr(given, "config", None) is not None:
             argv = self._recipe_arguments(given, argv) + argv
-        try:
+        with as_user_error("", ValueError, TypeError, OSError, ImportError):
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            raise UserError(one_line(error)) from error
         if rest:
             raise UserError(self._unknown(rest[0]))
         return parsed
@@ -120,14 +118,12 @@ def read_recipe(name):
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not file.is_file():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
-    try:
+    with as_user_error(f"--config {name} cannot be read", OSError, ValueError):
         content = read_yaml(file)
         recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
         if len(recipe) < len(content):
             raise ValueError("an argument is given twice, with - and with _ in its name")
         return recipe
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {name} cannot be read: {error}") from error
 
 
 def _words(value, takes_list):
@@ -179,20 +175,16 @@ def _read_run_record(folder):
     for place in (folder, folder.parent):
         path = place / run_files.RUN_JSON
         if path.is_file():
-            try:
+            with as_user_error(path, OSError, ValueError):
                 return read_json(path)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: {error}") from error
     return {}
 
 
 def _parse_recorded(recorded):
     """Return recorded data arguments, validated like a command line because the checkpoint may be from anybody."""
     known = {field.name for field in fields(DataArguments)}
-    try:
+    with as_user_error(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
         given = {name: value for name, value in recorded.items() if name in known and value is not None}
         words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
         [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"the data_arguments of {run_files.RUN_JSON} are wrong: {error}") from error
     return {name: getattr(parsed, name) for name in given}
