@@ -69,10 +69,13 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
 
     Args:
         repo_id (`str`): `user/repo`, or `repo` of the token's owner.
-        names (list of `str`, *optional*): the files, relative to the folder; by default all of a model's repository.
+        names (list of `str`, *optional*): the files, relative to the folder; by default those of a staging
+            folder that a model's repository may have.
     """
     check_name(repo_id)
-    names = list_pushable_files(folder) if names is None else names
+    if names is None:
+        paths = (path for path in Path(folder).rglob("*") if path.suffix in PUBLISHED)
+        names = sorted(path.relative_to(folder).as_posix() for path in paths)
     _check_secrets(folder, names, token)
 
     def push():
@@ -88,13 +91,6 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
         return Pushed(f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{name}", commit.oid != before)
 
     return _retry(push, repo_id)
-
-
-def list_pushable_files(folder):
-    """Return the files of a model's repository in a folder, as sorted relative paths, without hidden ones and links."""
-    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
-    paths = [path.relative_to(folder) for path in paths if path.suffix in PUBLISHED]
-    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
 
 def is_reference(text):
