@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..checkpoints.load import find_checkpoint, label_names, load_model, load_processor
+from ..checkpoints.load import label_names, load_model, load_processor
 from ..errors import UserError, as_user_error
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
@@ -27,13 +27,16 @@ def find_pretrained(model_args, data_args):
     new = [argument for argument in model_args.given if argument not in _FREE]
     if new:
         raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
-    if not Path(name).is_dir() and not client.is_reference(name):
-        raise UserError(f"--model_name_or_path {name}: there is no such folder, and it is no user/repo either")
-    with as_user_error(f"--model_name_or_path {name} cannot be loaded", UserError):
-        folder = find_checkpoint(name)
-        if data_args.image_mean is None:
+    folder = Path(name)
+    if not folder.is_dir():
+        if not client.is_reference(name):
+            raise UserError(f"--model_name_or_path {name}: there is no such folder, and it is no user/repo either")
+        with as_user_error(f"--model_name_or_path {name}", client.HubError):
+            folder = client.download(name)
+    if data_args.image_mean is None:
+        with as_user_error(f"--model_name_or_path {name} cannot be loaded", UserError):
             processor = load_processor(folder)
-            data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
+        data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
     return folder
 
 
