@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from ..checkpoints.outputs import atomic_write, check_output
-from ..errors import LineParser, UserError, reports_user_errors
+from ..errors import LineParser, UserError, as_user_error, reports_user_errors
 from ..reporting.plots import plot_schedules
 from ..training import schedules
 from ..training.arguments import json_object
@@ -28,11 +28,9 @@ def main(argv=None, prog=None):
     if options.steps < 1 or not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise UserError("--steps and --learning_rate must be above 0, and --warmup_steps not negative")
     check_output("--output", options.output, ending=".png")
-    try:
+    with as_user_error("", ValueError):
         kwargs = json_object("--lr_scheduler_kwargs", options.lr_scheduler_kwargs)
         curves = {name: _curve(name, options, kwargs) for name in options.names}
-    except ValueError as error:
-        raise UserError(str(error)) from error
     with atomic_write(options.output) as file:
         plot_schedules(curves, file)
     print(f"Drawn: {Path(options.output)}")

@@ -1,16 +1,10 @@
 import pytest
-from datasets import Dataset, DatasetDict
 
 from hf_cifar_resnet import load_splits
 from hf_cifar_resnet.data.provenance import provenance
 
 HEADER = "---\nlicense: cc-by-4.0\n---\n\n# Trees\n\n"
 CITATION = "@techreport{trees,\n  title={Many Trees},\n  year={2009}\n}"
-
-
-@pytest.fixture
-def raw():
-    return DatasetDict(train=Dataset.from_dict({"label": [0]}))
 
 
 @pytest.mark.parametrize(
@@ -25,18 +19,18 @@ def raw():
         ("---\nlicense: [broken\n---\n", None, None),
     ],
 )
-def test_licence_and_citation_of_a_folder(tmp_path, raw, text, licence, citation):
+def test_licence_and_citation_of_a_folder(tmp_path, text, licence, citation):
     (tmp_path / "README.md").write_text(text)
-    assert provenance(str(tmp_path), raw) == {"revision": None, "license": licence, "citation": citation}
+    assert provenance(str(tmp_path)) == {"revision": None, "license": licence, "citation": citation}
 
 
-def test_folder_without_card(tmp_path, raw):
-    assert provenance(str(tmp_path), raw) == {"revision": None, "license": None, "citation": None}
+def test_folder_without_card(tmp_path):
+    assert provenance(str(tmp_path)) == {"revision": None, "license": None, "citation": None}
 
 
-def test_card_that_is_no_text(tmp_path, raw):
+def test_card_that_is_no_text(tmp_path):
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00---")
-    assert provenance(str(tmp_path), raw)["license"] is None
+    assert provenance(str(tmp_path))["license"] is None
 
 
 def test_splits_bring_it(tmp_path, write_image_folder, make_images):
