@@ -201,7 +201,7 @@ class CifarTrainingArguments(TrainingArguments):
             self.lr_scheduler_type = schedule
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
-        if schedules.PLATEAU in schedule and self.eval_strategy == "no":
+        if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.default_warmup(schedule, self.warmup_steps)
         self._divide_batch()
