@@ -28,6 +28,7 @@ from ..choices import (
 from ..device import device_for, is_faster_in_bf16
 from ..errors import UserError
 from . import callbacks, optimizers, schedules
+from .schedule_free import check_schedule_free
 
 EVAL_SPLITS = ("validation", "test")
 LR_SCALINGS = ("none", "linear", "sqrt")
@@ -218,6 +219,7 @@ class CifarTrainingArguments(TrainingArguments):
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
         optimizers.argument_names(self.optim_args)
+        check_schedule_free(self)
         most = max(64, 4 * (os.cpu_count() or 1))
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"

@@ -19,6 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers import SchedulerType, TrainerCallback, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 
+from . import schedule_free
+
 PLATEAU = "reduce_lr_on_plateau"
 # Schedules of transformers that ours replace, because they need metrics.
 _REPLACED = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
@@ -100,7 +102,7 @@ class _Positioned:
     def __init__(self, optimizer, *args, **kwargs):
         super().__init__(optimizer, *args, **kwargs)
         self._settings = [
-            {name: value for name, value in group.items() if name not in ("params", "lr")}
+            {name: value for name, value in group.items() if name not in ("params", "lr", *schedule_free.STATE)}
             for group in optimizer.param_groups
         ]
 
