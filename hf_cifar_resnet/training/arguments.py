@@ -158,6 +158,9 @@ class CifarTrainingArguments(TrainingArguments):
     num_train_epochs: float = _option(50, "epochs")
     learning_rate: float = _option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
+    optim: str = _option(
+        "adamw_torch_fused", "adamw_torch_fused, sgd, muon, schedule_free_adamw, or another of the Trainer"
+    )
     weight_decay: float = _option(1e-4, "AdamW's; none on biases and BatchNorm")
     label_smoothing_factor: float = _option(0.1, "of the training loss; evaluation losses are plain")
     per_device_train_batch_size: int | None = _option(None, "instead of --global_batch_size")
@@ -193,13 +196,15 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
-        schedule = self.lr_scheduler_type
+        schedule, optim = self.lr_scheduler_type, self.optim
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
         try:
-            self.lr_scheduler_type = "constant"  # TrainingArguments refuses the names of our schedules
+            # TrainingArguments refuses the names of our schedules, and Muon.
+            self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if optim == optimizers.MUON else optim
             super().__post_init__()
         finally:
             self.lr_scheduler_type = schedule
+            self.optim = optim if optim == optimizers.MUON else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":

@@ -35,6 +35,7 @@ from . import schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback, prepare_trackers
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
+from .optimizers import MUON, Muon
 from .schedule_free import CALIBRATION_IMAGES, AverageCallback, average_weights, is_schedule_free
 
 
@@ -171,7 +172,10 @@ class CifarTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if args.optim == MUON:
+            kind, options = Muon.with_arguments(args)
+        else:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if "warmup_steps" in options:  # of a schedule-free optimizer; the schedule has the warmup
             options["warmup_steps"] = 0
         return kind, options | {"lr": args.scaled_learning_rate}
