@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from ..documents import read_json
 from ..errors import UserError, one_line
 from ..reporting.run_files import RUN_JSON, TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
+from ..reporting.run_record import plain
 from .load import describe_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
 
@@ -87,7 +88,7 @@ def _find_mismatch(checkpoint, model, args):
         return "it was saved with --save_only_model, without optimizer and schedule"
     optim = read_json(checkpoint / TRAINING_ARGS_JSON)["optim"]
     if optim != args.optim:
-        return f"it was trained with --optim {optim}, not {args.optim.value}, and holds the state of that"
+        return f"it was trained with --optim {optim}, not {plain(args.optim)}, and holds the state of that"
     names = read_json(checkpoint / "config.json").get("id2label") or {}
     names, wanted = ([labels[key] for key in sorted(labels, key=int)] for labels in (names, model.config.id2label))
     if difference := describe_class_difference(names, wanted):

@@ -28,6 +28,7 @@ from ..choices import (
 from ..device import device_for, is_faster_in_bf16
 from ..errors import UserError
 from . import callbacks, optimizers, schedules
+from .schedule_free import check_schedule_free
 
 EVAL_SPLITS = ("validation", "test")
 LR_SCALINGS = ("none", "linear", "sqrt")
@@ -141,6 +142,9 @@ class CifarTrainingArguments(TrainingArguments):
     num_train_epochs: float = _option(50, "epochs")
     learning_rate: float = _option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
+    optim: str = _option(
+        "adamw_torch_fused", "adamw_torch_fused, sgd, muon, schedule_free_adamw, or another of the Trainer"
+    )
     weight_decay: float = _option(1e-4, "AdamW's; none on biases and BatchNorm")
     label_smoothing_factor: float = _option(0.1, "of the training loss; evaluation losses are plain")
     per_device_train_batch_size: int | None = _option(None, "instead of --global_batch_size")
@@ -175,16 +179,18 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
-        schedule = self.lr_scheduler_type
+        schedule, optim = self.lr_scheduler_type, self.optim
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
         try:
-            self.lr_scheduler_type = "constant"  # TrainingArguments refuses the names of our schedules
+            # TrainingArguments refuses the names of our schedules, and Muon.
+            self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if optim == optimizers.MUON else optim
             super().__post_init__()
         finally:
             self.lr_scheduler_type = schedule
+            self.optim = optim if optim == optimizers.MUON else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
-        if schedules.PLATEAU in schedule and self.eval_strategy == "no":
+        if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.default_warmup(schedule, self.warmup_steps)
         self._divide_batch()
@@ -201,6 +207,7 @@ class CifarTrainingArguments(TrainingArguments):
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
         optimizers.argument_names(self.optim_args)
+        check_schedule_free(self)
         most = max(64, 4 * (os.cpu_count() or 1))
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"

@@ -27,6 +27,8 @@ from . import schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback, prepare_trackers
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
+from .optimizers import MUON, Muon
+from .schedule_free import CALIBRATION_IMAGES, AverageCallback, average_weights, is_schedule_free
 
 
 class CifarTrainer(Trainer):
@@ -173,7 +175,12 @@ class CifarTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if args.optim == MUON:
+            kind, options = Muon.with_arguments(args)
+        else:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if "warmup_steps" in options:  # of a schedule-free optimizer; the schedule has the warmup
+            options["warmup_steps"] = 0
         return kind, options | {"lr": args.scaled_learning_rate}
 
     def get_decay_parameter_names(self, model):
@@ -215,7 +222,8 @@ class CifarTrainer(Trainer):
         # These come after all callbacks that may request logs, evaluations and saves.
         last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
         with ExitStack() as stack:
-            for callback in filter(None, (resumed, self._ema, *last)):
+            averaging = AverageCallback(self._average_weights) if is_schedule_free(args) else None
+            for callback in filter(None, (resumed, self._ema, averaging, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
@@ -290,6 +298,7 @@ class CifarTrainer(Trainer):
 
     def evaluation_loop(self, *args, **kwargs):
         with self.figures.paused(), self._ema.in_model() if self._ema else nullcontext():
+            self._average_weights()
             self._share_buffers()
             return super().evaluation_loop(*args, **kwargs)
 
@@ -299,6 +308,21 @@ class CifarTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(pixel_values=inputs["pixel_values"]).logits
         return None, logits.float(), inputs.get("labels")
+
+    def _average_weights(self):
+        """Put the averages of a schedule-free optimizer into the model."""
+        if is_schedule_free(self.args) and self.optimizer is not None:
+            with self.accelerator.autocast():
+                average_weights(self.optimizer, self.model, self._calibration_images())
+
+    def _calibration_images(self):
+        key = id(self.train_dataset)
+        if key not in self._loaders:
+            positions = list(self._train_sampler())[:CALIBRATION_IMAGES]
+            loader = self._make_loader(self.train_dataset, self.args.per_device_train_batch_size, sampler=positions)
+            self._loaders[key] = self.train_dataset, loader
+        for batch in self._loaders[key][1]:
+            yield self._normalized(batch)["pixel_values"]
 
     def _share_buffers(self):
         """Broadcast the BatchNorm statistics of rank 0, which are saved, so that all processes evaluate with them."""
@@ -319,6 +343,7 @@ class CifarTrainer(Trainer):
                 self._write_model(aside)
 
     def _write_model(self, folder):
+        self._average_weights()
         if self.args.should_save:
             super().save_model(str(folder), _internal_call=True)
             (folder / "training_args.bin").unlink(missing_ok=True)
