@@ -5,6 +5,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from .errors import one_line
+
 LARGEST_JSON, LARGEST_YAML = 2**24, 2**20  # bytes
 _YAML_BOOL = "tag:yaml.org,2002:bool"
 
@@ -19,16 +21,7 @@ def read_json(path):
     """
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError("it is not a regular file")  # reading from a pipe may never end
-    text = _read_text(path, LARGEST_JSON)
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"it is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError("it must hold a JSON object: {...}")
-    return content
+    return _read_mapping(path, LARGEST_JSON, json.loads, "JSON", "a JSON object: {...}")
 
 
 def read_yaml(path):
@@ -37,15 +30,19 @@ def read_yaml(path):
 
     Unlike `yaml.safe_load`, a repeated key is an error, and only `true` and `false` are booleans: `no` is a string.
     """
-    text = _read_text(path, LARGEST_YAML)
+    return _read_mapping(path, LARGEST_YAML, _parse_yaml, "YAML", "lines of the form argument: value")
+
+
+def _read_mapping(path, largest, parse, language, form):
+    text = _read_text(path, largest)
     try:
-        content = _parse_yaml(text)
+        content = parse(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except Exception as error:  # PyYAML's constructors raise more than YAMLError
-        raise ValueError(f"it is not valid YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ValueError(f"it is not valid {language}: {one_line(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError("it must hold lines of the form argument: value")
+        raise ValueError(f"it must hold {form}")
     return content
 
 

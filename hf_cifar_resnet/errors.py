@@ -4,6 +4,7 @@ import argparse
 import functools
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
@@ -21,8 +22,36 @@ def printable(text):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def one_line(error):
+    """Return the message of an exception as one line; without a message, its type."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def as_user_error(what, *kinds):
+    """Turn exceptions of these kinds into a [`UserError`]: `what`, if it is not empty, and the reason."""
+    try:
+        yield
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"{what}: {reason}" if what else reason) from error
+
+
 class LineParser(argparse.ArgumentParser):
-    """An argument parser that raises [`UserError`] instead of printing its usage, and refuses empty strings."""
+    """
+    An argument parser that raises [`UserError`] instead of printing its usage, and refuses empty strings. `flags` are
+    the known ones, such as `--seed`, with their `argparse.Action`s.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.flags = {}
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *names, group=None, **options):
+        """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""
+        action = group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
+        self.flags |= dict.fromkeys(action.option_strings, action)
+        return action
 
     def error(self, message):
         raise UserError(message)
@@ -32,7 +61,7 @@ class LineParser(argparse.ArgumentParser):
         for name, value in vars(parsed).items():
             # An unset shell variable gives an empty string, which as a path would mean the current folder.
             if isinstance(value, str) and not value.strip() and value != self.get_default(name):
-                flag = f"--{name}" if f"--{name}" in self._option_string_actions else name
+                flag = f"--{name}" if f"--{name}" in self.flags else name
                 raise UserError(f"{flag} must not be empty: give it a value, or leave it out")
         return parsed, rest
 

@@ -101,7 +101,7 @@ def test_configuration(fields):
 
 # Recipes and command lines
 
-NAMES = sorted(CifarArgumentParser((ModelArguments, DataArguments))._option_string_actions)
+NAMES = sorted(CifarArgumentParser((ModelArguments, DataArguments)).flags)
 TRAINING = "config learning_rate seed lr_scheduler_kwargs optim bf16 global_batch_size lr_scheduler_type warmup_steps"
 FLAGS = st.sampled_from([*NAMES, *(f"--{name}" for name in TRAINING.split())])
 WORDS = st.one_of(

@@ -53,14 +53,6 @@ def test_only_the_owner_writes_and_reads_what_is_private(hub, token):
             api.model_info("ann/secret")
 
 
-def test_card_with_wrong_metadata_is_refused(hub, api):
-    api.create_repo("ann/model")
-    wrong = {"path_or_fileobj": b"---\nlicense: my-own\n---\n", "path_in_repo": "README.md", "repo_id": "ann/model"}
-    with pytest.raises(ValueError, match="Invalid metadata in README.md"):
-        api.upload_file(**wrong)
-    assert hub.commits("ann/model") == ["initial commit"]
-
-
 def test_connection_cut_during_a_download(hub, api, tmp_path):
     content = os.urandom(1000) * 24_000  # the client keeps what it has by 10 MiB
     hub.add_repo("ann/model", {"a.bin": content})

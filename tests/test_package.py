@@ -114,11 +114,6 @@ def test_the_package_is_a_program():
     assert (result.returncode, result.stdout) == (0, f"{hf_cifar_resnet.__version__}\n")
 
 
-def test_unknown_command(refused):
-    error = refused("trian")
-    assert all(name in error for name in COMMANDS)
-
-
 @pytest.mark.parametrize("name", hf_cifar_resnet.__all__)
 def test_public_names(name):
     value = getattr(hf_cifar_resnet, name)

@@ -9,38 +9,19 @@ from ..inference.runtimes import RUNTIMES
 BATCH_SIZES = (1, 32, 256)
 # The other engines need the extra `export`, or more.
 DEFAULT_ENGINES = ("eager", "channels_last", "compiled")
+ENGINES = tuple(dict.fromkeys([*RUNTIMES, *DEFAULT_ENGINES]))
 
 
-def _eager(model, pixels):
-    return lambda: model(pixels).logits
-
-
-def _channels_last(model, pixels):
-    return _eager(model.to(memory_format=torch.channels_last), pixels.to(memory_format=torch.channels_last))
-
-
-def _compiled(model, pixels):
-    compiled = torch.compile(model.to(memory_format=torch.channels_last), dynamic=False)
-    return _eager(compiled, pixels.to(memory_format=torch.channels_last))
-
-
-def _runtime(name):
-    """Return one of `inference.runtimes`, which take arrays on the CPU, as an engine."""
-
-    def engine(model, pixels):
+def make_engine(name, model, pixels):
+    """Return a function that predicts logits (batch, num_labels) of `pixel_values` that are on the model's device."""
+    if name not in DEFAULT_ENGINES:  # one that takes arrays on the CPU
         predict, batch = RUNTIMES[name](model.cpu(), pixels.shape[-1]), pixels.cpu().numpy()
         return lambda: torch.from_numpy(predict(batch))
-
-    return engine
-
-
-# Each takes a model in evaluation mode and `pixel_values` on its device, and returns a function that predicts logits
-# (batch, num_labels).
-ENGINES = {name: _runtime(name) for name in RUNTIMES} | {
-    "eager": _eager,
-    "channels_last": _channels_last,
-    "compiled": _compiled,
-}
+    if name != "eager":
+        model, pixels = (each.to(memory_format=torch.channels_last) for each in (model, pixels))
+    if name == "compiled":
+        model = torch.compile(model, dynamic=False)
+    return lambda: model(pixels).logits
 
 
 def make_ways(model, image_size, args, engines, batch_sizes=BATCH_SIZES):
@@ -49,7 +30,7 @@ def make_ways(model, image_size, args, engines, batch_sizes=BATCH_SIZES):
     for batch_size in batch_sizes:
         pixels = torch.randn(batch_size, 3, image_size, image_size, device=args.device)
         ways[batch_size] = {
-            name: _make_work(ENGINES[name](copy.deepcopy(model), pixels), batch_size, args) for name in engines
+            name: _make_work(make_engine(name, copy.deepcopy(model), pixels), batch_size, args) for name in engines
         }
     return ways
 

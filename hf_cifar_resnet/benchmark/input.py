@@ -26,7 +26,7 @@ def make_ways(data_args, batch_size, seed=0):
     - `notebook`: Albumentations on each decoded image, up to ToTensorV2.
     - `one memory pass`: normalisation alone, which is the least that any way to float32 does.
     """
-    raw = load_raw(data_args.dataset_name, data_args.dataset_config_name, data_args.dataset_revision)
+    raw, _ = load_raw(data_args.dataset_name, data_args.dataset_config_name, data_args.dataset_revision)
     columns = data_args.image_column_name, data_args.label_column_name
     parts, *_ = split(raw, *columns, 0, data_args.split_seed, data_args.max_train_samples, None)
     part = parts["train"].select_columns(["image", "row", "label"])
@@ -81,15 +81,13 @@ class Notebook(torch.utils.data.Dataset):
     """Transform decoded images into tensors, one by one."""
 
     def __init__(self, images, labels, size, color_jitter, mean, std):
-        *factors, hue = color_jitter
-        ranges = [(1 - strength, 1 + strength) for strength in factors]
         self.images, self.labels = images, labels
         self.transform = A.Compose(
             [
                 A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=cv2.BORDER_CONSTANT, fill=0),
                 A.RandomCrop(size, size),
                 A.HorizontalFlip(p=0.5),
-                A.ColorJitter(*ranges, (-hue, hue), p=1.0),
+                A.ColorJitter(*color_jitter, p=1.0),
                 A.Normalize(mean, std),
                 ToTensorV2(),
             ]

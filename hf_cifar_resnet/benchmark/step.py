@@ -10,7 +10,6 @@ from transformers import TrainerCallback
 
 from ..data.dataset import EpochSampler, ImageDataset, collate
 from ..device import memory_format_for
-from ..training.callbacks import EpochLineCallback
 from ..training.trainer import CifarTrainer
 from .timing import time_steps, wait_for
 
@@ -29,9 +28,8 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     """
     settle = 2 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
     args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
-    args.eval_strategy = args.save_strategy = "no"
-    args.logging_strategy, args.load_best_model_at_end = "epoch", False
-    args.dataloader_drop_last = True
+    args.eval_strategy = args.save_strategy = args.logging_strategy = "no"
+    args.load_best_model_at_end, args.dataloader_drop_last = False, True
     dataset = repeat_to_epoch(dataset)
     # The bare loops copy the model before the Trainer compiles or wraps it.
     batches = {BARE: endless_batches, SYNTHETIC: synthetic_batches}
@@ -39,9 +37,8 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     for precision in precisions:
         loop = BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args), precision)
         others[f"{BARE}, {precision}"] = loop
-    trainer = WaitingTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
+    trainer = CifarTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
     turns = TurnsCallback(trainer, others, settle, steps, windows)
-    trainer.remove_callback(EpochLineCallback)
     trainer.add_callback(turns)
     trainer.train()
     images = steps * args.per_device_train_batch_size
@@ -53,18 +50,6 @@ def repeat_to_epoch(dataset):
     """Return the dataset, repeated to at least `EPOCH` images."""
     indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
     return ImageDataset(dataset.images[indices], dataset.labels[indices], dataset.mean, dataset.std, dataset.augmenter)
-
-
-class WaitingTrainer(CifarTrainer):
-    """A Trainer that measures how long it has waited for data."""
-
-    waited = 0.0
-
-    def get_batch_samples(self, *args):
-        started = time.perf_counter()
-        batches = super().get_batch_samples(*args)
-        self.waited += time.perf_counter() - started
-        return batches
 
 
 class TurnsCallback(TrainerCallback):
@@ -81,7 +66,7 @@ class TurnsCallback(TrainerCallback):
         profiles = len(self.seconds[OURS]) == self.windows
         if self._done == self.settle:
             wait_for(args.device)
-            self._waited_before, self._started = self.trainer.waited, time.perf_counter()
+            self._waited_before, self._started = self.trainer.figures.waited, time.perf_counter()
             if profiles:
                 self._profiler = torch.profiler.profile()
                 self._profiler.start()
@@ -92,7 +77,7 @@ class TurnsCallback(TrainerCallback):
         elif self._done == self.settle + self.steps:
             wait_for(args.device)
             self.seconds[OURS].append(time.perf_counter() - self._started)
-            self.waited += self.trainer.waited - self._waited_before
+            self.waited += self.trainer.figures.waited - self._waited_before
             for name, loop in self.others.items():
                 loop.run(self.settle)
                 self.seconds[name].append(time_steps(loop.run, self.steps, args.device))

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from ..choices import MAX_IMAGE_SIZE
 from ..data.sources import load_splits
 from ..documents import read_json
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
@@ -28,10 +28,8 @@ def find_checkpoint(name):
     """
     folder = Path(name)
     if client.is_reference(name):
-        try:
+        with as_user_error(f"there is no folder {name}, and from the Hub", client.HubError):
             folder = client.download(name)
-        except client.HubError as error:
-            raise UserError(f"there is no folder {name}, and from the Hub: {error}") from error
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} holds no checkpoint (no config.json)")
     return folder
@@ -43,10 +41,8 @@ def load_checkpoint(name):
     [`find_checkpoint`], [`load_model`] and [`load_processor`] do.
     """
     folder = find_checkpoint(name)
-    try:
+    with as_user_error(f"the checkpoint {name} cannot be loaded", UserError):
         return load_model(folder).eval(), load_processor(folder)
-    except UserError as error:
-        raise UserError(f"the checkpoint {name} cannot be loaded: {error}") from error
 
 
 def load_data_for(name, data_args, model, processor, needed):
@@ -109,7 +105,7 @@ def load_model(folder, **config):
     and nothing is unpickled. Raises [`UserError`] if the configuration describes no model, or the weights are not
     exactly those of the model, or not finite.
     """
-    try:
+    with as_user_error("", Exception):  # transformers and safetensors each raise their own
         given = read_json(folder / "config.json")
         if "quantization_config" in given:
             raise ValueError("quantised weights are not supported")
@@ -124,8 +120,6 @@ def load_model(folder, **config):
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except Exception as error:  # transformers and safetensors each raise their own
-        raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
     _check_names(loaded)
     _check_numbers(model, folder)
     model.config.return_dict = True  # the file may say otherwise
@@ -164,10 +158,8 @@ def load_processor(folder):
     Load the image processor in a folder. Raises [`UserError`] if it is not of the one kind that training writes, or its
     numbers make no pixel values.
     """
-    try:
+    with as_user_error("preprocessor_config.json", OSError, ValueError):
         return _make_processor(read_json(folder / "preprocessor_config.json"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"preprocessor_config.json: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _make_processor(given):

@@ -30,10 +30,8 @@ def write_portable(checkpoint, folder, best=None):
             write_json(_take_apart(value, tensors), folder / f"{path.name}.json")
             save_file(tensors, folder / f"{path.name}.safetensors")
         elif path.suffix == ".json" and path.name not in (TRAINER_STATE, MANIFEST):
-            (folder / path.name).unlink(missing_ok=True)
             write_json(redact(read_json(path)), folder / path.name)
         elif path.suffix in (".safetensors", ".py"):
-            (folder / path.name).unlink(missing_ok=True)
             shutil.copy(path, folder)
     state = read_json(checkpoint / TRAINER_STATE)
     if state["best_model_checkpoint"]:  # a path of this machine

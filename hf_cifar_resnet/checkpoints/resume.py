@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 
 from ..documents import read_json
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..reporting.run_files import RUN_JSON, TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
+from ..reporting.run_record import plain
 from .load import describe_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
 
@@ -87,7 +88,7 @@ def _find_mismatch(checkpoint, model, args):
         return "it was saved with --save_only_model, without optimizer and schedule"
     optim = read_json(checkpoint / TRAINING_ARGS_JSON)["optim"]
     if optim != args.optim:
-        return f"it was trained with --optim {optim}, not {args.optim.value}, and holds the state of that"
+        return f"it was trained with --optim {optim}, not {plain(args.optim)}, and holds the state of that"
     names = read_json(checkpoint / "config.json").get("id2label") or {}
     names, wanted = ([labels[key] for key in sorted(labels, key=int)] for labels in (names, model.config.id2label))
     if difference := describe_class_difference(names, wanted):
@@ -121,7 +122,7 @@ def reporting_read_errors(checkpoint, training_started=lambda: False):
     except (OSError, EOFError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         if training_started():
             raise
-        raise resume_error(checkpoint, " ".join(str(error).split()) or type(error).__name__) from error
+        raise resume_error(checkpoint, one_line(error)) from error
 
 
 # Restore the state
@@ -176,7 +177,7 @@ _SCORED_IMAGES = ("eval_split", "validation_fraction", "split_seed", "max_eval_s
 def changed_arguments(run, checkpoint):
     """Return {argument: its values, oldest first} of all that changed since the run began, by its `run.json`."""
     before = _read_run_record(checkpoint)
-    changed = {name: values for name, values in _section(before, "changed_arguments").items() if type(values) is list}
+    changed = dict(_section(before, "changed_arguments"))
     for section in ("arguments", "model_arguments", "data_arguments"):
         then, now = _section(before, section), json.loads(json.dumps(run[section]))
         for name in now.keys() & then.keys():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..hub import client
 from ..reporting.run_files import METRICS_JSON, STUDY_JSON, list_checkpoints
 from .portable import read_portable
@@ -29,7 +29,7 @@ def output_folder(args, name):
     Raises [`UserError`] if `--output_dir` holds a study, or a run that this one does not resume.
     """
     if not args.output_dir_given:
-        if _wants_auto(args):
+        if _kind_of_resume(args) == "auto":
             raise UserError("--resume_from_checkpoint auto needs --output_dir, the folder to look in")
         chosen = [_default_folder(args, name)]
         if args.world_size > 1:
@@ -48,12 +48,13 @@ def output_folder(args, name):
 
 
 def _default_folder(args, name):
-    if args.resume_from_checkpoint and not _wants_last(args) and not _wants_hub(args):
+    kind = _kind_of_resume(args)
+    if kind == "folder":
         return str(Path(args.resume_from_checkpoint).parent)
     existing = [folder.name for folder in Path("runs").iterdir()] if Path("runs").is_dir() else []
     matches = [re.fullmatch(re.escape(name) + r"(?:-(\d+))?", other) for other in existing]
     last = max((int(match[1] or 1) for match in matches if match), default=0)
-    number = max(1, last) if _wants_last(args) else last + 1
+    number = max(1, last) if kind == "true" else last + 1
     return str(Path("runs", name if number == 1 else f"{name}-{number}"))
 
 
@@ -74,24 +75,19 @@ def run_folder(args):
         return
     folder = Path(args.output_dir)
     created = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
-    try:
+    with as_user_error(f"the output folder {folder} cannot be written", OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    with lock_folder(folder):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise UserError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
-        with lock_folder(folder):
-            try:
-                yield
-            except Exception:
-                if created and [path.name for path in folder.iterdir()] == [LOCK]:
-                    (folder / LOCK).unlink()
-                raise
-    except Exception:
-        with suppress(OSError):  # a folder that is not empty stays
-            for path in created:
-                path.rmdir()
-        raise
+            yield
+        except Exception:
+            if created and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                with suppress(OSError):  # such as a folder that another run uses by now
+                    for path in created:
+                        path.rmdir()
+            raise
 
 
 @contextmanager
@@ -117,18 +113,13 @@ def lock_folder(run):
         yield
 
 
-def _wants_auto(args):
-    return str(args.resume_from_checkpoint).lower() == "auto"
-
-
-def _wants_last(args):
-    return str(args.resume_from_checkpoint).lower() in ("true", "auto")
-
-
-def _wants_hub(args):
+def _kind_of_resume(args):
+    """Return what `--resume_from_checkpoint` is: None, or `true`, `auto`, `hub` or `folder`."""
+    value = str(args.resume_from_checkpoint or "")
+    if value.lower() in ("", "true", "auto"):
+        return value.lower() or None
     # With the @, since `runs/checkpoint-9` looks like user/repo too.
-    value = str(args.resume_from_checkpoint)
-    return "@" in value and client.is_reference(value)
+    return "hub" if "@" in value and client.is_reference(value) else "folder"
 
 
 def find_resume_checkpoint(args):
@@ -137,15 +128,16 @@ def find_resume_checkpoint(args):
     `auto` for that one or a new training, or `user/repo@branch`, which is downloaded into the run's folder. Raises
     [`UserError`] if there is none, or it is damaged.
     """
-    if not args.resume_from_checkpoint:
+    kind = _kind_of_resume(args)
+    if kind is None:
         return None
-    if _wants_hub(args):
+    if kind == "hub":
         with args.main_process_first(desc="fetching the checkpoint"):
             return _download(args)
     report = print if args.process_index == 0 else None
-    if _wants_auto(args):
+    if kind == "auto":
         return find_last_resumable(args.output_dir, args.load_best_model_at_end, report)
-    given = True if _wants_last(args) else args.resume_from_checkpoint
+    given = True if kind == "true" else args.resume_from_checkpoint
     return find_resumable(given, args.output_dir, args.load_best_model_at_end, report)
 
 
@@ -155,7 +147,5 @@ def _download(args):
     flag = "--resume_from_checkpoint"
     if list_checkpoints(args.output_dir):
         raise UserError(f"{flag}: {args.output_dir} has checkpoints of its own; choose another folder")
-    try:
+    with as_user_error(f"{flag} {args.resume_from_checkpoint}", client.HubError):
         return read_portable(client.download(args.resume_from_checkpoint), args.output_dir)
-    except client.HubError as error:
-        raise UserError(f"{flag} {args.resume_from_checkpoint}: {error}") from error

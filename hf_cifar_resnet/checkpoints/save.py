@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from ..documents import read_json
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..reporting.run_files import list_checkpoints, step_of
 
 MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
@@ -198,7 +198,7 @@ def _write_error(error, folder):
     if isinstance(error, OSError):
         return error.strerror or str(error)
     full = shutil.disk_usage(folder).free < 2**20
-    return os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
+    return os.strerror(errno.ENOSPC) if full else one_line(error)
 
 
 def _check_free_space(folder, needed, what):

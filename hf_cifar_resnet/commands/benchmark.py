@@ -16,9 +16,8 @@ from ..benchmark import ceilings, inference, input, startup, step, timing
 from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError, reports_user_errors
 from ..reporting.run_record import hardware, write_json
-from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from ..training.build import build_model, load_data, quieten_libraries
-from ..training.parser import CifarArgumentParser
+from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
 # fp16 would need a gradient scaler, which the bare loop lacks.
@@ -122,9 +121,8 @@ KINDS = {
 
 
 def _parse(argv, prog):
-    types = (ModelArguments, DataArguments, CifarTrainingArguments)
     description = "Measure where the time goes; all arguments of `train` apply, over the recipe quickstart."
-    parser = CifarArgumentParser(types, prog=prog, description=description)
+    parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("kind", choices=KINDS, help="what to measure")
     turns = ", ".join(f"{kind} {repeats}" for kind, (_, repeats) in KINDS.items())
     parser.add_argument("--repeats", type=positive, help=f"turns of each way (default: {turns})")

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..checkpoints.load import load_checkpoint
 from ..data.dataset import read_rgb_array
 from ..device import device_for
-from ..errors import UserError, reports_user_errors
+from ..errors import UserError, as_user_error, reports_user_errors
 from ..hub import client
 from ..inference.space import write_examples, write_space
 from ..training.arguments import DataArguments
@@ -28,10 +28,7 @@ def main(argv=None, prog=None):
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
         title = f"{Path(options.checkpoint).name} in {model.config.num_labels} classes"
         if options.space is not None:
-            written = write_space(options.space_folder, options.checkpoint, title, examples)
-            print(f"Wrote the Space to {options.space_folder}; try it: python {options.space_folder / 'app.py'}")
-            if options.push:
-                print(f"Pushed {_push(options, written)}")
+            _make_space(options, title, examples)
             return
         blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
@@ -61,10 +58,9 @@ def _parse(argv, prog):
     for path in options.examples or ():
         if not Path(path).is_file():
             raise UserError(f"--examples: there is no file {path}")
-        try:
+        # PIL's decoders raise many kinds of exceptions for a broken file.
+        with as_user_error(f"--examples: {path} cannot be read as an image", Exception):
             read_rgb_array(path)
-        except Exception as error:  # PIL's decoders raise many kinds of exceptions for a broken file
-            raise UserError(f"--examples: {path} cannot be read as an image: {error}") from error
     if options.space is not None:
         _check_space(options)
     return options, data_args
@@ -73,10 +69,8 @@ def _parse(argv, prog):
 def _check_space(options):
     if options.space.count("/") != 1:
         raise UserError(f"--space needs USER/NAME, got {options.space}")
-    try:
+    with as_user_error("--space", client.HubError):
         client.check_name(options.space)
-    except client.HubError as error:
-        raise UserError(f"--space: {error}") from error
     if Path(options.checkpoint).is_dir():
         raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
     folder = options.space_folder = Path(options.output_dir or options.space.split("/")[1])
@@ -84,12 +78,15 @@ def _check_space(options):
         raise UserError(f"{folder} is not empty: choose another --output_dir")
 
 
-def _push(options, names):
-    """Push the written files to the Hub in one commit, and return the Space's address."""
-    try:
-        return client.push_folder(
-            options.space_folder, options.space, message=f"Demo of {options.checkpoint}", names=names,
-            repo_type="space", space_sdk="gradio", private=options.private or None,
-        ).url  # fmt: skip
-    except client.HubError as error:
-        raise UserError(f"{options.space_folder} is written but not pushed: {error}") from error
+def _make_space(options, title, examples):
+    """Write the Space, and push its files in one commit."""
+    folder = options.space_folder
+    written = write_space(folder, options.checkpoint, title, examples)
+    print(f"Wrote the Space to {folder}; try it: python {folder / 'app.py'}")
+    if options.push:
+        with as_user_error(f"{folder} is written but not pushed", client.HubError):
+            pushed = client.push_folder(
+                folder, options.space, message=f"Demo of {options.checkpoint}", names=written, repo_type="space",
+                space_sdk="gradio", private=options.private or None,
+            )  # fmt: skip
+        print(f"Pushed {pushed.url}")

@@ -15,7 +15,7 @@ from ..reporting.error_report import write_analysis
 from ..training.arguments import DataArguments
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from ..training.processes import leave_processes_at_exit
-from ..training.scorers import CheckpointScorer, EnsembleScorer, scoring_arguments
+from ..training.scorers import load_scorer, scoring_arguments
 
 SIGNIFICANCE = 0.05
 
@@ -25,12 +25,11 @@ def main(argv=None, prog=None):
     """Score a checkpoint or an ensemble, with the analyses that the options ask for. Print and return the scores."""
     options, data_args = _parse(argv, prog)
     args = scoring_arguments(options.checkpoint, options.use_cpu, options.precision, options.batch_size)
-    load = EnsembleScorer.load if options.ensemble else CheckpointScorer.load
     needed = {options.split, "validation"} if options.calibrate else {options.split}
-    scorer = load([options.checkpoint, *options.others], args, data_args, needed)
+    scorer = load_scorer([options.checkpoint, *options.others], args, data_args, needed)
     split = find_split(scorer.data, options.split)
     # Both are loaded before anything is computed, since either may be missing.
-    rival = CheckpointScorer.load([options.compare], args, data_args, {options.split}) if options.compare else None
+    rival = load_scorer([options.compare], args, data_args, {options.split}) if options.compare else None
     validation = find_split(scorer.data, "validation") if options.calibrate else None
 
     logits, scores = scorer.predict(options.split)
@@ -58,7 +57,7 @@ def main(argv=None, prog=None):
             with atomic_write(options.json) as file:
                 run_record.write_json(scores, file)
         if options.calibrate:
-            _save_temperature(temperature, scorer.folder)
+            _save_temperature(temperature, Path(options.checkpoint))
         print("\n".join(lines))
     leave_processes_at_exit()
     return scores

@@ -1,7 +1,6 @@
 """A learning-rate range test: the loss while the rate rises exponentially (Smith 2015, arXiv 1506.01186)."""
 
 import contextlib
-import csv
 import json
 import math
 import tempfile
@@ -13,11 +12,11 @@ from transformers import TrainerCallback, set_seed
 from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError, reports_user_errors
 from ..reporting.plots import plot_lr_range
-from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from ..reporting.run_record import write_csv
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.figures import NonFiniteError
-from ..training.parser import CifarArgumentParser
+from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
@@ -62,15 +61,15 @@ def main(argv=None, prog=None):
     suggestion = suggest(rates, smoothed)
     with atomic_write(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
-    with atomic_write(options.table) as path, open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)])
+    with atomic_write(options.table) as file:
+        write_csv([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)], file)
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion
 
 
 def _parse(argv, prog):
-    types = (ModelArguments, DataArguments, CifarTrainingArguments)
-    parser = CifarArgumentParser(types, prog=prog, description="Find a learning rate; all arguments of `train` apply.")
+    description = "Find a learning rate; all arguments of `train` apply."
+    parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("--start_lr", type=float, default=1e-6, help="first learning rate")
     parser.add_argument("--end_lr", type=float, default=1.0, help="last learning rate, unless the loss diverges before")
     parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")

@@ -23,22 +23,21 @@ def main(argv=None, prog=None):
     model, processor = load_checkpoint(options.checkpoint)
     predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
     unreadable = []
-    with _opened(options.output) as file:
-        write = FORMATS[options.format](file, min(MAX_NAME_WIDTH, max(map(len, paths))))
-        # In a terminal that shows the predictions a progress bar would be in their way.
-        with tqdm(total=len(paths), unit="img", disable=file.isatty() or not sys.stderr.isatty()) as bar:
-            for start in range(0, len(paths), options.batch_size):
-                batch = paths[start : start + options.batch_size]
-                answers = predictor.files(batch, options.top_k)
-                for path, answer in zip(batch, answers, strict=True):
-                    # A file's name need not be valid Unicode.
-                    path = path.encode("utf-8", "backslashreplace").decode("utf-8")
-                    if isinstance(answer, str):
-                        unreadable.append(printable(f"{path}: {answer}"))
-                    else:
-                        write.row(path, answer)
-                bar.update(len(batch))
-        write.end()
+
+    def answers(bar):
+        for start in range(0, len(paths), options.batch_size):
+            batch = paths[start : start + options.batch_size]
+            for path, answer in zip(batch, predictor.files(batch, options.top_k), strict=True):
+                # A file's name need not be valid Unicode.
+                path = path.encode("utf-8", "backslashreplace").decode("utf-8")
+                if isinstance(answer, str):
+                    unreadable.append(printable(f"{path}: {answer}"))
+                else:
+                    yield path, answer
+            bar.update(len(batch))
+
+    with _opened(options.output) as file, tqdm(total=len(paths), unit="img", disable=_hides_progress(file)) as bar:
+        FORMATS[options.format](answers(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
     if unreadable:
         print(f"{len(unreadable):,} of {len(paths):,} files could not be read:", file=sys.stderr)
         print(*(f"  {line}" for line in unreadable), sep="\n", file=sys.stderr)
@@ -55,6 +54,11 @@ def _parse(argv, prog):
     parser.add_argument("--batch_size", type=positive, default=256, help="images at a time (default: 256)")
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
     return parser.parse_args(argv)
+
+
+def _hides_progress(file):
+    """In a terminal that shows the predictions a progress bar would be in their way."""
+    return file.isatty() or not sys.stderr.isatty()
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from ..checkpoints.outputs import atomic_write, check_output
 from ..data.mixing import Mixer
 from ..errors import reports_user_errors
 from ..reporting.plots import plot_images
-from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from ..training.build import load_data, quieten_libraries
-from ..training.parser import CifarArgumentParser
+from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
 
@@ -48,9 +47,8 @@ def _augment(dataset, rows, epoch):
 
 
 def _parse(argv, prog):
-    types = (ModelArguments, DataArguments, CifarTrainingArguments)
     description = "Draw training images before and after augmentation; all arguments of `train` apply."
-    parser = CifarArgumentParser(types, prog=prog, description=description)
+    parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("--policy", help="the same as --augmentation")
     parser.add_argument("--images", type=positive, default=8, help="rows of the sheet, each of another class")
     parser.add_argument("--columns", type=positive, default=8, help="augmentations of each image")

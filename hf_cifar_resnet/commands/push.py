@@ -2,7 +2,7 @@
 
 import tempfile
 
-from ..errors import LineParser, UserError, printable, reports_user_errors
+from ..errors import LineParser, as_user_error, printable, reports_user_errors
 from ..hub import client
 from ..hub.staging import list_unpushed_files, stage_run
 
@@ -11,15 +11,13 @@ from ..hub.staging import list_unpushed_files, stage_run
 def main(argv=None, prog=None):
     """Push the folder of a run in one commit. Print and return the repository's address."""
     options = _parse(argv, prog)
-    with tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder:
-        try:
-            stage_run(options.folder, options.repo_id, folder)
-            pushed = client.push_folder(
-                folder, options.repo_id, message=options.message, private=options.private, revision=options.revision,
-                tag=options.tag,
-            )  # fmt: skip
-        except client.HubError as error:
-            raise UserError(f"not pushed: {error}") from error
+    where = {"private": options.private, "revision": options.revision, "tag": options.tag}
+    with (
+        tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder,
+        as_user_error("not pushed", client.HubError),
+    ):
+        stage_run(options.folder, options.repo_id, folder)
+        pushed = client.push_folder(folder, options.repo_id, message=options.message, **where)
     print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
     if foreign := list_unpushed_files(options.folder):
         print(printable(f"Left out, since training did not write it: {', '.join(foreign)}"))

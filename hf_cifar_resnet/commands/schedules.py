@@ -4,12 +4,12 @@ import math
 from pathlib import Path
 
 from ..checkpoints.outputs import atomic_write, check_output
-from ..errors import LineParser, UserError, reports_user_errors
+from ..errors import LineParser, UserError, as_user_error, reports_user_errors
 from ..reporting.plots import plot_schedules
 from ..training import schedules
 from ..training.arguments import json_object
 
-# How many evaluations a drawn plateau has; none improves on the first.
+# How many evaluations a drawn schedule has; none improves on the first.
 EVALUATIONS = 50
 
 
@@ -28,11 +28,9 @@ def main(argv=None, prog=None):
     if options.steps < 1 or not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise UserError("--steps and --learning_rate must be above 0, and --warmup_steps not negative")
     check_output("--output", options.output, ending=".png")
-    try:
+    with as_user_error("", ValueError):
         kwargs = json_object("--lr_scheduler_kwargs", options.lr_scheduler_kwargs)
         curves = {name: _curve(name, options, kwargs) for name in options.names}
-    except ValueError as error:
-        raise UserError(str(error)) from error
     with atomic_write(options.output) as file:
         plot_schedules(curves, file)
     print(f"Drawn: {Path(options.output)}")
@@ -50,15 +48,16 @@ def _curve(name, options, kwargs):
 
 def learning_rates(name, steps, learning_rate=1e-3, warmup_steps=0.0, kwargs=None):
     """
-    Return the learning rate of each of `steps` steps. A plateau is drawn as if no evaluation improved on the first.
+    Return the learning rate of each of `steps` steps. Schedules that follow evaluations are drawn
+    as if none improved on the first.
 
     Raises:
         ValueError: for a schedule or arguments that do not exist.
     """
-    rule = schedules.PlateauCallback(**(kwargs or {})) if schedules.PLATEAU in name else None
+    rules = schedules.callbacks_for(name, kwargs or {})
     every, rates = max(1, steps // EVALUATIONS), []
     for step, scheduler in enumerate(schedules.dry_run(name, steps, learning_rate, warmup_steps, kwargs)):
-        if rule is not None and step and step % every == 0 and scheduler.last_epoch >= scheduler.warmup_steps:
-            rule.apply(scheduler, 1.0, greater_is_better=False)
+        if rules and step and step % every == 0 and scheduler.last_epoch >= scheduler.warmup_steps:
+            rules[0].apply(scheduler, 1.0, greater_is_better=False)
         rates.append(scheduler.get_last_lr()[0])
     return rates

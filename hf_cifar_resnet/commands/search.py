@@ -8,9 +8,8 @@ from ..checkpoints.run_folder import holds_run, run_folder
 from ..errors import UserError, reports_user_errors
 from ..reporting import run_record
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
-from ..training.arguments import CifarTrainingArguments, DataArguments, ModelArguments
 from ..training.build import build_model, build_trainer, check_metric, load_data, quieten_libraries
-from ..training.parser import CifarArgumentParser
+from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
 
@@ -41,9 +40,8 @@ def main(argv=None, prog=None):
 
 
 def _parse(argv, prog):
-    types = (ModelArguments, DataArguments, CifarTrainingArguments)
     parser = CifarArgumentParser(
-        types, prog=prog, description="Search training arguments; all other arguments are those of `train`."
+        ALL_ARGUMENTS, prog=prog, description="Search training arguments; all other arguments are those of `train`."
     )
     parser.add_argument("--space", nargs="+", required=True, metavar="NAME=LOW:HIGH[:log]|NAME=A,B",
                         help="for each argument a range, linear or logarithmic, or choices")  # fmt: skip

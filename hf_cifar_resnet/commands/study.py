@@ -7,21 +7,30 @@ Or an ablation study: the full recipe, and the recipe without each of its parts.
 
 hf-cifar-resnet study --config strong --schedules cosine --without ema:ema_decay=0 --seeds 42 43 44
 
+Or with the peak LR of each schedule chosen on validation, before fresh seeds are compared.
+
+hf-cifar-resnet study --tune learning_rate=3e-4,1e-3,3e-3 --schedules constant cosine --seeds 42 43 44
+
 At the end the seeds of each variant are also scored as an ensemble.
 """
 
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..checkpoints.run_folder import holds_run
 from ..errors import LineParser, UserError, reports_user_errors
 from ..reporting import run_files
 from ..study import report
-from ..study.execute import execute, score_ensembles
-from ..study.plan import argument_name, check_runs, plan_runs, write_plan
+from ..study.execute import count_jobs, execute, score_ensembles
+from ..study.plan import argument_name, check_runs, plan_runs, plan_variants, write_plan
+from ..study.read import variant_name
+from ..study.search import parse_dimension
+from ..study.tune import Tuning, tune
 from ..training import schedules
 from ..training.parser import parse_arguments
+from . import positive
 
 
 @reports_user_errors
@@ -34,13 +43,19 @@ def main(argv=None, prog=None):
     folder = Path(options.output_dir)
     if holds_run(folder) or (folder / run_files.RUN_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a run, whose files a study would replace: choose another")
-    runs = plan_runs(folder, options.schedules, options.seeds, options.vary, options.without)
+    variants = plan_variants(options.schedules, options.vary, options.without)
+    runs = plan_runs(folder, variants, options.seeds)
     check_runs(runs, common)
-    write_plan(folder, runs, options, common)
-    # An exception, so that `execute` ends the current run, which saves a checkpoint to resume from.
+    # An exception, so that `execute` ends the current runs, which save a checkpoint to resume from.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        failed = execute(runs, common)
+        if options.tuning:
+            options.tuning.check(variants, options.seeds)
+            chosen = tune(folder, variants, options, common)
+            for run in runs:
+                run.tuned = {options.tuning.dimension.name: chosen[variant_name(run.entry())]}
+        write_plan(folder, runs, options, common)
+        failed = execute(runs, common, options.jobs)
     finally:
         signal.signal(signal.SIGTERM, before)
     if len(failed) < len(runs):
@@ -64,6 +79,14 @@ def _parse(argv, prog):
                         help="also vary this argument of `train`; repeatable")  # fmt: skip
     parser.add_argument("--without", action="append", default=[], metavar="PART:NAME=VALUE,...",
                         help="ablation: also run with these arguments, which leave a part out; repeatable")  # fmt: skip
+    parser.add_argument("--tune", metavar="NAME=A,B|NAME=LOW:HIGH[:log]",
+                        help="choose this argument for each schedule on validation")  # fmt: skip
+    parser.add_argument(
+        "--tuning_seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of the tuning runs"
+    )
+    parser.add_argument("--tuning_trials", type=positive, default=10, help="values to try of a range, with Optuna")
+    parser.add_argument("--jobs", type=_parse_jobs, default=1, metavar="N|auto",
+                        help="runs at a time: each on one GPU, or on its share of a CPU's cores")  # fmt: skip
     parser.add_argument("--output_dir", default="studies/schedules", help="folder of the study")
     parser.add_argument("--targets", nargs="+", type=float, metavar="ACCURACY",
                         help="accuracies, 0 to 1, to report the time to")  # fmt: skip
@@ -73,7 +96,23 @@ def _parse(argv, prog):
         raise UserError(f"--targets must be above 0 and at most 1, got {' '.join(map(str, options.targets))}")
     options.vary = _unique("--vary", map(_parse_vary, options.vary))
     options.without = _unique("--without", map(_parse_without, options.without))
+    options.tuning = _parse_tuning(options)
+    options.jobs = count_jobs(options.jobs)
     return options, common
+
+
+def _parse_jobs(text):
+    return text if text == "auto" else positive(text)
+
+
+def _parse_tuning(options):
+    if options.tune is None:
+        return None
+    dimension = parse_dimension(options.tune, "--tune")
+    argument_name(dimension.name)
+    if dimension.scale and find_spec("optuna") is None:
+        raise UserError('--tune with a range needs Optuna: pip install "hf-cifar-resnet[search]"')
+    return Tuning(dimension, options.tuning_seeds, options.tuning_trials)
 
 
 def _unique(flag, pairs):

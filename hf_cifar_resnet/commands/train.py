@@ -39,12 +39,10 @@ def _train(model_args, data_args, args, command, watch):
     from ..checkpoints.run_folder import find_resume_checkpoint, output_folder, run_folder
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
-    from ..reporting.run_record import make_record, run_name
     from ..training.build import build_model, build_trainer, check_metric, find_pretrained, load_data, quieten_libraries
     from ..training.callbacks import RunRecordCallback
-    from ..training.processes import check_processes, leave_processes_at_exit
 
-    check_processes(args)
+    processes.check_processes(args)
     quieten_libraries(args)
     set_seed(args.seed)
     start = find_pretrained(model_args, data_args)
@@ -53,10 +51,10 @@ def _train(model_args, data_args, args, command, watch):
     check_metric(args, data)
     model = build_model(model_args, data, start)
     args = args.suited_to(model)
-    args.output_dir = output_folder(args, run_name(data_args, model.config, args))
+    args.output_dir = output_folder(args, run_record.run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or Path(args.output_dir).name
-    run = make_record(model, data, model_args, data_args, args, command)
+    run = run_record.make_record(model, data, model_args, data_args, args, command)
     publisher = HubCallback(args, data_args.eval_split, run) if args.push_to_hub else None
     resume = find_resume_checkpoint(args)
     if resume:
@@ -78,19 +76,18 @@ def _train(model_args, data_args, args, command, watch):
         print(end_block(metrics, args), flush=True)
         if publisher:
             print(f"{'Pushed':<10} {publisher.finish()}", flush=True)
-    leave_processes_at_exit()
+    processes.leave_processes_at_exit()
     return metrics
 
 
 def finish(trainer, run, data, eval_split):
     """Score the test split, for the only time in a run, write the model and its records, and return the metrics."""
     from ..evaluation.analysis import most_confused
-    from ..reporting.run_record import make_metrics
 
     output = trainer.predict(data.test, metric_key_prefix="test")
     test = run_record.scores(output.metrics, "test")
     confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
-    metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
+    metrics = run_record.make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_results(trainer.args.output_dir, run, metrics, run_record.history(trainer.state.log_history))

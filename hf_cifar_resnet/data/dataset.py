@@ -16,7 +16,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from ..choices import IMAGE_SIZE
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .augment import Augmenter
 
 # PIL warns above MAX_IMAGE_PIXELS, and `read_rgb_array` refuses such an image.
@@ -158,17 +158,15 @@ def _reason(error):
     # Python's message for a missing image and PIL's for an unknown format do not help a user.
     if isinstance(error, (TypeError, Image.UnidentifiedImageError)):
         return "not an image"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def channel_statistics(images):
     """Return the mean and standard deviation of each channel, on the scale 0 to 1, as two lists of three."""
-    count, total, squares = 0, np.zeros(3), np.zeros(3)
-    for start in range(0, len(images), 1000):
-        chunk = images[start : start + 1000].reshape(-1, 3).astype(np.float64)
-        count, total, squares = count + len(chunk), total + chunk.sum(0), squares + (chunk**2).sum(0)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    pixels = images.reshape(-1, 3)
+    mean = pixels.sum(axis=0, dtype=np.float64) / len(pixels)
+    squares = np.einsum("ni,ni->i", pixels, pixels, dtype=np.float64) / len(pixels)
+    deviation = np.sqrt(np.maximum(squares - mean**2, 0))
     # Images of a single colour have the deviation 0, by which nothing can be divided.
     return (mean / 255).tolist(), (np.maximum(deviation, 1) / 255).tolist()
 

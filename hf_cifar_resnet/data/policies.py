@@ -8,6 +8,7 @@ import numpy as np
 
 from ..choices import COLOR_JITTER, POLICY_FORMATS, check_augmentation
 from ..documents import read_json, read_yaml
+from ..errors import one_line
 from .transforms import FastColorJitter, PadAndCrop
 
 PADDING = 4
@@ -69,56 +70,27 @@ def color_and_shape(size, strength=1.0):
     ]
 
 
-def _seed(size, color_jitter):
-    brightness, contrast, saturation, hue = color_jitter
-    jitter = FastColorJitter(
-        brightness=(1 - brightness, 1 + brightness),
-        contrast=(1 - contrast, 1 + contrast),
-        saturation=(1 - saturation, 1 + saturation),
-        hue=(-hue, hue),
-        p=1.0,
-    )
-    return [*crop_and_flip(), jitter]
-
-
-def _notebook(size, color_jitter):
+def _notebook(size, jitter):
     """Return the original notebook's policy. Albumentations ignored its argument names, so the strengths are ours."""
     hole = (size // 4, size // 4)
     dropout = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=hole, hole_width_range=hole, fill=0, p=1.0)
     return [*crop_and_flip(), A.OneOf([dropout, A.GaussNoise(std_range=(0.02, 0.08), p=1.0)], p=0.5)]
 
 
-def _cutout(size, color_jitter):
-    """Return a policy with a square of half the width, as the paper has for CIFAR-10."""
-    return [*crop_and_flip(), Cutout(size // 2)]
-
-
-def _trivial(size, color_jitter):
-    return [*crop_and_flip(), A.OneOf(color_and_shape(size), p=1)]
-
-
-def _randaugment(size, color_jitter):
-    """
-    Return a policy of two operations, as in RandAugment (Cubuk et al. 2019, https://arxiv.org/abs/1909.13719), whose
-    strengths are random, up to a third of TrivialAugment's, instead of fixed.
-    """
-    return [*crop_and_flip(), A.SomeOf(color_and_shape(size, 1 / 3), n=2, replace=True, p=1)]
-
-
-def _strong(size, color_jitter):
-    """Return a policy of one operation up to half of TrivialAugment's strengths, and a square of a quarter width."""
-    return [*crop_and_flip(), A.OneOf(color_and_shape(size, 0.5), p=1), Cutout(size // 4)]
-
-
+# Each takes the size of the images and the strengths of the colour jitter, and returns the transforms.
 POLICIES = {
-    "seed": _seed,
+    "seed": lambda size, jitter: [*crop_and_flip(), FastColorJitter(*jitter, p=1.0)],
     "notebook": _notebook,
-    "crop": lambda size, color_jitter: crop_and_flip(),
-    "cutout": _cutout,
-    "trivial": _trivial,
-    "randaugment": _randaugment,
-    "strong": _strong,
-    "none": lambda size, color_jitter: [],
+    "crop": lambda size, jitter: crop_and_flip(),
+    # A square of half the width, as the paper has for CIFAR-10.
+    "cutout": lambda size, jitter: [*crop_and_flip(), Cutout(size // 2)],
+    "trivial": lambda size, jitter: [*crop_and_flip(), A.OneOf(color_and_shape(size), p=1)],
+    # Two operations, as in RandAugment (Cubuk et al. 2019, https://arxiv.org/abs/1909.13719), whose strengths are
+    # random, up to a third of TrivialAugment's, instead of fixed.
+    "randaugment": lambda size, jitter: [*crop_and_flip(), A.SomeOf(color_and_shape(size, 1 / 3), n=2, replace=True)],
+    # One operation up to half of TrivialAugment's strengths, and a square of a quarter of the width.
+    "strong": lambda size, jitter: [*crop_and_flip(), A.OneOf(color_and_shape(size, 0.5), p=1), Cutout(size // 4)],
+    "none": lambda size, jitter: [],
 }
 
 
@@ -144,7 +116,8 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
         # Albumentations warns about unknown arguments and then uses its defaults.
         warnings.simplefilter("error", UserWarning)
         try:
-            transforms = _transforms(name, image_size, color_jitter)
+            make = POLICIES.get(name)
+            transforms = make(image_size, color_jitter) if make else [_read(name, image_size)]
             if random_erasing:
                 transforms.append(A.Erasing(ERASED_AREA, ERASED_RATIO, fill="random", p=random_erasing))
             return A.Compose(transforms)
@@ -152,26 +125,22 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
             raise ValueError(f"augmentation policy {name!r}: {warning}") from None
 
 
-def _transforms(name, image_size, color_jitter):
-    if name in POLICIES:
-        return POLICIES[name](image_size, color_jitter)
+def _read(name, image_size):
+    """Return the policy in a file, after trying it out on an image of this size."""
     check_augmentation(name)
-    policy = _read(Path(name))
-    _try_out(policy, name, image_size)
-    return [policy]
-
-
-def _read(path):
+    path = Path(name)
     if not path.is_file():
         raise ValueError(f"there is no augmentation policy file {path}")
     try:
         content = {"yaml": read_yaml, "json": read_json}[POLICY_FORMATS[path.suffix]](path)
-        return A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
+        policy = A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
     except UserWarning:
         raise
     except Exception as error:  # pydantic and Albumentations raise errors of any type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} holds no Albumentations policy: {type(error).__name__}: {reason}") from error
+        kind = type(error).__name__
+        raise ValueError(f"{path} holds no Albumentations policy: {kind}: {one_line(error)}") from error
+    _try_out(policy, name, image_size)
+    return policy
 
 
 def _try_out(policy, name, size):
@@ -180,8 +149,8 @@ def _try_out(policy, name, size):
         try:
             made = policy(image=image)["image"]
         except Exception as error:  # such as too large a size
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"augmentation policy {name} fails on an image of {image.shape}: {reason}") from error
+            shape = image.shape
+            raise ValueError(f"augmentation policy {name} fails on an image of {shape}: {one_line(error)}") from error
         if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
             raise ValueError(
                 f"augmentation policy {name} must make uint8 images of {image.shape} from such images, but made "

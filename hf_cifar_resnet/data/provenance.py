@@ -7,18 +7,16 @@ import yaml
 from huggingface_hub import DatasetCard, try_to_load_from_cache
 
 _BIBTEX = re.compile(r"^@\w+\s*\{.*?^\s*\}\s*$|^@\w+\s*\{[^\n]*\}\}?\s*$", re.M | re.S)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def provenance(name, raw):
+def provenance(name, revision=None):
     """
-    Return a dataset's `revision` (its commit on the Hub), `license` and `citation` without network access.
+    Return a dataset's `revision`, `license` and `citation` without network access.
 
     Args:
         name (`str`): the Hub id or folder that it was loaded from.
-        raw (`datasets.DatasetDict`): as it was loaded.
+        revision (`str`, *optional*): its commit on the Hub.
     """
-    revision = _revision(raw)
     card = _card(name, revision)
     if card is None:
         return {"revision": revision, "license": None, "citation": None}
@@ -29,13 +27,6 @@ def provenance(name, raw):
         "license": ", ".join(licence) if isinstance(licence, list) else licence,
         "citation": cited[0].strip() if cited else None,
     }
-
-
-def _revision(raw):
-    # `datasets` names the cache folder of a Hub dataset after its commit, and stores it nowhere else.
-    files = [file["filename"] for part in raw.values() for file in part.cache_files]
-    folder = Path(files[0]).parent.name if files else ""
-    return folder if _COMMIT.fullmatch(folder) else None
 
 
 def _card(name, revision):

@@ -1,6 +1,5 @@
 """Loading image classification datasets from the Hub, a folder or memory, and splitting them."""
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -11,7 +10,7 @@ import datasets
 import numpy as np
 
 from ..choices import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode
 from .policies import build_policy
@@ -105,11 +104,9 @@ def load_splits(
     """
     if (image_mean is None) != (image_std is None):
         raise UserError("give both --image_mean and --image_std, or neither")
-    try:
+    with as_user_error("", ValueError):
         policy = build_policy(augmentation, image_size, color_jitter, random_erasing)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    raw = load_raw(dataset_name, dataset_config_name, dataset_revision)
+    raw, commit = load_raw(dataset_name, dataset_config_name, dataset_revision)
     parts, label_names, superclass_of, superclass_names = split(
         raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples,
         needed,
@@ -134,14 +131,17 @@ def load_splits(
         mean=list(image_mean),
         std=list(image_std),
         image_size=image_size,
-        provenance=provenance(dataset_name, raw),
+        provenance=provenance(dataset_name, commit),
     )
 
 
 def load_raw(name, config_name=None, revision=None):
-    """Return a dataset as a `datasets.DatasetDict`. Raises [`UserError`] if it cannot be loaded."""
+    """
+    Return a dataset as a `datasets.DatasetDict`, and its commit on the Hub, or None. Raises [`UserError`] if it cannot
+    be loaded.
+    """
     if name in BUILT_IN:
-        return BUILT_IN[name]()
+        return BUILT_IN[name](), None
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
     is_folder = os.path.isdir(name)
     if not is_folder and (
@@ -154,9 +154,11 @@ def load_raw(name, config_name=None, revision=None):
             "for a pattern; rename it, or give a link to it of another name"
         )
     try:
-        if is_folder:
-            return datasets.load_dataset(os.path.abspath(name), config_name, description=_hash_folder(name))
-        return datasets.load_dataset(name, config_name, revision=revision)
+        options = {"description": _hash_folder(name)} if is_folder else {"revision": revision}
+        # What `datasets.load_dataset` does; its result does not know the commit.
+        builder = datasets.load_dataset_builder(os.path.abspath(name) if is_folder else name, config_name, **options)
+        builder.download_and_prepare()
+        return builder.as_dataset(), None if is_folder else builder.hash
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         reason = _first_line(error)
         if is_folder:
@@ -171,15 +173,10 @@ def _hash_folder(folder):
     Return a hash of the sizes and times of all files in a folder. `datasets` uses modification times alone, which
     copying preserves, and would take an older table from its cache.
     """
-    digest = hashlib.sha256()
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = os.path.join(parent, name)
-            with contextlib.suppress(OSError):
-                found = os.stat(path)
-                digest.update(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} ".encode() + os.fsencode(path))
-    return digest.hexdigest()
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    found = sorted((path, os.stat(path)) for path in paths if os.path.isfile(path))
+    stats = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def _first_line(error):
@@ -209,11 +206,9 @@ def split(raw, image_column, label_column, validation_fraction, split_seed, max_
         parts["train"] = parts["train"].select(kept)
     parts = {name: part for name, part in parts.items() if name in needed}
     for name, part in parts.items():
-        flag, limit = (
-            ("--max_train_samples", max_train_samples) if name == "train" else ("--max_eval_samples", max_eval_samples)
-        )
+        kind, limit = ("train", max_train_samples) if name == "train" else ("eval", max_eval_samples)
         if limit is not None and limit < 1:
-            raise UserError(f"{flag} must be at least 1, got {limit}")
+            raise UserError(f"--max_{kind}_samples must be at least 1, got {limit}")
         if limit is not None and limit < len(part):
             parts[name] = part.select(stratified_sample(np.array(part["label"][:]), limit, split_seed))
     return parts, names, superclass_of, superclass_names
@@ -250,35 +245,31 @@ def _canonical(splits, image_column, label_column):
         if missing:
             raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that {first} has")
     names = _label_names(splits, label_column)
+    renames = {image_column: "image", label_column: "label", superclass: "superclass"}
     canonical = {}
     for name, part in splits.items():
         if not isinstance(part.features[image_column], datasets.Image):
             raise UserError(f"the column {image_column} holds no images; name the right one with --image_column_name")
-        part = part.select_columns([c for c in (image_column, label_column, superclass) if c in part.column_names])
-        renames = {image_column: "image", label_column: "label", superclass: "superclass"}
-        part = part.rename_columns(
-            {old: new for old, new in renames.items() if old in part.column_names and old != new}
-        )
+        part = part.select_columns([old for old in renames if old in part.column_names])
+        part = part.rename_columns({old: renames[old] for old in part.column_names if old != renames[old]})
         part = part.add_column("row", range(len(part)))
         if "string" in (getattr(part.features["label"], "dtype", None) or ""):
             part = part.cast_column("label", datasets.ClassLabel(names=names))
         canonical[name] = part
-        _check_labels(canonical[name], name, len(names))
+        _check_labels(part, name, len(names))
     superclass_of, superclass_names = _superclasses(canonical[first], len(names)) if superclass else (None, None)
     return canonical, [str(name) for name in names], superclass_of, superclass_names
 
 
 def _find_column(kind, given, candidates, columns):
     flag, listed = f"--{kind}_column_name", ", ".join(columns)
-    if given is not None:
-        if given not in columns:
-            raise UserError(f"{flag} {given}: there is no such column; the dataset has: {listed}")
-        return given
-    for name in candidates:
-        if name in columns:
-            return name
-    hint = f"; {ONE_CLASS}" if kind == "label" and columns == ["image"] else ""
-    raise UserError(f"found no {kind} column among: {listed}; name it with {flag}{hint}")
+    if given is not None and given not in columns:
+        raise UserError(f"{flag} {given}: there is no such column; the dataset has: {listed}")
+    found = given or next((name for name in candidates if name in columns), None)
+    if found is None:
+        hint = f"; {ONE_CLASS}" if kind == "label" and columns == ["image"] else ""
+        raise UserError(f"found no {kind} column among: {listed}; name it with {flag}{hint}")
+    return found
 
 
 def _label_names(splits, column):

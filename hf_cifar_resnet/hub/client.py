@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token, snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, HfApi, errors, get_session, get_token, snapshot_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging, validate_repo_id
+
+from ..errors import one_line
 
 # The files of a model's repository: no pickle, and no code but the model's own.
 PUBLISHED = (".safetensors", ".json", ".py", ".md", ".png")
@@ -48,8 +42,8 @@ def check_name(repo_id):
     """Raise [`HubError`] for what cannot be the name of a repository."""
     try:
         validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise HubError(f"{repo_id} is no name of a repository, such as user/name: {_one_line(error)}") from error
+    except errors.HFValidationError as error:
+        raise HubError(f"{repo_id} is no name of a repository, such as user/name: {_shorten(error)}") from error
 
 
 def check_access(repo_id, *, private=None, revision=None, token=None):
@@ -75,10 +69,13 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
 
     Args:
         repo_id (`str`): `user/repo`, or `repo` of the token's owner.
-        names (list of `str`, *optional*): the files, relative to the folder; by default all of a model's repository.
+        names (list of `str`, *optional*): the files, relative to the folder; by default those of a staging
+            folder that a model's repository may have.
     """
     check_name(repo_id)
-    names = list_pushable_files(folder) if names is None else names
+    if names is None:
+        paths = (path for path in Path(folder).rglob("*") if path.suffix in PUBLISHED)
+        names = sorted(path.relative_to(folder).as_posix() for path in paths)
     _check_secrets(folder, names, token)
 
     def push():
@@ -96,13 +93,6 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
     return _retry(push, repo_id)
 
 
-def list_pushable_files(folder):
-    """Return the files of a model's repository in a folder, as sorted relative paths, without hidden ones and links."""
-    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
-    paths = [path.relative_to(folder) for path in paths if path.suffix in PUBLISHED]
-    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
-
-
 def is_reference(text):
     """Whether a text is `user/repo` or `user/repo@revision`, and not a local folder."""
     return _REFERENCE.fullmatch(str(text)) is not None and not Path(text).exists()
@@ -118,7 +108,7 @@ def download(reference):
 def _api(token):
     token = token or get_token()
     if token is None:
-        raise LocalTokenNotFoundError
+        raise errors.LocalTokenNotFoundError
     get_session().timeout = TIMEOUT
     return HfApi(token=token)
 
@@ -156,16 +146,16 @@ def _check_secrets(folder, names, token):
 def _retry(action, repo_id):
     if not sys.stderr.isatty() and not are_progress_bars_disabled():
         disable_progress_bars()
-    for wait in WAITS:
+    waits = iter(WAITS)
+    while True:
         try:
             with _reporting_errors(repo_id):
                 return action()
         except HubError as error:
-            if not error.temporary:
+            wait = next(waits, None)
+            if not error.temporary or wait is None:
                 raise
             time.sleep(min(max(wait, error.retry_after or 0), LONGEST_WAIT))
-    with _reporting_errors(repo_id):
-        return action()
 
 
 @contextlib.contextmanager
@@ -181,27 +171,29 @@ def _reporting_errors(repo_id):
         while cause is not None:
             chain.append(cause)
             cause = cause.__cause__ or cause.__context__
-        known = next((cause for cause in chain if isinstance(cause, (HTTPError, LocalTokenNotFoundError))), None)
-        if isinstance(known, LocalTokenNotFoundError):
+        known = next(
+            (cause for cause in chain if isinstance(cause, (errors.HTTPError, errors.LocalTokenNotFoundError))), None
+        )
+        if isinstance(known, errors.LocalTokenNotFoundError):
             raise HubError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN") from error
         if getattr(known, "response", None) is not None:
             raise _status_error(known, repo_id) from error
-        if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
+        if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in chain):
             raise HubError("the Hub is switched off by HF_HUB_OFFLINE") from error
         # An overloaded server answers in HTML, which is no valid JSON.
         if known is not None or any(isinstance(c, (ConnectionError, TimeoutError, JSONDecodeError)) for c in chain):
-            raise HubError(f"the Hub cannot be reached: {_one_line(known or error)}", temporary=True) from error
+            raise HubError(f"the Hub cannot be reached: {_shorten(known or error)}", temporary=True) from error
         if isinstance(error, (OSError, ValueError, RuntimeError)):
-            raise HubError(f"{repo_id}: {_one_line(error)}") from error
+            raise HubError(f"{repo_id}: {_shorten(error)}") from error
         raise
 
 
 def _status_error(error, repo_id):
     """Return the [`HubError`] for the status code of an answer."""
     status = error.response.status_code
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"{repo_id} has no such revision")
-    if isinstance(error, RepositoryNotFoundError) or status == 404:
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         return HubError(f"there is no {repo_id} on the Hub, or your token may not see it ({status})")
     if status == 401:
         return HubError("the Hub does not accept the token (401): run `hf auth login`, or set HF_TOKEN")
@@ -209,11 +201,11 @@ def _status_error(error, repo_id):
         return HubError(f"the token may not write to {repo_id} (403): use one with write access")
     temporary = status in (408, 409, 412, 425, 429) or status >= 500
     after = error.response.headers.get("Retry-After", "")
-    reason = _one_line(getattr(error, "server_message", None) or error)
+    reason = _shorten(getattr(error, "server_message", None) or error)
     message = "the Hub asks to come back later (429)" if status == 429 else f"the Hub answers {status}: {reason}"
     return HubError(message, temporary, float(after) if after.isdigit() else None)
 
 
-def _one_line(error):
-    text = " ".join(str(error).split()) or type(error).__name__
+def _shorten(error):
+    text = one_line(error)
     return text if len(text) <= 200 else text[:197] + "..."

@@ -1,7 +1,5 @@
 """Stage a run for the Hub: copy what is pushed into a folder, without private paths and tokens."""
 
-import contextlib
-import os
 import shutil
 from pathlib import Path
 
@@ -9,28 +7,20 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from ..documents import read_json
-from ..errors import UserError
+from ..errors import UserError, as_user_error, one_line
+from ..reporting import run_files
 from ..reporting.card import model_card, write_results
-from ..reporting.run_files import (
-    CARD,
-    METRICS_JSON,
-    MODEL_FILES,
-    PUSHED_FILES,
-    RUN_JSON,
-    TRAINING_ARGS_JSON,
-    WEIGHTS,
-    is_run_file,
-    matches,
-)
 from ..reporting.run_record import redact, write_json
 
-_NEEDED = ("config.json", "preprocessor_config.json", CARD, METRICS_JSON, RUN_JSON)
+_NEEDED = ("config.json", "preprocessor_config.json", run_files.CARD, run_files.METRICS_JSON, run_files.RUN_JSON)
 
 
 def list_unpushed_files(run_folder):
     """Return the sorted names in a run's folder that are not pushed because training did not write them."""
     paths = [path for path in Path(run_folder).iterdir() if not path.name.startswith((".", "checkpoint-"))]
-    foreign = [path for path in paths if path.is_symlink() or not path.is_file() or not is_run_file(path.name)]
+    foreign = [
+        path for path in paths if path.is_symlink() or not path.is_file() or not run_files.is_run_file(path.name)
+    ]
     return sorted(f"{path.name} (a link)" if path.is_symlink() else path.name for path in foreign)
 
 
@@ -40,52 +30,54 @@ def stage_run(run_folder, repo_id, folder):
     Raises [`UserError`] if the run is not finished.
     """
     run_folder, folder = Path(run_folder), Path(folder)
-    own = _own_files(run_folder, PUSHED_FILES)
+    own = _own_files(run_folder, run_files.PUSHED_FILES)
     names = {path.name for path in own}
     missing = [name for name in _NEEDED if name not in names]
     if not any(name.endswith(".safetensors") for name in names):
-        missing.append(WEIGHTS)
+        missing.append(run_files.WEIGHTS)
     if missing:
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
     for path in (path for path in own if path.suffix == ".safetensors"):
-        try:
-            with safe_open(path, framework="np"):
-                pass
-        except SafetensorError as error:  # such as a pickle of that name
-            raise UserError(f"{path} holds no weights: {error}") from error
+        # A pickle, for example, may have that name.
+        with as_user_error(f"{path} holds no weights", SafetensorError), safe_open(path, framework="np"):
+            pass
     try:
-        card = (run_folder / CARD).read_text(encoding="utf-8")
+        card = (run_folder / run_files.CARD).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{run_folder / CARD} is no UTF-8 text: {error.reason} at byte {error.start}") from error
-    _link(own, folder)
+        raise UserError(
+            f"{run_folder / run_files.CARD} is no UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
+    for path in own:
+        shutil.copy(path, folder)
     try:
-        run, metrics = (read_json(run_folder / name) for name in (RUN_JSON, METRICS_JSON))
+        run, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
         written, pushed = (str(model_card(each, metrics)) for each in (run, _with_path(run, repo_id)))
     except (LookupError, TypeError, AttributeError, ValueError, TemplateError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = f"lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(
-            f"{RUN_JSON} or {METRICS_JSON} of {run_folder} is not as training wrote it: {reason}"
+            f"{run_files.RUN_JSON} or {run_files.METRICS_JSON} of {run_folder} is not as training wrote it: {reason}"
         ) from error
     # A card that somebody has edited is pushed unchanged.
     if card == written:
-        # The staged file may be a hard link to the run's own, which must not change.
-        (folder / CARD).unlink()
-        (folder / CARD).write_text(pushed, encoding="utf-8")
+        (folder / run_files.CARD).write_text(pushed, encoding="utf-8")
     _redact_files(folder)
 
 
-def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows, weights=WEIGHTS):
+def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows, weights=run_files.WEIGHTS):
     """Stage the model of a checkpoint in an empty folder, with the results of its unfinished run so far."""
     folder = Path(folder)
-    _link([Path(checkpoint, weights)], folder, WEIGHTS)
-    _link(_own_files(checkpoint, (*MODEL_FILES, TRAINING_ARGS_JSON)), folder)
+    for path in _own_files(checkpoint, (*run_files.MODEL_FILES, run_files.TRAINING_ARGS_JSON)):
+        shutil.copy(path, folder)
+    shutil.copy(Path(checkpoint, weights), folder / run_files.WEIGHTS)
     write_results(folder, _with_path(run, repo_id), metrics, rows)
     _redact_files(folder)
 
 
 def _own_files(folder, patterns):
     paths = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-    return [path for path in paths if matches(path.name, patterns) and path.is_file() and not path.is_symlink()]
+    return [
+        path for path in paths if run_files.matches(path.name, patterns) and path.is_file() and not path.is_symlink()
+    ]
 
 
 def _with_path(run, repo_id):
@@ -94,20 +86,8 @@ def _with_path(run, repo_id):
 
 def _redact_files(folder):
     """Redact the staged files that name folders of this machine."""
-    for path in (folder / RUN_JSON, folder / TRAINING_ARGS_JSON):
+    for path in (folder / run_files.RUN_JSON, folder / run_files.TRAINING_ARGS_JSON):
         if path.is_file():
-            try:
+            with as_user_error(path.name, ValueError):
                 content = redact(read_json(path))
-            except ValueError as error:
-                raise UserError(f"{path.name}: {error}") from error
-            path.unlink()
             write_json(content, path)
-
-
-def _link(files, folder, name=None):
-    """Stage files as hard links where possible: they cost no time, and the Trainer may delete its own meanwhile."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            os.link(file, folder / (name or file.name))
-            continue
-        shutil.copy(file, folder / (name or file.name))

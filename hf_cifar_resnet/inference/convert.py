@@ -140,11 +140,11 @@ def quantize_static(source, target, batches):
         )
 
 
-def onnx_callable(path, threads=None):
+def onnx_callable(path):
     """Load an ONNX file into ONNX Runtime on the CPU. Return a function from a batch (`np.ndarray`) to logits."""
     onnxruntime = require_module("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

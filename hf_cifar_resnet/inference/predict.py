@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..checkpoints.load import NOT_FINITE, label_names
 from ..data.dataset import normalize, read_rgb_array
-from ..errors import UserError, printable
+from ..errors import UserError, one_line, printable
 
 MAX_NAME_WIDTH = 60
 
@@ -59,7 +59,7 @@ class Predictor:
         except Image.UnidentifiedImageError:
             return "not an image"
         except Exception as error:  # PIL's decoders raise whatever a broken file leads them to
-            return " ".join(str(error).split()) or type(error).__name__
+            return one_line(error)
 
     @torch.inference_mode()
     def arrays(self, images, top_k=5):
@@ -76,45 +76,30 @@ class Predictor:
         return [[(self.names[label], p) for label, p in zip(*row, strict=True)] for row in rows]
 
 
-class _Table:
-    """One line for each image."""
-
-    def __init__(self, file, width):
-        self.file, self.width = file, width
-
-    def row(self, path, answer):
-        labels = "  ".join(f"{name} {probability:.1%}" for name, probability in answer)
-        print(f"{printable(path):<{self.width}}  {printable(labels)}", file=self.file)
-
-    def end(self):
-        pass
+def write_table(answers, file, width):
+    """Write one line for each image; `answers` are pairs of a path and its labels, as [`Predictor.arrays`] has them."""
+    for path, labels in answers:
+        shown = "  ".join(f"{name} {probability:.1%}" for name, probability in labels)
+        print(f"{printable(path):<{width}}  {printable(shown)}", file=file)
 
 
-class _Csv(_Table):
-    """One row for each label: image, rank, label, probability."""
-
-    def __init__(self, file, width):
-        self.writer = csv.writer(file, lineterminator="\n")
-        self.writer.writerow(("image", "rank", "label", "probability"))
-
-    def row(self, path, answer):
-        self.writer.writerows((path, rank, *pair) for rank, pair in enumerate(answer, 1))
+def write_csv(answers, file, width):
+    """Write one row for each label: image, rank, label, probability."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("image", "rank", "label", "probability"))
+    for path, labels in answers:
+        writer.writerows((path, rank, *pair) for rank, pair in enumerate(labels, 1))
 
 
-class _Json:
-    """A list of {"image": ..., "predictions": [...]}, with the predictions of transformers' pipeline."""
-
-    def __init__(self, file, width):
-        self.file, self.before = file, "[\n"
-
-    def row(self, path, answer):
-        predictions = [{"label": name, "score": probability} for name, probability in answer]
+def write_json(answers, file, width):
+    """Write a list of {"image": ..., "predictions": [...]}, with the predictions of transformers' pipeline."""
+    before = "["
+    for path, labels in answers:
+        predictions = [{"label": name, "score": probability} for name, probability in labels]
         line = json.dumps({"image": path, "predictions": predictions}, ensure_ascii=False)
-        self.file.write(f"{self.before}{line}")
-        self.before = ",\n"
-
-    def end(self):
-        self.file.write("\n]\n" if self.before == ",\n" else "[]\n")
+        file.write(f"{before}\n{line}")
+        before = ","
+    file.write("\n]\n" if before == "," else "[]\n")
 
 
-FORMATS = {"table": _Table, "json": _Json, "csv": _Csv}
+FORMATS = {"table": write_table, "json": write_json, "csv": write_csv}

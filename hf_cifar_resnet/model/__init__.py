@@ -14,9 +14,4 @@ CifarResNetConfig.register_for_auto_class()
 CifarResNetModel.register_for_auto_class("AutoModel")
 CifarResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
-__all__ = [
-    "CifarResNetConfig",
-    "CifarResNetForImageClassification",
-    "CifarResNetModel",
-    "CifarResNetPreTrainedModel",
-]
+__all__ = ["CifarResNetConfig", "CifarResNetForImageClassification", "CifarResNetModel", "CifarResNetPreTrainedModel"]

@@ -135,7 +135,8 @@ class CifarResNetConfig(PreTrainedConfig):
         if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))) or not names:
             raise ValueError("id2label must name each class number from 0 on")
         for number, name in names.items():
-            if not isinstance(name, str) or len(name) > MAX_LABEL_LENGTH or not _is_line(name):
+            is_line = isinstance(name, str) and not any(unicodedata.category(c) in UNPRINTABLE for c in name)
+            if not is_line or len(name) > MAX_LABEL_LENGTH:
                 raise ValueError(
                     f"id2label must have one line of text for each class, at most {MAX_LABEL_LENGTH} characters, "
                     f"got {str(name)[:50]!r} for {number}"
@@ -190,29 +191,16 @@ class CifarResNetConfig(PreTrainedConfig):
             raise ValueError(f"num_channels must be an integer above 0, got {self.num_channels!r}")
         if sum(self.stage_depths) > MAX_BLOCKS:
             raise ValueError(f"stage_depths must not add up to more than {MAX_BLOCKS:,} blocks")
-        if self._count_weights() > MAX_WEIGHTS:
+        # About as many: a block has 17 or 18 times the square of its width, besides its downsampling shortcut.
+        blocks = sum(18 * depth * width**2 for depth, width in zip(self.stage_depths, self.stage_widths, strict=True))
+        ends = 49 * self.num_channels * self.stage_widths[0] + 4 * self.stage_widths[-1] * len(self.id2label or "1")
+        if blocks + ends > MAX_WEIGHTS:
             raise ValueError("stage_widths, stage_depths, num_channels and num_labels must not make more than "
                              f"{MAX_WEIGHTS:,} weights")  # fmt: skip
-
-    def _count_weights(self):
-        """Return the number of weights of the convolutions and the classifier without building them."""
-        expansion, width = (4 if self.block == "bottleneck" else 1), self.stage_widths[0]
-        total = (49 if self.stem == "imagenet" else 9) * self.num_channels * width
-        for depth, inner in zip(self.stage_depths, self.stage_widths, strict=True):
-            outer = inner * expansion
-            within = 9 * inner**2 + (inner * outer if expansion > 1 else 0)
-            entry = 1 if expansion > 1 else 9
-            total += entry * inner * (width + (depth - 1) * outer) + depth * within + width * outer
-            width = outer
-        return total + width * (len(self.id2label) if self.id2label else 1)
 
 
 def _is_positive_int(value):
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_line(text):
-    return not any(unicodedata.category(character) in UNPRINTABLE for character in text)
 
 
 __all__ = ["CifarResNetConfig"]

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
+from transformers.utils import can_return_tuple
 
 from .configuration_cifar_resnet import STANDARD_WIDTHS, CifarResNetConfig
 
@@ -78,14 +79,13 @@ class CifarResNetBackbone(torchvision.models.ResNet):
         self.stage_names = [f"layer{i + 1}" for i in range(len(config.stage_depths))]
         for i, name in enumerate(self.stage_names):
             stage = self._make_layer(block, config.stage_widths[i], config.stage_depths[i], stride=1 if i == 0 else 2)
-            # A mark for `_init_weights`, which sees only the module that has the weight.
-            for residual_block in stage:
-                last = residual_block.bn3 if config.block == "bottleneck" else residual_block.bn2
-                last.starts_at_zero = config.zero_init_residual
             self.add_module(name, stage)
         blocks = [block for name in self.stage_names for block in getattr(self, name)]
         for number, residual_block in enumerate(blocks, 1):
             residual_block.drop_path = config.drop_path_rate * number / len(blocks)
+            # A mark for `_init_weights`, which sees only the module that has the weight.
+            last = residual_block.bn3 if config.block == "bottleneck" else residual_block.bn2
+            last.starts_at_zero = config.zero_init_residual
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.total_stride = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
         self.num_features = self.inplanes
@@ -143,7 +143,8 @@ class CifarResNetModel(CifarResNetPreTrainedModel):
         self.backbone = CifarResNetBackbone(config)
         self.post_init()
 
-    def forward(self, pixel_values, output_hidden_states=None, return_dict=None):
+    @can_return_tuple
+    def forward(self, pixel_values, output_hidden_states=None):
         """
         Return `last_hidden_state` `(batch, channels, h, w)`, `pooler_output` `(batch, channels, 1, 1)` and, with
         `output_hidden_states`, the feature maps of the stem and of each stage as `hidden_states`.
@@ -156,8 +157,6 @@ class CifarResNetModel(CifarResNetPreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if return_dict is None:
-            return_dict = self.config.return_dict
         one_pixel = max(pixel_values.shape[-2:]) <= self.backbone.total_stride
         if self.training and pixel_values.shape[0] == 1 and one_pixel:
             raise ValueError(
@@ -165,12 +164,11 @@ class CifarResNetModel(CifarResNetPreTrainedModel):
                 "value per channel. Use a larger batch, or dataloader_drop_last if it is the last one of an epoch."
             )
         features = self.backbone(pixel_values)
-        output = BaseModelOutputWithPoolingAndNoAttention(
+        return BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=features[-1],
             pooler_output=self.backbone.avgpool(features[-1]),
             hidden_states=tuple(features) if output_hidden_states else None,
         )
-        return output if return_dict else output.to_tuple()
 
 
 class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
@@ -184,7 +182,8 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         self.classifier = nn.Linear(self.resnet.backbone.num_features, config.num_labels)
         self.post_init()
 
-    def forward(self, pixel_values, labels=None, label_smoothing=0.0, output_hidden_states=None, return_dict=None):
+    @can_return_tuple
+    def forward(self, pixel_values, labels=None, label_smoothing=0.0, output_hidden_states=None):
         """
         Return `loss` (if labels are given), `logits` `(batch, num_labels)` and, with `output_hidden_states`, the
         feature maps of the stem and of each stage as `hidden_states`.
@@ -195,13 +194,10 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
                 or class probabilities.
             label_smoothing (`float`, defaults to 0.0): see [`classification_loss`].
         """
-        if return_dict is None:
-            return_dict = self.config.return_dict
         outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         logits = self.classifier(self.dropout(outputs.pooler_output.flatten(1)))
         loss = None if labels is None else classification_loss(logits, labels, label_smoothing)
-        output = ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-        return output if return_dict else output.to_tuple()
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
     @classmethod
     def from_torchvision(cls, module, **config_kwargs):

@@ -1,6 +1,5 @@
 """Write the error analysis of a checkpoint: tables as CSV and JSON, plots as PNG."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +62,8 @@ def write_analysis(folder, logits, split, data, temperature=1.0, num_mistakes=30
 
 def write_confusion(matrix, names, path):
     """Write a confusion matrix as CSV: a row for each label, a column for each prediction."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label \\ predicted", *names])
-        writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+    rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
+    run_record.write_csv([["label \\ predicted", *names], *rows], path)
 
 
 def write_per_class(matrix, names, superclass, path):
@@ -80,8 +77,7 @@ def write_per_class(matrix, names, superclass, path):
         share = "" if np.isnan(accuracy[i]) else round(float(accuracy[i]), 6)
         rows.append([names[i], *([superclass[i]] if superclass else []), int(matrix[i].sum()), share, *taken_for])
     header = ["class", *(["superclass"] if superclass else []), "images", "accuracy", "most_often_taken_for", "times"]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    run_record.write_csv([header, *rows], path)
 
 
 def plot_confusion(matrix, names, path):

@@ -122,6 +122,31 @@ def plot_study_final(finals, path):
     figure.savefig(path, dpi=120)
 
 
+def plot_tuning(tried, chosen, argument, path):
+    """Plot `tried`, {variant: {value: accuracy or None}}, over the values; `chosen` has the value of each variant."""
+    figure, (axes,) = new_figure(1, width=7.0, height=4.2)
+    try:
+        place = {value: float(value) for scores in tried.values() for value in scores}
+        if min(place.values()) > 0:
+            axes.set_xscale("log")
+            axes.set_xticks(list(place.values()), list(place), rotation=45)
+            axes.minorticks_off()
+    except ValueError:  # values that are no numbers stand side by side
+        values = list(dict.fromkeys(value for scores in tried.values() for value in scores))
+        place = {value: position for position, value in enumerate(values)}
+        axes.set_xticks(range(len(values)), values)
+    for number, (name, scores) in enumerate(tried.items()):
+        known = {place[value]: score for value, score in scores.items() if score is not None}
+        axes.plot(list(known), list(known.values()), marker=".", label=name, **style(number))
+        best = chosen[name]
+        axes.plot(place[best], scores[best], "o", markersize=11, fillstyle="none", color=style(number)["color"])
+    axes.set(xlabel=f"{argument}; the chosen value is circled", ylabel="top-1, mean over tuning seeds")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def plot_schedules(curves, path, xlabel="step"):
     """Plot `curves`, {schedule: its learning rate at every step}, each in a small panel."""
     columns = min(4, len(curves))

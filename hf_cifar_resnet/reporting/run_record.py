@@ -38,10 +38,7 @@ def history(log_history):
 def write_history(rows, path):
     """Write the rows of [`history`] as CSV."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv([columns, *([row.get(name) for name in columns] for row in rows)], path)
 
 
 def read_history(path):
@@ -83,6 +80,11 @@ def redact_token(argv):
     return [
         "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
     ]
+
+
+def write_csv(rows, path):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def write_json(content, path):

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
@@ -24,19 +24,38 @@ DECIDED = {
 
 
 @dataclass
-class Run:
-    """One training run of a study; `varied` and `ablation` are the arguments that set it apart, by name."""
+class Variant:
+    """What a study compares; `varied` and `ablation` are the arguments that set it apart, by name."""
 
-    folder: Path
     schedule: str
+    varied: dict = field(default_factory=dict)
+    without: str | None = None
+    ablation: dict = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """
+    One training run of a study. `tuned` are the arguments that are chosen on validation; a run for `tuning` only serves
+    that choice.
+    """
+
+    study: Path
+    variant: Variant
     seed: int
-    varied: dict
-    without: str | None
-    ablation: dict
+    tuned: dict = field(default_factory=dict)
+    tuning: bool = False
 
     @property
     def name(self):
-        return self.folder.name
+        variant = self.variant
+        words = [variant.schedule, *(["without", variant.without] if variant.without else [])]
+        words += [f"{name}={value}" for name, value in (variant.varied | self.tuned).items()]
+        return "-".join([*words, *["tuning"] * self.tuning, f"seed{self.seed}"]).replace(os.sep, "_")
+
+    @property
+    def folder(self):
+        return self.study / self.name
 
     @property
     def finished(self):
@@ -44,8 +63,16 @@ class Run:
         return (self.folder / run_files.METRICS_JSON).is_file()
 
     def arguments(self):
-        settings = {"lr_scheduler_type": self.schedule, **self.varied, **self.ablation, "seed": self.seed}
+        variant = self.variant
+        settings = variant.varied | variant.ablation | self.tuned
+        settings = {"lr_scheduler_type": variant.schedule, **settings, "seed": self.seed}
         return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+
+    def entry(self):
+        """Return what `study.json` has of a run."""
+        variant = asdict(self.variant)
+        variant.pop("ablation")
+        return {"folder": self.name, **variant, "seed": self.seed, "tuned": self.tuned, "tuning": self.tuning}
 
 
 def argument_name(text):
@@ -56,15 +83,17 @@ def argument_name(text):
     return name
 
 
-def plan_runs(folder, schedules, seeds, vary, without):
+def plan_variants(schedules, vary, without):
+    """Return every schedule with every combination of varied values, and with and without each part."""
+    return [
+        Variant(schedule, dict(zip(vary, values, strict=True)), part, without.get(part, {}))
+        for schedule, part, *values in itertools.product(schedules, [None, *without], *vary.values())
+    ]
+
+
+def plan_runs(study, variants, seeds):
     """Return the runs seed by seed, so that a study that is cut off can compare all variants."""
-    runs = []
-    for seed, schedule, part, *values in itertools.product(seeds, schedules, [None, *without], *vary.values()):
-        varied = dict(zip(vary, values, strict=True))
-        words = [schedule, *(["without", part] if part else []), *(f"{name}={varied[name]}" for name in vary)]
-        name = "-".join([*words, f"seed{seed}"]).replace(os.sep, "_")
-        runs.append(Run(folder / name, schedule, seed, varied, part, without.get(part, {})))
-    return runs
+    return [Run(study, variant, seed) for seed in seeds for variant in variants]
 
 
 def check_runs(runs, common):
@@ -91,7 +120,8 @@ def check_runs(runs, common):
 def write_plan(folder, runs, options, common):
     """Write `study.json`, or add these runs to it. Raises [`UserError`] if it has runs with other arguments."""
     path = folder / run_files.STUDY_JSON
-    vary, without, known = sorted(options.vary), dict(options.without), []
+    vary, without, planned = sorted(options.vary), dict(options.without), {run.name: run.entry() for run in runs}
+    known = {}
     if path.is_file():
         before = run_record.read_json(path)
         ablations = before.get("without", {})
@@ -102,15 +132,20 @@ def write_plan(folder, runs, options, common):
                 f"{folder} holds a study with other arguments ({shlex.join(before['arguments'])}): "
                 "choose another --output_dir"
             )
-        known = before.get("runs", [])
-    planned = {run["folder"]: run for run in known} | {
-        run.name: {"folder": run.name, "schedule": run.schedule, "seed": run.seed, "varied": run.varied,
-                   "without": run.without}
-        for run in runs
-    }  # fmt: skip
-    study = {"arguments": common, "varied": vary, "without": without, "runs": list(planned.values())}
+        # A run with another choice of the tuned argument is not compared any more.
+        compared = [_identity(run) for run in planned.values() if not run["tuning"]]
+        known = {
+            run["folder"]: run
+            for run in before.get("runs", [])
+            if run.get("tuning") or _identity(run) not in compared
+        }  # fmt: skip
+    study = {"arguments": common, "varied": vary, "without": without, "runs": list((known | planned).values())}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         run_record.write_json(study, path)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be written: {error.strerror or error}") from error
+
+
+def _identity(run):
+    return run["schedule"], run["varied"], run["without"], run["seed"]

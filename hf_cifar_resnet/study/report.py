@@ -1,101 +1,42 @@
 """Report a study: its tables, plots and comparisons, computed from the folders of its runs."""
 
 import math
-import warnings
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
-from scipy import stats
-
 from ..errors import UserError
-from ..reporting import run_files, run_record
-from ..reporting.plots import plot_study, plot_study_final
-
-# Differences are claimed below this p-value, after Holm's correction for the number of comparisons.
-SIGNIFICANCE = 0.05
-# In a study's folder: the scores of the runs of each variant as an ensemble.
-ENSEMBLES_JSON = "ensembles.json"
+from ..reporting import run_record
+from ..reporting.plots import plot_study, plot_study_final, plot_tuning
+from .compare import ablation_baselines, compare, confidence_interval, describe_power, ranked
+from .read import group, read_ensembles, read_study, test_top1, variant_name
+from .tune import at_edge, choose, read_tried
 
 
 def write_report(folder, targets=None):
     """
-    Write results.csv (a row for each run), results.md, curves.png and final.png into the folder of a study, or of
-    single runs, which are then compared by their schedules. Return the text of results.md.
+    Write results.csv (a row for each run), results.md, curves.png, final.png and, if an argument was tuned, tuning.png
+    into the folder of a study, or of single runs, which are then compared by their schedules. Return the text of
+    results.md.
 
     `targets` are the accuracies, 0 to 1, to report the time to; they are chosen from the runs if None. Raises
     [`UserError`] if there is no finished run.
     """
     folder = Path(folder)
-    runs, unfinished = read_study(folder)
+    finished, unfinished = read_study(folder)
+    runs = [run for run in finished if not run["tuning"]]
     if not runs:
         raise UserError(f"there is no finished run in {folder}")
     targets = sorted(targets) if targets else choose_targets(runs)
     groups = group(runs)
-    _write_csv(runs, targets, folder / "results.csv")
-    text = results_markdown(groups, targets, len(unfinished), read_ensembles(folder))
+    _write_csv(finished, targets, folder / "results.csv")
+    tuning = _tuning_section(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
+    left_out = [run for run in unfinished if not run["tuning"]]
+    text = results_markdown(groups, targets, len(left_out), read_ensembles(folder), tuning)
     (folder / "results.md").write_text(text, encoding="utf-8")
     histories = {name: [run["history"] for run in members] for name, members in groups.items()}
     plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
-    plot_study_final({name: _test_top1(members) for name, members in groups.items()}, folder / "final.png")
+    plot_study_final({name: test_top1(members) for name, members in groups.items()}, folder / "final.png")
     return text
-
-
-def read_study(folder):
-    """
-    Return the finished runs of a folder with their records, by variant and seed, and its unfinished ones.
-
-    Each run is a dict with `folder`, `schedule`, `seed`, `varied` (arguments) and `without` (the ablated part).
-    """
-    study = folder / run_files.STUDY_JSON
-    if study.is_file():
-        runs = run_record.read_json(study).get("runs")
-        if runs is None:
-            raise UserError(f"{study} is of an older version: start the study again, which keeps its finished runs")
-    else:
-        runs = [_single_run(path) for path in sorted(folder.glob(f"*/{run_files.RUN_JSON}"))]
-    finished, unfinished = [], []
-    for run in runs:
-        place = folder / run["folder"]
-        if (place / run_files.METRICS_JSON).is_file():
-            records = {
-                "run": run_record.read_json(place / run_files.RUN_JSON),
-                "metrics": run_record.read_json(place / run_files.METRICS_JSON),
-                "history": run_record.read_history(place / run_files.HISTORY_CSV),
-            }
-            finished.append(run | records)
-        else:
-            unfinished.append(run)
-    return sorted(finished, key=lambda run: (variant_name(run), run["seed"])), unfinished
-
-
-def _single_run(path):
-    arguments = run_record.read_json(path)["arguments"]
-    kind = {"schedule": arguments["lr_scheduler_type"], "seed": arguments["seed"], "varied": {}, "without": None}
-    return {"folder": path.parent.name, **kind}
-
-
-def variant_name(run, ablated=True):
-    """Return what is compared: schedule, varied arguments, and the ablated part unless `ablated` is False."""
-    without = [f"without {run['without']}"] if ablated and run["without"] else []
-    return ", ".join([run["schedule"], *without, *(f"{name} {value}" for name, value in run["varied"].items())])
-
-
-def group(runs):
-    """Group runs by variant. Raises [`UserError`] for two runs of one variant and seed, which are one result."""
-    groups = defaultdict(dict)
-    for run in runs:
-        other = groups[variant_name(run)].setdefault(run["seed"], run)
-        if other is not run:
-            names = f"{other['folder']} and {run['folder']}"
-            raise UserError(f"{names} have the same schedule and seed: move one of them to another folder")
-    return {variant: list(members.values()) for variant, members in groups.items()}
-
-
-def read_ensembles(folder):
-    """Return the ensembles of a study: a list of dicts of `runs` (folders) and `test` (scores)."""
-    path = folder / ENSEMBLES_JSON
-    return run_record.read_json(path) if path.is_file() else []
 
 
 def choose_targets(runs):
@@ -130,14 +71,16 @@ def figures(run, targets):
 
 def _write_csv(runs, targets, path):
     rows = [
-        {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **figures(run, targets)}
+        {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **run["tuned"]}
+        | ({"tuning": run["tuning"]} if run["tuned"] else {})
+        | figures(run, targets)
         for run in runs
     ]
     run_record.write_history(rows, path)
 
 
-def results_markdown(groups, targets, unfinished, ensembles):
-    """Return the text of results.md: what was run, the comparison, the table."""
+def results_markdown(groups, targets, unfinished, ensembles, tuning):
+    """Return the text of results.md: what was run, the comparison, the table, and the lines on tuning."""
     first = next(iter(groups.values()))[0]
     run, selected_on = first["run"], first["metrics"]["selected_on"]
     selection = (
@@ -145,21 +88,25 @@ def results_markdown(groups, targets, unfinished, ensembles):
         if selected_on == "test"
         else "Epochs were chosen on the validation split; test was scored once a run."
     )
-    subject = "Ablation study" if _baselines(groups) else "Learning-rate schedules"
+    subject = "Ablation study" if ablation_baselines(groups) else "Learning-rate schedules"
     arguments = run["arguments"]
-    peak = arguments.get("scaled_learning_rate", arguments["learning_rate"])
+    peak = f"{arguments.get('scaled_learning_rate', arguments['learning_rate']):g}"
+    if "learning_rate" in first["tuned"]:
+        peak = "chosen for each schedule"
     lines = [
         f"# {subject} on {run['dataset']['name']}",
         "",
         f"{run['model']['description']}; {run['dataset']['train']:,} training, {run['dataset']['test']:,} test images; "
-        f"{first['metrics']['epochs']:g} epochs, {arguments['optim']}, peak LR {peak:g}, "
+        f"{first['metrics']['epochs']:g} epochs, {arguments['optim']}, peak LR {peak}, "
         f"global batch {arguments['global_batch_size']}. {selection}",
         "",
         compare(groups),
         "",
+        *([power, ""] if (power := describe_power(groups)) else []),
         *_table(groups, targets, selected_on, ensembles),
         "",
-        "Mean ± standard deviation over seeds (n - 1). Train accuracy is that of the last epoch, with augmentation; "
+        "Mean ± standard deviation over seeds (n - 1), and the 95% confidence interval of the mean (Student's t). "
+        "Train accuracy is that of the last epoch, with augmentation; "
         "the gap is train accuracy less evaluated accuracy there. Epochs and seconds are until an evaluation first "
         "reached the accuracy, seconds of training alone."
         + " An ensemble is the mean of the probabilities of its seeds' models, one figure."
@@ -169,7 +116,7 @@ def results_markdown(groups, targets, unfinished, ensembles):
     ]
     if unfinished:
         lines += ["", f"{unfinished} runs are not finished and are left out."]
-    return "\n".join([*lines, "", "![curves](curves.png)", "", "![final accuracy](final.png)", ""])
+    return "\n".join([*lines, *tuning, "", "![curves](curves.png)", "", "![final accuracy](final.png)", ""])
 
 
 def _table(groups, targets, selected_on, ensembles):
@@ -183,17 +130,26 @@ def _table(groups, targets, selected_on, ensembles):
     measured = {column for rows in numbers.values() for row in rows for column in row}
     columns = {column: title for column, title in columns.items() if column in measured}
     scores_of = {tuple(each["runs"]): each["test"] for each in ensembles}
-    head = ["schedule", "n", *columns.values()]
+    tuned = list(next(iter(groups.values()))[0]["tuned"])
+    head = ["schedule", *tuned, "n", *columns.values()]
+    after_test = head.index("test top-1") + 1
+    head.insert(after_test, "95% interval")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name, members in sorted(groups.items(), key=lambda item: -_mean_test(item[1])):
+    for name in ranked(groups):
+        members = groups[name]
         cells = [_cell(column, [row.get(column) for row in numbers[name]]) for column in columns]
-        lines.append("| " + " | ".join([name, str(len(members)), *cells]) + " |")
+        chosen = [members[0]["tuned"].get(argument, "") for argument in tuned]
+        cells = [name, *chosen, str(len(members)), *cells]
+        cells.insert(after_test, _interval(test_top1(members)))
+        lines.append("| " + " | ".join(cells) + " |")
         # An ensemble is shown only beside exactly the runs that it consists of.
         scores = scores_of.get(tuple(run["folder"] for run in members))
         if scores:
             names = [column.removeprefix("test_") for column in columns]
             cells = [_cell(name, [scores[name]]) if name in scores else "" for name in names]
-            lines.append("| " + " | ".join([f"{name}, ensemble of its {len(members)} seeds", "1", *cells]) + " |")
+            cells = [f"{name}, ensemble of its {len(members)} seeds", *chosen, "1", *cells]
+            cells.insert(after_test, "")
+            lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
@@ -209,70 +165,49 @@ def _cell(column, values):
     return text + unit + (f" ({len(known)} of {len(values)})" if len(known) < len(values) else "")
 
 
-def _test_top1(members):
-    return [run["metrics"]["test"]["top1"] for run in members]
+def _interval(values):
+    if len(values) < 2:
+        return ""
+    low, high = confidence_interval(values)
+    return f"{100 * low:.1f} to {100 * high:.1f}%"
 
 
-def _mean_test(members):
-    return mean(_test_top1(members))
+def _tuning_section(groups, tried, runs, folder):
+    """Return the lines of results.md on how an argument was chosen, and draw tuning.png; none if none was tuned."""
+    if not runs:
+        return []
+    [argument] = runs[0]["tuned"]
+    chosen = {name: choose(tried[name], name) for name in groups if name in tried}
+    plot_tuning({name: tried[name] for name in chosen}, chosen, argument, folder / "tuning.png")
+    spent, compared = (
+        sum(run["metrics"]["timing"]["train_seconds"] or 0 for run in part)
+        for part in (runs, [run for members in groups.values() for run in members])
+    )
+    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+    split = runs[0]["metrics"]["selected_on"]
+    edges = [f"{name} ({value})" for name, value in chosen.items() if at_edge(tried[name], value)]
+    return [
+        "",
+        f"## Choice of {argument}",
+        "",
+        f"For each schedule the {argument} with the highest mean {split} top-1 of seed {seeds} was chosen"
+        + (", and the table above is of fresh seeds. " if split == "validation" else ". ")
+        + f"The {len(runs)} tuning runs took {spent:.0f} s of training; the runs of the table took {compared:.0f} s.",
+        "",
+        *(_edge_warning(edges) if edges else []),
+        f"| schedule | chosen | {split} top-1 of each {argument} |",
+        "|---|---|---|",
+        *(f"| {name} | {value} | {_tried_cells(tried[name])} |" for name, value in chosen.items()),
+        "",
+        "![tuning](tuning.png)",
+    ]
 
 
-def _baselines(groups):
-    """Return, for each variant that leaves a part out, the variant with all parts, where that was run."""
-    full = {name: variant_name(members[0], ablated=False) for name, members in groups.items()}
-    return {name: other for name, other in full.items() if other != name and other in groups}
+def _edge_warning(edges):
+    return [f"**At the edge of what was tried, so a better value may lie beyond: {', '.join(edges)}.**", ""]
 
 
-def compare(groups):
-    """
-    Return one paragraph on final test accuracy: ablations against the full recipe, or all variants against the best.
-
-    A difference is claimed only where Welch's t-test over the seeds, with Holm's correction over the comparisons,
-    supports it at 5%.
-    """
-    ranked = sorted(groups, key=lambda name: -_mean_test(groups[name]))
-    baselines, title = _baselines(groups), "Full recipe"
-    if not baselines:
-        baselines, title = dict.fromkeys(ranked[1:], ranked[0]), "Highest mean test top-1"
-    references = list(dict.fromkeys(baselines.values())) or ranked
-    said = [f"{title}: {name} with {_describe(_test_top1(groups[name]))}." for name in references]
-    if not baselines:
-        return said[0]
-    if min(len(groups[name]) for name in [*baselines, *references]) < 2:
-        return " ".join([*said, "Not every variant has two seeds or more, so no difference is claimed."])
-    scores = {name: _test_top1(members) for name, members in groups.items()}
-    clear = _holm({name: _welch(scores[name], scores[other]) for name, other in baselines.items()})
-    points = {name: 100 * (mean(scores[name]) - mean(scores[other])) for name, other in baselines.items()}
-    if clear:
-        listed = ", ".join(f"{name} ({points[name]:+.2f} points, p = {p:.2g})" for name, p in clear.items())
-        said.append(f"The seeds support a difference for {listed}.")
-    if len(clear) < len(points):
-        listed = ", ".join(f"{name} ({points[name]:+.2f} points)" for name in points if name not in clear)
-        said.append(f"The seeds do not support a difference for {listed}.")
-    return " ".join([*said, "(Welch's t-test, Holm-corrected, 5%.)"])
-
-
-def _describe(values):
-    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{spread}% (n = {len(values)})"
-
-
-def _welch(a, b):
-    if stdev(a) == 0 and stdev(b) == 0:
-        # Two seeds that agree exactly say nothing about the next seed.
-        return 1.0
-    with warnings.catch_warnings():
-        # scipy warns where the values hardly differ; the test is then as exact as the figures are.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
-
-
-def _holm(p_values):
-    """Return Holm's (1979) corrected p-values of the hypotheses that are rejected."""
-    rejected, corrected = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        corrected = max(corrected, min(1.0, p * (len(p_values) - rank)))
-        if corrected >= SIGNIFICANCE:
-            break
-        rejected[name] = corrected
-    return rejected
+def _tried_cells(scores):
+    return ", ".join(
+        f"{value}: " + ("not finished" if score is None else f"{score:.2%}") for value, score in scores.items()
+    )

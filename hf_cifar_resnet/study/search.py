@@ -45,7 +45,7 @@ class Dimension:
         return trial.suggest_categorical(self.name, self.values)
 
 
-def parse_dimension(text):
+def parse_dimension(text, flag="--space"):
     """Parse `NAME=LOW:HIGH`, `NAME=LOW:HIGH:log` or `NAME=A,B,C`. Raises [`UserError`] if it is none of them."""
     name, _, values = text.partition("=")
     name = name.lstrip("-").replace("-", "_")
@@ -60,7 +60,7 @@ def parse_dimension(text):
             raise ValueError
         return Dimension(name, [_number_or_text(value) for value in values.split(",")])
     except ValueError:
-        raise UserError(f"--space {text}: write it as NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B") from None
+        raise UserError(f"{flag} {text}: write it as NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B") from None
 
 
 def check_space(space, parser, argv):

@@ -28,34 +28,23 @@ from ..choices import (
 from ..device import device_for, is_faster_in_bf16
 from ..errors import UserError
 from . import callbacks, optimizers, schedules
+from .schedule_free import check_schedule_free
 
 EVAL_SPLITS = ("validation", "test")
 LR_SCALINGS = ("none", "linear", "sqrt")
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
-# Variables that launchers set, with the value from which on they mean several processes.
-LAUNCHED = {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 0, "MASTER_ADDR": None, "MASTER_PORT": None}
 LIMIT = 2**32  # of integers, above which seeds are invalid
 # Arguments, and the values that they may have.
 RANGES = (
-    (
-        "num_train_epochs learning_rate global_batch_size per_device_train_batch_size per_device_eval_batch_size "
-        "gradient_accumulation_steps early_stopping_patience",
-        lambda value: value > 0,
-        "be above 0",
-    ),
-    (
-        "weight_decay max_grad_norm seed data_seed dataloader_num_workers mixup_alpha cutmix_alpha mixing_stop_epoch "
-        "adam_epsilon",
-        lambda value: value >= 0,
-        "not be negative",
-    ),
-    ("mixing_probability cutmix_share", lambda value: 0 <= value <= 1, "be from 0 to 1"),
-    (
-        "ema_decay adam_beta1 adam_beta2 label_smoothing_factor",
-        lambda value: 0 <= value < 1,
-        "be from 0 to below 1",
-    ),
-)
+    ("be above 0", lambda value: value > 0,
+     "num_train_epochs learning_rate global_batch_size per_device_train_batch_size per_device_eval_batch_size "
+     "gradient_accumulation_steps early_stopping_patience"),
+    ("not be negative", lambda value: value >= 0,
+     "weight_decay max_grad_norm seed data_seed dataloader_num_workers mixup_alpha cutmix_alpha mixing_stop_epoch "
+     "adam_epsilon"),
+    ("be from 0 to 1", lambda value: 0 <= value <= 1, "mixing_probability cutmix_share"),
+    ("be from 0 to below 1", lambda value: 0 <= value < 1, "ema_decay adam_beta1 adam_beta2 label_smoothing_factor"),
+)  # fmt: skip
 
 
 def _option(default, help, **metadata):
@@ -65,8 +54,6 @@ def _option(default, help, **metadata):
 @dataclass
 class ModelArguments:
     """The network: `depth`, or `block` with `stage_depths` (and `stage_widths`), or a pretrained one."""
-
-    _argument_group_name = "model"
 
     model_name_or_path: str | None = _option(None, "model to fine-tune: a folder, user/repo or user/repo@revision")
     depth: int | None = _option(
@@ -89,8 +76,6 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """The dataset, its splits, normalisation and augmentation."""
-
-    _argument_group_name = "data"
 
     dataset_name: str = _option(DEFAULT_DATASET, f"a Hub id, a folder, or built in: {', '.join(BUILT_IN_DATASETS)}")
     dataset_config_name: str | None = _option(None, "configuration of a Hub dataset that has several")
@@ -157,6 +142,9 @@ class CifarTrainingArguments(TrainingArguments):
     num_train_epochs: float = _option(50, "epochs")
     learning_rate: float = _option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
+    optim: str = _option(
+        "adamw_torch_fused", "adamw_torch_fused, sgd, muon, schedule_free_adamw, or another of the Trainer"
+    )
     weight_decay: float = _option(1e-4, "AdamW's; none on biases and BatchNorm")
     label_smoothing_factor: float = _option(0.1, "of the training loss; evaluation losses are plain")
     per_device_train_batch_size: int | None = _option(None, "instead of --global_batch_size")
@@ -184,7 +172,6 @@ class CifarTrainingArguments(TrainingArguments):
     disable_tqdm: bool | None = _option(None, "no progress bar; by default if the output is not a terminal")
 
     def __post_init__(self):
-        check_launch(os.environ)
         self._check_values()
         if str(self.resume_from_checkpoint).lower() == "false":
             self.resume_from_checkpoint = None
@@ -192,16 +179,18 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
-        schedule = self.lr_scheduler_type
+        schedule, optim = self.lr_scheduler_type, self.optim
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
         try:
-            self.lr_scheduler_type = "constant"  # TrainingArguments refuses the names of our schedules
+            # TrainingArguments refuses the names of our schedules, and Muon.
+            self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if optim == optimizers.MUON else optim
             super().__post_init__()
         finally:
             self.lr_scheduler_type = schedule
+            self.optim = optim if optim == optimizers.MUON else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
-        if schedules.PLATEAU in schedule and self.eval_strategy == "no":
+        if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.default_warmup(schedule, self.warmup_steps)
         self._divide_batch()
@@ -212,12 +201,13 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be a finite number, got {value}")
             if isinstance(value, int) and abs(value) >= LIMIT:
                 raise ValueError(f"{name} must be below 2**32, got {value}")
-        for names, is_allowed, allowed in RANGES:
+        for allowed, is_allowed, names in RANGES:
             for name in names.split():
                 value = getattr(self, name)
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
         optimizers.argument_names(self.optim_args)
+        check_schedule_free(self)
         most = max(64, 4 * (os.cpu_count() or 1))
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
@@ -298,21 +288,6 @@ class CifarTrainingArguments(TrainingArguments):
     def precision(self):
         """The precision of autocast: fp32, bf16 or fp16."""
         return "fp32" if self.mixed_precision == "no" else self.mixed_precision
-
-
-def check_launch(environ):
-    """Raise `ValueError` if some but not all variables of a launcher with several processes are set."""
-    found = {name: environ[name] for name in LAUNCHED if name in environ}
-    for name, value in found.items():
-        if not value.removeprefix("-").isdecimal() and name not in ("MASTER_ADDR", "MASTER_PORT"):
-            raise ValueError(f"the environment variable {name} must be a whole number, got {value!r}: unset it")
-    several = [name for name, least in LAUNCHED.items() if least is not None and int(found.get(name, -1)) >= least]
-    missing = [name for name in LAUNCHED if name not in found]
-    if several and missing:
-        raise ValueError(
-            f"the environment variable {several[0]} is {found[several[0]]}, without {missing[0]}: unset it to train in "
-            "one process, or start several with accelerate launch or torchrun, which set them all"
-        )
 
 
 def json_object(name, value):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..checkpoints.load import load_model, load_processor
-from ..errors import UserError
+from ..checkpoints.load import label_names, load_model, load_processor
+from ..errors import UserError, as_user_error
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
@@ -31,15 +31,11 @@ def find_pretrained(model_args, data_args):
     if not folder.is_dir():
         if not client.is_reference(name):
             raise UserError(f"--model_name_or_path {name}: there is no such folder, and it is no user/repo either")
-        try:
+        with as_user_error(f"--model_name_or_path {name}", client.HubError):
             folder = client.download(name)
-        except client.HubError as error:
-            raise UserError(f"--model_name_or_path {name}: {error}") from error
     if data_args.image_mean is None:
-        try:
+        with as_user_error(f"--model_name_or_path {name} cannot be loaded", UserError):
             processor = load_processor(folder)
-        except UserError as error:
-            raise UserError(f"--model_name_or_path {name} cannot be loaded: {error}") from error
         data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
     return folder
 
@@ -50,21 +46,16 @@ def build_model(model_args, data, pretrained=None):
     differ. Raises [`UserError`] if it cannot be built or loaded.
     """
     if pretrained is not None:
-        try:
+        with as_user_error(f"--model_name_or_path {model_args.model_name_or_path} cannot be loaded", UserError):
             model = load_model(pretrained, **model_args.given)
-        except UserError as error:
-            name = model_args.model_name_or_path
-            raise UserError(f"--model_name_or_path {name} cannot be loaded: {error}") from error
         return _replace_classifier(model, data)
-    try:
+    with as_user_error("the model cannot be built", ValueError):
         config = CifarResNetConfig(**model_args.given, id2label=data.id2label, label2id=data.label2id)
-    except ValueError as error:
-        raise UserError(f"the model cannot be built: {error}") from error
     return CifarResNetForImageClassification(config)
 
 
 def _replace_classifier(model, data):
-    known = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    known = label_names(model)
     if known == data.label_names:
         return model
     print(f"New classifier for {len(data.label_names)} classes: the checkpoint knows {len(known)} of other names")
@@ -117,7 +108,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
     from .optimizers import check_optimizer
     from .trainer import CifarTrainer
 
-    try:
+    with as_user_error("the Trainer does not take these arguments", ImportError, NotImplementedError, ValueError):
         trainer = CifarTrainer(
             model=model,
             args=args,
@@ -128,6 +119,4 @@ def build_trainer(model, args, data, eval_split, **kwargs):
             **kwargs,
         )
         check_optimizer(trainer)
-    except (ImportError, NotImplementedError, ValueError) as error:
-        raise UserError(f"the Trainer does not take these arguments: {' '.join(str(error).split())}") from error
     return trainer

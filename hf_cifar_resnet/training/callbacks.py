@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 from ..reporting import run_files, run_record
 
@@ -13,13 +13,6 @@ class QuietProgressCallback(ProgressCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass
-
-    @classmethod
-    def replace_in(cls, trainer):
-        """Replace the Trainer's own printing callback."""
-        trainer.remove_callback(PrinterCallback)
-        if trainer.pop_callback(ProgressCallback) is not None:
-            trainer.add_callback(cls)
 
 
 class RunRecordCallback(TrainerCallback):
@@ -124,9 +117,7 @@ def parse_report_to(report_to):
         get_available_reporting_integrations,
     )
 
-    for name in names:
-        if name in ("none", "all"):
-            continue
+    for name in set(names) - {"none", "all"}:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(["none", "all", *sorted(INTEGRATION_TO_CALLBACK)])
             raise ValueError(f"report_to must be of {known}; got {name}")

@@ -69,10 +69,10 @@ class TrainingFigures:
             if not math.isfinite(loss) and self.bad is None:
                 self.bad = step
 
-    def summary(self, add_up):
-        """Return the log entry since the last log, and reset. `add_up` sums a list of numbers over all processes."""
+    def summary(self):
+        """Return the log entry of all processes since the last log, and reset."""
         self.read()
-        loss, correct, images = add_up([self.loss, self.correct, self.images])
+        loss, correct, images = map(sum, zip(*gather_object([(self.loss, self.correct, self.images)]), strict=True))
         seconds, waited = time.perf_counter() - self._since, self.waited
         self.loss_in_all += loss
         self.images_in_all += images
@@ -99,13 +99,6 @@ class TrainingFigures:
         yield
         if self.started:
             self._since += time.perf_counter() - before
-
-    @contextmanager
-    def waiting(self):
-        """Count the time as waiting for data."""
-        before = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - before
 
 
 class NonFiniteError(UserError):

@@ -1,7 +1,49 @@
-"""Checks of `--optim_args`, in which the Trainer ignores unknown names."""
+"""Muon, and checks of `--optim_args`, in which the Trainer ignores unknown names."""
 
 import copy
 import inspect
+
+MUON = "muon"
+# What `--optim_args` may have of timm's Muon, and how it is read.
+MUON_ARGUMENTS = {"momentum": float, "nesterov": lambda text: {"true": True, "false": False}[text.lower()],
+                  "ns_steps": int, "conv_mode": str}  # fmt: skip
+
+
+class Muon:
+    """
+    A factory, as the Trainer calls it, of timm's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon):
+    momentum whose matrix is orthogonalised, for convolutions; AdamW for the classifier, biases and BatchNorm.
+
+    Its updates are as large as AdamW's (timm's `match_rms_adamw`), so that one learning rate serves both.
+    """
+
+    def __call__(self, model, weight_decay, **options):
+        try:
+            from timm.optim import Muon as TimmMuon
+        except ImportError as error:
+            raise ImportError('optim muon needs timm: pip install "hf-cifar-resnet[optim]"') from error
+        by_shape = {4: [], 2: [], 1: []}
+        for parameter in model.parameters():
+            by_shape[parameter.ndim].append(parameter)
+        convolutions, classifier, others = by_shape.values()
+        adamw = {"use_fallback": True, "nesterov": False}
+        groups = [
+            {"params": convolutions, "weight_decay": weight_decay},
+            {"params": classifier, "weight_decay": weight_decay, **adamw},
+            {"params": others, "weight_decay": 0.0, **adamw},
+        ]
+        return TimmMuon(groups, nesterov=options.pop("nesterov", True), **options)
+
+    @classmethod
+    def with_arguments(cls, args):
+        """Return what `get_optimizer_cls_and_kwargs` does."""
+        given = dict(part.split("=") for part in (args.optim_args or "").replace(" ", "").split(",") if part)
+        try:
+            options = {name: MUON_ARGUMENTS[name](value) for name, value in given.items() if name in MUON_ARGUMENTS}
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"optim_args {args.optim_args}: {error} is no value that Muon takes") from error
+        betas = (args.adam_beta1, args.adam_beta2)
+        return cls, {"weight_decay": args.weight_decay, "betas": betas, "eps": args.adam_epsilon, **options}
 
 
 def argument_names(optim_args):
@@ -28,7 +70,8 @@ def check_optimizer(trainer):
     unknown = [name for name in argument_names(args.optim_args) if not _takes(trainer, name)]
     if unknown:
         optimizer, _ = _prepared(trainer, None)
-        taken = [name for name in inspect.signature(optimizer).parameters if _takes(trainer, name)]
+        known = MUON_ARGUMENTS if optimizer is Muon else inspect.signature(optimizer).parameters
+        taken = [name for name in known if _takes(trainer, name)]
         raise ValueError(
             f"{getattr(args.optim, 'value', args.optim)} does not take {', '.join(unknown)} in optim_args; "
             f"it takes: {', '.join(taken) or 'none'}"

@@ -12,10 +12,11 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..documents import read_json, read_yaml
-from ..errors import LineParser, UserError
+from ..errors import LineParser, UserError, as_user_error
 from ..reporting import run_files
 from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
 
+ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
 # Arguments on the command line, and those of a recipe that they replace.
 REPLACES = (
@@ -25,33 +26,39 @@ REPLACES = (
 )
 
 
+# The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
+HEADINGS = (
+    ("model", ModelArguments, {field.name for field in fields(ModelArguments)}),
+    ("data", DataArguments, {field.name for field in fields(DataArguments)}),
+    ("training", CifarTrainingArguments, {"config", *CifarTrainingArguments.__annotations__}),
+    (
+        "all other arguments of transformers.TrainingArguments",
+        CifarTrainingArguments,
+        {field.name for field in fields(TrainingArguments)},
+    ),
+)
+
+
 class CifarArgumentParser(LineParser, HfArgumentParser):
     """An argument parser with recipes, errors of one line, and our own flags before the Trainer's in `--help`."""
 
     def __init__(self, dataclass_types, **kwargs):
+        self._groups = {}
         super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [options]", **kwargs)
-        for action in self._actions:
-            if action.type is string_to_bool and action.nargs is None:
-                # A boolean whose default is None: bare `--bf16` means true, as for all others.
-                action.nargs, action.const = "?", True
         if CifarTrainingArguments in self.dataclass_types:
             help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
             self.add_argument("--config", default=SUPPRESS, metavar="NAME_OR_FILE", help=help)
-            self._group_training_arguments()
 
-    def _group_training_arguments(self):
-        inherited = {f.name for f in fields(TrainingArguments)}
-        redefined = set(CifarTrainingArguments.__annotations__)
-        ours = self.add_argument_group("training")
-        theirs = self.add_argument_group("all other arguments of transformers.TrainingArguments")
-        for action in list(self._optionals._group_actions):
-            if action.dest in redefined or action.dest == "config":
-                ours._group_actions.append(action)
-            elif action.dest in inherited:
-                theirs._group_actions.append(action)
-            else:
-                continue
-            self._optionals._group_actions.remove(action)
+    def add_argument(self, *names, **options):
+        if options.get("type") is string_to_bool:
+            # A bare `--bf16`, whose default is None, means true, as it does for all other booleans.
+            options = {"nargs": "?", "const": True} | options
+        name = options.get("dest", names[0].lstrip("-"))
+        found = (heading for heading, kind, known in HEADINGS if name in known and kind in self.dataclass_types)
+        heading = next(found, None)
+        if heading is not None and heading not in self._groups:
+            self._groups[heading] = self.add_argument_group(heading)
+        return super().add_argument(*names, group=self._groups.get(heading), **options)
 
     def parse(self, argv=None):
         """Return the dataclasses for a command line and the recipe that it names. Raises [`UserError`]."""
@@ -59,10 +66,8 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         given, _ = self.parse_known_args(argv)
         if getattr(given, "config", None) is not None:
             argv = self._recipe_arguments(given, argv) + argv
-        try:
+        with as_user_error("", ValueError, TypeError, OSError, ImportError):
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(self._unknown(rest[0]))
         return parsed
@@ -79,7 +84,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             recipe.pop("optim_args", None)  # of another optimizer
         arguments = []
         for key, value in recipe.items():
-            action = self._option_string_actions.get(f"--{key}")
+            action = self.flags.get(f"--{key}")
             if action is None or key in ("config", "help"):
                 raise UserError(f"recipe {given.config}: {self._unknown(key)}")
             try:
@@ -89,7 +94,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         return arguments
 
     def _unknown(self, name):
-        near = get_close_matches(name.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
+        near = get_close_matches(name.split("=")[0], self.flags, n=1, cutoff=0.5)
         return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
 
 
@@ -113,14 +118,12 @@ def read_recipe(name):
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not file.is_file():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
-    try:
+    with as_user_error(f"--config {name} cannot be read", OSError, ValueError):
         content = read_yaml(file)
         recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
         if len(recipe) < len(content):
             raise ValueError("an argument is given twice, with - and with _ in its name")
         return recipe
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {name} cannot be read: {error}") from error
 
 
 def _words(value, takes_list):
@@ -136,10 +139,7 @@ def _words(value, takes_list):
 
 def parse_arguments(argv=None, prog=None):
     """Return [`ModelArguments`], [`DataArguments`] and [`CifarTrainingArguments`] for a command line."""
-    types = (ModelArguments, DataArguments, CifarTrainingArguments)
-    parser = CifarArgumentParser(types, prog=prog, description="Train a ResNet on small images.")
-    parsed = parser.parse(argv)
-    return parsed[: len(types)]
+    return CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description="Train a ResNet on small images.").parse(argv)[:3]
 
 
 def parse_with_run_record(parser, argv, others=None):
@@ -175,20 +175,16 @@ def _read_run_record(folder):
     for place in (folder, folder.parent):
         path = place / run_files.RUN_JSON
         if path.is_file():
-            try:
+            with as_user_error(path, OSError, ValueError):
                 return read_json(path)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: {error}") from error
     return {}
 
 
 def _parse_recorded(recorded):
     """Return recorded data arguments, validated like a command line because the checkpoint may be from anybody."""
     known = {field.name for field in fields(DataArguments)}
-    try:
+    with as_user_error(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
         given = {name: value for name, value in recorded.items() if name in known and value is not None}
         words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
         [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"the data_arguments of {run_files.RUN_JSON} are wrong: {error}") from error
     return {name: getattr(parsed, name) for name in given}

@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback
 
 from ..checkpoints.save import find_last_complete
-from ..errors import UserError, printable
+from ..errors import UserError, as_user_error, printable
 from ..reporting.run_record import redact_token
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: a temporary failure, try again
@@ -50,10 +50,8 @@ def check_processes(args):
     """
     hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
     promised = int(os.environ.get("WORLD_SIZE", 1))
-    try:
+    with as_user_error("", ImportError, ValueError):
         args.device  # noqa: B018 (initialises devices and process group)
-    except (ImportError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
     if promised != args.world_size:
         raise UserError(
             f"the launcher started {promised} processes, but they do not work together: each would train on its own "

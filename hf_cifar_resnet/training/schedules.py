@@ -1,22 +1,28 @@
 """
-Learning-rate schedules by name: transformers' own, `step`, `exponential`, torch's `one_cycle`, and plateaus.
+Learning-rate schedules by name: transformers' own, torch's `one_cycle`, and our `step`, `exponential`, `rex`, `points`.
 
-A plateau schedule is a constant one (after an optional warmup) that a [`ScheduleCallback`] scales down. The learning
-rate is always that of a scheduler object, so that it is logged, saved in `scheduler.pt` and restored.
+A schedule that follows evaluations (plateau and greedy) is a constant one (after an optional warmup) that a
+[`ScheduleCallback`] scales. The learning rate is always that of a scheduler object, so that it is logged, saved in
+`scheduler.pt` and restored.
 """
 
+import csv
 import inspect
 import math
 import warnings
+from functools import lru_cache
 
+import numpy as np
 import torch
+import yaml
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers import SchedulerType, TrainerCallback, get_scheduler
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
+
+from . import schedule_free
 
 PLATEAU = "reduce_lr_on_plateau"
-PLATEAU_WITH_WARMUP = "reduce_lr_on_plateau_with_warmup"
-# Schedules of transformers that are not offered, because they need metrics.
+# Schedules of transformers that ours replace, because they need metrics.
 _REPLACED = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
 _FROM_TRANSFORMERS = [kind.value for kind in SchedulerType if kind not in _REPLACED]
 WITHOUT_WARMUP = {
@@ -41,7 +47,47 @@ def _exponential_factor(step, warmup, total, final_factor=0.01):
     return final_factor ** ((step - warmup) / max(1, total - warmup))
 
 
-_OWN_FACTORS = {"step": _step_factor, "exponential": _exponential_factor}
+def _rex_factor(step, warmup, total):
+    """Fall slowly at first and fast at the end (REX: Chen et al. 2021, arXiv 2107.04197, equation 1)."""
+    left = 1 - (step - warmup) / max(1, total - warmup)
+    return left / (0.5 + 0.5 * left)
+
+
+def _points_factor(step, warmup, total, points=((0, 0.1), (0.2, 1), (1, 0))):
+    """
+    Join points (position, factor) by straight lines. `points` is a list of pairs, or a YAML or CSV file of them; the
+    positions are shares of all steps if none is above 1, else steps.
+    """
+    points = _read_points(points) if isinstance(points, str) else _checked_points(points, "points")
+    position = step if points[-1][0] > 1 else step / total
+    return float(np.interp(position, *zip(*points, strict=True)))
+
+
+@lru_cache
+def _read_points(file):
+    try:
+        with open(file, encoding="utf-8", newline="") as stream:
+            rows = list(csv.reader(stream)) if file.endswith(".csv") else yaml.safe_load(stream)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, csv.Error, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is no {'CSV' if file.endswith('.csv') else 'YAML'} file") from error
+    header = file.endswith(".csv") and rows and not rows[0][0][:1].isdigit()
+    return _checked_points(rows[1:] if header else rows, file)
+
+
+def _checked_points(points, source):
+    try:
+        points = [(float(position), float(factor)) for position, factor in points]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} must have rows of two numbers, a position and a factor") from error
+    positions = [position for position, _ in points]
+    if not points or positions != sorted(set(positions)):
+        raise ValueError(f"the positions of {source} must rise from row to row")
+    return points
+
+
+_OWN_FACTORS = {"step": _step_factor, "exponential": _exponential_factor, "rex": _rex_factor, "points": _points_factor}
 
 
 class _Positioned:
@@ -56,7 +102,7 @@ class _Positioned:
     def __init__(self, optimizer, *args, **kwargs):
         super().__init__(optimizer, *args, **kwargs)
         self._settings = [
-            {name: value for name, value in group.items() if name not in ("params", "lr")}
+            {name: value for name, value in group.items() if name not in ("params", "lr", *schedule_free.STATE)}
             for group in optimizer.param_groups
         ]
 
@@ -144,27 +190,20 @@ class ScheduleCallback(TrainerCallback):
         self.after_epoch(lr_scheduler, round(state.epoch), args)
 
 
-class PlateauCallback(ScheduleCallback):
+class _EvaluationRule(ScheduleCallback):
     """
-    The rule of torch's `ReduceLROnPlateau` on `metric_for_best_model`: cut after more than `patience` evaluations in a
-    row without improvement. Evaluations during a warmup do not count.
+    A rule that scales the learning rate by `metric_for_best_model`. Evaluations during a warmup do not count.
 
-    Args:
-        factor (`float`): multiplies the learning rate, above 0 and below 1.
-        patience (`int`): evaluations without improvement that are allowed.
-        threshold (`float`): relative change that counts as an improvement.
-        cooldown (`int`): evaluations after a cut that are not counted.
-        min_lr (`float`): the lowest learning rate.
+    Its arguments are numbers that are not negative, and a `factor` between 0 and 1.
     """
 
-    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
-        self.factor, self.patience, self.threshold = factor, patience, threshold
-        self.cooldown, self.min_lr = cooldown, min_lr
-        for name, value in vars(self).items():
+    def __init__(self, **settings):
+        for name, value in settings.items():
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{name} must be a number and not negative, got {value!r}")
-        if not 0 < factor < 1:
-            raise ValueError(f"factor must be above 0 and below 1, got {factor}")
+        if not 0 < settings["factor"] < 1:
+            raise ValueError(f"factor must be above 0 and below 1, got {settings['factor']}")
+        self.settings = settings
 
     def after_evaluation(self, schedule, metrics, args):
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
@@ -172,31 +211,84 @@ class PlateauCallback(ScheduleCallback):
             self.apply(schedule, metrics[name], args.greater_is_better)
 
     def apply(self, schedule, value, greater_is_better):
-        """Add an evaluation to the memory of a [`Schedule`], and cut it if necessary."""
-        memory = schedule.memory
+        """Add an evaluation to the memory of a [`Schedule`], and rescale it if necessary."""
+        raise NotImplementedError
+
+
+class PlateauCallback(_EvaluationRule):
+    """
+    The rule of torch's `ReduceLROnPlateau`: cut after more than `patience` evaluations in a row without improvement.
+
+    Args:
+        factor (`float`): multiplies the learning rate.
+        patience (`int`): evaluations without improvement that are allowed.
+        threshold (`float`): relative change that counts as an improvement.
+        cooldown (`int`): evaluations after a cut that are not counted.
+        min_lr (`float`): the lowest learning rate.
+    """
+
+    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
+        super().__init__(factor=factor, patience=patience, threshold=threshold, cooldown=cooldown, min_lr=min_lr)
+
+    def apply(self, schedule, value, greater_is_better):
+        memory, rule = schedule.memory, self.settings
         best = memory.get("best", -math.inf if greater_is_better else math.inf)
-        better = value > best * (1 + self.threshold) if greater_is_better else value < best * (1 - self.threshold)
-        if better:
+        enough = 1 + rule["threshold"] if greater_is_better else 1 - rule["threshold"]
+        if value > best * enough if greater_is_better else value < best * enough:
             memory["best"], memory["bad"] = value, 0
         else:
             memory["bad"] = memory.get("bad", 0) + 1
         if memory.get("cooldown", 0) > 0:
             memory["cooldown"], memory["bad"] = memory["cooldown"] - 1, 0
-        if memory["bad"] > self.patience:
-            memory["bad"], memory["cooldown"] = 0, self.cooldown
-            lowest = self.min_lr / schedule.base_lrs[0]
-            schedule.rescale(min(schedule.scale, max(schedule.scale * self.factor, lowest)))
+        if memory["bad"] > rule["patience"]:
+            memory["bad"], memory["cooldown"] = 0, rule["cooldown"]
+            lowest = rule["min_lr"] / schedule.base_lrs[0]
+            schedule.rescale(min(schedule.scale, max(schedule.scale * rule["factor"], lowest)))
 
 
-SCHEDULES = sorted(
-    [*_FROM_TRANSFORMERS, "cosine_with_warmup", "one_cycle", PLATEAU, PLATEAU_WITH_WARMUP, *_OWN_FACTORS]
-)
+class GreedyCallback(_EvaluationRule):
+    """
+    transformers' `GreedyLR` (arXiv 2512.14527): raise the learning rate after more than `patience` evaluations in a row
+    that improve, and lower it after as many that do not.
+
+    The defaults of these arguments suit one evaluation an epoch; transformers' suit one every few steps.
+
+    Args:
+        factor (`float`): multiplies the learning rate to lower it, and divides it to raise it.
+        patience (`int`): evaluations that are waited for before each change.
+        min_lr (`float`): the lowest learning rate.
+        max_lr (`float`): the highest; 0 is ten times the peak of the schedule.
+        kwargs: the other arguments of `GreedyLR`.
+    """
+
+    MEMORY = ("best", "num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter", "reset_start",
+              "_streaming_avg")  # fmt: skip
+
+    def __init__(self, factor=0.8, patience=1, min_lr=0.0, max_lr=0.0, **kwargs):
+        super().__init__(factor=factor, patience=patience, min_lr=min_lr, max_lr=max_lr, **kwargs)
+
+    def apply(self, schedule, value, greater_is_better):
+        peak = schedule.base_lrs[0]
+        settings = self.settings | {"max_lr": self.settings["max_lr"] or 10 * peak}
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
+        rule = GreedyLR(optimizer, mode="max" if greater_is_better else "min", **settings)
+        rule.load_state_dict(schedule.memory | {"_last_lr": [peak * schedule.scale]})
+        rule.step(value)
+        state = rule.state_dict()
+        schedule.memory |= {name: state[name] for name in self.MEMORY if name in state}
+        schedule.rescale(rule.get_last_lr()[0] / peak)
+
+
+_BY_EVALUATIONS = {PLATEAU: PlateauCallback, f"{PLATEAU}_with_warmup": PlateauCallback, "greedy": GreedyCallback}
+SCHEDULES = sorted([*_FROM_TRANSFORMERS, "cosine_with_warmup", "one_cycle", *_BY_EVALUATIONS, *_OWN_FACTORS])
 
 
 def accepted_arguments(name):
     """Return the names that `lr_scheduler_kwargs` may contain for a schedule."""
-    if name in (PLATEAU, PLATEAU_WITH_WARMUP):
-        function, ours = PlateauCallback, {"self"}
+    if name == "greedy":
+        function, ours = GreedyLR, {"optimizer", "mode", "threshold_mode", "verbose"}
+    elif name in _BY_EVALUATIONS:
+        function, ours = _BY_EVALUATIONS[name], {"self"}
     elif name == "one_cycle":
         function = OneCycleLR
         ours = {"self", "optimizer", "max_lr", "total_steps", "epochs", "steps_per_epoch", "last_epoch"}
@@ -219,8 +311,7 @@ def check(name, kwargs, warmup_steps=0):
         raise ValueError(f"{name} does not take {', '.join(unknown)} in lr_scheduler_kwargs; it takes: {choices}")
     if warmup_steps and name in WITHOUT_WARMUP:
         raise ValueError(WITHOUT_WARMUP[name])
-    if name in (PLATEAU, PLATEAU_WITH_WARMUP):
-        PlateauCallback(**kwargs)
+    callbacks_for(name, kwargs)
 
 
 def try_out(name, learning_rate, warmup_steps, kwargs, max_steps=-1):
@@ -251,7 +342,7 @@ def dry_run(name, total_steps, learning_rate, warmup_steps=0, kwargs=None):
 
 def callbacks_for(name, kwargs):
     """Return the callbacks that a schedule needs."""
-    return [PlateauCallback(**kwargs)] if name in (PLATEAU, PLATEAU_WITH_WARMUP) else []
+    return [_BY_EVALUATIONS[name](**kwargs)] if name in _BY_EVALUATIONS else []
 
 
 def default_warmup(name, warmup_steps):
@@ -282,7 +373,7 @@ def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=
     kwargs = dict(kwargs or {})
     check(name, kwargs, warmup_steps)
     warmup = warmup_for(name, warmup_steps, total_steps)
-    if name in (PLATEAU, PLATEAU_WITH_WARMUP):
+    if name in _BY_EVALUATIONS:
         name, kwargs = "constant_with_warmup", {}
     if name == "one_cycle":
         if by_events:

@@ -1,21 +1,13 @@
 """Scoring a checkpoint, or an ensemble of several, on a split."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from transformers import EvalPrediction
 
-from ..checkpoints.load import (
-    NOT_FINITE,
-    describe_class_difference,
-    find_checkpoint,
-    find_split,
-    label_names,
-    load_checkpoint,
-    load_data_for,
-)
+from ..checkpoints import load
 from ..data.dataset import ImageDataset
+from ..data.sources import ImageSplits
 from ..errors import UserError
 from ..evaluation import analysis
 from ..reporting import run_record
@@ -30,7 +22,7 @@ def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=25
     """Return the [`CifarTrainingArguments`] of a Trainer that only predicts."""
     args = CifarTrainingArguments(
         # The Trainer requires a folder; nothing is written there.
-        output_dir=str(find_checkpoint(checkpoint)),
+        output_dir=str(load.find_checkpoint(checkpoint)),
         use_cpu=use_cpu,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
@@ -59,46 +51,49 @@ def score_ensemble(names, use_cpu=False):
     """
     _, data_args, run = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
     args = scoring_arguments(names[0], use_cpu, run.get("precision", "fp32"))
-    _, scores = EnsembleScorer.load(names, args, data_args, {"test"}).predict("test")
+    _, scores = load_scorer(names, args, data_args, {"test"}).predict("test")
     return {name: scores[name] for name in run_record.SCORES if name in scores}
+
+
+def load_scorer(names, args, data_args, needed):
+    """
+    Return the [`CheckpointScorer`] of one checkpoint, or the [`EnsembleScorer`] of several, with the `needed` splits.
+    Raises [`UserError`] if one cannot be loaded, or their classes differ.
+    """
+    checkpoints = {name: load.load_checkpoint(name) for name in names}
+    # Before loading the data, where other classes would be reported as a wrong dataset.
+    _check_same_classes({name: load.label_names(model) for name, (model, _) in checkpoints.items()})
+    scorers = []
+    for name, (model, processor) in checkpoints.items():
+        with args.main_process_first(desc="decoding the images"):
+            data = load.load_data_for(name, data_args, model, processor, needed)
+        trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
+        scorers.append(CheckpointScorer(name, model.config.calibration_temperature, data, trainer))
+    first, *others = scorers
+    if not others:
+        return first
+    # The temperature of a single checkpoint does not fit the ensemble.
+    return EnsembleScorer(f"ensemble of {len(scorers)} checkpoints", 1.0, first.data, first.trainer, scorers)
 
 
 @dataclass
 class CheckpointScorer:
-    """A checkpoint with its Trainer, and the data as its image processor normalises them."""
+    """A checkpoint's Trainer, and the data as its image processor normalises them."""
 
     name: str
-    folder: Path
-    model: object
-    data: object
+    temperature: float
+    data: ImageSplits
     trainer: CifarTrainer
-
-    @classmethod
-    def load(cls, names, args, data_args, needed):
-        [name] = names
-        return cls.of(name, load_checkpoint(name), args, data_args, needed)
-
-    @classmethod
-    def of(cls, name, checkpoint, args, data_args, needed):
-        model, processor = checkpoint
-        with args.main_process_first(desc="decoding the images"):
-            data = load_data_for(name, data_args, model, processor, needed)
-        trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
-        return cls(name, find_checkpoint(name), model, data, trainer)
-
-    @property
-    def temperature(self):
-        return self.model.config.calibration_temperature
 
     def predict(self, split, mirrored=False):
         """Return logits (n, num_labels) and scores of a split, or of its mirror images. Raises [`UserError`]."""
-        images = find_split(self.data, split)
+        images = load.find_split(self.data, split)
         if mirrored:
             images = ImageDataset(images.images, images.labels, images.mean, images.std, _mirror)
         with np.errstate(invalid="ignore"):
             output = self.trainer.predict(images, metric_key_prefix="of")
         if not np.isfinite(output.predictions).all():
-            raise UserError(f"{self.name}: {NOT_FINITE}")
+            raise UserError(f"{self.name}: {load.NOT_FINITE}")
         return output.predictions, run_record.scores(output.metrics, "of")
 
     def score(self, logits, images):
@@ -112,49 +107,24 @@ def _mirror(image, epoch, index):
 
 
 @dataclass
-class EnsembleScorer:
-    """Checkpoints that predict together, with the interface of [`CheckpointScorer`]."""
+class EnsembleScorer(CheckpointScorer):
+    """Checkpoints that predict together, with the data and the Trainer of the first."""
 
     members: list
-    temperature = 1.0  # that of a single checkpoint does not fit the ensemble
-
-    @classmethod
-    def load(cls, names, args, data_args, needed):
-        checkpoints = {name: load_checkpoint(name) for name in names}
-        # Before loading the data, where other classes would be reported as a wrong dataset.
-        _check_same_classes({name: label_names(model) for name, (model, _) in checkpoints.items()})
-        return cls(
-            [CheckpointScorer.of(name, checkpoint, args, data_args, needed) for name, checkpoint in checkpoints.items()]
-        )
-
-    @property
-    def name(self):
-        return f"ensemble of {len(self.members)} checkpoints"
-
-    @property
-    def data(self):
-        return self.members[0].data
-
-    @property
-    def trainer(self):
-        return self.members[0].trainer
 
     def predict(self, split, mirrored=False):
         """Return the log of the mean probabilities, and scores, with those of each member as `members`."""
         logits, scores = zip(*(member.predict(split, mirrored) for member in self.members), strict=True)
         together = analysis.log_mean_probabilities(logits)
         members = [{"checkpoint": member.name, **own} for member, own in zip(self.members, scores, strict=True)]
-        return together, self.score(together, find_split(self.data, split)) | {"members": members}
-
-    def score(self, logits, images):
-        return self.members[0].score(logits, images)
+        return together, self.score(together, load.find_split(self.data, split)) | {"members": members}
 
 
 def _check_same_classes(names_of):
     """Raise [`UserError`] unless all checkpoints give the same name to each class number."""
     (first, known), *others = names_of.items()
     for other, names in others:
-        if difference := describe_class_difference(known, names):
+        if difference := load.describe_class_difference(known, names):
             raise UserError(
                 "--ensemble needs checkpoints that know the same classes in the same order; "
                 f"those of {first} and {other} differ: {difference}"

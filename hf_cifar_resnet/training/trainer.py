@@ -3,26 +3,18 @@
 import copy
 import json
 import math
+import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from ..checkpoints.resume import (
-    ResumedCallback,
-    check_fits,
-    figures_file,
-    find_resumable,
-    has_ended,
-    reporting_read_errors,
-    saved_figures,
-)
+from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, label_share
@@ -35,6 +27,8 @@ from . import schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback, prepare_trackers
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
+from .optimizers import MUON, Muon
+from .schedule_free import CALIBRATION_IMAGES, AverageCallback, average_weights, is_schedule_free
 
 
 class CifarTrainer(Trainer):
@@ -65,20 +59,28 @@ class CifarTrainer(Trainer):
         if model is not None:
             args = args.suited_to(model)
         self._given = args
-        self._figures, self._ema = TrainingFigures(), None
+        self.figures, self._ema = TrainingFigures(), None
         self._scale = None
         self._loaders = {}  # of evaluations
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
-        decided = schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs)
-        patience = args.early_stopping_patience
-        stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
+        # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
+        callbacks = [
+            self._checkpoints,
+            *schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs),
+            *(callbacks or []),
+            EpochLineCallback(),
+        ]
+        if args.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        # transformers leaves deleting checkpoints and pushing to our callbacks.
+        args = copy.copy(args)
+        args.save_total_limit, args.push_to_hub = None, False
         super().__init__(
             model=model,
-            args=_for_transformers(args),
+            args=args,
             data_collator=data_collator or collate,
             compute_metrics=compute_metrics or Scorer(superclass_of),
-            # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
-            callbacks=[self._checkpoints, *decided, *(callbacks or []), EpochLineCallback(), *stopping],
+            callbacks=callbacks,
             **kwargs,
         )
         self._creates_schedule = self.lr_scheduler is None
@@ -94,7 +96,10 @@ class CifarTrainer(Trainer):
         self._lay_out(self.model)
         # Batches have the same shape, so searching for cuDNN's fastest algorithm pays, unless deterministic.
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
-        QuietProgressCallback.replace_in(self)
+        # The progress bar stays, and what transformers prints beside it goes.
+        self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(QuietProgressCallback)
         prepare_trackers(self.callback_handler.callbacks)
 
     def create_accelerator_and_postprocess(self):
@@ -170,7 +175,12 @@ class CifarTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if args.optim == MUON:
+            kind, options = Muon.with_arguments(args)
+        else:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if "warmup_steps" in options:  # of a schedule-free optimizer; the schedule has the warmup
+            options["warmup_steps"] = 0
         return kind, options | {"lr": args.scaled_learning_rate}
 
     def get_decay_parameter_names(self, model):
@@ -200,24 +210,25 @@ class CifarTrainer(Trainer):
         """
         args, checkpoint, counted = self.args, None, {}
         if resume_from_checkpoint:
-            checkpoint = find_resumable(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
-            check_fits(checkpoint, self.model, args)
-            counted = saved_figures(checkpoint, args)
-        self._figures = TrainingFigures(**counted)
-        if checkpoint is not None and has_ended(checkpoint, self._planned_steps()):
+            checkpoint = resume.find_resumable(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
+            resume.check_fits(checkpoint, self.model, args)
+            counted = resume.saved_figures(checkpoint, args)
+        self.figures = TrainingFigures(**counted)
+        if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
             return self._load_ended(checkpoint)
         self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
         self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
-        resumed = None if checkpoint is None else ResumedCallback(checkpoint)
+        resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
         # These come after all callbacks that may request logs, evaluations and saves.
-        last = EpochBoundary(), FiguresCallback(self._figures, self._train_sampler())
+        last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
         with ExitStack() as stack:
-            for callback in filter(None, (resumed, self._ema, *last)):
+            averaging = AverageCallback(self._average_weights) if is_schedule_free(args) else None
+            for callback in filter(None, (resumed, self._ema, averaging, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
             if checkpoint is not None:
-                stack.enter_context(reporting_read_errors(checkpoint, lambda: self._figures.started))
+                stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.figures.started))
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
     @property
@@ -234,15 +245,17 @@ class CifarTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
-        ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
+        resume.ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         self.model.load_state_dict(load_file(Path(best or checkpoint, EMA_FILE if self._saves_ema else WEIGHTS)))
-        self.log({"train_loss": self._figures.mean_loss()})
-        return TrainOutput(self.state.global_step, self._figures.mean_loss(), {})
+        self.log({"train_loss": self.figures.mean_loss()})
+        return TrainOutput(self.state.global_step, self.figures.mean_loss(), {})
 
     def get_batch_samples(self, *args):
-        with self._figures.waiting():
-            return super().get_batch_samples(*args)
+        before = time.perf_counter()
+        samples = super().get_batch_samples(*args)
+        self.figures.waited += time.perf_counter() - before
+        return samples
 
     def floating_point_ops(self, inputs):
         # The Trainer's estimate is for language models, and visits all modules at every step.
@@ -255,7 +268,7 @@ class CifarTrainer(Trainer):
             correct = label_share(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
             values = torch.stack([outputs.loss, correct])
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        self._figures.add(values, len(inputs["labels"]), self.state.global_step + 1, learning_rate)
+        self.figures.add(values, len(inputs["labels"]), self.state.global_step + 1, learning_rate)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _mixed(self, inputs):
@@ -268,29 +281,24 @@ class CifarTrainer(Trainer):
 
     def _mixing_is_over(self):
         stop = self.args.mixing_stop_epoch
-        if stop is None:
-            return False
-        if stop < 1:
+        if stop is not None and stop < 1:
             return self.state.global_step >= stop * self.state.max_steps
-        return (self.state.epoch or 0) >= stop
+        return stop is not None and (self.state.epoch or 0) >= stop
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
-            logs |= self._figures.summary(self._add_up)
-        elif "train_runtime" in logs and self._figures.images_in_all:
+            logs |= self.figures.summary()
+        elif "train_runtime" in logs and self.figures.images_in_all:
             # transformers' own loss is that of the steps since the run was resumed.
-            logs["train_loss"] = self._figures.mean_loss()
+            logs["train_loss"] = self.figures.mean_loss()
         logs.pop("total_flos", None)
         super().log(logs, start_time)
-
-    @staticmethod
-    def _add_up(values):
-        return [sum(column) for column in zip(*gather_object([values]), strict=True)]
 
     # Evaluation
 
     def evaluation_loop(self, *args, **kwargs):
-        with self._figures.paused(), self._ema.in_model() if self._ema else nullcontext():
+        with self.figures.paused(), self._ema.in_model() if self._ema else nullcontext():
+            self._average_weights()
             self._share_buffers()
             return super().evaluation_loop(*args, **kwargs)
 
@@ -300,6 +308,21 @@ class CifarTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(pixel_values=inputs["pixel_values"]).logits
         return None, logits.float(), inputs.get("labels")
+
+    def _average_weights(self):
+        """Put the averages of a schedule-free optimizer into the model."""
+        if is_schedule_free(self.args) and self.optimizer is not None:
+            with self.accelerator.autocast():
+                average_weights(self.optimizer, self.model, self._calibration_images())
+
+    def _calibration_images(self):
+        key = id(self.train_dataset)
+        if key not in self._loaders:
+            positions = list(self._train_sampler())[:CALIBRATION_IMAGES]
+            loader = self._make_loader(self.train_dataset, self.args.per_device_train_batch_size, sampler=positions)
+            self._loaders[key] = self.train_dataset, loader
+        for batch in self._loaders[key][1]:
+            yield self._normalized(batch)["pixel_values"]
 
     def _share_buffers(self):
         """Broadcast the BatchNorm statistics of rank 0, which are saved, so that all processes evaluate with them."""
@@ -320,20 +343,14 @@ class CifarTrainer(Trainer):
                 self._write_model(aside)
 
     def _write_model(self, folder):
+        self._average_weights()
         if self.args.should_save:
             super().save_model(str(folder), _internal_call=True)
             (folder / "training_args.bin").unlink(missing_ok=True)
             (folder / TRAINING_ARGS_JSON).write_text(self._given.to_json_string() + "\n", encoding="utf-8")
 
     def _write_progress(self, checkpoint):
-        content = json.dumps(self._figures.to_dict()) + "\n"
-        (checkpoint / figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
+        content = json.dumps(self.figures.to_dict()) + "\n"
+        (checkpoint / resume.figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
             self._ema.average.save(checkpoint)
-
-
-def _for_transformers(args):
-    """Return a copy with which transformers leaves deleting checkpoints and pushing to our callbacks."""
-    args = copy.copy(args)
-    args.save_total_limit, args.push_to_hub = None, False
-    return args

@@ -27,6 +27,7 @@ OPTIONS = {
     "saves of the best": {"save_strategy": "best", "metric_for_best_model": "top1"},
     "end within an epoch": {"max_steps": 12},
     "early stop": {"early_stopping_patience": 1, "load_best_model_at_end": True, "learning_rate": 1.0},
+    "schedule-free": {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant_with_warmup", "save_steps": 3},
     "one cycle": {"lr_scheduler_type": "one_cycle", "logging_strategy": "steps", "logging_steps": 4},
 }
 TIMES = ("runtime", "second", "data_wait")
@@ -69,6 +70,8 @@ def weights(folder):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_checkpoint_leads_to_the_same_end(train, tmp_path, name):
+    if name == "schedule-free":
+        pytest.importorskip("schedulefree")
     whole = train("whole", **OPTIONS[name])
     stops = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     assert len(stops) > 1 or name == "saves of the best"

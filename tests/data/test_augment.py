@@ -58,10 +58,6 @@ def test_shape_and_type_stay(name, size):
     assert np.array_equal(image, before)
 
 
-def test_policy_none_changes_nothing():
-    assert all(np.array_equal(augmented("none", epoch=epoch, index=7), IMAGE) for epoch in range(5))
-
-
 def test_crops_are_shifts_of_the_padded_image():
     padded = np.pad(IMAGE, ((4, 4), (4, 4), (0, 0)))
     crops = {}

@@ -1,6 +1,7 @@
 """A study of two schedules, really run, stopped and resumed."""
 
 import csv
+import os
 import shutil
 
 import pytest
@@ -36,7 +37,12 @@ def test_a_study_writes_tables_and_plots(study):
         assert float(rows[name]["test_top1"]) == metrics["test"]["top1"]
         assert float(rows[name]["validation_top5"]) == metrics["validation"]["top5"]
     text = (folder / "results.md").read_text()
-    assert "| constant | 2 |" in text and "| one_cycle | 2 |" in text and "Highest mean test top-1" in text
+    assert (
+        "| constant | 2 |" in text
+        and "| one_cycle | 2 |" in text
+        and "Best on validation: " in text
+        and "Power: the deviation" in text
+    )
     for plot in ("curves.png", "final.png"):
         assert (folder / plot).read_bytes().startswith(b"\x89PNG")
 
@@ -169,6 +175,13 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
         (["--report", ""], "--report must not be empty"),
         (["--report", "nowhere"], "no finished run"),
         (["--seeds", "x"], "invalid int value"),
+        (["--tune", "learning_rate"], "--tune learning_rate: write it as NAME=LOW:HIGH"),
+        (["--tune", "seed=1,2"], "seed is decided by the study"),
+        (["--tune", "learning_rate=0.1,1e-1"], "would be the same run as constant-learning_rate=0.1-tuning-seed0"),
+        (["--tune", "learning_rate=0.1,x"], "invalid float value: 'x'"),
+        (["--tune", "learning_rate=1,2", "--tuning_seeds", "42"], "--tuning_seeds and --seeds must differ"),
+        (["--tune", "learning_rate=1,2", "--vary", "learning_rate=1,2"], "is varied or ablated too"),
+        (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
         (["--targets", "2", "nan"], "--targets must be above 0 and at most 1, got 2.0 nan"),
     ],
 )
@@ -214,11 +227,72 @@ def test_parts_are_left_out_one_at_a_time(python, tmp_path):
     used = [read_json(tmp_path / "out" / f"{name}-seed1" / "run.json")["arguments"] for name in names]
     assert [(run["ema_decay"], run["cutmix_alpha"]) for run in used] == [(0.9, 1.0), (0.0, 1.0), (0.0, 0.0)]
     text = (tmp_path / "out" / "results.md").read_text()
-    assert "# Ablation study" in text and "Full recipe: constant with" in text
+    assert "# Ablation study" in text and "Full recipe: constant, test top-1" in text
     assert all(f"| constant{name} | 1 |" in text for name in ("", ", without ema", ", without all"))
     program = [part.replace("ema:ema_decay=0", "ema:ema_decay=0.5") if part in parts else part for part in program]
     other = python(*program, "--max_steps", "2", cwd=tmp_path)
     assert other.returncode == 2 and "holds a study with other arguments" in other.stderr
+
+
+def test_each_schedule_is_compared_with_the_rate_that_validation_chose(python, tmp_path):
+    """Tuned first, then fresh seeds; two runs at a time have the bits of one alone with as many threads."""
+    program = [
+        "-m",
+        "hf_cifar_resnet",
+        "study",
+        "--tune",
+        "learning_rate=0.01,0.1,1e30",
+        "--seeds",
+        "1",
+        "2",
+        "--jobs",
+        "2",
+    ]
+    program += ["--schedules", "constant", "--output_dir", tmp_path / "out", *SIZES]
+    result = python(*program, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "learning_rate=1e+30-tuning-seed0: FAILED (error: " in result.stdout
+    tried = {
+        value: read_json(tmp_path / "out" / f"constant-learning_rate={value}-tuning-seed0" / "metrics.json")
+        for value in ("0.01", "0.1")
+    }
+    best = max(tried, key=lambda value: tried[value]["validation"]["top1"])
+    names = {f"constant-learning_rate={best}-seed{seed}" for seed in (1, 2)}
+    assert {path.parent.name for path in (tmp_path / "out").glob("*-seed[12]/metrics.json")} == names
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert f"| constant | {best} | 2 |" in text and "1e+30: not finished" in text and "of fresh seeds" in text
+    assert (tmp_path / "out" / "tuning.png").read_bytes().startswith(b"\x89PNG")
+    options = [
+        "--lr_scheduler_type",
+        "constant",
+        "--learning_rate",
+        best,
+        "--seed",
+        "1",
+        "--output_dir",
+        tmp_path / "alone",
+    ]
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    launch = (
+        f"accelerate.commands.launch --num_processes 1 --num_cpu_threads_per_process {threads} -m hf_cifar_resnet train"
+    )
+    alone = python("-m", *launch.split(), *SIZES, *options, cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    weights = [
+        tmp_path / folder / "model.safetensors" for folder in ("alone", f"out/constant-learning_rate={best}-seed1")
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_range_is_searched_with_the_same_trials_again(python, tmp_path):
+    pytest.importorskip("optuna")
+    program = ["-m", "hf_cifar_resnet", "study", "--tune", "learning_rate=1e-3:1e-1:log", "--tuning_trials", "2"]
+    program += ["--schedules", "constant", "--output_dir", tmp_path / "out", *SIZES, "--max_steps", "2"]
+    first = python(*program, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = python(*program, cwd=tmp_path)
+    assert again.returncode == 0 and "[1/" not in again.stdout, again.stdout
+    assert len(list((tmp_path / "out").glob("constant-*-tuning-seed0"))) == 2
 
 
 def test_other_arguments_are_not_mixed_into_a_study(capsys, study):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.arguments import LAUNCHED, CifarTrainingArguments
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.parser import parse_arguments, recipe_names
 
 
@@ -294,31 +294,8 @@ def test_arguments_survive_json(tmp_path):
 # Processes
 
 
-@pytest.mark.parametrize(
-    "environment, told",
-    [
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, without RANK"),
-        ({"LOCAL_RANK": "3"}, "LOCAL_RANK is 3, without WORLD_SIZE"),
-        ({"LOCAL_RANK": "0"}, "LOCAL_RANK is 0, without WORLD_SIZE"),
-        ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK is 1, without LOCAL_RANK"),
-        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE must be a whole number, got 'abc'"),
-        ({"LOCAL_RANK": ""}, "LOCAL_RANK must be a whole number, got ''"),
-    ],
-)
-def test_variables_of_a_launcher_that_there_was_not(parse, monkeypatch, environment, told):
-    for name in LAUNCHED:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"the environment variable {told}") as refused:
-        parse()
-    assert "\n" not in str(refused.value)
-
-
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": "1", "RANK": "0"}, {"LOCAL_RANK": "-1"}])
 def test_variables_that_mean_one_process(parse, monkeypatch, environment):
-    for name in LAUNCHED:
-        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert parse()[2].world_size == 1

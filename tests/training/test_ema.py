@@ -116,7 +116,7 @@ def test_average_of_the_best_epoch_is_the_model(best_of_three, tmp_path):
     assert not (tmp_path / "run" / "ema.safetensors").exists()
 
 
-def test_raw_weights_are_the_model_if_that_is_asked_for(best_of_three, make_trainer, tmp_path):
+def test_raw_weights_are_the_model_if_that_is_asked_for(best_of_three, tmp_path):
     trainer = best_of_three(saved_weights="raw")
     own = load_file(tmp_path / "run" / "checkpoint-10" / "model.safetensors")
     assert_same(trainer.model.state_dict(), own)

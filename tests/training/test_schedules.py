@@ -5,12 +5,14 @@ import random
 import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers.optimization import GreedyLR
 
 from hf_cifar_resnet.training import schedules
-from hf_cifar_resnet.training.schedules import PlateauCallback, ScheduleCallback
+from hf_cifar_resnet.training.schedules import GreedyCallback, PlateauCallback, ScheduleCallback
 
 PEAK, STEPS, EVERY = 0.05, 20, 5  # EVERY: steps in an epoch
 PLATEAUS = ["reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup"]
+BY_EVALUATIONS = [*PLATEAUS, "greedy"]
 
 
 # Closed forms: the share of the peak at step `t` of STEPS after a warmup of `w` steps
@@ -37,6 +39,16 @@ def one_cycle(t, w, start=1 / 25, end=1 / 25e4, peak=1.0):
 def one_cycle_linear(t, w):
     rise, start, end = 0.5 * STEPS - 1, 1 / 10, 1 / 1000
     return start + (1 - start) * t / rise if t <= rise else 1 + (end - 1) * (t - rise) / (STEPS - 1 - rise)
+
+
+def page(t, w):
+    """The default of `points`: a tenth, the peak after a fifth of the run, 0 at the end."""
+    return 0.1 + 0.9 * t / (STEPS / 5) if t < STEPS / 5 else (STEPS - t) / (STEPS * 0.8)
+
+
+def greedy(t, w):
+    """GreedyLR with factor 0.8 and patience 1: of constant scores the first is an improvement, the third lowers."""
+    return 0.8 ** max(0, (t // EVERY - 1) // 2)
 
 
 def never_better(t, w):
@@ -77,6 +89,11 @@ CASES = [
     ("step", {"milestones": [7, 0.5], "gamma": 0.1}, 6, 6, lambda t, w: 0.1 ** ((t >= 7) + (t >= 10))),
     ("exponential", {}, 0, 0, lambda t, w: 0.01 ** progress(t, w)),
     ("exponential", {"final_factor": 0.1}, 6, 6, lambda t, w: 0.1 ** progress(t, w)),
+    ("rex", {}, 0, 0, lambda t, w: 2 * (STEPS - t) / (2 * STEPS - t)),
+    ("rex", {}, 6, 6, lambda t, w: 2 * (1 - progress(t, w)) / (2 - progress(t, w))),
+    ("points", {}, 0, 0, page),
+    ("points", {"points": [[0, 1], [10, 0.5]]}, 6, 6, lambda t, w: max(0.5, 1 - t / 20)),
+    ("greedy", {}, 0, 0, greedy),
     ("one_cycle", {}, 0, 0, one_cycle),
     ("one_cycle", {"pct_start": 0.5, "anneal_strategy": "linear", "div_factor": 10, "final_div_factor": 100}, 0, 0,
      one_cycle_linear),
@@ -100,7 +117,7 @@ def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, s
         "learning_rate": PEAK,
         "gradient_accumulation_steps": 2 if name == "cosine" else 1,
         "num_train_epochs": STEPS // EVERY,
-        "eval_strategy": "epoch" if name in PLATEAUS else "no",
+        "eval_strategy": "epoch" if name in BY_EVALUATIONS else "no",
         "compute_metrics": lambda prediction: {"top1": 0.5, "loss": 1.0},
         "save_strategy": "steps",
         "save_steps": 12,
@@ -146,6 +163,36 @@ def test_one_cycle_moves_the_momentum_against_the_rate(rates_used, optimizer):
 
 
 # Plateau
+
+
+@pytest.mark.parametrize(
+    "name, text", [("a.yaml", "[[0, 0.1], [0.2, 1], [1, 0]]"), ("b.csv", "step,factor\n0,0.1\n0.2,1\n1,0\n")]
+)
+def test_points_from_a_file(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    steps = schedules.dry_run("points", STEPS, PEAK, kwargs={"points": str(tmp_path / name)})
+    assert [step.lr for step in steps] == pytest.approx([PEAK * page(t, 0) for t in range(STEPS)])
+    (tmp_path / f"bad-{name}").write_text("a: [")
+    with pytest.raises(ValueError, match=name):
+        schedules.try_out("points", PEAK, 0, {"points": str(tmp_path / f"bad-{name}")})
+
+
+@pytest.mark.parametrize("metric, mode", [("loss", "min"), ("top1", "max")])
+@pytest.mark.parametrize("options", [{}, {"smooth": True, "window_size": 3, "cooldown": 1, "warmup": 1}])
+def test_greedy_equals_transformers(make_args, metric, mode, options):
+    options = {"factor": 0.7, "patience": 2, "min_lr": 0.02, "max_lr": 0.3, "reset_start": 3, **options}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference, expected = GreedyLR(optimizer, mode=mode, **options), []
+    _, values = drawn(seed=1)
+    for value in values:
+        reference.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    args = make_args(metric_for_best_model=metric)
+    schedule = plateau("greedy")
+    rates = rates_after(values[:20], GreedyCallback(**options), schedule, args)
+    restored = plateau("greedy", state=saved(schedule))
+    rates += rates_after(values[20:], GreedyCallback(**options), restored, args)
+    assert rates == pytest.approx(expected, rel=1e-12) and len(set(expected)) > 3
 
 
 def plateau(name, warmup_steps=0, learning_rate=0.1, state=None):
@@ -332,8 +379,8 @@ def listed(message, names):
     return all(name in message for name in names)
 
 
-@pytest.mark.parametrize("name", ["cosin", "greedy"])
-def test_unknown_schedule_lists_all(make_args, name):
+def test_unknown_schedule_lists_all(make_args):
+    name = "cosin"
     with pytest.raises(ValueError) as refused:
         make_args(lr_scheduler_type=name)
     assert listed(str(refused.value), [repr(name), *schedules.SCHEDULES])
@@ -379,6 +426,12 @@ def test_impossible_plateau(make_args, kwargs):
         ("exponential", {"final_factor": -1}, "final_factor must be above 0, got -1"),
         ("exponential", {"final_factor": 0}, "final_factor must be above 0, got 0"),
         ("one_cycle", {"div_factor": -25}, "which is impossible"),
+        ("points", {"points": []}, "positions of points must rise"),
+        ("points", {"points": [[0, 1], [0, 2]]}, "positions of points must rise"),
+        ("points", {"points": [[0, 1], [1, -1]]}, "which is impossible"),
+        ("points", {"points": [1, 2]}, "points must have rows of two numbers"),
+        ("points", {"points": "nowhere.csv"}, "nowhere.csv cannot be read: No such file"),
+        ("greedy", {"factor": 1.5}, "factor must be above 0 and below 1"),
     ],
 )
 def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, told):
@@ -393,7 +446,7 @@ def test_a_run_however_short_learns_something(name, total):
     assert len(rates) == total and max(rates) > 0
 
 
-@pytest.mark.parametrize("name", PLATEAUS)
-def test_plateau_needs_evaluations(make_args, name):
+@pytest.mark.parametrize("name", BY_EVALUATIONS)
+def test_evaluations_are_needed(make_args, name):
     with pytest.raises(ValueError, match="eval_strategy"):
         make_args(lr_scheduler_type=name, eval_strategy="no")

@@ -57,7 +57,7 @@ def scripted(values, metric="top1"):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
-def test_only_matrices_decay(make_trainer, make_dataset, optimizer):
+def test_only_matrices_decay(make_trainer, optimizer):
     """Where every gradient is zero, a step moves what decays, and that is the convolutions and the classifier."""
     trainer = make_trainer(optim=optimizer, weight_decay=0.1, learning_rate=0.5, lr_scheduler_type="constant")
     before = copy.deepcopy(trainer.model)
@@ -254,11 +254,9 @@ def test_line_says_when_the_rate_is_cut(make_trainer, capsys):
 
 
 def test_line_without_evaluation(make_trainer, capsys):
-    make_trainer(logging_strategy="epoch", num_train_epochs=2).train()
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    pattern = re.compile(r"epoch +[12]/2  loss \S+  train +\S+%  lr \S+  \S+ img/s  \S+ waiting for data")
-    assert all(map(pattern.fullmatch, lines))
+    make_trainer(logging_strategy="epoch").train()
+    [line] = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"epoch +1/1  loss \S+  train +\S+%  lr \S+  \S+ img/s  \S+ waiting for data", line)
 
 
 # What is saved

@@ -1,0 +1,79 @@
+"""Read the runs of a study with their metrics, and group them by what is compared."""
+
+from collections import defaultdict
+
+from ..errors import UserError
+from ..reporting import run_files, run_record
+
+# In a study's folder: the scores of the runs of each variant as an ensemble.
+ENSEMBLES_JSON = "ensembles.json"
+
+
+def read_study(folder):
+    """
+    Return the finished runs of a folder with their records, by variant and seed, and its unfinished ones.
+
+    Each run is a dict with `folder`, `schedule`, `seed`, `varied` (arguments), `without` (the ablated part), `tuned`
+    (arguments that were chosen on validation) and `tuning` (whether it only serves that choice). A folder without
+    `study.json` holds single runs, which are compared by their schedules.
+    """
+    study = folder / run_files.STUDY_JSON
+    if study.is_file():
+        runs = run_record.read_json(study).get("runs")
+        if runs is None:
+            raise UserError(f"{study} is of an older version: start the study again, which keeps its finished runs")
+    else:
+        runs = [_single_run(path) for path in sorted(folder.glob(f"*/{run_files.RUN_JSON}"))]
+    finished, unfinished = [], []
+    for run in ({"tuned": {}, "tuning": False} | run for run in runs):
+        place = folder / run["folder"]
+        if (place / run_files.METRICS_JSON).is_file():
+            records = {
+                "run": run_record.read_json(place / run_files.RUN_JSON),
+                "metrics": run_record.read_json(place / run_files.METRICS_JSON),
+                "history": run_record.read_history(place / run_files.HISTORY_CSV),
+            }
+            finished.append(run | records)
+        else:
+            unfinished.append(run)
+    return sorted(finished, key=lambda run: (variant_name(run), run["seed"])), unfinished
+
+
+def _single_run(path):
+    arguments = run_record.read_json(path)["arguments"]
+    kind = {"schedule": arguments["lr_scheduler_type"], "seed": arguments["seed"], "varied": {}, "without": None}
+    return {"folder": path.parent.name, **kind}
+
+
+def variant_name(run, ablated=True):
+    """Return what is compared: schedule, varied arguments, and the ablated part unless `ablated` is False."""
+    without = [f"without {run['without']}"] if ablated and run["without"] else []
+    return ", ".join([run["schedule"], *without, *(f"{name} {value}" for name, value in run["varied"].items())])
+
+
+def group(runs):
+    """Group runs by variant. Raises [`UserError`] for two runs of one variant and seed, which are one result."""
+    groups = defaultdict(dict)
+    for run in runs:
+        other = groups[variant_name(run)].setdefault(run["seed"], run)
+        if other is not run:
+            names = f"{other['folder']} and {run['folder']}"
+            raise UserError(f"{names} have the same schedule and seed: move one of them to another folder")
+    return {variant: list(members.values()) for variant, members in groups.items()}
+
+
+def read_ensembles(folder):
+    """Return the ensembles of a study: a list of dicts of `runs` (folders) and `test` (scores)."""
+    path = folder / ENSEMBLES_JSON
+    return run_record.read_json(path) if path.is_file() else []
+
+
+def test_top1(members):
+    """Return the test top-1 accuracy, 0 to 1, of each run of a variant."""
+    return [run["metrics"]["test"]["top1"] for run in members]
+
+
+def selection_top1(members):
+    """Return the top-1 accuracy, 0 to 1, of each run on the split that epochs were selected on."""
+    metrics = [run["metrics"] for run in members]
+    return [(each[each["selected_on"]] or {}).get("top1", 0.0) for each in metrics]

@@ -1,0 +1,122 @@
+"""Choose an argument, such as the peak LR, for each variant on validation, before the compared runs are trained."""
+
+from dataclasses import asdict, dataclass
+from statistics import mean
+
+from ..errors import UserError
+from .execute import execute
+from .plan import Run, check_runs, write_plan
+from .read import read_study, selection_top1, variant_name
+from .search import Dimension
+
+
+@dataclass
+class Tuning:
+    """The argument to choose, the seeds that it is tried with, and the number of trials of a range."""
+
+    dimension: Dimension
+    seeds: list
+    trials: int
+
+    @property
+    def values(self):
+        """The values of a grid, as they are written on a command line."""
+        return [f"{value:g}" if isinstance(value, float) else str(value) for value in self.dimension.values]
+
+    def check(self, variants, seeds):
+        """Raise [`UserError`] where the compared runs would not be independent of the choice."""
+        name = self.dimension.name
+        if shared := sorted(set(self.seeds) & set(seeds)):
+            raise UserError(f"--tuning_seeds and --seeds must differ, both have {shared[0]}: compare on fresh seeds")
+        for variant in variants:
+            if name in variant.varied | variant.ablation:
+                raise UserError(f"--tune {name} is varied or ablated too: choose one")
+
+
+def tune(study, variants, options, common):
+    """
+    Train the tuning runs, and return the chosen value of each variant by its name.
+
+    A grid is one round of all its values. A range is searched by Optuna's TPE in rounds of one value of each variant; a
+    study that is started again repeats the same trials, whose finished runs are kept. A value with a run that failed,
+    such as a diverged one, is not chosen. Raises [`UserError`] if nothing is left to choose from.
+    """
+    tuning = options.tuning
+    searches = _searches(variants, tuning.dimension)
+    for _ in range(tuning.trials if searches else 1):
+        trials = {name: search.ask() for name, search in searches.items()}
+        values = {name: [f"{tuning.dimension.suggest(trial):.3g}"] for name, trial in trials.items()}
+        runs = [
+            Run(study, variant, seed, {tuning.dimension.name: value}, tuning=True)
+            for seed in tuning.seeds
+            for variant in variants
+            for value in values.get(_name(variant), tuning.values)
+        ]
+        check_runs(runs, common)
+        write_plan(study, runs, options, common)
+        execute(runs, common, options.jobs)
+        tried = read_tried(study)
+        for name, trial in trials.items():
+            score = tried[name][values[name][0]]
+            searches[name].tell(trial, 0.0 if score is None else score)
+    return {_name(variant): choose(tried[_name(variant)], _name(variant)) for variant in variants}
+
+
+def _searches(variants, dimension):
+    if not dimension.scale:
+        return {}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler
+    return {_name(variant): optuna.create_study(direction="maximize", sampler=sampler(seed=0)) for variant in variants}
+
+
+def _name(variant):
+    return variant_name(asdict(variant))
+
+
+def read_tried(study):
+    """
+    Return {variant: {value: score}} of the tuning runs in a study's folder, by rising value. The score is the mean
+    top-1 accuracy over the tuning seeds on the split that epochs were selected on, None if a run is not finished.
+    """
+    finished, unfinished = read_study(study)
+    runs, tried = {}, {}
+    for run in [*finished, *unfinished]:
+        if run["tuning"]:
+            [value] = run["tuned"].values()
+            runs.setdefault(variant_name(run), {}).setdefault(value, []).append(run)
+    for name, values in runs.items():
+        scores = {
+            value: mean(selection_top1(members)) if all("metrics" in run for run in members) else None
+            for value, members in values.items()
+        }
+        tried[name] = dict(sorted(scores.items(), key=lambda item: _sort_key(item[0])))
+    return tried
+
+
+def choose(scores, variant):
+    """Return the value with the highest score. Raises [`UserError`] if no value has one."""
+    known = {value: score for value, score in scores.items() if score is not None}
+    if not known:
+        raise UserError(f"no tuning run of {variant} finished, so nothing can be chosen for it")
+    return max(known, key=known.get)
+
+
+def at_edge(scores, value):
+    """Return whether a chosen number is the lowest or the highest that was tried."""
+    values = list(scores)
+    return len(values) > 1 and _is_number(value) and value in (values[0], values[-1])
+
+
+def _sort_key(value):
+    return (0, float(value), value) if _is_number(value) else (1, 0.0, value)
+
+
+def _is_number(value):
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
