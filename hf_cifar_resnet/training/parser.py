@@ -131,7 +131,7 @@ def _words(value, takes_list):
     if value is None:
         raise ValueError("has no value: give it one, or leave the line out")
     if isinstance(value, list) and not takes_list:
-        raise ValueError(f"takes one value, not a list")
+        raise ValueError("takes one value, not a list")
     if isinstance(value, dict):
         value = json.dumps({name: _number(part) for name, part in value.items()})
     return map(str, value if isinstance(value, list) else [value])
