@@ -29,12 +29,13 @@ def one_line(error):
 
 @contextmanager
 def as_user_error(what, *kinds):
-    """Turn exceptions of these kinds into a [`UserError`]: `what`, if it is not empty, and the reason."""
+    """Turn exceptions of these kinds into a [`UserError`]: `what`, and the reason; or if it is empty, their message."""
     try:
         yield
     except kinds as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise UserError(f"{what}: {reason}" if what else reason) from error
+        if not what:
+            raise UserError(one_line(error)) from error
+        raise UserError(f"{what}: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
 class LineParser(argparse.ArgumentParser):
