@@ -11,6 +11,10 @@ Or with the peak LR of each schedule chosen on validation, before fresh seeds ar
 
 hf-cifar-resnet study --tune learning_rate=3e-4,1e-3,3e-3 --schedules constant cosine --seeds 42 43 44
 
+Or the accuracy of each number of epochs, for little more than the price of the longest run.
+
+hf-cifar-resnet study --cooldowns 10 20 50 --schedules cosine_with_warmup
+
 At the end the seeds of each variant are also scored as an ensemble.
 """
 
@@ -22,7 +26,8 @@ from pathlib import Path
 from ..checkpoints.run_folder import holds_run
 from ..errors import LineParser, UserError, reports_user_errors
 from ..reporting import run_files
-from ..study import report
+from ..study import cooldowns, report
+from ..study.cooldowns import check_cooldowns, execute_with_branches
 from ..study.execute import count_jobs, execute, score_ensembles
 from ..study.plan import argument_name, check_runs, plan_runs, plan_variants, write_plan
 from ..study.read import variant_name
@@ -46,6 +51,8 @@ def main(argv=None, prog=None):
     variants = plan_variants(options.schedules, options.vary, options.without)
     runs = plan_runs(folder, variants, options.seeds)
     check_runs(runs, common)
+    if options.cooldowns:
+        check_cooldowns(options.cooldowns, runs, common)
     # An exception, so that `execute` ends the current runs, which save a checkpoint to resume from.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -55,7 +62,8 @@ def main(argv=None, prog=None):
             for run in runs:
                 run.tuned = {options.tuning.dimension.name: chosen[variant_name(run.entry())]}
         write_plan(folder, runs, options, common)
-        failed = execute(runs, common, options.jobs)
+        execute_all = execute_with_branches if options.cooldowns else execute
+        failed = execute_all(runs, common, options.jobs)
     finally:
         signal.signal(signal.SIGTERM, before)
     if len(failed) < len(runs):
@@ -85,6 +93,8 @@ def _parse(argv, prog):
         "--tuning_seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of the tuning runs"
     )
     parser.add_argument("--tuning_trials", type=positive, default=10, help="values to try of a range, with Optuna")
+    parser.add_argument("--cooldowns", nargs="+", type=positive, metavar="EPOCHS",
+                        help="numbers of epochs to compare; those of warmup_stable_decay share one run")  # fmt: skip
     parser.add_argument("--jobs", type=_parse_jobs, default=1, metavar="N|auto",
                         help="runs at a time: each on one GPU, or on its share of a CPU's cores")  # fmt: skip
     parser.add_argument("--output_dir", default="studies/schedules", help="folder of the study")
@@ -97,6 +107,8 @@ def _parse(argv, prog):
     options.vary = _unique("--vary", map(_parse_vary, options.vary))
     options.without = _unique("--without", map(_parse_without, options.without))
     options.tuning = _parse_tuning(options)
+    if options.cooldowns:
+        _set_budgets(options)
     options.jobs = count_jobs(options.jobs)
     return options, common
 
@@ -113,6 +125,14 @@ def _parse_tuning(options):
     if dimension.scale and find_spec("optuna") is None:
         raise UserError('--tune with a range needs Optuna: pip install "hf-cifar-resnet[search]"')
     return Tuning(dimension, options.tuning_seeds, options.tuning_trials)
+
+
+def _set_budgets(options):
+    if options.tuning or cooldowns.EPOCHS in options.vary:
+        raise UserError("--cooldowns takes neither --tune nor --vary num_train_epochs: tune first, on one budget")
+    options.vary[cooldowns.EPOCHS] = [str(budget) for budget in options.cooldowns]
+    if cooldowns.SCHEDULE not in options.schedules:
+        options.schedules = [*options.schedules, cooldowns.SCHEDULE]
 
 
 def _unique(flag, pairs):

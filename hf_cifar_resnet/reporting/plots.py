@@ -147,6 +147,24 @@ def plot_tuning(tried, chosen, argument, path):
     figure.savefig(path, dpi=120)
 
 
+def plot_budgets(points, path):
+    """Plot `points`, {variant: {epochs: the test top-1 of each seed}}, over the number of epochs."""
+    figure, (axes,) = new_figure(1, width=7.0, height=4.2)
+    for number, (name, scores) in enumerate(points.items()):
+        budgets = sorted(scores)
+        spread = [stdev(scores[budget]) if len(scores[budget]) > 1 else 0.0 for budget in budgets]
+        values = [mean(scores[budget]) for budget in budgets]
+        axes.errorbar(budgets, values, yerr=spread, label=name, marker="o", markersize=4, capsize=3, **style(number))
+    every = sorted({budget for scores in points.values() for budget in scores})
+    axes.set(xscale="log", xlabel="epochs", ylabel="test top-1: mean ± standard deviation over seeds")
+    axes.set_xticks(every, [f"{budget:g}" for budget in every])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def plot_schedules(curves, path, xlabel="step"):
     """Plot `curves`, {schedule: its learning rate at every step}, each in a small panel."""
     columns = min(4, len(curves))

@@ -37,7 +37,7 @@ class Variant:
 class Run:
     """
     One training run of a study. `tuned` are the arguments that are chosen on validation; a run for `tuning` only serves
-    that choice.
+    that choice. `options` are arguments that do not change its result.
     """
 
     study: Path
@@ -45,6 +45,7 @@ class Run:
     seed: int
     tuned: dict = field(default_factory=dict)
     tuning: bool = False
+    options: dict = field(default_factory=dict)
 
     @property
     def name(self):
@@ -65,7 +66,7 @@ class Run:
     def arguments(self):
         variant = self.variant
         settings = variant.varied | variant.ablation | self.tuned
-        settings = {"lr_scheduler_type": variant.schedule, **settings, "seed": self.seed}
+        settings = {"lr_scheduler_type": variant.schedule, **settings, "seed": self.seed, **self.options}
         return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
 
     def entry(self):

@@ -6,8 +6,9 @@ from statistics import mean, stdev
 
 from ..errors import UserError
 from ..reporting import run_record
-from ..reporting.plots import plot_study, plot_study_final, plot_tuning
+from ..reporting.plots import plot_budgets, plot_study, plot_study_final, plot_tuning
 from .compare import ablation_baselines, compare, confidence_interval, describe_power, ranked
+from .cooldowns import EPOCHS
 from .read import group, read_ensembles, read_study, test_top1, variant_name
 from .tune import at_edge, choose, read_tried
 
@@ -29,9 +30,10 @@ def write_report(folder, targets=None):
     targets = sorted(targets) if targets else choose_targets(runs)
     groups = group(runs)
     _write_csv(finished, targets, folder / "results.csv")
-    tuning = _tuning_section(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
+    sections = _tuning_section(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
+    sections += _budget_section(groups, folder)
     left_out = [run for run in unfinished if not run["tuning"]]
-    text = results_markdown(groups, targets, len(left_out), read_ensembles(folder), tuning)
+    text = results_markdown(groups, targets, len(left_out), read_ensembles(folder), sections)
     (folder / "results.md").write_text(text, encoding="utf-8")
     histories = {name: [run["history"] for run in members] for name, members in groups.items()}
     plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
@@ -79,8 +81,8 @@ def _write_csv(runs, targets, path):
     run_record.write_history(rows, path)
 
 
-def results_markdown(groups, targets, unfinished, ensembles, tuning):
-    """Return the text of results.md: what was run, the comparison, the table, and the lines on tuning."""
+def results_markdown(groups, targets, unfinished, ensembles, sections):
+    """Return the text of results.md: what was run, the comparison, the table, and the lines of further sections."""
     first = next(iter(groups.values()))[0]
     run, selected_on = first["run"], first["metrics"]["selected_on"]
     selection = (
@@ -116,7 +118,7 @@ def results_markdown(groups, targets, unfinished, ensembles, tuning):
     ]
     if unfinished:
         lines += ["", f"{unfinished} runs are not finished and are left out."]
-    return "\n".join([*lines, *tuning, "", "![curves](curves.png)", "", "![final accuracy](final.png)", ""])
+    return "\n".join([*lines, *sections, "", "![curves](curves.png)", "", "![final accuracy](final.png)", ""])
 
 
 def _table(groups, targets, selected_on, ensembles):
@@ -170,6 +172,19 @@ def _interval(values):
         return ""
     low, high = confidence_interval(values)
     return f"{100 * low:.1f} to {100 * high:.1f}%"
+
+
+def _budget_section(groups, folder):
+    """Return the lines of results.md on the number of epochs, where that was varied, and draw budgets.png."""
+    points = {}
+    for members in groups.values():
+        varied = dict(members[0]["varied"])
+        if EPOCHS not in varied:
+            return []
+        budget = float(varied.pop(EPOCHS))
+        points.setdefault(variant_name(members[0] | {"varied": varied}), {})[budget] = test_top1(members)
+    plot_budgets(points, folder / "budgets.png")
+    return ["", "![test accuracy over the number of epochs](budgets.png)"]
 
 
 def _tuning_section(groups, tried, runs, folder):

@@ -181,6 +181,10 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
         (["--tune", "learning_rate=0.1,x"], "invalid float value: 'x'"),
         (["--tune", "learning_rate=1,2", "--tuning_seeds", "42"], "--tuning_seeds and --seeds must differ"),
         (["--tune", "learning_rate=1,2", "--vary", "learning_rate=1,2"], "is varied or ablated too"),
+        (["--cooldowns", "10"], "--cooldowns needs two numbers of epochs or more, multiples of 5, got 10"),
+        (["--cooldowns", "7", "10"], "multiples of 5, got 7 10"),
+        (["--cooldowns", "5", "10", "--warmup_steps", "0.1"], "--warmup_steps must be a number of steps"),
+        (["--cooldowns", "5", "10", "--tune", "learning_rate=1,2"], "--cooldowns takes neither --tune nor"),
         (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
         (["--targets", "2", "nan"], "--targets must be above 0 and at most 1, got 2.0 nan"),
     ],
@@ -293,6 +297,24 @@ def test_a_range_is_searched_with_the_same_trials_again(python, tmp_path):
     again = python(*program, cwd=tmp_path)
     assert again.returncode == 0 and "[1/" not in again.stdout, again.stdout
     assert len(list((tmp_path / "out").glob("constant-*-tuning-seed0"))) == 2
+
+
+def test_a_branch_is_the_run_that_was_planned_for_its_budget(python, tmp_path):
+    sizes = [part for part in SIZES if part not in ("--num_train_epochs", "2")]
+    program = "-m hf_cifar_resnet study --cooldowns 5 10 --schedules warmup_stable_decay --seeds 1".split()
+    result = python(*program, "--output_dir", tmp_path / "out", *sizes, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    short, long = (tmp_path / "out" / f"warmup_stable_decay-num_train_epochs={budget}-seed1" for budget in (5, 10))
+    # It started with the long one's checkpoint at the end of epoch 4, of seven steps each.
+    assert "4 of 5" in (short / "train.log").read_text() or "checkpoint-28" in (short / "train.log").read_text()
+    assert len(list(long.glob("checkpoint-*"))) <= 2
+    options = "--lr_scheduler_type warmup_stable_decay --num_train_epochs 5 --seed 1 --output_dir".split()
+    alone = python("-m", "hf_cifar_resnet", "train", *sizes, *options, tmp_path / "alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert (short / "model.safetensors").read_bytes() == (tmp_path / "alone" / "model.safetensors").read_bytes()
+    scores = [read_json(folder / "metrics.json") for folder in (short, tmp_path / "alone")]
+    assert scores[0]["test"] == scores[1]["test"] and scores[0]["best_epoch"] == scores[1]["best_epoch"]
+    assert (tmp_path / "out" / "budgets.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_other_arguments_are_not_mixed_into_a_study(capsys, study):
