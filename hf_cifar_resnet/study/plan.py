@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..reporting import run_files, run_record
 from ..training.parser import parse_arguments
+from ..training.schedule_free import SCHEDULE_FREE
 
 # The arguments that the study sets for each run, and what to do instead of giving them.
 DECIDED = {
@@ -65,8 +66,10 @@ class Run:
 
     def arguments(self):
         variant = self.variant
-        settings = variant.varied | variant.ablation | self.tuned
-        settings = {"lr_scheduler_type": variant.schedule, **settings, "seed": self.seed, **self.options}
+        schedule = {"lr_scheduler_type": variant.schedule}
+        if variant.schedule in SCHEDULE_FREE:
+            schedule = {"lr_scheduler_type": "constant_with_warmup", "optim": variant.schedule}
+        settings = {**schedule, **variant.varied, **variant.ablation, **self.tuned, "seed": self.seed, **self.options}
         return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
 
     def entry(self):

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 # Training images from which the BatchNorm statistics of the averaged weights are computed.
 CALIBRATION_IMAGES = 5_000
+SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam")
 SCHEDULES = ("constant", "constant_with_warmup")
 # What these optimizers count and sum up in their parameter groups, beside the settings.
 STATE = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
@@ -18,7 +19,7 @@ STATE = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
 
 def is_schedule_free(args):
     """Return whether the arguments of a training name a schedule-free optimizer."""
-    return getattr(args.optim, "value", args.optim).startswith("schedule_free")
+    return getattr(args.optim, "value", args.optim) in SCHEDULE_FREE
 
 
 def check_schedule_free(args):

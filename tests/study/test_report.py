@@ -117,3 +117,6 @@ def test_variants_are_planned_seed_by_seed(tmp_path):
     assert planned[3].name == "step-without-ema-adam_beta1=0.95-seed1"
     words = "--lr_scheduler_type step --adam_beta1 0.95 --ema_decay 0 --seed 1"
     assert planned[3].arguments() == words.split()
+    [free] = plan_runs(tmp_path, plan_variants(["schedule_free_sgd"], {}, {}), [3])
+    assert free.name == "schedule_free_sgd-seed3"
+    assert free.arguments()[:4] == "--lr_scheduler_type constant_with_warmup --optim schedule_free_sgd".split()
