@@ -10,6 +10,7 @@ IMAGE_SIZE = 32
 SUPERSAMPLING = 4
 AXIS = np.linspace(-0.5, 0.5, IMAGE_SIZE)
 TRAIN_PER_CLASS, TEST_PER_CLASS = 50, 10
+VERSION = 1  # of the drawing, to be raised when an image changes, since the cache knows it by this alone
 TILT = np.pi / 8  # radians either way
 # A tenth of the colour circle apart, so that small hue shifts do not confuse them.
 COLOURS = ("red", "orange", "lime", "green", "mint", "cyan", "azure", "blue", "purple", "pink")
@@ -92,7 +93,7 @@ def _background(rng):
 def shapes100(seed=0):
     """
     Return a `datasets.DatasetDict` of 100 classes, with 50 training and 10 test images of each, and the columns image,
-    label and superclass (the shape).
+    label and superclass (the shape). It is drawn once and kept in the `datasets` cache, or in memory if that fails.
     """
     from datasets import ClassLabel, Dataset, DatasetDict, Features
     from datasets import Image as ImageFeature
@@ -102,15 +103,18 @@ def shapes100(seed=0):
     )
     splits = {}
     for number, (split, per_class) in enumerate({"train": TRAIN_PER_CLASS, "test": TEST_PER_CLASS}.items()):
-        rng = np.random.default_rng([seed, number])
-        labels = rng.permutation(np.repeat(np.arange(len(LABEL_NAMES)), per_class)).tolist()
-        columns = {
-            "image": [{"bytes": _png(draw(label, rng))} for label in labels],
-            "label": labels,
-            "superclass": [label // len(COLOURS) for label in labels],
-        }
-        splits[split] = Dataset.from_dict(columns, features=features)
+        arguments = {"seed": seed, "number": number, "per_class": per_class, "version": VERSION}
+        try:
+            splits[split] = Dataset.from_generator(_rows, features, gen_kwargs=arguments, split=split)
+        except Exception:  # of any type, where the cache is damaged or cannot be written
+            splits[split] = Dataset.from_list(list(_rows(**arguments)), features, split=split)
     return DatasetDict(splits)
+
+
+def _rows(seed, number, per_class, version):
+    rng = np.random.default_rng([seed, number])
+    for label in rng.permutation(np.repeat(np.arange(len(LABEL_NAMES)), per_class)).tolist():
+        yield {"image": {"bytes": _png(draw(label, rng))}, "label": label, "superclass": label // len(COLOURS)}
 
 
 def _png(array):

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from queue import SimpleQueue
 
 import torch
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from ..errors import UserError
 from ..reporting import run_files, run_record
 from .read import ENSEMBLES_JSON, group, read_ensembles, read_study, variant_name
+from .worker import ForkedRun, can_fork
 
 LOG = "train.log"
 
@@ -87,12 +89,13 @@ class _Executor:
         with self._lock:
             self._stopped = True
             for process in self._processes:
-                os.killpg(process.pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
 
     def _train(self, run, log, place):
         """Copy the output of a run to its log, move the progress bar by its epochs, and return its last error line."""
         folder = ["--output_dir", str(run.folder), "--resume_from_checkpoint", "auto"]
-        process = self._start([*_launcher(self.jobs), *self.common, *run.arguments(), *folder], place)
+        process = self._start([*self.common, *run.arguments(), *folder], place)
         done, error = 0.0, None
         # The pipe closes when the last process has saved and ended, which may be after the launcher's end.
         for line in process.stdout:
@@ -111,36 +114,35 @@ class _Executor:
         self.bar.update(1 - done)
         return error
 
-    def _start(self, command, place):
+    def _start(self, arguments, place):
         with self._lock:
             if self._stopped:
                 raise InterruptedError("the study was stopped")
-            # A process group of its own, so that the launcher and the processes that it launched end together.
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                encoding="utf-8", errors="replace", start_new_session=True, env=_environment(self.jobs, place),
-            )  # fmt: skip
+            process = _start_run(arguments, self.jobs, place)
             self._processes.add(process)
             return process
 
 
-def _environment(jobs, place):
-    """Return the environment of a run: with several at a time each one sees one GPU."""
+def _start_run(arguments, jobs, place):
+    """Start a run on all devices; with several jobs on one GPU, or on a CPU with a share of the threads."""
     gpus = torch.cuda.device_count()
-    if jobs == 1 or gpus == 0:
-        return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-    return os.environ | {"CUDA_VISIBLE_DEVICES": visible[place % gpus]}
-
-
-def _launcher(jobs):
-    """Return the command `accelerate launch` over all devices or one, or on a CPU with a share of the threads."""
-    devices = max(1, torch.cuda.device_count()) if jobs == 1 else 1
+    devices = max(1, gpus) if jobs == 1 else 1
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, _cores() // (devices * jobs)))
+    environment = {}
+    if jobs > 1 and gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        environment = {"CUDA_VISIBLE_DEVICES": visible[place % gpus]}
+    if devices == 1 and can_fork():
+        return ForkedRun(arguments, threads, environment)
     options = f"--num_processes {devices} --num_machines 1 --mixed_precision no --dynamo_backend no"
-    threads = max(1, _cores() // (devices * jobs))
     options += f" --num_cpu_threads_per_process {threads}{' --multi_gpu' if devices > 1 else ''}"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options.split()]
-    return [*launch, "-m", "hf_cifar_resnet", "train"]
+    # A process group of its own, so that the launcher and the processes that it launched end together.
+    return subprocess.Popen(
+        [*launch, "-m", "hf_cifar_resnet", "train", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
+        env=os.environ | environment,
+    )  # fmt: skip
 
 
 def score_ensembles(folder, use_cpu):

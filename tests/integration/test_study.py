@@ -1,7 +1,6 @@
 """A study of two schedules, really run, stopped and resumed."""
 
 import csv
-import os
 import shutil
 
 import pytest
@@ -183,7 +182,10 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
         (["--tune", "learning_rate=1,2", "--vary", "learning_rate=1,2"], "is varied or ablated too"),
         (["--cooldowns", "10"], "--cooldowns needs two numbers of epochs or more, multiples of 5, got 10"),
         (["--cooldowns", "7", "10"], "multiples of 5, got 7 10"),
-        (["--cooldowns", "5", "10", "--warmup_steps", "0.1"], "--warmup_steps must be a number of steps"),
+        (
+            ["--schedules", "cosine", "--cooldowns", "5", "10", "--warmup_steps", "0.1"],
+            "--warmup_steps must be a number of steps",
+        ),
         (["--cooldowns", "5", "10", "--tune", "learning_rate=1,2"], "--cooldowns takes neither --tune nor"),
         (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
         (["--targets", "2", "nan"], "--targets must be above 0 and at most 1, got 2.0 nan"),
@@ -239,7 +241,7 @@ def test_parts_are_left_out_one_at_a_time(python, tmp_path):
 
 
 def test_each_schedule_is_compared_with_the_rate_that_validation_chose(python, tmp_path):
-    """Tuned first, then fresh seeds; two runs at a time have the bits of one alone with as many threads."""
+    """Tuned first, then fresh seeds; two runs at a time have the bits of one alone."""
     program = [
         "-m",
         "hf_cifar_resnet",
@@ -276,11 +278,7 @@ def test_each_schedule_is_compared_with_the_rate_that_validation_chose(python, t
         "--output_dir",
         tmp_path / "alone",
     ]
-    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
-    launch = (
-        f"accelerate.commands.launch --num_processes 1 --num_cpu_threads_per_process {threads} -m hf_cifar_resnet train"
-    )
-    alone = python("-m", *launch.split(), *SIZES, *options, cwd=tmp_path)
+    alone = python("-m", "hf_cifar_resnet", "train", *SIZES, *options, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     weights = [
         tmp_path / folder / "model.safetensors" for folder in ("alone", f"out/constant-learning_rate={best}-seed1")
@@ -306,7 +304,7 @@ def test_a_branch_is_the_run_that_was_planned_for_its_budget(python, tmp_path):
     assert result.returncode == 0, result.stderr
     short, long = (tmp_path / "out" / f"warmup_stable_decay-num_train_epochs={budget}-seed1" for budget in (5, 10))
     # It started with the long one's checkpoint at the end of epoch 4, of seven steps each.
-    assert "4 of 5" in (short / "train.log").read_text() or "checkpoint-28" in (short / "train.log").read_text()
+    assert "checkpoint-28" in (short / "train.log").read_text()
     assert len(list(long.glob("checkpoint-*"))) <= 2
     options = "--lr_scheduler_type warmup_stable_decay --num_train_epochs 5 --seed 1 --output_dir".split()
     alone = python("-m", "hf_cifar_resnet", "train", *sizes, *options, tmp_path / "alone", cwd=tmp_path)
