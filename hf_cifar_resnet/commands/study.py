@@ -28,10 +28,12 @@ from ..errors import LineParser, UserError, reports_user_errors
 from ..reporting import run_files
 from ..study import cooldowns, report
 from ..study.cooldowns import check_cooldowns, execute_with_branches
-from ..study.execute import count_jobs, execute, score_ensembles
+from ..study.execute import execute, score_ensembles
+from ..study.local import LocalEngine
 from ..study.plan import argument_name, check_runs, plan_runs, plan_variants, write_plan
 from ..study.read import variant_name
 from ..study.search import parse_dimension
+from ..study.slurm import SlurmEngine
 from ..study.tune import Tuning, tune
 from ..training import schedules
 from ..training.parser import parse_arguments
@@ -63,7 +65,7 @@ def main(argv=None, prog=None):
                 run.tuned = {options.tuning.dimension.name: chosen[variant_name(run.entry())]}
         write_plan(folder, runs, options, common)
         execute_all = execute_with_branches if options.cooldowns else execute
-        failed = execute_all(runs, common, options.jobs)
+        failed = execute_all(runs, common, options.engine)
     finally:
         signal.signal(signal.SIGTERM, before)
     if len(failed) < len(runs):
@@ -95,8 +97,12 @@ def _parse(argv, prog):
     parser.add_argument("--tuning_trials", type=positive, default=10, help="values to try of a range, with Optuna")
     parser.add_argument("--cooldowns", nargs="+", type=positive, metavar="EPOCHS",
                         help="numbers of epochs to compare; those of warmup_stable_decay share one run")  # fmt: skip
-    parser.add_argument("--jobs", type=_parse_jobs, default=1, metavar="N|auto",
+    parser.add_argument("--jobs", type=_parse_jobs, metavar="N|auto",
                         help="runs at a time: each on one GPU, or on its share of a CPU's cores")  # fmt: skip
+    parser.add_argument("--engine", choices=["local", "slurm"], default="local",
+                        help="where the runs are trained: here, or each in a job of a Slurm cluster")  # fmt: skip
+    parser.add_argument("--slurm", action="append", default=[], metavar="NAME=VALUE",
+                        help="a parameter of each job, such as partition=gpu, gpus_per_node=1; repeatable")  # fmt: skip
     parser.add_argument("--output_dir", default="studies/schedules", help="folder of the study")
     parser.add_argument("--targets", nargs="+", type=float, metavar="ACCURACY",
                         help="accuracies, 0 to 1, to report the time to")  # fmt: skip
@@ -109,12 +115,30 @@ def _parse(argv, prog):
     options.tuning = _parse_tuning(options)
     if options.cooldowns:
         _set_budgets(options)
-    options.jobs = count_jobs(options.jobs)
+    options.engine = _make_engine(options)
     return options, common
 
 
 def _parse_jobs(text):
     return text if text == "auto" else positive(text)
+
+
+def _make_engine(options):
+    parameters = _unique("--slurm", map(_parse_parameter, options.slurm))
+    if options.engine == "local":
+        if parameters:
+            raise UserError("--slurm is for --engine slurm")
+        return LocalEngine(options.jobs or 1)
+    if find_spec("submitit") is None:
+        raise UserError('--engine slurm needs submitit: pip install "hf-cifar-resnet[slurm]"')
+    return SlurmEngine(None if options.jobs == "auto" else options.jobs, parameters)
+
+
+def _parse_parameter(text):
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise UserError(f"--slurm {text}: write it as NAME=VALUE")
+    return name, int(value) if value.isdecimal() else value
 
 
 def _parse_tuning(options):

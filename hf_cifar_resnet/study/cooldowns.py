@@ -75,14 +75,14 @@ def branch_off(run, trunk):
         shutil.copytree(source, run.folder / source.name, dirs_exist_ok=True)
 
 
-def execute_with_branches(runs, common, jobs):
+def execute_with_branches(runs, common, engine):
     """Execute the longest runs and all others that are no branch, then the branches. Return those that failed."""
     branches = plan_branches(runs)
-    failed = execute([run for run in runs if run.name not in branches], common, jobs)
+    failed = execute([run for run in runs if run.name not in branches], common, engine)
     ready = [run for run in runs if run.name in branches and branches[run.name] not in failed]
     for run in ready:
         branch_off(run, branches[run.name])
-    failed += [run for run in runs if run.name in branches and run not in ready] + execute(ready, common, jobs)
+    failed += [run for run in runs if run.name in branches and run not in ready] + execute(ready, common, engine)
     for trunk in branches.values():
         if not failed:
             _drop_checkpoints(trunk)

@@ -54,7 +54,7 @@ def tune(study, variants, options, common):
         ]
         check_runs(runs, common)
         write_plan(study, runs, options, common)
-        execute(runs, common, options.jobs)
+        execute(runs, common, options.engine)
         tried = read_tried(study)
         for name, trial in trials.items():
             score = tried[name][values[name][0]]
