@@ -139,20 +139,16 @@ def _read(name, image_size):
     except Exception as error:  # pydantic and Albumentations raise errors of any type
         kind = type(error).__name__
         raise ValueError(f"{path} holds no Albumentations policy: {kind}: {one_line(error)}") from error
-    _try_out(policy, name, image_size)
-    return policy
-
-
-def _try_out(policy, name, size):
-    image = np.zeros((size, size, 3), dtype=np.uint8)
+    image = np.zeros((image_size, image_size, 3), dtype=np.uint8)
     for _ in range(5):
         try:
             made = policy(image=image)["image"]
         except Exception as error:  # such as too large a size
-            shape = image.shape
-            raise ValueError(f"augmentation policy {name} fails on an image of {shape}: {one_line(error)}") from error
+            where = f"augmentation policy {name} fails on an image of {image.shape}"
+            raise ValueError(f"{where}: {one_line(error)}") from error
         if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
             raise ValueError(
                 f"augmentation policy {name} must make uint8 images of {image.shape} from such images, but made "
                 f"{made.dtype} {tuple(made.shape)}; normalising and batching come after it"
             )
+    return policy

@@ -114,10 +114,6 @@ def shapes100(seed=0):
 def _rows(seed, number, per_class, version):
     rng = np.random.default_rng([seed, number])
     for label in rng.permutation(np.repeat(np.arange(len(LABEL_NAMES)), per_class)).tolist():
-        yield {"image": {"bytes": _png(draw(label, rng))}, "label": label, "superclass": label // len(COLOURS)}
-
-
-def _png(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=0)
-    return buffer.getvalue()
+        png = io.BytesIO()
+        Image.fromarray(draw(label, rng)).save(png, format="PNG", compress_level=0)
+        yield {"image": {"bytes": png.getvalue()}, "label": label, "superclass": label // len(COLOURS)}

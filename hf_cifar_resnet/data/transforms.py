@@ -30,13 +30,10 @@ class PadAndCrop(A.ImageOnlyTransform):
                 "right": int(self.py_random.random() * places) - self.padding}  # fmt: skip
 
     def apply(self, img, down, right, **params):
-        height, width = img.shape[:2]
-        result = np.zeros_like(img)
-        top, left = max(0, -down), max(0, -right)
-        bottom, end = min(height, height - down), min(width, width - right)
-        if top < bottom and left < end:
-            result[top:bottom, left:end] = img[top + down : bottom + down, left + right : end + right]
-        return result
+        (height, width), border = img.shape[:2], self.padding
+        padded = cv2.copyMakeBorder(img, border, border, border, border, cv2.BORDER_CONSTANT, value=0)
+        top, left = border + down, border + right
+        return np.ascontiguousarray(padded[top : top + height, left : left + width])
 
 
 class FastColorJitter(A.ColorJitter):
@@ -55,7 +52,8 @@ class FastColorJitter(A.ColorJitter):
     def apply(self, img, brightness, contrast, saturation, hue, order, **params):
         factors = (brightness, contrast, saturation, hue)
         for which in order:
-            img = _ADJUST[which](img, factors[which])
+            adjust, neutral = _ADJUSTMENTS[which]
+            img = img if factors[which] == neutral else adjust(img, factors[which])
         return img
 
 
@@ -63,26 +61,20 @@ class FastColorJitter(A.ColorJitter):
 
 
 def _brightness(image, factor):
-    return cv2.convertScaleAbs(image, alpha=factor, beta=-0.5) if factor != 1 else image
+    return cv2.convertScaleAbs(image, alpha=factor, beta=-0.5)
 
 
 def _contrast(image, factor):
-    if factor == 1:
-        return image
     mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
     return cv2.addWeighted(image, factor, image, 0.0, mean * (1 - factor) - 0.5)
 
 
 def _saturation(image, factor):
-    if factor == 1:
-        return image
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(image, factor, grey, 1 - factor, 0.0)
 
 
 def _hue(image, factor):
-    if factor == 0:
-        return image
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     return cv2.cvtColor(cv2.LUT(hsv, _hue_table(int(np.floor(_HUES * factor)))), cv2.COLOR_HSV2RGB)
 
@@ -94,4 +86,5 @@ def _hue_table(shift):
     return np.stack([(values + shift) % _HUES, values, values], axis=1).astype(np.uint8)[:, None]
 
 
-_ADJUST = (_brightness, _contrast, _saturation, _hue)
+# Each with the factor that changes nothing.
+_ADJUSTMENTS = ((_brightness, 1), (_contrast, 1), (_saturation, 1), (_hue, 0))
