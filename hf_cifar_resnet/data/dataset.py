@@ -83,9 +83,15 @@ def decode(dataset, size=IMAGE_SIZE, column=None):
     Raises:
         UserError: naming the image that cannot be decoded.
     """
+    from datasets import config
+
     if not dataset.cache_files:
         return _decode_all(dataset, size)
-    path = _cache_path(dataset, size, column)
+    files = [Path(file["filename"]) for file in dataset.cache_files]
+    source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(repr((source, column)).encode())
+    digest.update(np.asarray(dataset["row"][:]).tobytes())
+    path = Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v3-{digest.hexdigest()}-{size}.npy")
     with contextlib.suppress(OSError, ValueError, EOFError):  # it is absent or damaged
         images = np.load(path, mmap_mode="r")
         if images.shape == (len(dataset), size, size, 3):
@@ -95,17 +101,6 @@ def decode(dataset, size=IMAGE_SIZE, column=None):
         _write_cache(path, images)
         return np.load(path, mmap_mode="r")
     return images
-
-
-def _cache_path(dataset, size, column):
-    """Return the cache file for the Arrow files, image column and rows of a dataset."""
-    from datasets import config
-
-    files = [Path(file["filename"]) for file in dataset.cache_files]
-    source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = hashlib.sha256(repr((source, column)).encode())
-    digest.update(np.asarray(dataset["row"][:]).tobytes())
-    return Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v3-{digest.hexdigest()}-{size}.npy")
 
 
 def _write_cache(path, images):

@@ -67,8 +67,7 @@ def cutmix(pixel_values, kept, rng):
     rows, columns = _span(height, kept, rng), _span(width, kept, rng)
     mixed = pixel_values.clone()
     mixed[..., rows, columns] = pixel_values.roll(1, 0)[..., rows, columns]
-    replaced = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return mixed, 1 - replaced / (height * width)
+    return mixed, 1 - mixed[0, 0, rows, columns].numel() / (height * width)
 
 
 def _span(size, kept, rng):

@@ -136,7 +136,8 @@ def load_raw(name, config_name=None, revision=None):
         return BUILT_IN[name](), None
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
     is_folder = os.path.isdir(name)
-    if not is_folder and (os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1):
+    is_hub_id = re.fullmatch(r"[^.~/\\][^/]*(/[^/]+)?", name)
+    if not is_folder and (os.path.exists(name) or not is_hub_id):
         raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
     if is_folder and re.search(r"[*?\[\]\r\n]|::", os.path.abspath(name)):
         raise UserError(
@@ -150,9 +151,9 @@ def load_raw(name, config_name=None, revision=None):
         builder.download_and_prepare()
         return builder.as_dataset(), None if is_folder else builder.hash
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
-        # An error of reading a file is behind one that says only that something was wrong.
-        hidden = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
-        reason = one_line(hidden or error).rstrip(".")
+        # A DatasetGenerationError says only that something was wrong.
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+        reason = one_line(cause).rstrip(".")
         if is_folder:
             raise UserError(
                 f"the folder {name} cannot be read: {reason}; it needs the parquet files or images of train and test"
@@ -230,7 +231,6 @@ def _canonical(splits, image_column, label_column):
             raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that {first} has")
     names = _label_names(splits, label_column)
     renames = {image_column: "image", label_column: "label", superclass: "superclass"}
-    canonical = {}
     for name, part in splits.items():
         if not isinstance(part.features[image_column], datasets.Image):
             raise UserError(f"the column {image_column} holds no images; name the right one with --image_column_name")
@@ -239,10 +239,10 @@ def _canonical(splits, image_column, label_column):
         part = part.add_column("row", range(len(part)))
         if "string" in (getattr(part.features["label"], "dtype", None) or ""):
             part = part.cast_column("label", datasets.ClassLabel(names=names))
-        canonical[name] = part
         _check_labels(part, name, len(names))
-    superclass_of, superclass_names = _superclasses(canonical[first], len(names)) if superclass else (None, None)
-    return canonical, [str(name) for name in names], superclass_of, superclass_names
+        splits[name] = part
+    superclass_of, superclass_names = _superclasses(splits[first], len(names)) if superclass else (None, None)
+    return splits, [str(name) for name in names], superclass_of, superclass_names
 
 
 def _find_column(kind, given, candidates, columns):

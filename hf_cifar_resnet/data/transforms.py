@@ -26,8 +26,7 @@ class PadAndCrop(A.ImageOnlyTransform):
 
     def get_params(self):
         places = 2 * self.padding + 1
-        return {"down": int(self.py_random.random() * places) - self.padding,
-                "right": int(self.py_random.random() * places) - self.padding}  # fmt: skip
+        return {way: int(self.py_random.random() * places) - self.padding for way in ("down", "right")}
 
     def apply(self, img, down, right, **params):
         (height, width), border = img.shape[:2], self.padding
@@ -40,20 +39,13 @@ class FastColorJitter(A.ColorJitter):
     """`A.ColorJitter` with a quarter of the passes over the image; the results differ by at most one grey level."""
 
     def get_params(self):
-        draw = self.py_random.uniform
-        return {
-            "brightness": draw(*self.brightness),
-            "contrast": draw(*self.contrast),
-            "saturation": draw(*self.saturation),
-            "hue": draw(*self.hue),
-            "order": _ORDERS[int(self.py_random.random() * len(_ORDERS))],
-        }
+        factors = {name: self.py_random.uniform(*getattr(self, name)) for name, _, _ in _ADJUSTMENTS}
+        return factors | {"order": _ORDERS[int(self.py_random.random() * len(_ORDERS))]}
 
-    def apply(self, img, brightness, contrast, saturation, hue, order, **params):
-        factors = (brightness, contrast, saturation, hue)
-        for which in order:
-            adjust, neutral = _ADJUSTMENTS[which]
-            img = img if factors[which] == neutral else adjust(img, factors[which])
+    def apply(self, img, order, **params):
+        for name, adjust, neutral in (_ADJUSTMENTS[number] for number in order):
+            if params[name] != neutral:
+                img = adjust(img, params[name])
         return img
 
 
@@ -86,5 +78,10 @@ def _hue_table(shift):
     return np.stack([(values + shift) % _HUES, values, values], axis=1).astype(np.uint8)[:, None]
 
 
-# Each with the factor that changes nothing.
-_ADJUSTMENTS = ((_brightness, 1), (_contrast, 1), (_saturation, 1), (_hue, 0))
+# Each with its function and the factor that changes nothing.
+_ADJUSTMENTS = (
+    ("brightness", _brightness, 1),
+    ("contrast", _contrast, 1),
+    ("saturation", _saturation, 1),
+    ("hue", _hue, 0),
+)

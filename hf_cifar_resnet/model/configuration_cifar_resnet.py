@@ -17,10 +17,7 @@ STANDARD_DEPTHS = {
     152: ("bottleneck", [3, 8, 36, 3], STANDARD_WIDTHS),
     # Section 4.2, for CIFAR: 6n + 2 layers. At the start of a stage the paper's shortcut pads with zeros, and ours is
     # a 1x1 convolution with BatchNorm as in torchvision, with 2,752 weights more.
-    20: ("basic", [3, 3, 3], CIFAR_WIDTHS),
-    32: ("basic", [5, 5, 5], CIFAR_WIDTHS),
-    44: ("basic", [7, 7, 7], CIFAR_WIDTHS),
-    56: ("basic", [9, 9, 9], CIFAR_WIDTHS),
+    **{6 * n + 2: ("basic", [n, n, n], CIFAR_WIDTHS) for n in (3, 5, 7, 9)},
 }
 # To be increased when a field changes its meaning; `from_pretrained` reads all versions up to this one.
 FORMAT_VERSION = 1
