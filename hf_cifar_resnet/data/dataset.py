@@ -36,9 +36,10 @@ def to_rgb_array(image, size=IMAGE_SIZE):
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         levels = np.asarray(image)
-        # Fractions from 0 to 1 would give an image that is almost black; NaN compares as false.
-        if not ((levels >= 0) & (levels <= 255)).all() or (levels.max() <= 1 and (levels % 1).any()):
+        if not ((levels >= 0) & (levels <= 255)).all():  # also true if one is NaN
             raise ValueError("its pixels are not all grey levels from 0 to 255: scale it to 8 bits")
+        if levels.max() <= 1 and (levels % 1).any():  # which would give an image that is almost black
+            raise ValueError("its pixels are fractions from 0 to 1, not grey levels from 0 to 255: scale it to 8 bits")
     ImageOps.exif_transpose(image, in_place=True)  # which copies no image that is upright
     if image.has_transparency_data:
         image = image.convert("RGBA")
