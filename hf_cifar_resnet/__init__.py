@@ -16,7 +16,7 @@ _HOMES = {
     "CifarTrainingArguments": "training.arguments",
     "ImageDataset": "data.dataset",
     "ScheduleCallback": "training.schedules",
-    "Scorer": "evaluation.scoring",
+    "Scorer": "evaluation.metrics",
     "load_splits": "data.sources",
 }
 __all__ = [*_HOMES, "__version__"]

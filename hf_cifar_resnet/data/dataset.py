@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from ..choices import IMAGE_SIZE
 from ..errors import UserError, one_line
@@ -35,9 +35,12 @@ def to_rgb_array(image, size=IMAGE_SIZE):
         ValueError: if the pixels are not grey levels from 0 to 255.
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        _check_grey_levels(image)
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise transposing would copy
-        image = ImageOps.exif_transpose(image)
+        levels = np.asarray(image)
+        if not ((levels >= 0) & (levels <= 255)).all():  # also true if one is NaN
+            raise ValueError("its pixels are not all grey levels from 0 to 255: scale it to 8 bits")
+        if levels.max() <= 1 and (levels % 1).any():  # which would give an image that is almost black
+            raise ValueError("its pixels are fractions from 0 to 1, not grey levels from 0 to 255: scale it to 8 bits")
+    ImageOps.exif_transpose(image, in_place=True)  # which copies no image that is upright
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -45,15 +48,6 @@ def to_rgb_array(image, size=IMAGE_SIZE):
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)
-
-
-def _check_grey_levels(image):
-    levels = np.asarray(image)
-    if not ((levels >= 0) & (levels <= 255)).all():  # also true if one is NaN
-        raise ValueError("its pixels are not all grey levels from 0 to 255: scale it to 8 bits")
-    # Converting them would give an image that is almost black.
-    if image.mode == "F" and levels.max() <= 1 and (levels % 1).any():
-        raise ValueError("its pixels are fractions from 0 to 1, not grey levels from 0 to 255: scale it to 8 bits")
 
 
 def read_rgb_array(source, size=IMAGE_SIZE):
@@ -90,50 +84,36 @@ def decode(dataset, size=IMAGE_SIZE, column=None):
     Raises:
         UserError: naming the image that cannot be decoded.
     """
-    if not dataset.cache_files:
-        return _decode_all(dataset, size)
-    path = _cache_path(dataset, size, column)
-    images = _read_cache(path, (len(dataset), size, size, 3))
-    if images is None:
-        images = _decode_all(dataset, size)
-        images = np.load(path, mmap_mode="r") if _write_cache(path, images) else images
-    return images
-
-
-def _cache_path(dataset, size, column):
-    """Return the cache file for the Arrow files, image column and rows of a dataset."""
     from datasets import config
 
+    if not dataset.cache_files:
+        return _decode_all(dataset, size)
     files = [Path(file["filename"]) for file in dataset.cache_files]
     source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr((source, column)).encode())
     digest.update(np.asarray(dataset["row"][:]).tobytes())
-    return Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v3-{digest.hexdigest()}-{size}.npy")
-
-
-def _read_cache(path, shape):
-    """Return the memory-mapped array in a cache file, or None if it is absent, damaged or of another shape."""
-    try:
+    path = Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v3-{digest.hexdigest()}-{size}.npy")
+    with contextlib.suppress(OSError, ValueError, EOFError):  # it is absent or damaged
         images = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+        if images.shape == (len(dataset), size, size, 3):
+            return images
+    images = _decode_all(dataset, size)
+    with contextlib.suppress(OSError):
+        _write_cache(path, images)
+        return np.load(path, mmap_mode="r")
+    return images
 
 
 def _write_cache(path, images):
-    """Write a cache file atomically. Return whether that succeeded."""
+    """Write a cache file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             np.save(file, images)
         os.replace(temporary, path)
-    except OSError:
-        return False
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return True
+        temporary.unlink(missing_ok=True)
 
 
 def _decode_all(dataset, size):
@@ -147,18 +127,14 @@ def _decode_all(dataset, size):
             stream = io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]
             images[i] = read_rgb_array(stream, size)
         except Exception as error:  # PIL's decoders raise errors of any type
-            where = f"image {row['row']} of split {dataset.split}"
-            if source and source["path"]:
-                where += f" ({source['path']})"
-            raise UserError(f"{where} cannot be decoded: {_reason(error)}. Remove or replace it.") from error
+            file = f" ({source['path']})" if source and source["path"] else ""
+            # Python's message for a missing image and PIL's for an unknown format do not help a user.
+            unknown = isinstance(error, (TypeError, Image.UnidentifiedImageError))
+            reason = "not an image" if unknown else one_line(error)
+            raise UserError(
+                f"image {row['row']} of split {dataset.split}{file} cannot be decoded: {reason}. Remove or replace it."
+            ) from error
     return images
-
-
-def _reason(error):
-    # Python's message for a missing image and PIL's for an unknown format do not help a user.
-    if isinstance(error, (TypeError, Image.UnidentifiedImageError)):
-        return "not an image"
-    return one_line(error)
 
 
 def channel_statistics(images):

@@ -42,8 +42,10 @@ class Mixer:
         """
         rng = np.random.default_rng([self.seed, step, part, self.rank])
         labels = one_hot(labels, self.num_labels).float()
+        both = self.mixup_alpha and self.cutmix_alpha
+        cutmix_share = self.cutmix_share if both else float(self.cutmix_alpha > 0)
         # Both numbers are always drawn, so that the numbers that follow do not depend on the options.
-        mixed, cut = rng.random(2) < (self.probability, self._share_of_cutmix())
+        mixed, cut = rng.random(2) < (self.probability, cutmix_share)
         if not mixed:
             return pixel_values, labels
         if cut:
@@ -52,11 +54,6 @@ class Mixer:
             kept = rng.beta(self.mixup_alpha, self.mixup_alpha)
             pixel_values = torch.lerp(pixel_values.roll(1, 0), pixel_values, kept)
         return pixel_values, torch.lerp(labels.roll(1, 0), labels, kept)
-
-    def _share_of_cutmix(self):
-        if self.mixup_alpha and self.cutmix_alpha:
-            return self.cutmix_share
-        return float(self.cutmix_alpha > 0)
 
 
 def cutmix(pixel_values, kept, rng):
@@ -70,8 +67,7 @@ def cutmix(pixel_values, kept, rng):
     rows, columns = _span(height, kept, rng), _span(width, kept, rng)
     mixed = pixel_values.clone()
     mixed[..., rows, columns] = pixel_values.roll(1, 0)[..., rows, columns]
-    replaced = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return mixed, 1 - replaced / (height * width)
+    return mixed, 1 - mixed[0, 0, rows, columns].numel() / (height * width)
 
 
 def _span(size, kept, rng):

@@ -112,17 +112,11 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
         raise ValueError(f"color_jitter needs four strengths, 0 to 1 and hue 0 to 0.5, got {list(color_jitter)}")
     if not 0 <= random_erasing <= 1:
         raise ValueError(f"random_erasing must be a probability, 0 to 1, got {random_erasing}")
-    with warnings.catch_warnings():
-        # Albumentations warns about unknown arguments and then uses its defaults.
-        warnings.simplefilter("error", UserWarning)
-        try:
-            make = POLICIES.get(name)
-            transforms = make(image_size, color_jitter) if make else [_read(name, image_size)]
-            if random_erasing:
-                transforms.append(A.Erasing(ERASED_AREA, ERASED_RATIO, fill="random", p=random_erasing))
-            return A.Compose(transforms)
-        except UserWarning as warning:
-            raise ValueError(f"augmentation policy {name!r}: {warning}") from None
+    make = POLICIES.get(name)
+    transforms = make(image_size, color_jitter) if make else [_read(name, image_size)]
+    if random_erasing:
+        transforms.append(A.Erasing(ERASED_AREA, ERASED_RATIO, fill="random", p=random_erasing))
+    return A.Compose(transforms)
 
 
 def _read(name, image_size):
@@ -133,26 +127,23 @@ def _read(name, image_size):
         raise ValueError(f"there is no augmentation policy file {path}")
     try:
         content = {"yaml": read_yaml, "json": read_json}[POLICY_FORMATS[path.suffix]](path)
-        policy = A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
-    except UserWarning:
-        raise
+        with warnings.catch_warnings():
+            # Albumentations warns about unknown arguments and then uses its defaults.
+            warnings.simplefilter("error", UserWarning)
+            policy = A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
     except Exception as error:  # pydantic and Albumentations raise errors of any type
         kind = type(error).__name__
         raise ValueError(f"{path} holds no Albumentations policy: {kind}: {one_line(error)}") from error
-    _try_out(policy, name, image_size)
-    return policy
-
-
-def _try_out(policy, name, size):
-    image = np.zeros((size, size, 3), dtype=np.uint8)
+    image = np.zeros((image_size, image_size, 3), dtype=np.uint8)
     for _ in range(5):
         try:
             made = policy(image=image)["image"]
         except Exception as error:  # such as too large a size
-            shape = image.shape
-            raise ValueError(f"augmentation policy {name} fails on an image of {shape}: {one_line(error)}") from error
+            where = f"augmentation policy {name} fails on an image of {image.shape}"
+            raise ValueError(f"{where}: {one_line(error)}") from error
         if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
             raise ValueError(
                 f"augmentation policy {name} must make uint8 images of {image.shape} from such images, but made "
                 f"{made.dtype} {tuple(made.shape)}; normalising and batching come after it"
             )
+    return policy

@@ -17,25 +17,16 @@ def provenance(name, revision=None):
         name (`str`): the Hub id or folder that it was loaded from.
         revision (`str`, *optional*): its commit on the Hub.
     """
-    card = _card(name, revision)
-    if card is None:
+    # `datasets` has fetched the card of a dataset on the Hub already.
+    path = try_to_load_from_cache(name, "README.md", repo_type="dataset", revision=revision) if revision else None
+    path = Path(path) if isinstance(path, str) else Path(name, "README.md")
+    try:
+        card = DatasetCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except (OSError, ValueError, yaml.YAMLError):  # no file, no UTF-8 text, or no valid header
         return {"revision": revision, "license": None, "citation": None}
-    licence = card.data.get("license")
-    cited = _BIBTEX.search(card.text)
+    licence, cited = card.data.get("license"), _BIBTEX.search(card.text)
     return {
         "revision": revision,
         "license": ", ".join(licence) if isinstance(licence, list) else licence,
         "citation": cited[0].strip() if cited else None,
     }
-
-
-def _card(name, revision):
-    # `datasets` has fetched it from the Hub already.
-    path = try_to_load_from_cache(name, "README.md", repo_type="dataset", revision=revision) if revision else None
-    path = Path(path) if isinstance(path, str) else Path(name, "README.md")
-    if not path.is_file():
-        return None
-    try:
-        return DatasetCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    except (ValueError, yaml.YAMLError):  # no UTF-8 text, or no valid header
-        return None

@@ -9,22 +9,15 @@ from PIL import Image, ImageDraw
 IMAGE_SIZE = 32
 SUPERSAMPLING = 4
 AXIS = np.linspace(-0.5, 0.5, IMAGE_SIZE)
-TRAIN_PER_CLASS, TEST_PER_CLASS = 50, 10
 VERSION = 1  # of the drawing, to be raised when an image changes, since the cache knows it by this alone
 TILT = np.pi / 8  # radians either way
 # A tenth of the colour circle apart, so that small hue shifts do not confuse them.
 COLOURS = ("red", "orange", "lime", "green", "mint", "cyan", "azure", "blue", "purple", "pink")
 
 
-def _polygon(corners, radius=1.0, centre=(0.0, 0.0), start=0.0, sweep=2 * np.pi):
-    angles = start + sweep * np.arange(corners) / corners
+def _polygon(corners, radius=1.0, centre=(0.0, 0.0), sweep=2 * np.pi):
+    angles = sweep * np.arange(corners) / corners
     return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
-
-
-def _star(points=5, inner=0.42):
-    outline = _polygon(2 * points)
-    outline[1::2] *= inner
-    return outline
 
 
 def _box(x, y):
@@ -41,7 +34,7 @@ SHAPES = {
     "square": [(_polygon(4), True)],
     "bar": [(_box(1, 0.25), True)],
     "cross": [(_box(1, 0.22), True), (_box(0.22, 1), True)],
-    "star": [(_star(), True)],
+    "star": [(_polygon(10, np.tile([1, 0.42], 5)), True)],
     "arrow": [
         (np.array([(-1, -0.18), (0.2, -0.18), (0.2, 0.18), (-1, 0.18)]), True),
         (np.array([(0.1, -0.75), (1, 0), (0.1, 0.75)]), True),
@@ -102,7 +95,7 @@ def shapes100(seed=0):
         image=ImageFeature(), label=ClassLabel(names=LABEL_NAMES), superclass=ClassLabel(names=list(SHAPES))
     )
     splits = {}
-    for number, (split, per_class) in enumerate({"train": TRAIN_PER_CLASS, "test": TEST_PER_CLASS}.items()):
+    for number, (split, per_class) in enumerate({"train": 50, "test": 10}.items()):
         arguments = {"seed": seed, "number": number, "per_class": per_class, "version": VERSION}
         try:
             splits[split] = Dataset.from_generator(_rows, features, gen_kwargs=arguments, split=split)
@@ -114,10 +107,6 @@ def shapes100(seed=0):
 def _rows(seed, number, per_class, version):
     rng = np.random.default_rng([seed, number])
     for label in rng.permutation(np.repeat(np.arange(len(LABEL_NAMES)), per_class)).tolist():
-        yield {"image": {"bytes": _png(draw(label, rng))}, "label": label, "superclass": label // len(COLOURS)}
-
-
-def _png(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=0)
-    return buffer.getvalue()
+        png = io.BytesIO()
+        Image.fromarray(draw(label, rng)).save(png, format="PNG", compress_level=0)
+        yield {"image": {"bytes": png.getvalue()}, "label": label, "superclass": label // len(COLOURS)}

@@ -1,6 +1,5 @@
 """Loading image classification datasets from the Hub, a folder or memory, and splitting them."""
 
-import functools
 import hashlib
 import os
 import re
@@ -10,15 +9,14 @@ import datasets
 import numpy as np
 
 from ..choices import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
-from ..errors import UserError, as_user_error
+from ..errors import UserError, as_user_error, one_line
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode
 from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100
 
-# Cached, because a process may train several times.
-BUILT_IN = {"shapes100": functools.cache(shapes100)}
+BUILT_IN = {"shapes100": shapes100}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 MAX_LABELS = 10**6
@@ -114,17 +112,11 @@ def load_splits(
     images = {name: decode(part, image_size, image_column_name) for name, part in parts.items()}
     if image_mean is None:
         image_mean, image_std = channel_statistics(images["train"])
-
-    def make(name, augmenter=None):
-        if name not in parts:
-            return None
-        labels = np.array(parts[name]["label"][:])
-        return ImageDataset(images[name], labels, image_mean, image_std, augmenter)
-
+    made = {name: ImageDataset(images[name], part["label"][:], image_mean, image_std) for name, part in parts.items()}
+    if "train" in made and policy.transforms:
+        made["train"].augmenter = Augmenter(policy, seed)
     return ImageSplits(
-        train=make("train", Augmenter(policy, seed) if policy.transforms else None),
-        validation=make("validation"),
-        test=make("test"),
+        *(made.get(name) for name in SPLITS),
         label_names=label_names,
         superclass_of=superclass_of,
         superclass_names=superclass_names,
@@ -144,9 +136,8 @@ def load_raw(name, config_name=None, revision=None):
         return BUILT_IN[name](), None
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
     is_folder = os.path.isdir(name)
-    if not is_folder and (
-        not name or os.path.exists(name) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    ):
+    is_hub_id = re.fullmatch(r"[^.~/\\][^/]*(/[^/]+)?", name)
+    if not is_folder and (os.path.exists(name) or not is_hub_id):
         raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
     if is_folder and re.search(r"[*?\[\]\r\n]|::", os.path.abspath(name)):
         raise UserError(
@@ -160,7 +151,9 @@ def load_raw(name, config_name=None, revision=None):
         builder.download_and_prepare()
         return builder.as_dataset(), None if is_folder else builder.hash
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
-        reason = _first_line(error)
+        # A DatasetGenerationError says only that something was wrong.
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+        reason = one_line(cause).rstrip(".")
         if is_folder:
             raise UserError(
                 f"the folder {name} cannot be read: {reason}; it needs the parquet files or images of train and test"
@@ -177,14 +170,6 @@ def _hash_folder(folder):
     found = sorted((path, os.stat(path)) for path in paths if os.path.isfile(path))
     stats = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
-
-
-def _first_line(error):
-    cause = error.__cause__ or error.__context__
-    text = str(error).strip() or type(error).__name__
-    if type(error).__name__ == "DatasetGenerationError" and cause is not None:
-        text = str(cause).strip() or type(cause).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 def split(raw, image_column, label_column, validation_fraction, split_seed, max_train_samples, max_eval_samples,
@@ -246,7 +231,6 @@ def _canonical(splits, image_column, label_column):
             raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that {first} has")
     names = _label_names(splits, label_column)
     renames = {image_column: "image", label_column: "label", superclass: "superclass"}
-    canonical = {}
     for name, part in splits.items():
         if not isinstance(part.features[image_column], datasets.Image):
             raise UserError(f"the column {image_column} holds no images; name the right one with --image_column_name")
@@ -255,10 +239,10 @@ def _canonical(splits, image_column, label_column):
         part = part.add_column("row", range(len(part)))
         if "string" in (getattr(part.features["label"], "dtype", None) or ""):
             part = part.cast_column("label", datasets.ClassLabel(names=names))
-        canonical[name] = part
         _check_labels(part, name, len(names))
-    superclass_of, superclass_names = _superclasses(canonical[first], len(names)) if superclass else (None, None)
-    return canonical, [str(name) for name in names], superclass_of, superclass_names
+        splits[name] = part
+    superclass_of, superclass_names = _superclasses(splits[first], len(names)) if superclass else (None, None)
+    return splits, [str(name) for name in names], superclass_of, superclass_names
 
 
 def _find_column(kind, given, candidates, columns):

@@ -26,36 +26,26 @@ class PadAndCrop(A.ImageOnlyTransform):
 
     def get_params(self):
         places = 2 * self.padding + 1
-        return {"down": int(self.py_random.random() * places) - self.padding,
-                "right": int(self.py_random.random() * places) - self.padding}  # fmt: skip
+        return {way: int(self.py_random.random() * places) - self.padding for way in ("down", "right")}
 
     def apply(self, img, down, right, **params):
-        height, width = img.shape[:2]
-        result = np.zeros_like(img)
-        top, left = max(0, -down), max(0, -right)
-        bottom, end = min(height, height - down), min(width, width - right)
-        if top < bottom and left < end:
-            result[top:bottom, left:end] = img[top + down : bottom + down, left + right : end + right]
-        return result
+        (height, width), border = img.shape[:2], self.padding
+        padded = cv2.copyMakeBorder(img, border, border, border, border, cv2.BORDER_CONSTANT, value=0)
+        top, left = border + down, border + right
+        return np.ascontiguousarray(padded[top : top + height, left : left + width])
 
 
 class FastColorJitter(A.ColorJitter):
     """`A.ColorJitter` with a quarter of the passes over the image; the results differ by at most one grey level."""
 
     def get_params(self):
-        draw = self.py_random.uniform
-        return {
-            "brightness": draw(*self.brightness),
-            "contrast": draw(*self.contrast),
-            "saturation": draw(*self.saturation),
-            "hue": draw(*self.hue),
-            "order": _ORDERS[int(self.py_random.random() * len(_ORDERS))],
-        }
+        factors = {name: self.py_random.uniform(*getattr(self, name)) for name, _, _ in _ADJUSTMENTS}
+        return factors | {"order": _ORDERS[int(self.py_random.random() * len(_ORDERS))]}
 
-    def apply(self, img, brightness, contrast, saturation, hue, order, **params):
-        factors = (brightness, contrast, saturation, hue)
-        for which in order:
-            img = _ADJUST[which](img, factors[which])
+    def apply(self, img, order, **params):
+        for name, adjust, neutral in (_ADJUSTMENTS[number] for number in order):
+            if params[name] != neutral:
+                img = adjust(img, params[name])
         return img
 
 
@@ -63,26 +53,20 @@ class FastColorJitter(A.ColorJitter):
 
 
 def _brightness(image, factor):
-    return cv2.convertScaleAbs(image, alpha=factor, beta=-0.5) if factor != 1 else image
+    return cv2.convertScaleAbs(image, alpha=factor, beta=-0.5)
 
 
 def _contrast(image, factor):
-    if factor == 1:
-        return image
     mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
     return cv2.addWeighted(image, factor, image, 0.0, mean * (1 - factor) - 0.5)
 
 
 def _saturation(image, factor):
-    if factor == 1:
-        return image
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(image, factor, grey, 1 - factor, 0.0)
 
 
 def _hue(image, factor):
-    if factor == 0:
-        return image
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     return cv2.cvtColor(cv2.LUT(hsv, _hue_table(int(np.floor(_HUES * factor)))), cv2.COLOR_HSV2RGB)
 
@@ -94,4 +78,10 @@ def _hue_table(shift):
     return np.stack([(values + shift) % _HUES, values, values], axis=1).astype(np.uint8)[:, None]
 
 
-_ADJUST = (_brightness, _contrast, _saturation, _hue)
+# Each with its function and the factor that changes nothing.
+_ADJUSTMENTS = (
+    ("brightness", _brightness, 1),
+    ("contrast", _contrast, 1),
+    ("saturation", _saturation, 1),
+    ("hue", _hue, 0),
+)

@@ -109,12 +109,7 @@ def mcnemar(correct, other_correct):
     """
     from scipy.stats import binomtest
 
-    correct, other_correct = np.asarray(correct, dtype=bool), np.asarray(other_correct, dtype=bool)
-    first, second = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
-    return {
-        "both": int((correct & other_correct).sum()),
-        "only_first": first,
-        "only_second": second,
-        "neither": int((~correct & ~other_correct).sum()),
-        "p": float(binomtest(first, first + second).pvalue) if first + second else 1.0,
-    }
+    matrix = confusion_matrix(np.asarray(other_correct, dtype=int), np.asarray(correct, dtype=int), 2)
+    (neither, second), (first, both) = matrix.tolist()
+    p = float(binomtest(first, first + second).pvalue) if first + second else 1.0
+    return {"both": both, "only_first": first, "only_second": second, "neither": neither, "p": p}

@@ -17,10 +17,7 @@ STANDARD_DEPTHS = {
     152: ("bottleneck", [3, 8, 36, 3], STANDARD_WIDTHS),
     # Section 4.2, for CIFAR: 6n + 2 layers. At the start of a stage the paper's shortcut pads with zeros, and ours is
     # a 1x1 convolution with BatchNorm as in torchvision, with 2,752 weights more.
-    20: ("basic", [3, 3, 3], CIFAR_WIDTHS),
-    32: ("basic", [5, 5, 5], CIFAR_WIDTHS),
-    44: ("basic", [7, 7, 7], CIFAR_WIDTHS),
-    56: ("basic", [9, 9, 9], CIFAR_WIDTHS),
+    **{6 * n + 2: ("basic", [n, n, n], CIFAR_WIDTHS) for n in (3, 5, 7, 9)},
 }
 # To be increased when a field changes its meaning; `from_pretrained` reads all versions up to this one.
 FORMAT_VERSION = 1
@@ -89,8 +86,6 @@ class CifarResNetConfig(PreTrainedConfig):
         try:
             super().__post_init__(**kwargs)
             self.to_dict()
-        except ValueError:
-            raise
         except Exception as error:  # transformers' own checks raise errors of any type
             raise ValueError(f"a field of the configuration has a wrong value: {error}") from error
         # The Auto classes find the code in the checkpoint's folder.
@@ -105,12 +100,25 @@ class CifarResNetConfig(PreTrainedConfig):
         for name in ("stage_depths", "stage_widths"):
             if isinstance(getattr(self, name), tuple):
                 setattr(self, name, list(getattr(self, name)))
-        if not _is_positive_int(self.format_version) or self.format_version > FORMAT_VERSION:
-            raise ValueError(
-                f"format_version {self.format_version!r} is later than this hf_cifar_resnet knows ({FORMAT_VERSION}): "
-                "update the package, or load it with trust_remote_code=True"
-            )
-        self._set_shape()
+        if self.depth is None and self.block is None and self.stage_depths is None:
+            self.depth = 50
+        if self.depth is not None:
+            if self.depth not in list(STANDARD_DEPTHS):
+                raise ValueError(f"depth must be one of {', '.join(map(str, STANDARD_DEPTHS))}, got {self.depth!r}")
+            block, stage_depths, stage_widths = STANDARD_DEPTHS[self.depth]
+            for name, implied in (("block", block), ("stage_depths", stage_depths)):
+                given = getattr(self, name)
+                if given not in (None, implied):
+                    raise ValueError(f"depth {self.depth} means {name} {implied}, got {given!r}: give one or the other")
+            self.block, self.stage_depths = block, list(stage_depths)
+            self.stage_widths = list(stage_widths) if self.stage_widths is None else self.stage_widths
+        if self.block is None or self.stage_depths is None:
+            raise ValueError("give both block and stage_depths (or only depth)")
+        if self.depth is None:
+            shape = (self.block, self.stage_depths)
+            self.depth = next((depth for depth, standard in STANDARD_DEPTHS.items() if shape == standard[:2]), None)
+        if self.stage_widths is None and isinstance(self.stage_depths, list):
+            self.stage_widths = STANDARD_WIDTHS[: len(self.stage_depths)]
         self._check_values()
 
     def _check_common(self, kwargs):
@@ -122,6 +130,11 @@ class CifarResNetConfig(PreTrainedConfig):
             # It would hide a method or a setting of the class.
             if name != "model_type" and found is not None and not isinstance(found, property):
                 raise ValueError(f"{name} is no field of a configuration")
+        if not _is_positive_int(self.format_version) or self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"format_version {self.format_version!r} is later than this hf_cifar_resnet knows ({FORMAT_VERSION}): "
+                "update the package, or load it with trust_remote_code=True"
+            )
         self.dtype = self.dtype if self.dtype is not None else kwargs.pop("torch_dtype", None)
         if self.dtype is not None and str(self.dtype).removeprefix("torch.") not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
@@ -141,31 +154,6 @@ class CifarResNetConfig(PreTrainedConfig):
                     f"id2label must have one line of text for each class, at most {MAX_LABEL_LENGTH} characters, "
                     f"got {str(name)[:50]!r} for {number}"
                 )
-        if self.label2id is not None and not isinstance(self.label2id, dict):
-            raise ValueError("label2id must give each name its number")
-
-    def _set_shape(self):
-        if self.depth is None and self.block is None and self.stage_depths is None:
-            self.depth = 50
-        if self.depth is not None:
-            if self.depth not in list(STANDARD_DEPTHS):
-                raise ValueError(f"depth must be one of {', '.join(map(str, STANDARD_DEPTHS))}, got {self.depth!r}")
-            block, stage_depths, stage_widths = STANDARD_DEPTHS[self.depth]
-            for name, implied in (("block", block), ("stage_depths", stage_depths)):
-                given = getattr(self, name)
-                if given not in (None, implied):
-                    raise ValueError(f"depth {self.depth} means {name} {implied}, got {given!r}: give one or the other")
-            self.block, self.stage_depths = block, list(stage_depths)
-            self.stage_widths = list(stage_widths) if self.stage_widths is None else self.stage_widths
-        if self.block is None or self.stage_depths is None:
-            raise ValueError("give both block and stage_depths (or only depth)")
-        if self.depth is None:
-            shape = (self.block, self.stage_depths)
-            self.depth = next((depth for depth, standard in STANDARD_DEPTHS.items() if shape == standard[:2]), None)
-        if self.stage_widths is None:
-            if not isinstance(self.stage_depths, list) or len(self.stage_depths) > len(STANDARD_WIDTHS):
-                raise ValueError(f"stage_depths {self.stage_depths!r} needs stage_widths of the same length")
-            self.stage_widths = STANDARD_WIDTHS[: len(self.stage_depths)]
 
     def _check_values(self):
         for name, value, choices in (("block", self.block, BLOCKS), ("stem", self.stem, STEMS)):

@@ -212,12 +212,21 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         Raises:
             ValueError: for any other module (ResNeXt, wide, dilated, another stem).
         """
-        model = cls(CifarResNetConfig(**{**_describe_torchvision(module), **config_kwargs}))
+        if not isinstance(module, torchvision.models.ResNet) or not isinstance(module.fc, nn.Linear):
+            raise ValueError(f"expected a torchvision ResNet with a linear classifier, got {type(module).__name__}")
+        shape = {
+            "block": "basic" if isinstance(module.layer1[0], BasicBlock) else "bottleneck",
+            "stage_depths": [len(stage) for stage in (module.layer1, module.layer2, module.layer3, module.layer4)],
+            "stem": "cifar" if isinstance(module.maxpool, nn.Identity) else "imagenet",
+            "num_labels": module.fc.out_features,
+        }
+        model = cls(CifarResNetConfig(**shape | config_kwargs))
         # A module's repr shows every stride, padding, activation and epsilon.
         if repr(_build_torchvision(model.config)) != repr(module):
             raise ValueError("this is not a plain torchvision ResNet (ResNeXt, wide, dilated and changed ones are not)")
-        weights = {f"resnet.backbone.{name}": tensor for name, tensor in module.state_dict().items()}
-        model.load_state_dict({n.replace("resnet.backbone.fc.", "classifier."): t for n, t in weights.items()})
+        weights = module.state_dict()
+        model.classifier.load_state_dict({name: weights.pop(f"fc.{name}") for name in ("weight", "bias")})
+        model.resnet.backbone.load_state_dict(weights)
         return model.train(module.training)
 
     def to_torchvision(self):
@@ -230,8 +239,7 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         if self.config.dropout > 0 or self.config.drop_path_rate > 0:
             raise ValueError("torchvision's ResNet has no dropout and no stochastic depth")
         module = _build_torchvision(self.config)
-        weights = {n.removeprefix("resnet.backbone."): tensor for n, tensor in self.state_dict().items()}
-        module.load_state_dict({n.replace("classifier.", "fc."): tensor for n, tensor in weights.items()})
+        module.load_state_dict(self.resnet.backbone.state_dict() | self.classifier.state_dict(prefix="fc."))
         return module.train(self.training)
 
 
@@ -244,19 +252,6 @@ def _build_torchvision(config):
         module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         module.maxpool = nn.Identity()
     return module
-
-
-def _describe_torchvision(module):
-    if not isinstance(module, torchvision.models.ResNet):
-        raise ValueError(f"expected a torchvision.models.ResNet, got {type(module).__name__}")
-    if not isinstance(module.fc, nn.Linear):
-        raise ValueError("expected a torchvision ResNet with a linear classifier as fc")
-    return {
-        "block": "basic" if isinstance(module.layer1[0], BasicBlock) else "bottleneck",
-        "stage_depths": [len(stage) for stage in (module.layer1, module.layer2, module.layer3, module.layer4)],
-        "stem": "cifar" if isinstance(module.maxpool, nn.Identity) else "imagenet",
-        "num_labels": module.fc.out_features,
-    }
 
 
 __all__ = ["CifarResNetForImageClassification", "CifarResNetModel", "CifarResNetPreTrainedModel"]

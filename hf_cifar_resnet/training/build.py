@@ -91,7 +91,7 @@ def load_data(data_args, seed):
 
 def check_metric(args, data):
     """Raise [`UserError`] if `metric_for_best_model` will not be computed."""
-    from ..evaluation.scoring import score_names
+    from ..evaluation.metrics import score_names
 
     known = score_names(len(data.label_names), data.superclass_of is not None)
     if args.metric_for_best_model.removeprefix("eval_") not in known:

@@ -20,7 +20,7 @@ from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, label_share
 from ..device import LEAST_CHANNELS, memory_format_for
 from ..errors import UserError
-from ..evaluation.scoring import Scorer
+from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from . import schedules

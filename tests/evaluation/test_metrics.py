@@ -3,8 +3,7 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from hf_cifar_resnet.evaluation.metrics import CrossEntropy, SuperclassAccuracy, TopKAccuracy
-from hf_cifar_resnet.evaluation.scoring import Scorer
+from hf_cifar_resnet.evaluation.metrics import CrossEntropy, Scorer, SuperclassAccuracy, TopKAccuracy
 
 
 def noise(count, num_labels, seed, levels=None):
