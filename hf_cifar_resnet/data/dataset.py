@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..choices import IMAGE_SIZE
 from ..errors import UserError, one_line
@@ -40,7 +40,8 @@ def to_rgb_array(image, size=IMAGE_SIZE):
             raise ValueError("its pixels are not all grey levels from 0 to 255: scale it to 8 bits")
         if levels.max() <= 1 and (levels % 1).any():  # which would give an image that is almost black
             raise ValueError("its pixels are fractions from 0 to 1, not grey levels from 0 to 255: scale it to 8 bits")
-    ImageOps.exif_transpose(image, in_place=True)  # which copies no image that is upright
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise transposing would copy
+        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
