@@ -30,8 +30,6 @@ from ..errors import UserError
 from . import callbacks, optimizers, schedules
 from .schedule_free import check_schedule_free
 
-EVAL_SPLITS = ("validation", "test")
-LR_SCALINGS = ("none", "linear", "sqrt")
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
 # Arguments, and the values that they may have.
@@ -84,7 +82,9 @@ class DataArguments:
     label_column_name: str | None = _option(None, "column of the labels; found if not given")
     validation_fraction: float = _option(0.1, "share of the training images held out, stratified")
     split_seed: int = _option(0, "seed of the held-out images and of the slices")
-    eval_split: str = _option("validation", "split for best model, plateau and early stopping", choices=EVAL_SPLITS)
+    eval_split: str = _option(
+        "validation", "split for best model, plateau and early stopping", choices=("validation", "test")
+    )
     max_train_samples: int | None = _option(None, "train on a stratified slice")
     max_eval_samples: int | None = _option(None, "evaluate and test on stratified slices")
     image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
@@ -125,7 +125,7 @@ class CifarTrainingArguments(TrainingArguments):
     # Ours
     global_batch_size: int = _option(256, "images per optimizer step in all; --per_device_train_batch_size wins")
     lr_scaling: str = _option(
-        "none", f"scale learning_rate by global batch / {LR_BATCH}, or its root", choices=LR_SCALINGS
+        "none", f"scale learning_rate by global batch / {LR_BATCH}, or its root", choices=("none", "linear", "sqrt")
     )
     mixup_alpha: float = _option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
     cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
@@ -179,15 +179,12 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
-        schedule, optim = self.lr_scheduler_type, self.optim
+        schedule, is_muon = self.lr_scheduler_type, self.optim == optimizers.MUON
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
-        try:
-            # TrainingArguments refuses the names of our schedules, and Muon.
-            self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if optim == optimizers.MUON else optim
-            super().__post_init__()
-        finally:
-            self.lr_scheduler_type = schedule
-            self.optim = optim if optim == optimizers.MUON else self.optim
+        # TrainingArguments refuses the names of our schedules, and Muon.
+        self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
+        super().__post_init__()
+        self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
@@ -206,7 +203,7 @@ class CifarTrainingArguments(TrainingArguments):
                 value = getattr(self, name)
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
-        optimizers.argument_names(self.optim_args)
+        optimizers.parse_optim_args(self.optim_args)
         check_schedule_free(self)
         most = max(64, 4 * (os.cpu_count() or 1))
         workers = self.dataloader_num_workers or 0

@@ -70,13 +70,12 @@ def leave_processes_at_exit():
     (https://github.com/pytorch/pytorch/pull/179291).
     """
 
+    @atexit.register
     def leave():
         if torch.distributed.is_initialized():
             # Otherwise a Trainer's DistributedDataParallel may still hold the group.
             gc.collect()
             torch.distributed.destroy_process_group()
-
-    atexit.register(leave)
 
 
 # Signals

@@ -39,8 +39,7 @@ class CifarTrainer(Trainer):
     images/s are logged, biases and BatchNorm have no weight decay, and all of
     [`~hf_cifar_resnet.training.schedules`] are available. Arguments are saved as JSON instead of a pickle.
 
-    If batches are mixed, train accuracy is the mean share of the mixed label that the predicted class has. With
-    `ema_decay` evaluations and the final model have the averaged weights; `checkpoint-*` has the raw ones, beside
+    With `ema_decay` evaluations and the final model have the averaged weights; `checkpoint-*` has the raw ones, beside
     `ema.safetensors`. A checkpoint is verified before a training resumes from it, which then ends, on a CPU, with the
     same bits as an uninterrupted one.
 
@@ -61,7 +60,7 @@ class CifarTrainer(Trainer):
         self._given = args
         self.figures, self._ema = TrainingFigures(), None
         self._scale = None
-        self._loaders = {}  # of evaluations
+        self._loaders = {}  # of evaluations and calibrations
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
         callbacks = [
@@ -135,11 +134,14 @@ class CifarTrainer(Trainer):
         return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
     def get_test_dataloader(self, test_dataset):
+        return self._kept_loader(test_dataset, self.args.eval_batch_size)
+
+    def _kept_loader(self, dataset, batch_size, positions=None):
         # Kept for each dataset, because its workers may persist.
-        if id(test_dataset) not in self._loaders:
-            loader = self._make_loader(test_dataset, self.args.eval_batch_size)
-            self._loaders[id(test_dataset)] = test_dataset, loader
-        return self._loaders[id(test_dataset)][1]
+        key = id(dataset), positions is None
+        if key not in self._loaders:
+            self._loaders[key] = dataset, self._make_loader(dataset, batch_size, sampler=positions)
+        return self._loaders[key][1]
 
     def _make_loader(self, dataset, batch_size, **options):
         if isinstance(dataset, ImageDataset) and self._scale in (None, (dataset.mean, dataset.std)):
@@ -316,12 +318,8 @@ class CifarTrainer(Trainer):
                 average_weights(self.optimizer, self.model, self._calibration_images())
 
     def _calibration_images(self):
-        key = id(self.train_dataset)
-        if key not in self._loaders:
-            positions = list(self._train_sampler())[:CALIBRATION_IMAGES]
-            loader = self._make_loader(self.train_dataset, self.args.per_device_train_batch_size, sampler=positions)
-            self._loaders[key] = self.train_dataset, loader
-        for batch in self._loaders[key][1]:
+        positions = self._train_sampler().order(0)[:CALIBRATION_IMAGES].tolist()
+        for batch in self._kept_loader(self.train_dataset, self.args.per_device_train_batch_size, positions):
             yield self._normalized(batch)["pixel_values"]
 
     def _share_buffers(self):
