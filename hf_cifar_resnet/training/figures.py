@@ -120,12 +120,12 @@ class FiguresCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         used = control.should_evaluate or control.should_save
         if used or control.should_log or state.global_step % CHECK_EVERY == 0:
-            self._check(args, state, model if used else None, train_dataloader)
+            self._check(args, model if used else None, train_dataloader)
 
     def on_epoch_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
-        self._check(args, state, model, train_dataloader)
+        self._check(args, model, train_dataloader)
 
-    def _check(self, args, state, model, train_dataloader):
+    def _check(self, args, model, train_dataloader):
         self.figures.read()
         bad = self.figures.bad
         if bad is None and model is not None and not _is_finite(model):

@@ -59,11 +59,8 @@ def parse_optim_args(optim_args):
 
 def check_optimizer(trainer):
     """
-    Create a Trainer's optimizer once, so that wrong arguments are found before training.
-
-    Raises:
-        ValueError: for a name in `optim_args` that the optimizer does not take, or a value that it refuses.
-        ImportError: if its package is not installed.
+    Create a Trainer's optimizer once, so that wrong arguments are found before training. Raises `ValueError` for a name
+    in `optim_args` that the optimizer does not take, or a value that it refuses; `ImportError` without its package.
     """
     args = trainer.args
     unknown = [name for name in parse_optim_args(args.optim_args) if not _takes(trainer, name)]

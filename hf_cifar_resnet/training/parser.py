@@ -139,14 +139,11 @@ def parse_arguments(argv=None, prog=None):
 def parse_with_run_record(parser, argv, others=None):
     """
     Parse a command line whose first argument is a checkpoint. Data arguments default to those in its run record.
+    `parser` is a [`CifarArgumentParser`] of [`DataArguments`]; `others` is the help of further checkpoints, which are
+    not accepted without it.
 
-    Args:
-        parser ([`CifarArgumentParser`] of [`DataArguments`]): gets the argument `checkpoint`.
-        others (`str`, *optional*): the help of further checkpoints, which are not accepted without it.
-
-    Returns:
-        options, [`DataArguments`] (`dataset_name` is None if neither the record nor the command line has one), and
-        the run record ({} if there is none).
+    Return options, [`DataArguments`] (`dataset_name` is None if neither the record nor the command line has one), and
+    the run record ({} if there is none).
     """
     from ..checkpoints.load import find_checkpoint
 

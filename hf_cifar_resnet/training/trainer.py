@@ -28,7 +28,7 @@ from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback, 
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
 from .optimizers import MUON, Muon
-from .schedule_free import CALIBRATION_IMAGES, AverageCallback, average_weights, is_schedule_free
+from .schedule_free import CALIBRATION_IMAGES, SCHEDULE_FREE, AverageCallback, average_weights
 
 
 class CifarTrainer(Trainer):
@@ -219,12 +219,12 @@ class CifarTrainer(Trainer):
         if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
             return self._load_ended(checkpoint)
         self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
-        self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
+        self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
         resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
         # These come after all callbacks that may request logs, evaluations and saves.
         last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
         with ExitStack() as stack:
-            averaging = AverageCallback(self._average_weights) if is_schedule_free(args) else None
+            averaging = AverageCallback(self._average_weights) if args.optim in SCHEDULE_FREE else None
             for callback in filter(None, (resumed, self._ema, averaging, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
@@ -232,10 +232,6 @@ class CifarTrainer(Trainer):
             if checkpoint is not None:
                 stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.figures.started))
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
-
-    @property
-    def _saves_ema(self):
-        return bool(self.args.ema_decay) and self.args.saved_weights == "ema"
 
     def _planned_steps(self):
         if self.args.max_steps > 0:
@@ -249,7 +245,8 @@ class CifarTrainer(Trainer):
         self.state.is_world_process_zero = self.is_world_process_zero()
         resume.ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        self.model.load_state_dict(load_file(Path(best or checkpoint, EMA_FILE if self._saves_ema else WEIGHTS)))
+        name = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
+        self.model.load_state_dict(load_file(Path(best or checkpoint, name)))
         self.log({"train_loss": self.figures.mean_loss()})
         return TrainOutput(self.state.global_step, self.figures.mean_loss(), {})
 
@@ -313,7 +310,7 @@ class CifarTrainer(Trainer):
 
     def _average_weights(self):
         """Put the averages of a schedule-free optimizer into the model."""
-        if is_schedule_free(self.args) and self.optimizer is not None:
+        if self.args.optim in SCHEDULE_FREE and self.optimizer is not None:
             with self.accelerator.autocast():
                 average_weights(self.optimizer, self.model, self._calibration_images())
 
