@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from transformers import TrainingArguments
@@ -30,8 +31,6 @@ from ..errors import UserError
 from . import callbacks, optimizers, schedules
 from .schedule_free import check_schedule_free
 
-EVAL_SPLITS = ("validation", "test")
-LR_SCALINGS = ("none", "linear", "sqrt")
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
 # Arguments, and the values that they may have.
@@ -48,7 +47,8 @@ RANGES = (
 
 
 def _option(default, help, **metadata):
-    return field(default=default, metadata={"help": help, **metadata})
+    chosen = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**chosen, metadata={"help": help, **metadata})
 
 
 @dataclass
@@ -84,17 +84,14 @@ class DataArguments:
     label_column_name: str | None = _option(None, "column of the labels; found if not given")
     validation_fraction: float = _option(0.1, "share of the training images held out, stratified")
     split_seed: int = _option(0, "seed of the held-out images and of the slices")
-    eval_split: str = _option("validation", "split for best model, plateau and early stopping", choices=EVAL_SPLITS)
+    eval_split: Literal["validation", "test"] = _option("validation", "split for best model, plateau, early stopping")
     max_train_samples: int | None = _option(None, "train on a stratified slice")
     max_eval_samples: int | None = _option(None, "evaluate and test on stratified slices")
     image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
     image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
     augmentation: str = _option("seed", f"policy: {', '.join(AUGMENTATIONS)}, or an Albumentations YAML or JSON file")
-    color_jitter: list[float] = field(
-        default_factory=lambda: list(COLOR_JITTER),
-        metadata={"help": "brightness, contrast, saturation, hue of policy seed"},
-    )
+    color_jitter: list[float] = _option(lambda: [*COLOR_JITTER], "brightness, contrast, saturation, hue of policy seed")
     random_erasing: float = _option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
 
     def __post_init__(self):
@@ -116,16 +113,14 @@ class DataArguments:
 @dataclass
 class CifarTrainingArguments(TrainingArguments):
     """
-    transformers' `TrainingArguments` with the defaults of the reference experiment and a few more arguments.
-
-    Raises:
-        ValueError: for values that cannot work.
+    transformers' `TrainingArguments` with the defaults of the reference experiment and a few more arguments. Raises
+    `ValueError` for values that cannot work.
     """
 
     # Ours
     global_batch_size: int = _option(256, "images per optimizer step in all; --per_device_train_batch_size wins")
-    lr_scaling: str = _option(
-        "none", f"scale learning_rate by global batch / {LR_BATCH}, or its root", choices=LR_SCALINGS
+    lr_scaling: Literal["none", "linear", "sqrt"] = _option(
+        "none", f"scale learning_rate by global batch / {LR_BATCH}, or its root"
     )
     mixup_alpha: float = _option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
     cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
@@ -133,7 +128,7 @@ class CifarTrainingArguments(TrainingArguments):
     cutmix_share: float = _option(0.5, "share of the mixed batches that get CutMix, where both are on")
     mixing_stop_epoch: float | None = _option(None, "stop mixing after so many epochs, or below 1 that share")
     ema_decay: float = _option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
-    saved_weights: str = _option("ema", "with --ema_decay, the weights to evaluate and save", choices=("ema", "raw"))
+    saved_weights: Literal["ema", "raw"] = _option("ema", "with --ema_decay, the weights to evaluate and save")
     sync_batchnorm: bool = _option(False, "BatchNorm statistics over the batches of all GPUs, not of each")
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
 
@@ -142,9 +137,7 @@ class CifarTrainingArguments(TrainingArguments):
     num_train_epochs: float = _option(50, "epochs")
     learning_rate: float = _option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
-    optim: str = _option(
-        "adamw_torch_fused", "adamw_torch_fused, sgd, muon, schedule_free_adamw, or another of the Trainer"
-    )
+    optim: str = _option("adamw_torch_fused", "or sgd, muon, schedule_free_adamw, or another of the Trainer's")
     weight_decay: float = _option(1e-4, "AdamW's; none on biases and BatchNorm")
     label_smoothing_factor: float = _option(0.1, "of the training loss; evaluation losses are plain")
     per_device_train_batch_size: int | None = _option(None, "instead of --global_batch_size")
@@ -179,15 +172,12 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
-        schedule, optim = self.lr_scheduler_type, self.optim
+        schedule, is_muon = self.lr_scheduler_type, self.optim == optimizers.MUON
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
-        try:
-            # TrainingArguments refuses the names of our schedules, and Muon.
-            self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if optim == optimizers.MUON else optim
-            super().__post_init__()
-        finally:
-            self.lr_scheduler_type = schedule
-            self.optim = optim if optim == optimizers.MUON else self.optim
+        # TrainingArguments refuses the names of our schedules, and Muon.
+        self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
+        super().__post_init__()
+        self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
@@ -206,7 +196,7 @@ class CifarTrainingArguments(TrainingArguments):
                 value = getattr(self, name)
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
-        optimizers.argument_names(self.optim_args)
+        optimizers.parse_optim_args(self.optim_args)
         check_schedule_free(self)
         most = max(64, 4 * (os.cpu_count() or 1))
         workers = self.dataloader_num_workers or 0

@@ -9,6 +9,7 @@ from ..checkpoints.load import label_names, load_model, load_processor
 from ..errors import UserError, as_user_error
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from .optimizers import check_optimizer
 
 # Arguments without weights, which may differ from the checkpoint's.
 _FREE = ("dropout", "drop_path_rate")
@@ -17,9 +18,7 @@ _FREE = ("dropout", "drop_path_rate")
 def find_pretrained(model_args, data_args):
     """
     Return the folder of the model to fine-tune, or None, and set its normalisation for the data if none is given.
-
-    Raises:
-        UserError: if there is no such model, or the arguments describe another one.
+    Raises [`UserError`] if there is no such model, or the arguments describe another one.
     """
     name = model_args.model_name_or_path
     if name is None:
@@ -100,12 +99,9 @@ def check_metric(args, data):
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """
-    Return a [`CifarTrainer`] that evaluates on `eval_split`; `kwargs` are passed on to it.
-
-    Raises:
-        UserError: if an argument needs a package that is not installed, or a feature that this model lacks.
+    Return a [`CifarTrainer`] that evaluates on `eval_split`; `kwargs` are passed on to it. Raises [`UserError`] if an
+    argument needs a package that is not installed, or a feature that this model lacks.
     """
-    from .optimizers import check_optimizer
     from .trainer import CifarTrainer
 
     with as_user_error("the Trainer does not take these arguments", ImportError, NotImplementedError, ValueError):

@@ -1,5 +1,6 @@
 """Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
 
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -109,7 +110,8 @@ SHOWN_AS = {"train_accuracy": "accuracy", "train_seconds": "seconds"}
 def parse_report_to(report_to):
     """Return a list of trackers. Raises `ValueError` for an unknown one, or one that is not installed."""
     names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
-    if set(names) <= {"none", "all"}:
+    trackers = set(names) - {"none", "all"}
+    if not trackers:
         return names
     # Imported here because it takes seconds.
     from transformers.integrations.integration_utils import (
@@ -117,7 +119,7 @@ def parse_report_to(report_to):
         get_available_reporting_integrations,
     )
 
-    for name in set(names) - {"none", "all"}:
+    for name in trackers:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(["none", "all", *sorted(INTEGRATION_TO_CALLBACK)])
             raise ValueError(f"report_to must be of {known}; got {name}")
@@ -133,17 +135,14 @@ def prepare_trackers(callbacks):
 
     for callback in callbacks:
         if type(callback) in INTEGRATION_TO_CALLBACK.values():
-            callback.on_log = _with_our_names(callback.on_log)
+            callback.on_log = partial(_log_renamed, callback.on_log)
             if type(callback).on_predict is TrainerCallback.on_predict:
-                callback.on_predict = _log_metrics(callback.on_log)
+                callback.on_predict = partial(_log_metrics, callback.on_log)
 
 
-def _with_our_names(on_log):
-    def log(*args, logs=None, **kwargs):
-        return on_log(*args, logs={SHOWN_AS.get(name, name): value for name, value in (logs or {}).items()}, **kwargs)
-
-    return log
+def _log_renamed(on_log, *args, logs, **kwargs):
+    on_log(*args, logs={SHOWN_AS.get(name, name): value for name, value in logs.items()}, **kwargs)
 
 
-def _log_metrics(on_log):
-    return lambda *args, metrics=None, **kwargs: on_log(*args, logs=metrics, **kwargs)
+def _log_metrics(on_log, *args, metrics, **kwargs):
+    on_log(*args, logs=metrics, **kwargs)

@@ -1,6 +1,7 @@
 """An exponential moving average (EMA) of the weights."""
 
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -70,19 +71,14 @@ class WeightAverage:
             tensor.copy_(saved[name])
 
 
+@dataclass(eq=False)
 class EmaCallback(TrainerCallback):
-    """
-    Keeps a [`WeightAverage`] during one training, and puts it into the model for evaluations and after training.
+    """Keeps a [`WeightAverage`] during one training, and puts it into the model for evaluations and after training."""
 
-    Args:
-        decay (`float`): of the average.
-        is_model (`bool`): False keeps the average but never puts it into the model.
-        resumed_from (`Path`, *optional*): the checkpoint from which to load the averages.
-    """
-
-    def __init__(self, decay, is_model=True, resumed_from=None):
-        self.decay, self.is_model, self.resumed_from = decay, is_model, resumed_from
-        self.average = None
+    decay: float
+    is_model: bool  # False keeps the average but never puts it into the model
+    resumed_from: Path | None  # the checkpoint from which to load the averages
+    average: WeightAverage | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.average = WeightAverage(model, self.decay)

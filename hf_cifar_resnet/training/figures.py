@@ -3,7 +3,7 @@
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 from accelerate.utils import gather_object
@@ -50,7 +50,7 @@ class TrainingFigures:
         """Return the figures as keyword arguments of [`TrainingFigures`], to be saved with a checkpoint."""
         self.read()
         self.seconds = time.perf_counter() - self._since
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)
 
     def add(self, values, images, step, learning_rate):
         """Add a batch, whose mean loss and number of correct images are `values`, a tensor on the device."""
@@ -120,12 +120,12 @@ class FiguresCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         used = control.should_evaluate or control.should_save
         if used or control.should_log or state.global_step % CHECK_EVERY == 0:
-            self._check(args, state, model if used else None, train_dataloader)
+            self._check(args, model if used else None, train_dataloader)
 
     def on_epoch_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
-        self._check(args, state, model, train_dataloader)
+        self._check(args, model, train_dataloader)
 
-    def _check(self, args, state, model, train_dataloader):
+    def _check(self, args, model, train_dataloader):
         self.figures.read()
         bad = self.figures.bad
         if bad is None and model is not None and not _is_finite(model):
@@ -133,19 +133,15 @@ class FiguresCallback(TrainerCallback):
         found = [each for each in gather_object([bad]) if each is not None]
         if found:
             step, learning_rate = min(found)
-            updates = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
-            images = self._images_of(step, updates, args)
+            # The images of this step, which is counted from 1.
+            epoch, update = divmod(step - 1, math.ceil(len(train_dataloader) / args.gradient_accumulation_steps))
+            size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            images = self.sampler.order(epoch)[update * size : (update + 1) * size]
             raise NonFiniteError(
                 f"step {step} (LR {learning_rate:.4g}): the loss or a weight is not finite. What {args.output_dir} has "
                 "saved before is intact: lower the learning rate or clip (--max_grad_norm), and begin again or resume. "
                 f"Its training images: {' '.join(map(str, images))}"
             )
-
-    def _images_of(self, step, updates, args):
-        """Return the indices of the images of an optimizer step, counted from 1."""
-        epoch, update = divmod(step - 1, updates)
-        size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        return self.sampler.order(epoch)[update * size : (update + 1) * size]
 
 
 @torch.no_grad()

@@ -22,10 +22,8 @@ class Muon:
             from timm.optim import Muon as TimmMuon
         except ImportError as error:
             raise ImportError('optim muon needs timm: pip install "hf-cifar-resnet[optim]"') from error
-        by_shape = {4: [], 2: [], 1: []}
-        for parameter in model.parameters():
-            by_shape[parameter.ndim].append(parameter)
-        convolutions, classifier, others = by_shape.values()
+        # Weights of convolutions, of the classifier, and all others.
+        convolutions, classifier, others = ([p for p in model.parameters() if p.ndim == n] for n in (4, 2, 1))
         adamw = {"use_fallback": True, "nesterov": False}
         groups = [
             {"params": convolutions, "weight_decay": weight_decay},
@@ -37,37 +35,35 @@ class Muon:
     @classmethod
     def with_arguments(cls, args):
         """Return what `get_optimizer_cls_and_kwargs` does."""
-        given = dict(part.split("=") for part in (args.optim_args or "").replace(" ", "").split(",") if part)
+        given = parse_optim_args(args.optim_args)
         try:
-            options = {name: MUON_ARGUMENTS[name](value) for name, value in given.items() if name in MUON_ARGUMENTS}
+            options = {name: read(given[name]) for name, read in MUON_ARGUMENTS.items() if name in given}
         except (KeyError, ValueError) as error:
             raise ValueError(f"optim_args {args.optim_args}: {error} is no value that Muon takes") from error
         betas = (args.adam_beta1, args.adam_beta2)
         return cls, {"weight_decay": args.weight_decay, "betas": betas, "eps": args.adam_epsilon, **options}
 
 
-def argument_names(optim_args):
-    """Return the names in `optim_args`. Raises `ValueError` for another form than `name=value,name=value`."""
-    parts = optim_args.replace(" ", "").split(",") if optim_args else []
-    names = [part.partition("=")[0] for part in parts]
-    if not all(names) or any(part.count("=") != 1 or part.endswith("=") for part in parts):
-        raise ValueError(f"optim_args must be of the form name=value,name=value, got {optim_args}")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"optim_args has {twice[0]} twice: {optim_args}")
-    return names
+def parse_optim_args(optim_args):
+    """Return `optim_args` as a dict of texts. Raises `ValueError` for another form than `name=value,name=value`."""
+    given = {}
+    for part in optim_args.replace(" ", "").split(",") if optim_args else []:
+        name, _, value = part.partition("=")
+        if not name or not value or "=" in value:
+            raise ValueError(f"optim_args must be of the form name=value,name=value, got {optim_args}")
+        if name in given:
+            raise ValueError(f"optim_args has {name} twice: {optim_args}")
+        given[name] = value
+    return given
 
 
 def check_optimizer(trainer):
     """
-    Create a Trainer's optimizer once, so that wrong arguments are found before training.
-
-    Raises:
-        ValueError: for a name in `optim_args` that the optimizer does not take, or a value that it refuses.
-        ImportError: if its package is not installed.
+    Create a Trainer's optimizer once, so that wrong arguments are found before training. Raises `ValueError` for a name
+    in `optim_args` that the optimizer does not take, or a value that it refuses; `ImportError` without its package.
     """
     args = trainer.args
-    unknown = [name for name in argument_names(args.optim_args) if not _takes(trainer, name)]
+    unknown = [name for name in parse_optim_args(args.optim_args) if not _takes(trainer, name)]
     if unknown:
         optimizer, _ = _prepared(trainer, None)
         known = MUON_ARGUMENTS if optimizer is Muon else inspect.signature(optimizer).parameters

@@ -3,7 +3,6 @@
 import json
 import sys
 from argparse import SUPPRESS
-from dataclasses import fields
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -24,18 +23,13 @@ REPLACES = (
     (("block", "stage_depths"), ("depth",)),
     (("global_batch_size",), ("per_device_train_batch_size",)),
 )
-
-
+_TRAINERS = "all other arguments of transformers.TrainingArguments"
 # The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
 HEADINGS = (
-    ("model", ModelArguments, {field.name for field in fields(ModelArguments)}),
-    ("data", DataArguments, {field.name for field in fields(DataArguments)}),
+    ("model", ModelArguments, ModelArguments.__annotations__),
+    ("data", DataArguments, DataArguments.__annotations__),
     ("training", CifarTrainingArguments, {"config", *CifarTrainingArguments.__annotations__}),
-    (
-        "all other arguments of transformers.TrainingArguments",
-        CifarTrainingArguments,
-        {field.name for field in fields(TrainingArguments)},
-    ),
+    (_TRAINERS, CifarTrainingArguments, TrainingArguments.__annotations__),
 )
 
 
@@ -145,14 +139,11 @@ def parse_arguments(argv=None, prog=None):
 def parse_with_run_record(parser, argv, others=None):
     """
     Parse a command line whose first argument is a checkpoint. Data arguments default to those in its run record.
+    `parser` is a [`CifarArgumentParser`] of [`DataArguments`]; `others` is the help of further checkpoints, which are
+    not accepted without it.
 
-    Args:
-        parser ([`CifarArgumentParser`] of [`DataArguments`]): gets the argument `checkpoint`.
-        others (`str`, *optional*): the help of further checkpoints, which are not accepted without it.
-
-    Returns:
-        options, [`DataArguments`] (`dataset_name` is None if neither the record nor the command line has one), and
-        the run record ({} if there is none).
+    Return options, [`DataArguments`] (`dataset_name` is None if neither the record nor the command line has one), and
+    the run record ({} if there is none).
     """
     from ..checkpoints.load import find_checkpoint
 
@@ -182,9 +173,9 @@ def _read_run_record(folder):
 
 def _parse_recorded(recorded):
     """Return recorded data arguments, validated like a command line because the checkpoint may be from anybody."""
-    known = {field.name for field in fields(DataArguments)}
     with as_user_error(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
-        given = {name: value for name, value in recorded.items() if name in known and value is not None}
+        known = {name: value for name, value in recorded.items() if name in DataArguments.__annotations__}
+        given = {name: value for name, value in known.items() if value is not None}
         words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
         [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])
     return {name: getattr(parsed, name) for name in given}

@@ -70,13 +70,12 @@ def leave_processes_at_exit():
     (https://github.com/pytorch/pytorch/pull/179291).
     """
 
+    @atexit.register
     def leave():
         if torch.distributed.is_initialized():
             # Otherwise a Trainer's DistributedDataParallel may still hold the group.
             gc.collect()
             torch.distributed.destroy_process_group()
-
-    atexit.register(leave)
 
 
 # Signals
@@ -111,10 +110,8 @@ class SignalWatch:
 
 class PreemptionCallback(TrainerCallback):
     """
-    Saves a checkpoint and ends the training of all processes at the same step after any of them received a signal.
-
-    Args:
-        watch ([`SignalWatch`]): from [`watch_signals`].
+    Saves a checkpoint and ends the training of all processes at the same step after any of them received a signal, as
+    their [`SignalWatch`] knows.
     """
 
     def __init__(self, watch):
@@ -163,10 +160,8 @@ class PreemptionCallback(TrainerCallback):
 @contextmanager
 def watch_signals(command):
     """
-    Yield a [`SignalWatch`] that handles signals within the context, and print how to resume if one ends the run.
-
-    Args:
-        command (list of `str`): the command line, to be printed.
+    Yield a [`SignalWatch`] that handles signals within the context. If one ends the run, print how to resume: with the
+    `command` (a list of `str`), changed to do so.
     """
     watch = SignalWatch()
     in_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers

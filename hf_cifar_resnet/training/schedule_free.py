@@ -17,14 +17,9 @@ SCHEDULES = ("constant", "constant_with_warmup")
 STATE = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
 
 
-def is_schedule_free(args):
-    """Return whether the arguments of a training name a schedule-free optimizer."""
-    return getattr(args.optim, "value", args.optim) in SCHEDULE_FREE
-
-
 def check_schedule_free(args):
     """Raise `ValueError` for arguments that average or lower what a schedule-free optimizer averages already."""
-    if not is_schedule_free(args):
+    if args.optim not in SCHEDULE_FREE:
         return
     if args.lr_scheduler_type not in SCHEDULES:
         raise ValueError(f"{args.optim} needs no schedule, got {args.lr_scheduler_type}: use {' or '.join(SCHEDULES)}")

@@ -2,8 +2,7 @@
 Learning-rate schedules by name: transformers' own, torch's `one_cycle`, and our `step`, `exponential`, `rex`, `points`.
 
 A schedule that follows evaluations (plateau and greedy) is a constant one (after an optional warmup) that a
-[`ScheduleCallback`] scales. The learning rate is always that of a scheduler object, so that it is logged, saved in
-`scheduler.pt` and restored.
+[`ScheduleCallback`] scales, so that the learning rate is logged, saved in `scheduler.pt` and restored.
 """
 
 import csv
@@ -15,16 +14,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 import yaml
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from transformers import SchedulerType, TrainerCallback, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 
 from . import schedule_free
 
 PLATEAU = "reduce_lr_on_plateau"
-# Schedules of transformers that ours replace, because they need metrics.
-_REPLACED = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
-_FROM_TRANSFORMERS = [kind.value for kind in SchedulerType if kind not in _REPLACED]
 WITHOUT_WARMUP = {
     "constant": "constant has no warmup: use constant_with_warmup",
     "one_cycle": 'one_cycle has its own warmup: give lr_scheduler_kwargs {"pct_start": ...}, not warmup_steps',
@@ -33,33 +29,33 @@ WITHOUT_WARMUP = {
 DEFAULT_WARMUP = 0.05
 
 
-def _step_factor(step, warmup, total, milestones=(0.3, 0.6, 0.8), gamma=0.2):
+def _step_factor(step, warmup_steps, total_steps, milestones=(0.3, 0.6, 0.8), gamma=0.2):
     """Multiply by `gamma` at each milestone, a step or, below 1, a share of all steps (defaults: Zagoruyko 2016)."""
     if not gamma >= 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
-    return gamma ** sum(step >= (m if m >= 1 else m * total) for m in milestones)
+    return gamma ** sum(step >= (m if m >= 1 else m * total_steps) for m in milestones)
 
 
-def _exponential_factor(step, warmup, total, final_factor=0.01):
+def _exponential_factor(step, warmup_steps, total_steps, final_factor=0.01):
     """Multiply by the same ratio at every step after the warmup, from 1 to `final_factor` at the end."""
     if not final_factor > 0:  # 0 would give a learning rate of 0 after the first step
         raise ValueError(f"final_factor must be above 0, got {final_factor}")
-    return final_factor ** ((step - warmup) / max(1, total - warmup))
+    return final_factor ** ((step - warmup_steps) / max(1, total_steps - warmup_steps))
 
 
-def _rex_factor(step, warmup, total):
+def _rex_factor(step, warmup_steps, total_steps):
     """Fall slowly at first and fast at the end (REX: Chen et al. 2021, arXiv 2107.04197, equation 1)."""
-    left = 1 - (step - warmup) / max(1, total - warmup)
+    left = 1 - (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return left / (0.5 + 0.5 * left)
 
 
-def _points_factor(step, warmup, total, points=((0, 0.1), (0.2, 1), (1, 0))):
+def _points_factor(step, warmup_steps, total_steps, points=((0, 0.1), (0.2, 1), (1, 0))):
     """
     Join points (position, factor) by straight lines. `points` is a list of pairs, or a YAML or CSV file of them; the
     positions are shares of all steps if none is above 1, else steps.
     """
     points = _read_points(points) if isinstance(points, str) else _checked_points(points, "points")
-    position = step if points[-1][0] > 1 else step / total
+    position = step if points[-1][0] > 1 else step / total_steps
     return float(np.interp(position, *zip(*points, strict=True)))
 
 
@@ -137,9 +133,8 @@ class Schedule(_Positioned, LambdaLR):
         super().__init__(optimizer, lr_lambda)
 
     def get_lr(self):
-        return [
-            lr * factor(self.last_epoch) * self.scale for lr, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
-        ]
+        factors = zip(self.base_lrs, self.lr_lambdas, strict=True)
+        return [lr * factor(self.last_epoch) * self.scale for lr, factor in factors]
 
     @property
     def lr(self):
@@ -194,8 +189,13 @@ class _EvaluationRule(ScheduleCallback):
     """
     A rule that scales the learning rate by `metric_for_best_model`. Evaluations during a warmup do not count.
 
-    Its arguments are numbers that are not negative, and a `factor` between 0 and 1.
+    Its arguments are those of `RULE`, a scheduler of torch or transformers: numbers that are not negative, and a
+    `factor` between 0 and 1.
     """
+
+    # What is saved of the state of a rule; its settings are those of the resumed run.
+    MEMORY = ("best", "num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter", "reset_start",
+              "_streaming_avg")  # fmt: skip
 
     def __init__(self, **settings):
         for name, value in settings.items():
@@ -212,92 +212,65 @@ class _EvaluationRule(ScheduleCallback):
 
     def apply(self, schedule, value, greater_is_better):
         """Add an evaluation to the memory of a [`Schedule`], and rescale it if necessary."""
-        raise NotImplementedError
+        # The learning rate of this optimizer is the scale of the schedule, which is 1 in the beginning.
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        settings = self.settings.copy()
+        for name in settings.keys() & {"min_lr", "max_lr", "eps"}:
+            settings[name] /= schedule.base_lrs[0]
+        if settings.get("max_lr") == 0:
+            settings["max_lr"] = 10
+        rule = self.RULE(optimizer, "max" if greater_is_better else "min", **settings)
+        rule.load_state_dict({name: schedule.memory[name] for name in self.MEMORY if name in schedule.memory})
+        optimizer.param_groups[0]["lr"] = schedule.scale
+        rule.step(value)
+        state = rule.state_dict()
+        schedule.memory |= {name: state[name] for name in self.MEMORY if name in state}
+        schedule.rescale(optimizer.param_groups[0]["lr"])
 
 
 class PlateauCallback(_EvaluationRule):
     """
-    The rule of torch's `ReduceLROnPlateau`: cut after more than `patience` evaluations in a row without improvement.
-
-    Args:
-        factor (`float`): multiplies the learning rate.
-        patience (`int`): evaluations without improvement that are allowed.
-        threshold (`float`): relative change that counts as an improvement.
-        cooldown (`int`): evaluations after a cut that are not counted.
-        min_lr (`float`): the lowest learning rate.
+    torch's `ReduceLROnPlateau`, with its arguments: cut after more than `patience` evaluations in a row without an
+    improvement by the relative `threshold`.
     """
 
-    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
-        super().__init__(factor=factor, patience=patience, threshold=threshold, cooldown=cooldown, min_lr=min_lr)
+    RULE = ReduceLROnPlateau
 
-    def apply(self, schedule, value, greater_is_better):
-        memory, rule = schedule.memory, self.settings
-        best = memory.get("best", -math.inf if greater_is_better else math.inf)
-        enough = 1 + rule["threshold"] if greater_is_better else 1 - rule["threshold"]
-        if value > best * enough if greater_is_better else value < best * enough:
-            memory["best"], memory["bad"] = value, 0
-        else:
-            memory["bad"] = memory.get("bad", 0) + 1
-        if memory.get("cooldown", 0) > 0:
-            memory["cooldown"], memory["bad"] = memory["cooldown"] - 1, 0
-        if memory["bad"] > rule["patience"]:
-            memory["bad"], memory["cooldown"] = 0, rule["cooldown"]
-            lowest = rule["min_lr"] / schedule.base_lrs[0]
-            schedule.rescale(min(schedule.scale, max(schedule.scale * rule["factor"], lowest)))
+    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
+        super().__init__(
+            factor=factor, patience=patience, threshold=threshold, cooldown=cooldown, min_lr=min_lr, eps=0.0
+        )
 
 
 class GreedyCallback(_EvaluationRule):
     """
-    transformers' `GreedyLR` (arXiv 2512.14527): raise the learning rate after more than `patience` evaluations in a row
-    that improve, and lower it after as many that do not.
-
-    The defaults of these arguments suit one evaluation an epoch; transformers' suit one every few steps.
-
-    Args:
-        factor (`float`): multiplies the learning rate to lower it, and divides it to raise it.
-        patience (`int`): evaluations that are waited for before each change.
-        min_lr (`float`): the lowest learning rate.
-        max_lr (`float`): the highest; 0 is ten times the peak of the schedule.
-        kwargs: the other arguments of `GreedyLR`.
+    transformers' `GreedyLR` (arXiv 2512.14527), with its arguments: raise the learning rate after more than `patience`
+    evaluations in a row that improve, and lower it after as many that do not. The defaults suit one evaluation an
+    epoch; `max_lr` 0 is ten times the peak of the schedule.
     """
 
-    MEMORY = ("best", "num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter", "reset_start",
-              "_streaming_avg")  # fmt: skip
+    RULE = GreedyLR
 
     def __init__(self, factor=0.8, patience=1, min_lr=0.0, max_lr=0.0, **kwargs):
         super().__init__(factor=factor, patience=patience, min_lr=min_lr, max_lr=max_lr, **kwargs)
 
-    def apply(self, schedule, value, greater_is_better):
-        peak = schedule.base_lrs[0]
-        settings = self.settings | {"max_lr": self.settings["max_lr"] or 10 * peak}
-        optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
-        rule = GreedyLR(optimizer, mode="max" if greater_is_better else "min", **settings)
-        rule.load_state_dict(schedule.memory | {"_last_lr": [peak * schedule.scale]})
-        rule.step(value)
-        state = rule.state_dict()
-        schedule.memory |= {name: state[name] for name in self.MEMORY if name in state}
-        schedule.rescale(rule.get_last_lr()[0] / peak)
-
 
 _BY_EVALUATIONS = {PLATEAU: PlateauCallback, f"{PLATEAU}_with_warmup": PlateauCallback, "greedy": GreedyCallback}
-SCHEDULES = sorted([*_FROM_TRANSFORMERS, "cosine_with_warmup", "one_cycle", *_BY_EVALUATIONS, *_OWN_FACTORS])
+_OTHERS = {"cosine_with_warmup", "one_cycle", *(kind.value for kind in SchedulerType)}
+SCHEDULES = sorted({*_OTHERS, *_BY_EVALUATIONS, *_OWN_FACTORS})
+# Parameters that are set here, and not in `lr_scheduler_kwargs`.
+_SET_HERE = set(
+    "self optimizer mode threshold_mode verbose epochs steps_per_epoch step last_epoch warmup_steps total_steps "
+    "num_warmup_steps num_training_steps".split()
+)
 
 
 def accepted_arguments(name):
     """Return the names that `lr_scheduler_kwargs` may contain for a schedule."""
-    if name == "greedy":
-        function, ours = GreedyLR, {"optimizer", "mode", "threshold_mode", "verbose"}
-    elif name in _BY_EVALUATIONS:
-        function, ours = _BY_EVALUATIONS[name], {"self"}
-    elif name == "one_cycle":
-        function = OneCycleLR
-        ours = {"self", "optimizer", "max_lr", "total_steps", "epochs", "steps_per_epoch", "last_epoch"}
-    elif name in _OWN_FACTORS:
-        function, ours = _OWN_FACTORS[name], {"step", "warmup", "total"}
-    else:
-        function = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name.replace("cosine_with_warmup", "cosine"))]
-        ours = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
-    return [name for name in inspect.signature(function).parameters if name not in ours]
+    functions = {**_BY_EVALUATIONS, **_OWN_FACTORS, "greedy": GreedyLR, "one_cycle": OneCycleLR}
+    function = functions.get(name) or TYPE_TO_SCHEDULER_FUNCTION[name.replace("cosine_with_warmup", "cosine")]
+    ours = _SET_HERE | {"max_lr"} if name == "one_cycle" else _SET_HERE
+    return [parameter for parameter in inspect.signature(function).parameters if parameter not in ours]
 
 
 def check(name, kwargs, warmup_steps=0):
@@ -350,15 +323,6 @@ def default_warmup(name, warmup_steps):
     return DEFAULT_WARMUP if warmup_steps == 0 and name.endswith("_with_warmup") else warmup_steps
 
 
-def warmup_for(name, warmup_steps, total_steps):
-    """Return the number of warmup steps for `warmup_steps`, a count or a share below 1."""
-    warmup_steps = default_warmup(name, warmup_steps)
-    if warmup_steps >= 1:
-        return int(warmup_steps)
-    # One step at least is not warmup, whose first learning rate is 0.
-    return min(math.ceil(warmup_steps * total_steps), total_steps - 1)
-
-
 def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=False):
     """
     Return the scheduler of a run, to be stepped after every optimizer step.
@@ -372,7 +336,9 @@ def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=
     """
     kwargs = dict(kwargs or {})
     check(name, kwargs, warmup_steps)
-    warmup = warmup_for(name, warmup_steps, total_steps)
+    warmup = default_warmup(name, warmup_steps)
+    # One step at least is not warmup, whose first learning rate is 0.
+    warmup = int(warmup) if warmup >= 1 else min(math.ceil(warmup * total_steps), total_steps - 1)
     if name in _BY_EVALUATIONS:
         name, kwargs = "constant_with_warmup", {}
     if name == "one_cycle":
@@ -380,23 +346,18 @@ def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=
             raise ValueError("one_cycle sets the momentum too and cannot be scaled by a ScheduleCallback")
         peaks = [group["lr"] for group in optimizer.param_groups]
         return OneCycle(optimizer, max_lr=peaks, total_steps=total_steps, **kwargs)
-    if name in _OWN_FACTORS:
-        factors = _with_warmup(_OWN_FACTORS[name], warmup, total_steps, kwargs)
-    else:
-        factors = _from_transformers(name, optimizer, total_steps, warmup, kwargs).lr_lambdas
-    return Schedule(optimizer, factors, warmup)
+    if name not in _OWN_FACTORS:
+        return Schedule(optimizer, _from_transformers(name, optimizer, total_steps, warmup, kwargs).lr_lambdas, warmup)
 
+    def factor(step):
+        return step / warmup if step < warmup else _OWN_FACTORS[name](step, warmup, total_steps, **kwargs)
 
-def _with_warmup(factor, warmup, total, kwargs):
-    def lr_lambda(step):
-        return step / warmup if step < warmup else factor(step, warmup, total, **kwargs)
-
-    return lr_lambda
+    return Schedule(optimizer, factor, warmup)
 
 
 def _from_transformers(name, optimizer, total_steps, warmup, kwargs):
     # Defaults of arguments without which transformers refuses to run, or gives a plain cosine.
-    if name in ("cosine_with_min_lr", "cosine_warmup_with_min_lr") and not {"min_lr", "min_lr_rate"} & set(kwargs):
+    if name.endswith("_with_min_lr") and not {"min_lr", "min_lr_rate"} & kwargs.keys():
         kwargs["min_lr_rate"] = 0.1
     if name == "cosine_with_restarts":
         kwargs.setdefault("num_cycles", 3)

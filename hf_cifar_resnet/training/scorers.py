@@ -40,14 +40,8 @@ def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=25
 
 def score_ensemble(names, use_cpu=False):
     """
-    Return the scores (`loss`, `top1`, ...) of an ensemble on the test split of the data of its first checkpoint.
-
-    Args:
-        names (`list[str]`): folders that training wrote, or Hub ids.
-        use_cpu (`bool`): even if there is a GPU.
-
-    Raises:
-        UserError: if one cannot be loaded, or their classes differ.
+    Return the scores (`loss`, `top1`, ...) of an ensemble of checkpoints (folders that training wrote, or Hub ids) on
+    the test split of the data of the first. Raises [`UserError`] as [`load_scorer`] does.
     """
     _, data_args, run = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
     args = scoring_arguments(names[0], use_cpu, run.get("precision", "fp32"))

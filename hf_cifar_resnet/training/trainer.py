@@ -28,7 +28,7 @@ from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback, 
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
 from .optimizers import MUON, Muon
-from .schedule_free import CALIBRATION_IMAGES, AverageCallback, average_weights, is_schedule_free
+from .schedule_free import CALIBRATION_IMAGES, SCHEDULE_FREE, AverageCallback, average_weights
 
 
 class CifarTrainer(Trainer):
@@ -39,8 +39,7 @@ class CifarTrainer(Trainer):
     images/s are logged, biases and BatchNorm have no weight decay, and all of
     [`~hf_cifar_resnet.training.schedules`] are available. Arguments are saved as JSON instead of a pickle.
 
-    If batches are mixed, train accuracy is the mean share of the mixed label that the predicted class has. With
-    `ema_decay` evaluations and the final model have the averaged weights; `checkpoint-*` has the raw ones, beside
+    With `ema_decay` evaluations and the final model have the averaged weights; `checkpoint-*` has the raw ones, beside
     `ema.safetensors`. A checkpoint is verified before a training resumes from it, which then ends, on a CPU, with the
     same bits as an uninterrupted one.
 
@@ -61,7 +60,7 @@ class CifarTrainer(Trainer):
         self._given = args
         self.figures, self._ema = TrainingFigures(), None
         self._scale = None
-        self._loaders = {}  # of evaluations
+        self._loaders = {}  # of evaluations and calibrations
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
         callbacks = [
@@ -135,11 +134,14 @@ class CifarTrainer(Trainer):
         return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
     def get_test_dataloader(self, test_dataset):
+        return self._kept_loader(test_dataset, self.args.eval_batch_size)
+
+    def _kept_loader(self, dataset, batch_size, positions=None):
         # Kept for each dataset, because its workers may persist.
-        if id(test_dataset) not in self._loaders:
-            loader = self._make_loader(test_dataset, self.args.eval_batch_size)
-            self._loaders[id(test_dataset)] = test_dataset, loader
-        return self._loaders[id(test_dataset)][1]
+        key = id(dataset), positions is None
+        if key not in self._loaders:
+            self._loaders[key] = dataset, self._make_loader(dataset, batch_size, sampler=positions)
+        return self._loaders[key][1]
 
     def _make_loader(self, dataset, batch_size, **options):
         if isinstance(dataset, ImageDataset) and self._scale in (None, (dataset.mean, dataset.std)):
@@ -217,12 +219,12 @@ class CifarTrainer(Trainer):
         if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
             return self._load_ended(checkpoint)
         self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
-        self._ema = EmaCallback(args.ema_decay, self._saves_ema, checkpoint) if args.ema_decay else None
+        self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
         resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
         # These come after all callbacks that may request logs, evaluations and saves.
         last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
         with ExitStack() as stack:
-            averaging = AverageCallback(self._average_weights) if is_schedule_free(args) else None
+            averaging = AverageCallback(self._average_weights) if args.optim in SCHEDULE_FREE else None
             for callback in filter(None, (resumed, self._ema, averaging, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
@@ -230,10 +232,6 @@ class CifarTrainer(Trainer):
             if checkpoint is not None:
                 stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.figures.started))
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
-
-    @property
-    def _saves_ema(self):
-        return bool(self.args.ema_decay) and self.args.saved_weights == "ema"
 
     def _planned_steps(self):
         if self.args.max_steps > 0:
@@ -247,7 +245,8 @@ class CifarTrainer(Trainer):
         self.state.is_world_process_zero = self.is_world_process_zero()
         resume.ResumedCallback(checkpoint).on_train_begin(self.args, self.state, self.control)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        self.model.load_state_dict(load_file(Path(best or checkpoint, EMA_FILE if self._saves_ema else WEIGHTS)))
+        name = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
+        self.model.load_state_dict(load_file(Path(best or checkpoint, name)))
         self.log({"train_loss": self.figures.mean_loss()})
         return TrainOutput(self.state.global_step, self.figures.mean_loss(), {})
 
@@ -311,17 +310,13 @@ class CifarTrainer(Trainer):
 
     def _average_weights(self):
         """Put the averages of a schedule-free optimizer into the model."""
-        if is_schedule_free(self.args) and self.optimizer is not None:
+        if self.args.optim in SCHEDULE_FREE and self.optimizer is not None:
             with self.accelerator.autocast():
                 average_weights(self.optimizer, self.model, self._calibration_images())
 
     def _calibration_images(self):
-        key = id(self.train_dataset)
-        if key not in self._loaders:
-            positions = list(self._train_sampler())[:CALIBRATION_IMAGES]
-            loader = self._make_loader(self.train_dataset, self.args.per_device_train_batch_size, sampler=positions)
-            self._loaders[key] = self.train_dataset, loader
-        for batch in self._loaders[key][1]:
+        positions = self._train_sampler().order(0)[:CALIBRATION_IMAGES].tolist()
+        for batch in self._kept_loader(self.train_dataset, self.args.per_device_train_batch_size, positions):
             yield self._normalized(batch)["pixel_values"]
 
     def _share_buffers(self):
