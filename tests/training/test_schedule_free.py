@@ -28,6 +28,9 @@ def test_averages_are_evaluated_and_saved(make_trainer, tmp_path, optim, saving)
         images = torch.cat([trainer._normalized(batch)["pixel_values"] for batch in trainer.get_train_dataloader()])
         mean = convolution(images).mean(dim=(0, 2, 3))
     assert torch.allclose(averages[name], mean, atol=1e-5)
+    # Those batches are in an order of their own, which is not that of an evaluation on the same images.
+    data = trainer.train_dataset
+    assert trainer.predict(data).label_ids.tolist() == [int(label) for label in data.labels]
 
 
 def test_best_model_is_not_averaged_again(make_trainer, tmp_path):
