@@ -74,8 +74,8 @@ def describe_class_difference(known, found):
     if len(known) == len(found):
         pairs = enumerate(zip(known, found, strict=True))
         return shorten([f"class {i} is {a} in the first and {b} in the second" for i, (a, b) in pairs if a != b])
-    alone = {"first": sorted(set(known) - set(found)), "second": sorted(set(found) - set(known))}
-    alone = [f"; {shorten(names)} only in the {place}" for place, names in alone.items() if names]
+    lists = {"first": sorted(set(known) - set(found)), "second": sorted(set(found) - set(known))}
+    alone = [f"; {shorten(names)} only in the {place}" for place, names in lists.items() if names]
     return f"{len(known)} classes in the first and {len(found)} in the second{''.join(alone)}"
 
 

@@ -40,10 +40,8 @@ def find_damage(folder):
         entries = read_json(folder / MANIFEST)["files"]
         listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
         found = _files(folder)
-        if missing := sorted(listed.keys() - found.keys()):
-            return f"{missing[0]} is missing"
-        if foreign := sorted(found.keys() - listed.keys()):
-            return f"{foreign[0]} does not belong to it"
+        if differing := sorted(listed.keys() ^ found.keys()):
+            return f"{differing[0]} {'is missing' if differing[0] in listed else 'does not belong to it'}"
         for name, (size, digest) in listed.items():
             if found[name].stat().st_size != size:
                 return f"{name} has {found[name].stat().st_size:,} bytes, not {size:,}"

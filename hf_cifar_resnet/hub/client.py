@@ -3,7 +3,6 @@
 import contextlib
 import re
 import sys
-import textwrap
 import time
 from dataclasses import dataclass
 from json import JSONDecodeError
@@ -117,8 +116,6 @@ def _tag(api, repo_id, tag, commit, repo_type):
 
 def _check_secrets(folder, names, token):
     """Raise [`HubError`] for a file that holds the token or the path of a private folder."""
-    if not names:
-        raise HubError(f"{folder} holds nothing to push")
     private = [str(path).encode() for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1]
     secret = (token or get_token() or "").encode()
     for name in names:
@@ -190,4 +187,5 @@ def _status_error(error, repo_id):
 
 
 def _shorten(error):
-    return textwrap.shorten(one_line(error), 200, placeholder="...")
+    text = one_line(error)
+    return text if len(text) <= 200 else text[:197] + "..."
