@@ -1,13 +1,10 @@
-"""
-Train a ResNet from scratch on CIFAR-100 the Hugging Face way, and study what the learning-rate schedule does to it.
-
-Names are imported on first use, so that importing the package takes no time.
-"""
+"""Train a ResNet from scratch on CIFAR-100 the Hugging Face way, and study its learning-rate schedules."""
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
+# These are imported on first use, so that importing the package takes no time.
 _HOMES = {
     "CifarResNetConfig": "model",
     "CifarResNetForImageClassification": "model",

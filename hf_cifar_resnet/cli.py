@@ -27,7 +27,9 @@ def main(argv=None):
     """Run the command that the first argument names with the other arguments."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
+        print("usage: hf-cifar-resnet COMMAND [options]\n\nTrain ResNets on small images and compare schedules.\n")
+        print(*(f"  {name:<12} {summary}" for name, summary in COMMANDS.items()), sep="\n")
+        print("\nhf-cifar-resnet COMMAND --help lists the options of a command.")
     elif argv[0] == "--version":
         print(__version__)
     elif argv[0] not in COMMANDS:
@@ -36,9 +38,3 @@ def main(argv=None):
     else:
         module = import_module(f".commands.{argv[0].replace('-', '_')}", __package__)
         module.main(argv[1:], prog=f"hf-cifar-resnet {argv[0]}")
-
-
-def _help():
-    lines = ["usage: hf-cifar-resnet COMMAND [options]", "", "Train ResNets on small images and compare schedules.", ""]
-    lines += [f"  {name:<12} {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join([*lines, "", "hf-cifar-resnet COMMAND --help lists the options of a command."])

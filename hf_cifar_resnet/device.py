@@ -17,10 +17,7 @@ def device_for(use_cpu=False):
 
 
 def memory_format_for(model, device):
-    """
-    Return the memory format for a model's weights and images: channels_last, which is faster, unless the device is a
-    CPU with AMX and a convolution other than the first has fewer than 16 input channels.
-    """
+    """Return channels_last, which is faster, for a model's weights and images, unless PyTorch may crash in it."""
     _, *convolutions = (module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     narrow = any(convolution.in_channels < LEAST_CHANNELS for convolution in convolutions)
     return torch.contiguous_format if narrow and _has(device, "amx_tile") else torch.channels_last

@@ -12,13 +12,7 @@ _YAML_BOOL = "tag:yaml.org,2002:bool"
 
 
 def read_json(path):
-    """
-    Return the object in a JSON file as a dict.
-
-    Raises:
-        ValueError: if the file holds no JSON object; the message is one line that does not name the file.
-        OSError: if it cannot be read.
-    """
+    """Return the object in a JSON file as a dict. Raises `OSError`, or `ValueError` in one line that names no file."""
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError("it is not a regular file")  # reading from a pipe may never end
     return _read_mapping(path, LARGEST_JSON, json.loads, "JSON", "a JSON object: {...}")
@@ -26,17 +20,19 @@ def read_json(path):
 
 def read_yaml(path):
     """
-    Return the mapping in a YAML file as a dict. Raises as [`read_json`] does.
-
-    Unlike `yaml.safe_load`, a repeated key is an error, and only `true` and `false` are booleans: `no` is a string.
+    Return the mapping in a YAML file as a dict. Raises as [`read_json`] does. Unlike in `yaml.safe_load`, a repeated
+    key is an error, and only `true` and `false` are booleans: `no` is a string.
     """
     return _read_mapping(path, LARGEST_YAML, _parse_yaml, "YAML", "lines of the form argument: value")
 
 
 def _read_mapping(path, largest, parse, language, form):
-    text = _read_text(path, largest)
+    with open(path, "rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it is larger than {largest:,} bytes")
     try:
-        content = parse(text)
+        content = parse(content.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except Exception as error:  # PyYAML's constructors raise more than YAMLError
@@ -58,21 +54,9 @@ def _parse_yaml(text):
         def compose_mapping_node(self, anchor):
             node = super().compose_mapping_node(anchor)
             counts = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
-            for key, count in counts.items():
-                if count > 1:
-                    raise ValueError(f"{key} is given twice")
+            if repeated := [key for key, count in counts.items() if count > 1]:
+                raise ValueError(f"{repeated[0]} is given twice")
             return node
 
     Loader.add_implicit_resolver(_YAML_BOOL, re.compile("^(true|false)$", re.IGNORECASE), list("tTfF"))
     return yaml.load(text, Loader)
-
-
-def _read_text(path, largest):
-    with open(Path(path), "rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
-        raise ValueError(f"it is larger than {largest:,} bytes")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from None

@@ -39,10 +39,7 @@ def as_user_error(what, *kinds):
 
 
 class LineParser(argparse.ArgumentParser):
-    """
-    An argument parser that raises [`UserError`] instead of printing its usage, and refuses empty strings. `flags` are
-    the known ones, such as `--seed`, with their `argparse.Action`s.
-    """
+    """An argument parser that raises [`UserError`] and refuses empty strings. `flags` maps flags to their actions."""
 
     def __init__(self, *args, **kwargs):
         self.flags = {}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from transformers import ViTImageProcessor, logging
 
 from ..choices import MAX_IMAGE_SIZE
 from ..data.sources import load_splits
@@ -15,17 +16,13 @@ from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
 CLASSES_SHOWN = 3  # in a message about classes that differ
-# The dtypes of weights, as safetensors calls them. Quantised weights mean nothing without their scales.
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised weights mean nothing without their scales
 # Finite weights can still overflow.
 NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
 
 
 def find_checkpoint(name):
-    """
-    Return the folder of a checkpoint: `name` itself, or the local copy of `user/repo[@revision]` on the Hub. Raises
-    [`UserError`] if there is neither.
-    """
+    """Return the folder `name`, or the local copy of `user/repo[@revision]`. Raises [`UserError`] if neither exists."""
     folder = Path(name)
     if client.is_reference(name):
         with as_user_error(f"there is no folder {name}, and from the Hub", client.HubError):
@@ -36,10 +33,7 @@ def find_checkpoint(name):
 
 
 def load_checkpoint(name):
-    """
-    Load the model, ready to predict, and the image processor of a folder or a Hub repository. Raises [`UserError`] as
-    [`find_checkpoint`], [`load_model`] and [`load_processor`] do.
-    """
+    """Load the model, ready to predict, and the image processor of a folder or Hub repository. Raises [`UserError`]."""
     folder = find_checkpoint(name)
     with as_user_error(f"the checkpoint {name} cannot be loaded", UserError):
         return load_model(folder).eval(), load_processor(folder)
@@ -47,18 +41,18 @@ def load_checkpoint(name):
 
 def load_data_for(name, data_args, model, processor, needed):
     """
-    Load the `needed` splits without augmentation, sized and normalised for a checkpoint, as [`ImageSplits`]. Raises
+    Load the `needed` splits, as [`ImageSplits`], without augmentation and normalised for a checkpoint. Raises
     [`UserError`] if no dataset is named, or its classes are not the checkpoint's.
     """
     if data_args.dataset_name is None:
         raise UserError(f"{name} does not say what it was trained on (no run.json): give --dataset_name")
-    options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
-    options |= {
+    options = vars(data_args) | {
         "image_mean": processor.image_mean,
         "image_std": processor.image_std,
         "image_size": processor.size["height"],
         "augmentation": "none",
     }
+    del options["eval_split"]
     data = load_splits(**options, needed=needed)
     if difference := describe_class_difference(label_names(model), data.label_names):
         raise UserError(
@@ -79,8 +73,7 @@ def describe_class_difference(known, found):
         return None
     if len(known) == len(found):
         pairs = enumerate(zip(known, found, strict=True))
-        moved = [f"class {i} is {a} in the first and {b} in the second" for i, (a, b) in pairs if a != b]
-        return shorten(moved)
+        return shorten([f"class {i} is {a} in the first and {b} in the second" for i, (a, b) in pairs if a != b])
     lists = {"first": sorted(set(known) - set(found)), "second": sorted(set(found) - set(known))}
     alone = [f"; {shorten(names)} only in the {place}" for place, names in lists.items() if names]
     return f"{len(known)} classes in the first and {len(found)} in the second{''.join(alone)}"
@@ -102,8 +95,7 @@ def label_names(model):
 def load_model(folder, **config):
     """
     Load the model in a folder, in float32, with some fields of its configuration changed. No code of the folder is run
-    and nothing is unpickled. Raises [`UserError`] if the configuration describes no model, or the weights are not
-    exactly those of the model, or not finite.
+    and nothing is unpickled. Raises [`UserError`] if the weights are not exactly those of its model, or not finite.
     """
     with as_user_error("", Exception):  # transformers and safetensors each raise their own
         given = read_json(folder / "config.json")
@@ -153,18 +145,10 @@ def _check_numbers(model, folder):
             raise UserError(f"its BatchNorm statistics are wrong: {name} has a negative variance")
 
 
+@as_user_error("preprocessor_config.json", OSError, ValueError)
 def load_processor(folder):
-    """
-    Load the image processor in a folder. Raises [`UserError`] if it is not of the one kind that training writes, or its
-    numbers make no pixel values.
-    """
-    with as_user_error("preprocessor_config.json", OSError, ValueError):
-        return _make_processor(read_json(folder / "preprocessor_config.json"))
-
-
-def _make_processor(given):
-    from transformers import ViTImageProcessor
-
+    """Load the image processor in a folder. Raises [`UserError`] if it is not of the one kind that training writes."""
+    given = read_json(folder / "preprocessor_config.json")
     kind = given.get("image_processor_type", "ViTImageProcessor")
     if kind not in ("ViTImageProcessor", "ViTImageProcessorFast"):
         raise ValueError(f"image_processor_type must be ViTImageProcessor, got {kind!r}")
@@ -188,8 +172,6 @@ def _make_processor(given):
 @contextmanager
 def _silence_transformers():
     """Hide progress bars, and the tables of weights that do not fit, which the exceptions report."""
-    from transformers import logging
-
     before = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)

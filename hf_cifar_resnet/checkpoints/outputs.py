@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
-from ..reporting.run_files import is_run, is_run_file
+from ..reporting.run_files import RUN_FILES, is_run
 from .save import MANIFEST, TRAINER_STATE
 
 
 def check_output(flag, path, inputs=(), ending=None):
     """
-    Check, before anything is computed, the path of a file that `flag` names. Raises [`UserError`] if it has another
-    ending, is one of the inputs or a file of a run or checkpoint, or cannot be written.
+    Check the file that `flag` names, before anything is computed. Raises [`UserError`] if it has another ending, is one
+    of the inputs or a file of a run or checkpoint, or cannot be written.
     """
     path = Path(path)
     if ending and path.suffix.lower() != ending:
@@ -24,31 +24,26 @@ def check_output(flag, path, inputs=(), ending=None):
     if path.exists() and any(os.path.exists(other) and os.path.samefile(path, other) for other in inputs):
         raise UserError(f"{flag} {path} is one of the inputs, which it would replace: choose another name")
     place = Path(os.path.realpath(path))
-    _check_outside_checkpoints(flag, place)
-    if is_run_file(place.name) and is_run(place.parent):
+    _check_place(flag, path, place.parent)
+    if any(map(place.match, RUN_FILES)) and is_run(place.parent):
         raise UserError(f"{flag} {path} is a file of the run in {place.parent}: choose another name")
     if place.is_dir():
         raise UserError(f"{flag} {path} cannot be written: {os.strerror(errno.EISDIR)}")
-    _check_writable(flag, path, place.parent)
 
 
 def check_output_folder(flag, folder):
-    """
-    Check the folder that `flag` names, which need not exist. Raises [`UserError`] if it is a run, lies in a checkpoint,
-    or cannot be written.
-    """
+    """Check the folder that `flag` names, which need not exist, as [`check_output`] does. It may be no run either."""
     place = Path(os.path.realpath(folder))
-    _check_outside_checkpoints(flag, place)
+    _check_place(flag, folder, next(parent for parent in (place, *place.parents) if parent.exists()))
     if is_run(place):
         raise UserError(f"{flag} {folder} is the folder of a run: choose another, such as {Path(folder, 'analysis')}")
-    _check_writable(flag, folder, next(parent for parent in (place, *place.parents) if parent.exists()))
 
 
 @contextmanager
 def atomic_write(path):
     """
-    Give a `Path` to write a file to, which is moved to `path` at the end; after an error `path` is unchanged. A pipe or
-    another device is written to directly. Raises [`UserError`] if it cannot be written.
+    Give a `Path` to write a file to, which replaces `path` at the end, unless there is an error. A pipe or another
+    device is written to directly. Raises [`UserError`] if it cannot be written.
     """
     try:
         if _is_device(Path(path)):
@@ -70,16 +65,14 @@ def _is_device(path):
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _check_outside_checkpoints(flag, place):
-    for folder in (place, *place.parents):
-        if (folder / MANIFEST).is_file() and (folder / TRAINER_STATE).is_file():
+def _check_place(flag, path, folder):
+    """Raise [`UserError`] if a new file or folder cannot be made in `folder`, or would damage a checkpoint."""
+    for parent in (folder, *folder.parents):
+        if (parent / MANIFEST).is_file() and (parent / TRAINER_STATE).is_file():
             raise UserError(
-                f"{flag} {place} lies in a checkpoint, which could not be resumed with another file in it: "
+                f"{flag} {path} lies in a checkpoint, which could not be resumed with another file in it: "
                 "choose another folder"
             )
-
-
-def _check_writable(flag, path, folder):
     if not folder.is_dir():
         raise UserError(f"{flag} {path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):

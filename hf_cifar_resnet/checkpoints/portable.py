@@ -18,10 +18,7 @@ _PICKLED = (".pt", ".pth")
 
 
 def write_portable(checkpoint, folder, best=None):
-    """
-    Write a checkpoint into an existing folder without a pickle, with the model of the best checkpoint if that is
-    another one.
-    """
+    """Write a checkpoint into a folder without a pickle, with the model of the checkpoint `best` if that is another."""
     for path in checkpoint.iterdir():
         if path.suffix in _PICKLED:
             with safe_globals():  # the random states hold NumPy arrays
@@ -29,14 +26,10 @@ def write_portable(checkpoint, folder, best=None):
             tensors = {}
             write_json(_take_apart(value, tensors), folder / f"{path.name}.json")
             save_file(tensors, folder / f"{path.name}.safetensors")
-        elif path.suffix == ".json" and path.name not in (TRAINER_STATE, MANIFEST):
+        elif path.suffix == ".json" and path.name != MANIFEST:
             write_json(redact(read_json(path)), folder / path.name)
         elif path.suffix in (".safetensors", ".py"):
             shutil.copy(path, folder)
-    state = read_json(checkpoint / TRAINER_STATE)
-    if state["best_model_checkpoint"]:  # a path of this machine
-        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
-    write_json(state, folder / TRAINER_STATE)
     if best is not None:
         (folder / _BEST).mkdir()
         for path in best.glob("*.safetensors"):
@@ -45,7 +38,7 @@ def write_portable(checkpoint, folder, best=None):
 
 def read_portable(folder, output_dir):
     """
-    Turn what [`write_portable`] wrote back into `checkpoint-N` folders of `output_dir`. Return the one to resume from.
+    Turn what [`write_portable`] wrote into `checkpoint-N` folders of `output_dir`, and return the one to resume from.
     Raises [`UserError`] if the folder holds no such state.
     """
     folder, output_dir = Path(folder), Path(output_dir)
@@ -55,21 +48,19 @@ def read_portable(folder, output_dir):
             "--hub_strategy checkpoint pushes it, to the branch last-checkpoint"
         )
     state = read_json(folder / TRAINER_STATE)
-    step, best_name = state["global_step"], state["best_model_checkpoint"]
     if (folder / _BEST).is_dir():
-        best = checkpoint_path(output_dir, step_of(best_name))
+        best = checkpoint_path(output_dir, step_of(state["best_model_checkpoint"]))
         shutil.copytree(folder / _BEST, best)
         write_manifest(best)
-    written = checkpoint_path(output_dir, step)
+    written = checkpoint_path(output_dir, state["global_step"])
     shutil.rmtree(written, ignore_errors=True)  # the best checkpoint may be this one
     written.mkdir(parents=True)
     for path in folder.iterdir():
-        name = path.name.removesuffix(path.suffix)
-        if path.suffix in (".safetensors", ".json", ".py") and not name.endswith(_PICKLED):
+        if path.suffix in (".safetensors", ".json", ".py") and not path.stem.endswith(_PICKLED):
             shutil.copy(path, written)
         elif path.suffix == ".json":
-            tensors = load_file(folder / f"{name}.safetensors")
-            torch.save(_put_together(read_json(path), tensors), written / name)
+            tensors = load_file(path.with_suffix(".safetensors"))
+            torch.save(_put_together(read_json(path), tensors), written / path.stem)
     write_manifest(written)
     return written
 
@@ -87,11 +78,7 @@ def _take_apart(value, tensors):
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
         # A fused optimizer needs its moments in the memory layout of the weights.
         return {"tensor": name, "strides": value.stride()}
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"a checkpoint's state holds a {type(value).__name__}, which cannot be stored as JSON")
+    return value
 
 
 def _put_together(value, tensors):

@@ -1,8 +1,7 @@
 """Resume a run: find its last complete checkpoint, check that it fits, and restore what transformers leaves out."""
 
-import contextlib
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -27,10 +26,7 @@ def find_best(checkpoint):
 
 
 def reason_not_to_resume(checkpoint, needs_best):
-    """
-    Return why training cannot resume from a checkpoint, in a few words, or None where it can. A run that ends with its
-    best model `needs_best` to be complete too.
-    """
+    """Return why training cannot resume from a checkpoint, and from its best model if `needs_best`, or None."""
     if reason := find_damage(checkpoint):
         return reason
     try:
@@ -42,18 +38,14 @@ def reason_not_to_resume(checkpoint, needs_best):
 
 
 def find_resumable(given, run, needs_best, report=None):
-    """
-    Return the checkpoint to resume from: the one `given`, or for True the last resumable one of a run. Raises
-    [`UserError`] if there is none, or it is damaged.
-    """
-    if given is True:
-        checkpoint = find_last_resumable(run, needs_best, report)
-        if checkpoint is None:
-            raise UserError(f"{run} cannot be resumed: there is no complete checkpoint")
-        return checkpoint
-    checkpoint = Path(given)
-    if reason := reason_not_to_resume(checkpoint, needs_best):
-        raise resume_error(checkpoint, reason)
+    """Return the checkpoint `given`, or for True the last resumable one of a run. Raises [`UserError`]."""
+    if given is not True:
+        if reason := reason_not_to_resume(Path(given), needs_best):
+            raise resume_error(given, reason)
+        return Path(given)
+    checkpoint = find_last_resumable(run, needs_best, report)
+    if checkpoint is None:
+        raise UserError(f"{run} cannot be resumed: there is no complete checkpoint")
     return checkpoint
 
 
@@ -63,7 +55,7 @@ def resume_error(checkpoint, reason):
 
 def find_last_resumable(run, needs_best, report=None):
     """Return the last checkpoint of a run to resume from, or None; `report` gets a line for each later, damaged one."""
-    for _, checkpoint in sorted(list_checkpoints(run).items(), reverse=True):
+    for checkpoint in reversed(list_checkpoints(run)):
         reason = reason_not_to_resume(checkpoint, needs_best)
         if reason is None:
             return checkpoint
@@ -141,19 +133,16 @@ def figures_file(process):
 
 def saved_figures(checkpoint, args):
     """Return this process's training figures; if the number of processes changed, only those of all processes."""
-    files = [checkpoint / figures_file(number) for number in range(args.world_size + 1)]
-    if [path.is_file() for path in files] == [True] * args.world_size + [False]:
-        return read_json(files[args.process_index])
+    if len(list(checkpoint.glob(figures_file("*")))) == args.world_size:
+        return read_json(checkpoint / figures_file(args.process_index))
     if args.process_index == 0:
         print("Resumed with another number of processes: not to the same bits")
-    return {name: value for name, value in read_json(files[0]).items() if name.endswith("_in_all")}
+    figures = read_json(checkpoint / figures_file(0))
+    return {name: value for name, value in figures.items() if name.endswith("_in_all")}
 
 
 class ResumedCallback(TrainerCallback):
-    """
-    Point the state to the best checkpoint beside the resumed one, since a run may have moved, and give the optimizer's
-    moments the memory format of the weights, which may be another one on another machine.
-    """
+    """Point the state to the best checkpoint where the run is now, and lay out the moments as the weights are here."""
 
     def __init__(self, checkpoint):
         self.checkpoint = checkpoint
@@ -177,9 +166,9 @@ _SCORED_IMAGES = ("eval_split", "validation_fraction", "split_seed", "max_eval_s
 def changed_arguments(run, checkpoint):
     """Return {argument: its values, oldest first} of all that changed since the run began, by its `run.json`."""
     before = _read_run_record(checkpoint)
-    changed = dict(_section(before, "changed_arguments"))
+    changed = dict(before.get("changed_arguments", {}))
     for section in ("arguments", "model_arguments", "data_arguments"):
-        then, now = _section(before, section), json.loads(json.dumps(run[section]))
+        then, now = before.get(section, {}), json.loads(json.dumps(run[section]))
         for name in now.keys() & then.keys():
             if then[name] != now[name]:
                 changed[name] = [*changed.get(name, [then[name]]), now[name]]
@@ -187,13 +176,10 @@ def changed_arguments(run, checkpoint):
 
 
 def describe_other_dataset(run, checkpoint):
-    """
-    Return what shows that a checkpoint's run was on another dataset, so that its scores are not comparable; None where
-    the `run.json` beside it shows nothing.
-    """
+    """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
-    then, now = _section(before, "dataset"), run["dataset"]
-    slices = [[_section(record, "data_arguments").get(name) for name in _SCORED_IMAGES] for record in (before, run)]
+    then, now = before.get("dataset", {}), run["dataset"]
+    slices = [[record.get("data_arguments", {}).get(name) for name in _SCORED_IMAGES] for record in (before, run)]
     if "scored_images" in then and slices[0] == slices[1]:
         split = run["data_arguments"]["eval_split"]
         same = then["scored_images"] == now["scored_images"]
@@ -206,10 +192,6 @@ def describe_other_dataset(run, checkpoint):
 def _read_run_record(checkpoint):
     """Read the `run.json` beside a checkpoint, or in one that was downloaded from the Hub; {} if there is none."""
     for folder in (Path(checkpoint).parent, Path(checkpoint)):
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             return read_json(folder / RUN_JSON)
     return {}
-
-
-def _section(record, name):
-    return record[name] if isinstance(record.get(name), dict) else {}

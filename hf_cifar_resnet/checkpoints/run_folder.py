@@ -31,11 +31,8 @@ def output_folder(args, name):
     if not args.output_dir_given:
         if _kind_of_resume(args) == "auto":
             raise UserError("--resume_from_checkpoint auto needs --output_dir, the folder to look in")
-        chosen = [_default_folder(args, name)]
-        if args.world_size > 1:
-            # Rank 0 decides: another rank may look when the folder is already there.
-            broadcast_object_list(chosen)
-        return chosen[0]
+        # Rank 0 decides: another rank may look when the folder is already there.
+        return broadcast_object_list([_default_folder(args, name)])[0]
     folder = Path(args.output_dir)
     if (folder / STUDY_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a study, whose files a run would replace: choose another")
@@ -51,8 +48,7 @@ def _default_folder(args, name):
     kind = _kind_of_resume(args)
     if kind == "folder":
         return str(Path(args.resume_from_checkpoint).parent)
-    existing = [folder.name for folder in Path("runs").iterdir()] if Path("runs").is_dir() else []
-    matches = [re.fullmatch(re.escape(name) + r"(?:-(\d+))?", other) for other in existing]
+    matches = [re.fullmatch(re.escape(name) + r"(?:-(\d+))?", path.name) for path in Path("runs").glob("*")]
     last = max((int(match[1] or 1) for match in matches if match), default=0)
     number = max(1, last) if kind == "true" else last + 1
     return str(Path("runs", name if number == 1 else f"{name}-{number}"))
@@ -66,9 +62,8 @@ def holds_run(folder):
 @contextmanager
 def run_folder(args):
     """
-    Create the folder of the run, on rank 0, and lock it for the duration of the context. After an error before anything
-    was written, the folders that were created are removed again. Raises [`UserError`] if the folder cannot be written,
-    or another run is writing into it.
+    Create the folder of the run, on rank 0, and lock it for the duration of the context; it is removed again after an
+    error before anything was written. Raises [`UserError`] if it cannot be written, or another run is writing into it.
     """
     if args.process_index > 0:
         yield
@@ -92,10 +87,7 @@ def run_folder(args):
 
 @contextmanager
 def lock_folder(run):
-    """
-    Keep other runs out of a folder, for the duration of the context and at most until this process ends. Raises
-    [`UserError`] if another run is in it.
-    """
+    """Keep other runs out of a folder while the context and this process last. Raises [`UserError`] if one is in it."""
     if fcntl is None:
         yield
         return
@@ -124,7 +116,7 @@ def _kind_of_resume(args):
 
 def find_resume_checkpoint(args):
     """
-    Return the checkpoint to resume from, or None: `--resume_from_checkpoint FOLDER`, `true` for the last complete one,
+    Return the checkpoint that `--resume_from_checkpoint` names, or None: a folder, `true` for the last complete one,
     `auto` for that one or a new training, or `user/repo@branch`, which is downloaded into the run's folder. Raises
     [`UserError`] if there is none, or it is damaged.
     """

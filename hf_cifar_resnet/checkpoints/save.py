@@ -1,11 +1,7 @@
-"""
-Save checkpoints atomically: one is complete when its manifest, which is written last, lists all of its files. The model
-of a finished run is replaced by complete files.
-"""
+"""Save checkpoints atomically: one is complete when its manifest, which is written last, lists all of its files."""
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -18,6 +14,7 @@ from transformers import TrainerCallback
 from ..documents import read_json
 from ..errors import UserError, one_line
 from ..reporting.run_files import list_checkpoints, step_of
+from ..reporting.run_record import write_json
 
 MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
 EMA_FILE = "ema.safetensors"
@@ -28,7 +25,7 @@ TEMPORARY = ".saving"
 def write_manifest(folder):
     """Write `manifest.json`, with the size and SHA-256 of every file, and flush all files to the disk."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    write_json({"files": files}, folder / MANIFEST)
     for path in (*_files(folder).values(), folder / MANIFEST, folder, folder.parent):
         _flush_to_disk(path)
 
@@ -43,10 +40,8 @@ def find_damage(folder):
         entries = read_json(folder / MANIFEST)["files"]
         listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
         found = _files(folder)
-        if missing := sorted(listed.keys() - found.keys()):
-            return f"{missing[0]} is missing"
-        if foreign := sorted(found.keys() - listed.keys()):
-            return f"{foreign[0]} does not belong to it"
+        if differing := sorted(listed.keys() ^ found.keys()):
+            return f"{differing[0]} {'is missing' if differing[0] in listed else 'does not belong to it'}"
         for name, (size, digest) in listed.items():
             if found[name].stat().st_size != size:
                 return f"{name} has {found[name].stat().st_size:,} bytes, not {size:,}"
@@ -104,14 +99,10 @@ def replacing_files(folder):
 
 
 def rotate_checkpoints(run, limit, keep):
-    """
-    Delete checkpoints until `limit` are left (None: all stay), but none of `keep`: incomplete ones first, then those of
-    the lowest steps.
-    """
-    steps, keep = list_checkpoints(run), {Path(path).resolve() for path in keep}
-    free = [path for _, path in sorted(steps.items()) if path.resolve() not in keep]
-    free.sort(key=is_complete)
-    for path in free[: max(0, len(steps) - limit)] if limit else []:
+    """Delete incomplete checkpoints, then the oldest, until `limit` are left (None: all stay), but none of `keep`."""
+    checkpoints, keep = list_checkpoints(run), {Path(path).resolve() for path in keep}
+    free = sorted((path for path in checkpoints if path.resolve() not in keep), key=is_complete)
+    for path in free[: max(0, len(checkpoints) - limit)] if limit else []:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -122,17 +113,13 @@ def is_complete(checkpoint):
 
 def find_last_complete(run):
     """Return the last checkpoint that was written to its end, or None."""
-    return max((item for item in list_checkpoints(run).items() if is_complete(item[1])), default=(None, None))[1]
+    return next(filter(is_complete, reversed(list_checkpoints(run))), None)
 
 
 class CheckpointCallback(TrainerCallback):
     """
-    Complete what transformers writes as a checkpoint, with the files of `write_more` and the manifest. Only then are
-    older checkpoints deleted, but never the best and the last one.
-
-    Args:
-        limit (`int`, *optional*): how many checkpoints to keep.
-        write_more: called with the folder in every process.
+    Complete what transformers writes as a checkpoint, with the files that `write_more(folder)` adds in every process
+    and the manifest. Only then are older checkpoints deleted down to `limit`, but never the best and the last one.
     """
 
     def __init__(self, limit, write_more):
@@ -151,8 +138,7 @@ class CheckpointCallback(TrainerCallback):
         """Prepare a checkpoint, which is then written in place. Called in every process."""
         if PartialState().is_main_process:
             _check_free_space(checkpoint.parent, self._bytes, f"the checkpoint of step {step_of(checkpoint)}")
-            # A folder of that name is damaged or abandoned.
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            shutil.rmtree(checkpoint, ignore_errors=True)  # it is damaged or abandoned
         PartialState().wait_for_everyone()
         self._writing = checkpoint
 
@@ -162,16 +148,14 @@ class CheckpointCallback(TrainerCallback):
         if state.is_world_process_zero:
             follow_umask(self._writing)
             write_manifest(self._writing)
-            best = state.best_model_checkpoint
-            rotate_checkpoints(args.output_dir, self.limit, [self._writing, *([best] if best else [])])
+            rotate_checkpoints(args.output_dir, self.limit, filter(None, (self._writing, state.best_model_checkpoint)))
         PartialState().wait_for_everyone()
         self._writing = None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         # After the log of its summary, the Trainer loads the best model without checking it.
-        best = state.best_model_checkpoint
-        loads = "train_runtime" in logs and args.load_best_model_at_end and best is not None
-        if loads and (reason := find_damage(Path(best))):
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if "train_runtime" in logs and best and (reason := find_damage(Path(best))):
             raise UserError(f"training has ended, but its best model, {best}, cannot be loaded: {reason}")
 
     @contextmanager
@@ -188,17 +172,12 @@ class CheckpointCallback(TrainerCallback):
             shutil.rmtree(self._writing, ignore_errors=True)
             last = find_last_complete(run)
             left = f"{last} is the last one" if last else "there is none before it"
+            reason = getattr(error, "strerror", None) or one_line(error)
+            if not isinstance(error, OSError) and shutil.disk_usage(run).free < 2**20:
+                reason = os.strerror(errno.ENOSPC)  # which PyTorch's exceptions do not say
             raise UserError(
-                f"the checkpoint of step {step} could not be written into {run}: {_write_error(error, run)}; {left}"
+                f"the checkpoint of step {step} could not be written into {run}: {reason}; {left}"
             ) from error
-
-
-def _write_error(error, folder):
-    """Return why a file could not be written. PyTorch's exceptions do not say it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    full = shutil.disk_usage(folder).free < 2**20
-    return os.strerror(errno.ENOSPC) if full else one_line(error)
 
 
 def _check_free_space(folder, needed, what):

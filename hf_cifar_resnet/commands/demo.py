@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
 from ..checkpoints.load import load_checkpoint
 from ..data.dataset import read_rgb_array
 from ..device import device_for
@@ -69,8 +71,8 @@ def _parse(argv, prog):
 def _check_space(options):
     if options.space.count("/") != 1:
         raise UserError(f"--space needs USER/NAME, got {options.space}")
-    with as_user_error("--space", client.HubError):
-        client.check_name(options.space)
+    with as_user_error("--space", HFValidationError):
+        validate_repo_id(options.space)
     if Path(options.checkpoint).is_dir():
         raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
     folder = options.space_folder = Path(options.output_dir or options.space.split("/")[1])

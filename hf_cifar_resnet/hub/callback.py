@@ -21,10 +21,8 @@ LAST = "last-checkpoint"
 
 class HubCallback(TrainerCallback):
     """
-    Push a run as `--push_to_hub` and the `--hub_*` arguments say: after each save, in a thread of its own, where
-    `--hub_strategy` asks for it, and at the end by [`finish`]. `run` is the run record, and `eval_split` the split on
-    which the best epoch is chosen.
-
+    Push a run as the `--hub_*` arguments say: at the end by [`finish`] and, where `--hub_strategy` asks for it, after
+    each save, in a thread. `run` is the run record, and `eval_split` the split on which the best epoch is chosen.
     Raises [`UserError`] if the token is missing or may not write; if the Hub does not answer, training starts anyway.
     """
 

@@ -9,7 +9,7 @@ from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, errors, get_session, get_token, snapshot_download
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging, validate_repo_id
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
 
 from ..errors import one_line
 
@@ -38,20 +38,11 @@ class Pushed:
     changed: bool
 
 
-def check_name(repo_id):
-    """Raise [`HubError`] for what cannot be the name of a repository."""
-    try:
-        validate_repo_id(repo_id)
-    except errors.HFValidationError as error:
-        raise HubError(f"{repo_id} is no name of a repository, such as user/name: {_shorten(error)}") from error
-
-
 def check_access(repo_id, *, private=None, revision=None, token=None):
     """
     Create the model repository if it is missing, and check that the token may write to it. Return its full name, even
     if only `repo` was given. Raises [`HubError`] after a single attempt.
     """
-    check_name(repo_id)
     with _reporting_errors(repo_id):
         api = _api(token)
         repo_id = _create(api, repo_id, revision, private=private)
@@ -64,15 +55,10 @@ def check_access(repo_id, *, private=None, revision=None, token=None):
 def push_folder(folder, repo_id, *, message, names=None, private=None, revision=None, tag=None, token=None,
                 repo_type="model", space_sdk=None):  # fmt: skip
     """
-    Push the files of a folder as one commit; no commit is made if nothing changed. A repository and branch that are
-    missing are created. Return [`Pushed`]. Raises [`HubError`], after all attempts if the error is temporary.
-
-    Args:
-        repo_id (`str`): `user/repo`, or `repo` of the token's owner.
-        names (list of `str`, *optional*): the files, relative to the folder; by default those of a staging
-            folder that a model's repository may have.
+    Push the files of a folder, or those of these relative `names`, as one commit, if anything has changed, to
+    `user/repo`, or `repo` of the token's owner; it and the branch are created if they are missing. Return [`Pushed`].
+    Raises [`HubError`], after all attempts if the error is temporary.
     """
-    check_name(repo_id)
     if names is None:
         paths = (path for path in Path(folder).rglob("*") if path.suffix in PUBLISHED)
         names = sorted(path.relative_to(folder).as_posix() for path in paths)
@@ -108,7 +94,7 @@ def download(reference):
 def _api(token):
     token = token or get_token()
     if token is None:
-        raise errors.LocalTokenNotFoundError
+        raise HubError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
     get_session().timeout = TIMEOUT
     return HfApi(token=token)
 
@@ -130,8 +116,6 @@ def _tag(api, repo_id, tag, commit, repo_type):
 
 def _check_secrets(folder, names, token):
     """Raise [`HubError`] for a file that holds the token or the path of a private folder."""
-    if not names:
-        raise HubError(f"{folder} holds nothing to push")
     private = [str(path).encode() for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1]
     secret = (token or get_token() or "").encode()
     for name in names:
@@ -171,11 +155,7 @@ def _reporting_errors(repo_id):
         while cause is not None:
             chain.append(cause)
             cause = cause.__cause__ or cause.__context__
-        known = next(
-            (cause for cause in chain if isinstance(cause, (errors.HTTPError, errors.LocalTokenNotFoundError))), None
-        )
-        if isinstance(known, errors.LocalTokenNotFoundError):
-            raise HubError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN") from error
+        known = next((cause for cause in chain if isinstance(cause, errors.HTTPError)), None)
         if getattr(known, "response", None) is not None:
             raise _status_error(known, repo_id) from error
         if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in chain):

@@ -17,11 +17,9 @@ _NEEDED = ("config.json", "preprocessor_config.json", run_files.CARD, run_files.
 
 def list_unpushed_files(run_folder):
     """Return the sorted names in a run's folder that are not pushed because training did not write them."""
+    own = _own_files(run_folder, run_files.RUN_FILES)
     paths = [path for path in Path(run_folder).iterdir() if not path.name.startswith((".", "checkpoint-"))]
-    foreign = [
-        path for path in paths if path.is_symlink() or not path.is_file() or not run_files.is_run_file(path.name)
-    ]
-    return sorted(f"{path.name} (a link)" if path.is_symlink() else path.name for path in foreign)
+    return sorted(f"{path.name} (a link)" if path.is_symlink() else path.name for path in paths if path not in own)
 
 
 def stage_run(run_folder, repo_id, folder):
@@ -31,22 +29,16 @@ def stage_run(run_folder, repo_id, folder):
     """
     run_folder, folder = Path(run_folder), Path(folder)
     own = _own_files(run_folder, run_files.PUSHED_FILES)
-    names = {path.name for path in own}
-    missing = [name for name in _NEEDED if name not in names]
-    if not any(name.endswith(".safetensors") for name in names):
-        missing.append(run_files.WEIGHTS)
+    weights = [path for path in own if path.suffix == ".safetensors"]
+    missing = [name for name in _NEEDED if run_folder / name not in own] + [run_files.WEIGHTS] * (not weights)
     if missing:
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
-    for path in (path for path in own if path.suffix == ".safetensors"):
+    for path in weights:
         # A pickle, for example, may have that name.
         with as_user_error(f"{path} holds no weights", SafetensorError), safe_open(path, framework="np"):
             pass
-    try:
+    with as_user_error(f"{run_folder / run_files.CARD} is no UTF-8 text", UnicodeDecodeError):
         card = (run_folder / run_files.CARD).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{run_folder / run_files.CARD} is no UTF-8 text: {error.reason} at byte {error.start}"
-        ) from error
     for path in own:
         shutil.copy(path, folder)
     try:
@@ -74,10 +66,8 @@ def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows, weights=ru
 
 
 def _own_files(folder, patterns):
-    paths = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-    return [
-        path for path in paths if run_files.matches(path.name, patterns) and path.is_file() and not path.is_symlink()
-    ]
+    paths = {path for pattern in patterns for path in Path(folder).glob(pattern)}
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def _with_path(run, repo_id):

@@ -1,7 +1,6 @@
 """The model card and the other result files of a run."""
 
 import shlex
-from importlib import resources
 from pathlib import Path
 
 from ..errors import printable
@@ -12,27 +11,21 @@ from .run_record import ACCURACIES, redact
 
 SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACIES.items()}
 TEMPLATE = "model_card.md.jinja"
-
-
 # Characters that would start a tag, a cell, a link, an image or code, and their replacements.
 _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 
 
-def _literal(value):
+def _literal(record):
     """Escape the texts of a record, such as class names, so that Markdown and HTML show them literally."""
-    if isinstance(value, dict):
-        return {key: _literal(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_literal(part) for part in value]
-    return printable(value).translate(_MARKDOWN) if isinstance(value, str) else value
+    return run_record.map_texts(lambda text: printable(text).translate(_MARKDOWN), record)
 
 
 def model_card(run, metrics):
     """Make the `huggingface_hub.ModelCard` of a run from its `run.json` and `metrics.json`, without local paths."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    package = Path(str(resources.files("hf_cifar_resnet")))
     # The installed package holds the template; in a clone it lies beside the package.
+    package = Path(__file__).parents[1]
     places = [folder / "model_cards" / TEMPLATE for folder in (package, package.parent)]
     template = next(filter(Path.is_file, places), places[-1])
     run = redact(run)

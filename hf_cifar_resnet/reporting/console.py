@@ -89,8 +89,7 @@ def end_block(metrics, args):
     """The lines printed after training."""
     lines = []
     for split in ("validation", "test"):
-        scores = metrics[split]
-        if scores:
+        if scores := metrics[split]:
             shown = [f"{text} {scores[name]:.2%}" for name, text in ACCURACIES.items() if name in scores]
             note = " (selected on test)" if metrics["selected_on"] == "test" else ""
             lines.append(f"{split.capitalize():<10} loss {scores['loss']:.4f}, {', '.join(shown)}{note}")

@@ -1,33 +1,24 @@
 """Write the error analysis of a checkpoint: tables as CSV and JSON, plots as PNG."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ..evaluation import analysis
 from . import run_record
-from .plots import COLOURS, load_matplotlib, new_figure
+from .plots import COLOURS, new_figure
 
 # With more classes, the cells of a confusion matrix have no room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25
-MISTAKES_IN_A_ROW = 6
+MISTAKES, MISTAKES_IN_A_ROW = 30, 6
 
 
-def write_analysis(folder, logits, split, data, temperature=1.0, num_mistakes=30):
+def write_analysis(folder, logits, split, data, temperature=1.0):
     """
     Write analysis.json, per_class.csv, confusion.csv, confusion.png, reliability.png and mistakes.png; with
     superclasses also superclass_confusion.csv and superclass_confusion.png. Return the content of analysis.json.
 
-    Args:
-        folder (`str` or `Path`): created if need be.
-        logits (`np.ndarray` of shape `(n, num_labels)`).
-        split ([`ImageDataset`]): the images of the logits.
-        data ([`ImageSplits`]): names of classes and superclasses.
-        temperature (`float`): the checkpoint's; the calibration is shown with it and without.
-        num_mistakes (`int`): the most that mistakes.png shows.
+    `logits` (n, num_labels) are those of the images in `split`, an [`ImageDataset`] of the [`ImageSplits`] `data`. The
+    calibration is shown with the checkpoint's `temperature` and without.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     names, labels = data.label_names, split.labels.numpy()
     matrix = analysis.confusion_matrix(logits.argmax(axis=1), labels, len(names))
     superclass = None if data.superclass_of is None else [data.superclass_names[i] for i in data.superclass_of]
@@ -44,7 +35,7 @@ def write_analysis(folder, logits, split, data, temperature=1.0, num_mistakes=30
     found = {t: analysis.reliability(analysis.probabilities(logits, t), labels) for t in temperatures}
     plot_reliability(found, folder / "reliability.png")
     probs = analysis.probabilities(logits, temperature)
-    wrong = analysis.confident_mistakes(probs, labels, num_mistakes)
+    wrong = analysis.confident_mistakes(probs, labels, MISTAKES)
     plot_mistakes(split.images[wrong], labels[wrong], probs[wrong], names, folder / "mistakes.png")
     numbers = {
         "images": len(labels),
@@ -82,14 +73,14 @@ def write_per_class(matrix, names, superclass, path):
 
 def plot_confusion(matrix, names, path):
     """Plot a confusion matrix, each row as shares of its label's images."""
-    load_matplotlib()
-    from matplotlib.colors import PowerNorm
-
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     roomy = len(names) <= MAX_CLASSES_WITH_COUNTS
     # The inches of the cells, and of the names beside them.
     size = min(25, (0.32 if roomy else 0.19) * len(names)) + 1 + 0.085 * max(map(len, names))
     figure, (axes,) = new_figure(1, width=size + 1, height=size)
+    from matplotlib.colors import PowerNorm  # after `new_figure`, which sees to MPLBACKEND
+
+    axes.grid(False)
     # The square root lets a few percent of mistakes be seen beside a full diagonal.
     drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
@@ -121,10 +112,8 @@ def plot_reliability(found, path):
         upper.set(title=f"{kind}: ECE {bins['ece']:.2%}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         lower.bar(left, bins["count"], color=COLOURS[5], **bars)
         lower.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
-        for panel in (upper, lower):
-            panel.grid(alpha=0.3)
-            panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:.0%}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 

@@ -6,39 +6,30 @@ import sys
 from statistics import mean, stdev
 
 
-def load_matplotlib():
-    """Import matplotlib, also where MPLBACKEND names no backend; one that exists, such as a notebook's, is set."""
+def new_figure(columns, rows=1, width=4.4, height=3.4):
+    """Return a matplotlib figure that needs no display, and its axes, with a grid, as a flat list."""
+    # matplotlib cannot be imported where MPLBACKEND names no backend; one that exists, such as a notebook's, is set.
     named = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None
-    import matplotlib
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
 
     if named is not None:
         os.environ["MPLBACKEND"] = named
         with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = named
-
-
-def new_figure(columns, rows=1, width=4.4, height=3.4):
-    """Return a matplotlib figure that needs no display, and its axes as a flat list."""
-    load_matplotlib()
-    from matplotlib import rcParams
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+            rcParams["backend"] = named
     # A dollar in the name of a class is not the start of a formula.
     rcParams["text.parse_math"] = False
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in axes:
+        panel.grid(alpha=0.3)
+    return figure, axes
 
 
 def plot_history(rows, path, split, label_smoothing=0.0):
     """
-    Plot accuracy, loss and learning rate over epochs.
-
-    Args:
-        rows: the run's [`~hf_cifar_resnet.reporting.run_record.history`].
-        split (`str`): the split of the evaluations.
-        label_smoothing (`float`): that of the training loss; the evaluation's has none.
+    Plot accuracy, loss and learning rate over epochs, from `rows`, a [`~hf_cifar_resnet.reporting.run_record.history`]
+    with evaluations of `split`. `label_smoothing` is that of the training loss; the evaluation's has none.
     """
     figure, (accuracy, loss, rate) = new_figure(3)
     smoothed = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train"
@@ -54,7 +45,6 @@ def plot_history(rows, path, split, label_smoothing=0.0):
             if points:
                 axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 3 else None)
         axes.set(title=title, xlabel="epoch")
-        axes.grid(alpha=0.3)
         if axes is not rate and axes.lines:
             axes.legend()
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -75,10 +65,7 @@ def style(number):
 def plot_study(histories, path, split):
     """
     Plot accuracy, loss and learning rate of all variants on common axes: the mean over seeds, and the range as a band.
-
-    Args:
-        histories: {variant: one [`~hf_cifar_resnet.reporting.run_record.history`] for each seed}.
-        split (`str`): the split of the evaluations.
+    `histories` is {variant: one [`~hf_cifar_resnet.reporting.run_record.history`] for each seed}.
     """
     panels = {
         "eval_top1": f"{split} top-1",
@@ -98,7 +85,6 @@ def plot_study(histories, path, split):
             low, high = list(map(min, values)), list(map(max, values))
             panel.fill_between(epochs, low, high, color=style(number)["color"], alpha=0.15, linewidth=0)
         panel.set(title=title, xlabel="epoch")
-        panel.grid(alpha=0.3)
         if column in ("eval_top1", "train_accuracy"):
             panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -118,21 +104,20 @@ def plot_study_final(finals, path):
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     axes.set(xlabel="test top-1: mean ± standard deviation over seeds, and each seed")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=120)
 
 
 def plot_tuning(tried, chosen, argument, path):
     """Plot `tried`, {variant: {value: accuracy or None}}, over the values; `chosen` has the value of each variant."""
     figure, (axes,) = new_figure(1, width=7.0, height=4.2)
+    values = dict.fromkeys(value for scores in tried.values() for value in scores)
     try:
-        place = {value: float(value) for scores in tried.values() for value in scores}
+        place = {value: float(value) for value in values}
         if min(place.values()) > 0:
             axes.set_xscale("log")
             axes.set_xticks(list(place.values()), list(place), rotation=45)
             axes.minorticks_off()
     except ValueError:  # values that are no numbers stand side by side
-        values = list(dict.fromkeys(value for scores in tried.values() for value in scores))
         place = {value: position for position, value in enumerate(values)}
         axes.set_xticks(range(len(values)), values)
     for number, (name, scores) in enumerate(tried.items()):
@@ -142,7 +127,6 @@ def plot_tuning(tried, chosen, argument, path):
         axes.plot(place[best], scores[best], "o", markersize=11, fillstyle="none", color=style(number)["color"])
     axes.set(xlabel=f"{argument}; the chosen value is circled", ylabel="top-1, mean over tuning seeds")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
 
@@ -160,12 +144,11 @@ def plot_budgets(points, path):
     axes.set_xticks(every, [f"{budget:g}" for budget in every])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
-def plot_schedules(curves, path, xlabel="step"):
+def plot_schedules(curves, path):
     """Plot `curves`, {schedule: its learning rate at every step}, each in a small panel."""
     columns = min(4, len(curves))
     rows = -(-len(curves) // columns)
@@ -173,9 +156,7 @@ def plot_schedules(curves, path, xlabel="step"):
     for panel, (name, rates) in zip(axes, curves.items(), strict=False):
         panel.plot(rates, color=COLOURS[0])
         panel.set_title(name, fontsize=10)
-        panel.set_ylim(0, 1.08 * max(max(r) for r in curves.values()))
-        panel.grid(alpha=0.3)
-        panel.set_xlabel(xlabel)
+        panel.set(xlabel="step", ylim=(0, 1.08 * max(map(max, curves.values()))))
         panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for panel in axes[len(curves) :]:
         panel.set_visible(False)
@@ -184,9 +165,9 @@ def plot_schedules(curves, path, xlabel="step"):
 
 def plot_lr_range(rates, losses, smoothed, suggestion, path):
     """Plot loss against learning rate, raw and smoothed, with the suggested learning rate."""
-    from matplotlib.ticker import LogFormatter
-
     figure, (axes,) = new_figure(1, width=6.4, height=4.0)
+    from matplotlib.ticker import LogFormatter  # after `new_figure`, which sees to MPLBACKEND
+
     axes.plot(rates, losses, color=COLOURS[5], alpha=0.6, label="loss")
     axes.plot(rates, smoothed, color=COLOURS[0], label="smoothed")
     axes.axvline(suggestion, color=COLOURS[1], linestyle="--", label=f"suggested {suggestion:.2g}")
@@ -194,7 +175,6 @@ def plot_lr_range(rates, losses, smoothed, suggestion, path):
     # matplotlib's default labels are formulas. Between powers of ten only a short range is labelled.
     axes.xaxis.set_major_formatter(LogFormatter())
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
-    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
 

@@ -1,6 +1,5 @@
 """The names of the files and checkpoint folders of a run."""
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
@@ -12,20 +11,13 @@ _PREFIX = "checkpoint-"
 WEIGHT_FILES = (WEIGHTS, "model-*-of-*.safetensors", f"{WEIGHTS}.index.json")
 MODEL_FILES = ("config.json", "preprocessor_config.json", "configuration_cifar_resnet.py", "modeling_cifar_resnet.py")
 PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, METRICS_JSON, RUN_JSON, TRAINING_ARGS_JSON)
+# What training writes.
+RUN_FILES = (*PUSHED_FILES, HISTORY_CSV)
 
 
 def is_run(folder):
     """Whether a folder holds a run, or a model alone."""
     return any((folder / name).is_file() for name in ("config.json", RUN_JSON))
-
-
-def is_run_file(name):
-    """Whether training writes a file of this name."""
-    return matches(name, (*PUSHED_FILES, HISTORY_CSV))
-
-
-def matches(name, patterns):
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def step_of(checkpoint):
@@ -39,6 +31,6 @@ def checkpoint_path(run, step):
 
 
 def list_checkpoints(run):
-    """Return the folders `checkpoint-N` of a run: {N: `Path`}."""
+    """Return the folders `checkpoint-N` of a run in the order of N."""
     folders = [path for path in Path(run).glob(f"{_PREFIX}*") if path.is_dir()]
-    return {step_of(path): path for path in folders if step_of(path) is not None}
+    return sorted((path for path in folders if step_of(path) is not None), key=step_of)

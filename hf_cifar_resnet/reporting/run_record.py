@@ -5,6 +5,7 @@ import json
 import platform
 import re
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
@@ -30,8 +31,7 @@ def history(log_history):
         columns = {column: training[column] for column in _TRAINING if column in training}
         columns |= {f"eval_{name}": entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
         if columns:
-            row = rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]})
-            row |= columns
+            rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]}).update(columns)
     return [rows[step] for step in sorted(rows)]
 
 
@@ -55,20 +55,22 @@ def scores(metrics, prefix):
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
-def redact(value):
-    """
-    Remove what must not be published: tokens, and all but the last part of local paths.
-
-    Args:
-        value: a text, which may be a path or `--flag=path`, or lists and dicts of such.
-    """
+def map_texts(change, value):
+    """Apply a function to all texts in nested lists and dicts."""
     if isinstance(value, dict):
-        return {key: redact(part) for key, part in value.items()}
+        return {key: map_texts(change, part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact(part) for part in value]
-    if not isinstance(value, str):
-        return value
-    flag, equals, rest = value.partition("=") if value.startswith("--") else ("", "", value)
+        return [map_texts(change, part) for part in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def redact(value):
+    """Remove tokens, and all but the last part of local paths, from a text or from lists and dicts of texts."""
+    return map_texts(_redact_text, value)
+
+
+def _redact_text(text):
+    flag, equals, rest = text.partition("=") if text.startswith("--") else ("", "", text)
     if rest.startswith(("~", "..")) or PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute():
         rest = PureWindowsPath(rest).name
     return _SECRET.sub("<HF_TOKEN>", flag + equals + rest)
@@ -77,9 +79,7 @@ def redact(value):
 def redact_token(argv):
     """Hide the value of `--hub_token` in a command line."""
     hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
-    return [
-        "<HUB_TOKEN>" if before == "--hub_token" else word for before, word in zip(["", *hidden], hidden, strict=False)
-    ]
+    return ["<HUB_TOKEN>" if before == "--hub_token" else word for before, word in pairwise(["", *hidden])]
 
 
 def write_csv(rows, path):
@@ -88,14 +88,11 @@ def write_csv(rows, path):
 
 
 def write_json(content, path):
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path):
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.
@@ -129,8 +126,7 @@ def dataset_label(name):
 
 def run_name(data_args, config, args):
     """The default name of a run's folder."""
-    parts = [dataset_label(data_args.dataset_name), model_name(config), args.lr_scheduler_type, f"seed{args.seed}"]
-    return "-".join(parts)
+    return f"{dataset_label(data_args.dataset_name)}-{model_name(config)}-{args.lr_scheduler_type}-seed{args.seed}"
 
 
 def hardware(args):

@@ -90,5 +90,5 @@ def execute_with_branches(runs, common, engine):
 
 
 def _drop_checkpoints(trunk):
-    last = max(run_files.list_checkpoints(trunk.folder).items())[1]
+    last = run_files.list_checkpoints(trunk.folder)[-1]
     rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))
