@@ -44,21 +44,14 @@ class Deployed(nn.Module):
     def __init__(self, model, normalization=None, dtype=torch.float32):
         super().__init__()
         self.input_name = "pixel_values" if normalization is None else "images"
-        folded = fold_batch_norm(model.cpu())
-        backbone = folded.resnet.backbone
-        self.stages = nn.Sequential(*(getattr(backbone, name) for name in backbone.stage_names))
-        self.stem = nn.Sequential(backbone.conv1, backbone.relu, backbone.maxpool)
-        self.classifier = folded.classifier
-        self.to(dtype)
-        self.dtype = dtype
+        self.model = fold_batch_norm(model.cpu()).to(dtype)
         if normalization is not None:
             # Images are grey levels from 0 to 255.
             for name, values in zip(("mean", "std"), normalization, strict=True):
                 self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, batch):
-        features = self.stages(self.stem(self.normalize(batch).to(self.dtype)))
-        return self.classifier(features.mean((2, 3))).to(torch.float32)
+        return self.model(pixel_values=self.normalize(batch).to(self.model.dtype)).logits.to(torch.float32)
 
     def normalize(self, batch):
         """Return the `pixel_values` of a batch of the input."""
