@@ -83,12 +83,8 @@ def execute_with_branches(runs, common, jobs):
     for run in ready:
         branch_off(run, branches[run.name])
     failed += [run for run in runs if run.name in branches and run not in ready] + execute(ready, common, jobs)
-    for trunk in branches.values():
-        if not failed:
-            _drop_checkpoints(trunk)
+    if not failed:
+        for trunk in branches.values():
+            last = max(run_files.list_checkpoints(trunk.folder).items())[1]
+            rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))
     return failed
-
-
-def _drop_checkpoints(trunk):
-    last = max(run_files.list_checkpoints(trunk.folder).items())[1]
-    rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))
