@@ -1,9 +1,9 @@
 """The highest measured speeds of a GPU, and the share of them that a training step reaches."""
 
 import torch
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
-
-from .timing import time_steps
 
 
 def shares(model, args, image_size, images_per_second):
@@ -28,39 +28,27 @@ def shares(model, args, image_size, images_per_second):
 def measure_matmul(device, dtype, size=8192, repeats=20):
     """Return the floating-point operations a second of a large square matrix product."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / _seconds(lambda: a @ b, repeats, device)
+    return 2 * size**3 / Timer("a @ b", globals={"a": a, "b": b}).timeit(repeats).mean
 
 
 def measure_bandwidth(device, size=2**31, repeats=20):
     """Return the bytes a second that a copy within the device's memory reads and writes."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * size / _seconds(lambda: target.copy_(source), repeats, device)
-
-
-def _seconds(work, repeats, device):
-    def run(times):
-        for _ in range(times):
-            work()
-
-    run(3)
-    return time_steps(run, repeats, device) / repeats
+    copy = Timer("target.copy_(source)", globals={"source": source, "target": target})
+    return 2 * size / copy.timeit(repeats).mean
 
 
 @torch.no_grad()
 def cost_of_image(model, image_size, device, dtype):
     """Return the floating-point operations of one forward pass, and the bytes that its layers read and write."""
-    moved, handles = 0, []
+    moved = 0
 
     def count(module, inputs, output):
         nonlocal moved
-        moved += (inputs[0].numel() + output.numel()) * dtype.itemsize
-
-    for module in model.modules():
         if not list(module.children()) and not isinstance(module, (torch.nn.Identity, torch.nn.Dropout)):
-            handles.append(module.register_forward_hook(count))
-    with FlopCounterMode(display=False) as counter:
+            moved += (inputs[0].numel() + output.numel()) * dtype.itemsize
+
+    with register_module_forward_hook(count), FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    for handle in handles:
-        handle.remove()
     return counter.get_total_flops(), moved

@@ -6,7 +6,7 @@ import torch
 
 from ..inference.runtimes import RUNTIMES
 
-BATCH_SIZES = (1, 32, 256)
+BATCH_SIZES = (1, 32, 256)  # by default
 # The other engines need the extra `export`, or more.
 DEFAULT_ENGINES = ("eager", "channels_last", "compiled")
 ENGINES = tuple(dict.fromkeys([*RUNTIMES, *DEFAULT_ENGINES]))
@@ -24,7 +24,7 @@ def make_engine(name, model, pixels):
     return lambda: model(pixels).logits
 
 
-def make_ways(model, image_size, args, engines, batch_sizes=BATCH_SIZES):
+def make_ways(model, image_size, args, engines, batch_sizes):
     """Return `{batch size: {engine: work}}` for [`take_turns`], in bf16 if `args` have it."""
     model, ways = model.to(args.device).eval(), {}
     for batch_size in batch_sizes:

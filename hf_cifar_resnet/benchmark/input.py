@@ -1,5 +1,7 @@
 """Images a second of one core through pad, crop, flip, colour jitter and normalisation, ours and others' ways."""
 
+import itertools
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -20,11 +22,8 @@ def make_ways(data_args, batch_size, seed=0):
     """
     Return the ways for [`take_turns`], each over the same training images in random batches, with one thread.
 
-    - `ours`: what training does, up to normalised float32 batches; `ours, bytes`: up to what goes to a GPU.
-    - `official example`: transformers' `run_image_classification.py`, with this augmentation: `datasets` decodes each
-      image and `with_transform` applies torchvision's transforms to it.
-    - `notebook`: Albumentations on each decoded image, up to ToTensorV2.
-    - `one memory pass`: normalisation alone, which is the least that any way to float32 does.
+    `ours` ends with normalised float32 batches, `ours, bytes` with what goes to a GPU. `one memory pass` normalises
+    alone, the least that any way to float32 does.
     """
     raw, _ = load_raw(data_args.dataset_name, data_args.dataset_config_name, data_args.dataset_revision)
     columns = data_args.image_column_name, data_args.label_column_name
@@ -52,33 +51,28 @@ class Batches:
         self.loader = torch.utils.data.DataLoader(
             dataset, batch_size, shuffle=True, drop_last=True, collate_fn=collate_fn, generator=torch.Generator()
         )
-        self.iterator = self._endless()
-
-    def _endless(self):
-        while True:
-            yield from self.loader
+        self.iterator = itertools.chain.from_iterable(itertools.repeat(self.loader))
 
     def __call__(self):
         return len(next(self.iterator)["pixel_values"])
 
 
 class OfficialExample:
-    """Transform a batch of PIL images into tensors, one by one."""
+    """What transformers' `run_image_classification.py` does, with this augmentation: torchvision on each PIL image."""
 
     def __init__(self, size, color_jitter, mean, std):
-        crop = T.RandomCrop(size, padding=PADDING)
+        crop, flip = T.RandomCrop(size, padding=PADDING), T.RandomHorizontalFlip()
         jitter, normalize = T.ColorJitter(*color_jitter), T.Normalize(mean, std)
-        self.transform = T.Compose([crop, T.RandomHorizontalFlip(), jitter, T.ToTensor(), normalize])
-        self.size = size, size
+        # Images that have this size already are not resized.
+        self.transform = T.Compose([T.Resize((size, size)), crop, flip, jitter, T.ToTensor(), normalize])
 
     def __call__(self, examples):
-        images = (image.convert("RGB") for image in examples["image"])
-        images = (image if image.size == self.size else image.resize(self.size) for image in images)
-        return {"pixel_values": [self.transform(image) for image in images], "labels": examples["label"]}
+        images = [self.transform(image.convert("RGB")) for image in examples["image"]]
+        return {"pixel_values": images, "labels": examples["label"]}
 
 
 class Notebook(torch.utils.data.Dataset):
-    """Transform decoded images into tensors, one by one."""
+    """Albumentations on each decoded image, up to ToTensorV2."""
 
     def __init__(self, images, labels, size, color_jitter, mean, std):
         self.images, self.labels = images, labels

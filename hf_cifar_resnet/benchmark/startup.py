@@ -27,20 +27,16 @@ def measure(repeats):
     seconds = {name: [] for name in _COMMANDS}
     for _ in range(repeats):
         for name, command in _COMMANDS.items():
-            seconds[name].append(_measure_once([sys.executable, *command], until="epoch" * (name == FIRST_STEP)))
+            seconds[name].append(_measure_once(command, trains=name == FIRST_STEP))
     return seconds
 
 
-def _measure_once(command, until):
+def _measure_once(command, trains):
     with tempfile.TemporaryDirectory() as folder:
-        command = [*command, os.path.join(folder, "run")] if until else command
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-u", *command, *[os.path.join(folder, "run")] * trains]
         started = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-            answered = None
-            for line in process.stdout:
-                if until and answered is None and line.startswith(until):
-                    answered = time.perf_counter()
-    if process.returncode or (until and answered is None):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            steps = [time.perf_counter() for line in process.stdout if line.startswith("epoch")]
+    if process.returncode or (trains and not steps):
         raise RuntimeError(f"this command failed: {' '.join(command)}")
-    return (answered or time.perf_counter()) - started
+    return (steps[0] if trains else time.perf_counter()) - started

@@ -30,10 +30,15 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
     args.eval_strategy = args.save_strategy = args.logging_strategy = "no"
     args.load_best_model_at_end, args.dataloader_drop_last = False, True
-    dataset = repeat_to_epoch(dataset)
+    indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
+    dataset = ImageDataset(
+        dataset.images[indices], dataset.labels[indices], dataset.mean, dataset.std, dataset.augmenter
+    )
     # The bare loops copy the model before the Trainer compiles or wraps it.
-    batches = {BARE: endless_batches, SYNTHETIC: synthetic_batches}
-    others = {name: BareLoop(copy.deepcopy(model), args, make(dataset, args)) for name, make in batches.items()}
+    others = {
+        BARE: BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args)),
+        SYNTHETIC: BareLoop(copy.deepcopy(model), args, synthetic_batches(dataset, args)),
+    }
     for precision in precisions:
         loop = BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args), precision)
         others[f"{BARE}, {precision}"] = loop
@@ -44,12 +49,6 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     images = steps * args.per_device_train_batch_size
     rates = {name: [images / seconds for seconds in times] for name, times in turns.seconds.items()}
     return rates, turns.waited / sum(turns.seconds[OURS]), turns.profile
-
-
-def repeat_to_epoch(dataset):
-    """Return the dataset, repeated to at least `EPOCH` images."""
-    indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
-    return ImageDataset(dataset.images[indices], dataset.labels[indices], dataset.mean, dataset.std, dataset.augmenter)
 
 
 class TurnsCallback(TrainerCallback):

@@ -20,9 +20,6 @@ from ..training.build import build_model, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
-# fp16 would need a gradient scaler, which the bare loop lacks.
-PRECISIONS = ("fp32", "bf16")
-
 
 @reports_user_errors
 def main(argv=None, prog=None):
@@ -127,7 +124,8 @@ def _parse(argv, prog):
     turns = ", ".join(f"{kind} {repeats}" for kind, (_, repeats) in KINDS.items())
     parser.add_argument("--repeats", type=positive, help=f"turns of each way (default: {turns})")
     parser.add_argument("--steps", type=positive, default=20, help="step: timed steps in a turn")
-    parser.add_argument("--precisions", nargs="+", default=(), choices=PRECISIONS,
+    # fp16 would need a gradient scaler, which the bare loop lacks.
+    parser.add_argument("--precisions", nargs="+", default=(), choices=("fp32", "bf16"),
                         help="step: also time the bare loop in these")  # fmt: skip
     parser.add_argument("--profile", action="store_true", help="step: also print which operations take its time")
     parser.add_argument("--engines", nargs="+", default=inference.DEFAULT_ENGINES, choices=inference.ENGINES,
@@ -135,8 +133,8 @@ def _parse(argv, prog):
     sizes = f"images per batch (default: input 256, step the training batch, inference {inference.BATCH_SIZES})"
     parser.add_argument("--batch_sizes", nargs="+", type=positive, help=sizes)
     parser.add_argument("--json", metavar="FILE", help="also write all figures to this file")
-    recipe = [] if any(word.split("=")[0] == "--config" for word in argv) else ["--config", "quickstart"]
-    *parsed, options = parser.parse([*argv, *recipe])
+    parser.set_defaults(config="quickstart")
+    *parsed, options = parser.parse(argv)
     if options.json is not None:
         check_output("--json", options.json)
     return options, *parsed

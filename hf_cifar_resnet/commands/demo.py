@@ -19,12 +19,9 @@ from ..training.parser import CifarArgumentParser, parse_with_run_record
 def main(argv=None, prog=None):
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
-    try:
+    # A ValueError is of a variable of the environment, such as GRADIO_SERVER_PORT.
+    with as_user_error("gradio cannot be loaded (pip install 'hf-cifar-resnet[demo]')", ImportError, ValueError):
         from ..inference import page
-    except ImportError as error:
-        raise UserError("gradio is not installed: pip install 'hf-cifar-resnet[demo]'") from error
-    except ValueError as error:  # such as GRADIO_SERVER_PORT that is no number
-        raise UserError(f"gradio does not take a variable of the environment: {error}") from error
     model, processor = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
@@ -34,14 +31,10 @@ def main(argv=None, prog=None):
             return
         blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
-        try:
+        port = f"port {options.port}" if options.port else "any port that it tried"
+        with as_user_error(f"the page cannot be served at {port}, which may be taken: choose another --port", OSError):
             # On this machine only, without a public link.
             blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
-        except (OSError, OverflowError) as error:
-            port = f"port {options.port}" if options.port else "any port that it tried"
-            raise UserError(
-                f"the page cannot be served at {port}, which may be taken: choose another --port"
-            ) from error
 
 
 def _parse(argv, prog):
@@ -58,8 +51,6 @@ def _parse(argv, prog):
     if options.port is not None and not 1 <= options.port <= 65535:
         raise UserError(f"--port must be from 1 to 65535, got {options.port}")
     for path in options.examples or ():
-        if not Path(path).is_file():
-            raise UserError(f"--examples: there is no file {path}")
         # PIL's decoders raise many kinds of exceptions for a broken file.
         with as_user_error(f"--examples: {path} cannot be read as an image", Exception):
             read_rgb_array(path)

@@ -1,6 +1,5 @@
 """`evaluate`: score a checkpoint on a split, analyse its errors, calibrate it, or score several as an ensemble."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from ..checkpoints.load import find_checkpoint, find_split
 from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
 from ..checkpoints.save import find_damage, replacing_files, write_manifest
-from ..errors import UserError, reports_user_errors
+from ..errors import UserError, as_user_error, reports_user_errors
 from ..evaluation import analysis
 from ..reporting import run_record
 from ..reporting.error_report import write_analysis
@@ -38,7 +37,7 @@ def main(argv=None, prog=None):
     if options.ensemble:
         lines.append("its members alone:")
         for member in scores["members"]:
-            lines.append(f"  {member['checkpoint']}: {', '.join(' '.join(pair) for pair in _formatted(member))}")
+            lines.append(f"  {member['checkpoint']}: {', '.join(map(' '.join, _formatted(member).items()))}")
     temperature = scorer.temperature
     if validation is not None:
         temperature = analysis.fit_temperature(scorer.predict("validation")[0], validation.labels.numpy())
@@ -48,8 +47,8 @@ def main(argv=None, prog=None):
         scores["flip"] = scorer.score(analysis.log_mean_probabilities([logits, mirrored]), split)
         lines += ["with the mirror image's probabilities averaged in (--flip):", *_score_lines(scores["flip"])]
     if rival is not None:
-        scores["comparison"] = _compare(logits, split, rival, options.split)
-        lines += _comparison_lines(options.compare, scores["comparison"])
+        scores["comparison"], compared = _compare(logits, split, rival, options.split)
+        lines += compared
     if scorer.trainer.is_world_process_zero():
         if options.output_dir:
             lines += _analyse(options.output_dir, logits, split, scorer.data, temperature)
@@ -64,26 +63,23 @@ def main(argv=None, prog=None):
 
 
 def _formatted(scores):
+    """Return the scores as texts, by name."""
     known = [name for name in run_record.SCORES if name in scores]
-    return [(name, f"{scores[name]:.4f}" if name == "loss" else f"{scores[name]:.2%}") for name in known]
+    return {name: f"{scores[name]:.4f}" if name == "loss" else f"{scores[name]:.2%}" for name in known}
 
 
 def _score_lines(scores):
-    return [f"{name:<10} {value}" for name, value in _formatted(scores)]
+    return [f"{name:<10} {value}" for name, value in _formatted(scores).items()]
 
 
 def _compare(logits, split, rival, split_name):
-    """Test whether two checkpoints differ on the same images."""
+    """Test whether two checkpoints differ on the same images. Return the figures, and lines that report them."""
     rival_logits, rival_scores = rival.predict(split_name)
-    labels = split.labels.numpy()
-    correct = [each.argmax(axis=1) == labels for each in (logits, rival_logits)]
-    return {"checkpoint": rival.name, "top1": rival_scores["top1"], **analysis.mcnemar(*correct)}
-
-
-def _comparison_lines(name, found):
+    correct = [each.argmax(axis=1) == split.labels.numpy() for each in (logits, rival_logits)]
+    found = {"checkpoint": rival.name, "top1": rival_scores["top1"], **analysis.mcnemar(*correct)}
     verdict = "they differ" if found["p"] < SIGNIFICANCE else "no difference shown"
-    return [
-        f"compared with {name}, top1 {found['top1']:.2%}:",
+    return found, [
+        f"compared with {rival.name}, top1 {found['top1']:.2%}:",
         f"  right only here {found['only_first']:,}, only there {found['only_second']:,}, both {found['both']:,}, "
         f"neither {found['neither']:,}; exact McNemar test p = {found['p']:.3g}: {verdict} at {SIGNIFICANCE:.0%}",
     ]
@@ -91,11 +87,8 @@ def _comparison_lines(name, found):
 
 def _analyse(folder, logits, split, data, temperature):
     """Write the error analysis, and return a summary as lines."""
-    try:
-        with replacing_files(Path(folder)) as scratch:
-            found = write_analysis(scratch, logits, split, data, temperature)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
+    with as_user_error(f"{folder} cannot be written", OSError), replacing_files(Path(folder)) as scratch:
+        found = write_analysis(scratch, logits, split, data, temperature)
     lines = [
         f"ece        {entry['ece']:.2%}, loss {entry['loss']:.4f} at temperature {entry['temperature']:.4g}"
         for entry in found["calibration"]
@@ -110,9 +103,9 @@ def _save_temperature(temperature, folder):
     """Save the temperature in config.json; a verified checkpoint stays verified."""
     path = folder / "config.json"
     verified = find_damage(folder) is None
-    config = json.loads(path.read_text(encoding="utf-8")) | {"calibration_temperature": temperature}
+    config = run_record.read_json(path) | {"calibration_temperature": temperature}
     with atomic_write(path) as file:
-        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        run_record.write_json(config, file)
     if verified:
         write_manifest(folder)
 

@@ -24,7 +24,6 @@ def main(argv=None, prog=None):
     data = load_data_for(options.checkpoint, data_args, model, processor, needed) if name else None
     split = find_split(data, name) if data else None
     normalization = (processor.image_mean, processor.image_std) if options.include_normalization else None
-    reference = convert.Deployed(model, normalization).eval()
     dtype = torch.float16 if options.precision == "fp16" else torch.float32
     deployed = convert.Deployed(model, normalization, dtype).eval()
     # The file gets its name only after it has passed the comparison.
@@ -34,15 +33,15 @@ def main(argv=None, prog=None):
         else:
             torch.export.save(convert.export_program(deployed, size), file)
         run = load_runner(options.format, file)
-        found = compare(run, reference, model, size, exact=options.precision == "fp32")
+        found = compare(run, deployed, model, size, exact=options.precision == "fp32")
         found["bytes"] = file.stat().st_size
     takes = f"uint8 (batch, {size}, {size}, 3)" if normalization else f"float32 (batch, 3, {size}, {size}), normalised"
     written = f"Wrote {options.output}, {found['bytes'] / 1e6:.2f} MB"
-    print(f"{written}; input {reference.input_name}: {takes}; output logits\n"
+    print(f"{written}; input {deployed.input_name}: {takes}; output logits\n"
           f"Logits differ from PyTorch's by at most {found['difference']:.2g} (of {found['largest']:.3g}), "
           f"batches of {', '.join(map(str, BATCH_SIZES))}")  # fmt: skip
     if split is not None:
-        found |= measure_accuracy(run, model, reference.input_name, split)
+        found |= measure_accuracy(run, model, deployed.input_name, split)
         print(f"On {name} of {data_args.dataset_name}, {len(split):,} images: top-1 {found['top1']:.2%}, "
               f"PyTorch {found['pytorch_top1']:.2%}; the same label for {found['agreement']:.2%}")  # fmt: skip
     return found

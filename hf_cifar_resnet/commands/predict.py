@@ -36,8 +36,11 @@ def main(argv=None, prog=None):
                     yield path, answer
             bar.update(len(batch))
 
-    with _opened(options.output) as file, tqdm(total=len(paths), unit="img", disable=_hides_progress(file)) as bar:
-        FORMATS[options.format](answers(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
+    with _opened(options.output) as file:
+        # In a terminal that shows the predictions a progress bar would be in their way.
+        hidden = file.isatty() or not sys.stderr.isatty()
+        with tqdm(total=len(paths), unit="img", disable=hidden) as bar:
+            FORMATS[options.format](answers(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
     if unreadable:
         print(f"{len(unreadable):,} of {len(paths):,} files could not be read:", file=sys.stderr)
         print(*(f"  {line}" for line in unreadable), sep="\n", file=sys.stderr)
@@ -54,11 +57,6 @@ def _parse(argv, prog):
     parser.add_argument("--batch_size", type=positive, default=256, help="images at a time (default: 256)")
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
     return parser.parse_args(argv)
-
-
-def _hides_progress(file):
-    """In a terminal that shows the predictions a progress bar would be in their way."""
-    return file.isatty() or not sys.stderr.isatty()
 
 
 @contextmanager

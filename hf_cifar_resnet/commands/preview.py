@@ -4,7 +4,8 @@ Draw training images before and after augmentation, and mixed if the recipe mixe
 hf-cifar-resnet preview --policy strong
 """
 
-import numpy as np
+from argparse import SUPPRESS
+
 import torch
 
 from ..checkpoints.outputs import atomic_write, check_output
@@ -27,8 +28,10 @@ def main(argv=None, prog=None):
     rows = [int((labels == label).nonzero()[0]) for label in labels.unique()[: options.images].tolist()]
     names = [data.label_names[labels[row]] for row in rows]
     columns = [("before", data.train.images[rows])]
+    augmented = data.train.as_bytes()
     for epoch in range(options.columns):
-        columns.append((f"epoch {epoch + 1}", _augment(data.train, rows, epoch)))
+        batch = augmented.__getitems__([epoch * len(augmented) + row for row in rows])
+        columns.append((f"epoch {epoch + 1}", batch["pixel_values"].numpy()))
     if args.mixup_alpha or args.cutmix_alpha:
         mixer = Mixer(len(data.label_names), args.mixup_alpha, args.cutmix_alpha, 1.0, args.cutmix_share, args.seed)
         for step in range(options.columns // 2):
@@ -40,21 +43,13 @@ def main(argv=None, prog=None):
     print(f"Policy {data_args.augmentation} on {len(rows)} images of {data_args.dataset_name}; drawn: {options.output}")
 
 
-def _augment(dataset, rows, epoch):
-    if dataset.augmenter is None:
-        return dataset.images[rows]
-    return np.stack([dataset.augmenter(dataset.images[row], epoch, row) for row in rows])
-
-
 def _parse(argv, prog):
     description = "Draw training images before and after augmentation; all arguments of `train` apply."
     parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
-    parser.add_argument("--policy", help="the same as --augmentation")
+    parser.add_argument("--policy", dest="augmentation", default=SUPPRESS, help="the same as --augmentation")
     parser.add_argument("--images", type=positive, default=8, help="rows of the sheet, each of another class")
     parser.add_argument("--columns", type=positive, default=8, help="augmentations of each image")
     parser.add_argument("--output", default="preview.png", help="PNG to write")
-    options, _ = parser.parse_known_args(argv)
-    policy = ["--augmentation", options.policy] if options.policy else []
-    _, data_args, args, options = parser.parse([*argv, *policy])
+    _, data_args, args, options = parser.parse(argv)
     check_output("--output", options.output, ending=".png")
     return options, data_args, args

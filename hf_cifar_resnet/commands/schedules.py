@@ -37,26 +37,15 @@ def main(argv=None, prog=None):
 
 
 def _curve(name, options, kwargs):
-    if name not in schedules.SCHEDULES:
-        schedules.check(name, kwargs)
+    """Return the learning rate of each step. Raises `ValueError` for a schedule or arguments that do not exist."""
+    schedules.check(name, {})
     accepted = schedules.accepted_arguments(name)
-    warmup = 0.0 if name in schedules.WITHOUT_WARMUP else options.warmup_steps
     kwargs = {key: value for key, value in kwargs.items() if key in accepted}
+    warmup = 0.0 if name in schedules.WITHOUT_WARMUP else options.warmup_steps
     schedules.try_out(name, options.learning_rate, warmup, kwargs)
-    return learning_rates(name, options.steps, options.learning_rate, warmup, kwargs)
-
-
-def learning_rates(name, steps, learning_rate=1e-3, warmup_steps=0.0, kwargs=None):
-    """
-    Return the learning rate of each of `steps` steps. Schedules that follow evaluations are drawn
-    as if none improved on the first.
-
-    Raises:
-        ValueError: for a schedule or arguments that do not exist.
-    """
-    rules = schedules.callbacks_for(name, kwargs or {})
-    every, rates = max(1, steps // EVALUATIONS), []
-    for step, scheduler in enumerate(schedules.dry_run(name, steps, learning_rate, warmup_steps, kwargs)):
+    rules = schedules.callbacks_for(name, kwargs)
+    every, rates = max(1, options.steps // EVALUATIONS), []
+    for step, scheduler in enumerate(schedules.dry_run(name, options.steps, options.learning_rate, warmup, kwargs)):
         if rules and step and step % every == 0 and scheduler.last_epoch >= scheduler.warmup_steps:
             rules[0].apply(scheduler, 1.0, greater_is_better=False)
         rates.append(scheduler.get_last_lr()[0])

@@ -14,7 +14,6 @@ from torch import nn
 from ..checkpoints.load import label_names
 from ..errors import UserError
 
-CALIBRATION_BATCH = 32
 # Names in torchvision's blocks and stem, and in the Sequential of a downsampling shortcut.
 CONVOLUTIONS_WITH_NORMS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
 
@@ -45,25 +44,20 @@ class Deployed(nn.Module):
     def __init__(self, model, normalization=None, dtype=torch.float32):
         super().__init__()
         self.input_name = "pixel_values" if normalization is None else "images"
-        folded = fold_batch_norm(model.cpu())
-        backbone = folded.resnet.backbone
-        self.stages = nn.ModuleList([getattr(backbone, name) for name in backbone.stage_names])
-        self.stem = nn.Sequential(backbone.conv1, backbone.relu, backbone.maxpool)
-        self.classifier = folded.classifier
-        self.to(dtype)
-        self.dtype = dtype
+        self.model = fold_batch_norm(model.cpu()).to(dtype)
         if normalization is not None:
             # Images are grey levels from 0 to 255.
             for name, values in zip(("mean", "std"), normalization, strict=True):
                 self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, batch):
-        if self.input_name == "images":
-            batch = (batch.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
-        features = self.stem(batch.to(self.dtype))
-        for stage in self.stages:
-            features = stage(features)
-        return self.classifier(features.mean((2, 3))).to(torch.float32)
+        return self.model(pixel_values=self.normalize(batch).to(self.model.dtype)).logits.to(torch.float32)
+
+    def normalize(self, batch):
+        """Return the `pixel_values` of a batch of the input."""
+        if self.input_name == "pixel_values":
+            return batch
+        return (batch.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
 
     def example(self, batch_size, image_size, seed=0):
         """Return a batch of noise of the right type and shape."""
@@ -83,21 +77,12 @@ def export_program(deployed, image_size):
 
 def write_onnx(deployed, image_size, path, metadata=None):
     """Write an ONNX file for any batch size, with `metadata` (a dict of text) in it."""
-    onnx = require_module("onnx")
     require_module("onnxscript")
-    with torch.no_grad(), _quiet():
-        torch.onnx.export(
-            export_program(deployed, image_size),
-            f=str(path),
-            input_names=[deployed.input_name],
-            output_names=["logits"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, metadata or {})
-    onnx.save(model, path)
+    names = {"input_names": [deployed.input_name], "output_names": ["logits"]}
+    with _quiet():
+        program = torch.onnx.export(export_program(deployed, image_size), **names, dynamo=True, verbose=False)
+        program.model.metadata_props.update(metadata or {})
+        program.save(path)
 
 
 def onnx_metadata(model, processor):
@@ -165,8 +150,7 @@ def _quiet():
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)

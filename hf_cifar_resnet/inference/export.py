@@ -29,10 +29,10 @@ def write_onnx_file(options, deployed, size, path, data, metadata):
         convert.quantize_static(source, path, [batch for batch, _ in _batches(data.train, deployed.input_name, chosen)])
 
 
-def _batches(split, input_name, indices, batch_size=convert.CALIBRATION_BATCH):
+def _batches(split, input_name, indices):
     """Yield pairs of the exported file's input and `pixel_values`, as `np.ndarray`s."""
-    for start in range(0, len(indices), batch_size):
-        chosen = list(indices[start : start + batch_size])
+    for start in range(0, len(indices), BATCH_SIZE):
+        chosen = list(indices[start : start + BATCH_SIZE])
         pixels = split.__getitems__(chosen)["pixel_values"].numpy()
         yield np.asarray(split.images[chosen]) if input_name == "images" else pixels, pixels
 
@@ -46,18 +46,15 @@ def load_runner(format, path):
 
 
 @torch.inference_mode()
-def compare(run, reference, model, size, exact):
+def compare(run, deployed, model, size, exact):
     """
     Return the largest difference of the logits from PyTorch's, over several batch sizes, and the largest logit. Raises
     [`UserError`] if logits are not finite, or of an `exact` export differ by more than the tolerance.
     """
     difference, largest = 0.0, 1.0
     for batch_size in BATCH_SIZES:
-        batch = reference.example(batch_size, size, seed=batch_size)
-        pixels = batch
-        if reference.input_name == "images":
-            pixels = (batch.permute(0, 3, 1, 2).float() - reference.mean) / reference.std
-        found, expected = run(batch.numpy()), model(pixel_values=pixels).logits.numpy()
+        batch = deployed.example(batch_size, size, seed=batch_size)
+        found, expected = run(batch.numpy()), model(pixel_values=deployed.normalize(batch)).logits.numpy()
         if not (np.isfinite(found).all() and np.isfinite(expected).all()):
             raise UserError("the exported logits are not finite: the weights are too large; nothing was written")
         difference = max(difference, float(np.abs(found - expected).max()))
@@ -71,7 +68,7 @@ def compare(run, reference, model, size, exact):
 def measure_accuracy(run, model, input_name, split):
     """Measure on a split the top-1 of the exported file and of PyTorch, and how often both agree."""
     theirs, ours = [], []
-    for batch, pixels in _batches(split, input_name, range(len(split)), BATCH_SIZE):
+    for batch, pixels in _batches(split, input_name, range(len(split))):
         theirs.append(run(batch).argmax(axis=1))
         ours.append(model(pixel_values=torch.from_numpy(pixels)).logits.numpy().argmax(axis=1))
     theirs, ours, labels = np.concatenate(theirs), np.concatenate(ours), split.labels.numpy()

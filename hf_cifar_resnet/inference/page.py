@@ -1,6 +1,7 @@
 """The demo's page. A Space gets a copy of this file, so it imports nothing else of the package."""
 
 import os
+from contextlib import contextmanager
 
 # Gradio reads this when it is imported; without it, it would report its use.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -44,6 +45,8 @@ def look(model, processor, image):
     """
     Return for a PIL image the probability of each label name (dict), the image that the model sees, uint8 (size, size,
     3), and the class-activation map of the most probable class, float (h, w).
+
+    The mean of the map (Zhou et al. 2015, https://arxiv.org/abs/1512.04150), plus the classifier's bias, is the logit.
     """
     pixels = processor(images=upright_rgb(image), return_tensors="pt")["pixel_values"]
     batch = pixels.to(model.device)
@@ -53,44 +56,41 @@ def look(model, processor, image):
     names = [model.config.id2label[number] for number in range(len(probabilities))]
     std, mean = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_std, processor.image_mean))
     seen = ((pixels[0] * std + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    return dict(zip(names, probabilities, strict=True)), seen, activation_map(model, features[0], int(logits.argmax()))
+    activations = torch.einsum("c,chw->hw", model.classifier.weight[logits.argmax()], features[0]).cpu().numpy()
+    return dict(zip(names, probabilities, strict=True)), seen, activations
 
 
-def activation_map(model, features, label):
-    """
-    The class-activation map (h, w) of features (channels, h, w) (Zhou et al. 2015, https://arxiv.org/abs/1512.04150).
-    The mean of the map, plus the classifier's bias, is the logit.
-    """
-    return torch.einsum("c,chw->hw", model.classifier.weight[label], features).cpu().numpy()
-
-
-def enlarge(array, smooth=False):
-    """Resize a uint8 image (h, w, 3) to the size in which it is shown."""
-    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(array).resize((SHOWN_SIZE, SHOWN_SIZE), how))
+def enlarge(array, resampling=Image.Resampling.NEAREST):
+    """Resize an image, uint8 (h, w, 3) or float32 (h, w), to the size in which it is shown."""
+    return np.asarray(Image.fromarray(array).resize((SHOWN_SIZE, SHOWN_SIZE), resampling))
 
 
 def overlay(seen, activations):
     """The image in grey, with red where it speaks for the class and blue where it speaks against it."""
     strength = activations / max(float(np.abs(activations).max()), 1e-12)
-    colours = np.stack([np.clip(strength, 0, 1), np.zeros_like(strength), np.clip(-strength, 0, 1)], axis=-1)
-    colours = enlarge((255 * colours).round().astype(np.uint8), smooth=True).astype(float)
+    strength = enlarge(strength.astype(np.float32), Image.Resampling.BILINEAR)[:, :, None]
+    hue, share = np.where(strength > 0, (255, 0, 0), (0, 0, 255)), 0.6 * np.abs(strength)
     grey = enlarge(seen).mean(axis=2, keepdims=True)
-    share = 0.6 * colours.max(axis=2, keepdims=True) / 255
-    hue = colours / np.maximum(colours.max(axis=2, keepdims=True), 1) * 255
     return (grey * (1 - share) + hue * share).round().astype(np.uint8)
+
+
+@contextmanager
+def explained():
+    """Show a message where a file cannot be opened or read, which Gradio would report as "Error" only."""
+    try:
+        yield
+    except (OSError, ValueError, Image.DecompressionBombError) as error:  # PIL raises OSError for a truncated file
+        raise gr.Error(UNREADABLE, print_exception=False) from error
 
 
 def build(model, processor, title, examples=()):
     """Return the page, a `gradio.Blocks` that is ready to launch; `examples` are paths of images to try."""
 
+    @explained()
     def answer(image):
         if image is None:
             return None, None, None
-        try:
-            probabilities, seen, activations = look(model, processor, image)
-        except (OSError, ValueError) as error:  # PIL raises OSError for a truncated file
-            raise gr.Error(UNREADABLE, print_exception=False) from error
+        probabilities, seen, activations = look(model, processor, image)
         return probabilities, enlarge(seen), overlay(seen, activations)
 
     size = processor.size["height"]
@@ -99,7 +99,8 @@ def build(model, processor, title, examples=()):
         with gr.Row():
             with gr.Column():
                 image = gr.Image(type="pil", image_mode=None, sources=["upload", "clipboard"], height=320)
-                image.preprocess = _reporting_bad_files(image.preprocess)
+                # Gradio opens the file before it calls `answer`.
+                image.preprocess = explained()(image.preprocess)
             with gr.Column():
                 label = gr.Label(num_top_classes=TOP_K, label="Labels")
                 with gr.Row():
@@ -118,15 +119,3 @@ def _picture(caption):
     with gr.Column(min_width=120):
         gr.Markdown(caption)
         return gr.Image(show_label=False, interactive=False, buttons=[])
-
-
-def _reporting_bad_files(preprocess):
-    """Explain why a file cannot be opened, which Gradio does before `answer` is called and reports as "Error" only."""
-
-    def checked(payload):
-        try:
-            return preprocess(payload)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise gr.Error(UNREADABLE, print_exception=False) from error
-
-    return checked

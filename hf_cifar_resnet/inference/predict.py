@@ -22,10 +22,8 @@ def find_images(places):
     paths, endings = [], tuple(Image.registered_extensions())
     for place in places:
         if os.path.isdir(place):
-            below = (
-                os.path.join(parent, name) for parent, _, names in sorted(os.walk(place)) for name in sorted(names)
-            )
-            found = [path for path in below if path.lower().endswith(endings)]
+            below = (os.path.join(parent, name) for parent, _, names in os.walk(place) for name in names)
+            found = sorted(path for path in below if path.lower().endswith(endings))
         elif os.path.exists(place):
             found = [place]
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..checkpoints.load import load_data_for
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 
 NUM_EXAMPLES = 8
 # What the Space's page imports beside gradio.
@@ -80,12 +80,10 @@ def write_space(folder, checkpoint, title, examples=()):
         "requirements.txt": "\n".join(requirements) + "\n",
         "README.md": CARD.format(**named, gradio=version("gradio")),
     }
-    try:
+    with as_user_error(f"{folder} cannot be written", OSError):
         (folder / "examples").mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         for path in examples:
             shutil.copy(path, folder / "examples")
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
     return [*texts, *sorted({f"examples/{Path(path).name}" for path in examples})]

@@ -65,17 +65,13 @@ def describe_power(groups):
         return None
     significance = SIGNIFICANCE / comparisons
     smallest = 100 * deviation * smallest_effect(least, significance)
-    needed = [f"{_seeds(margin / deviation, significance)} for {100 * margin:g}" for margin in MARGINS[::-1]]
+    needed = {100 * margin: seeds_needed(margin / deviation, significance) for margin in MARGINS[::-1]}
+    needed = [f"{seeds or f'more than {MOST_SEEDS:,}'} seeds for {points:g}" for points, seeds in needed.items()]
     return (
         f"Power: the deviation over seeds is {100 * deviation:.2f} points, pooled. With {least} seeds the smallest "
         f"difference that shows with 80% power (at 5% over {comparisons} comparisons) is {smallest:.2g} points; needed "
         f"are {' and '.join(needed)}."
     )
-
-
-def _seeds(effect, significance):
-    needed = seeds_needed(effect, significance)
-    return f"more than {MOST_SEEDS:,} seeds" if needed is None else f"{needed} seeds"
 
 
 def confidence_interval(values):
@@ -89,11 +85,9 @@ def welch(a, b, shift=0.0, alternative="two-sided"):
     if stdev(a) == 0 and stdev(b) == 0:
         # Seeds that agree exactly say nothing about the next seed.
         return 1.0
-    with warnings.catch_warnings():
-        # scipy warns where the values hardly differ; the test is then as exact as the figures are.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        shifted = [value + shift for value in a]
-        return float(stats.ttest_ind(shifted, b, equal_var=False, alternative=alternative).pvalue)
+    # scipy warns where the values hardly differ; the test is then as exact as the figures are.
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        return float(stats.ttest_ind(np.add(a, shift), b, equal_var=False, alternative=alternative).pvalue)
 
 
 def holm(p_values):

@@ -83,12 +83,8 @@ def execute_with_branches(runs, common, engine):
     for run in ready:
         branch_off(run, branches[run.name])
     failed += [run for run in runs if run.name in branches and run not in ready] + execute(ready, common, engine)
-    for trunk in branches.values():
-        if not failed:
-            _drop_checkpoints(trunk)
+    if not failed:
+        for trunk in branches.values():
+            last = run_files.list_checkpoints(trunk.folder)[-1]
+            rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))
     return failed
-
-
-def _drop_checkpoints(trunk):
-    last = run_files.list_checkpoints(trunk.folder)[-1]
-    rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))

@@ -4,10 +4,10 @@ import itertools
 import json
 import os
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..reporting import run_files, run_record
 from ..training.parser import parse_arguments
 from ..training.schedule_free import SCHEDULE_FREE
@@ -66,17 +66,16 @@ class Run:
 
     def arguments(self):
         variant = self.variant
-        schedule = {"lr_scheduler_type": variant.schedule}
+        settings = {"lr_scheduler_type": variant.schedule}
         if variant.schedule in SCHEDULE_FREE:
-            schedule = {"lr_scheduler_type": "constant_with_warmup", "optim": variant.schedule}
-        settings = {**schedule, **variant.varied, **variant.ablation, **self.tuned, "seed": self.seed, **self.options}
+            settings = {"lr_scheduler_type": "constant_with_warmup", "optim": variant.schedule}
+        settings |= variant.varied | variant.ablation | self.tuned | {"seed": self.seed} | self.options
         return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
 
     def entry(self):
         """Return what `study.json` has of a run."""
-        variant = asdict(self.variant)
-        variant.pop("ablation")
-        return {"folder": self.name, **variant, "seed": self.seed, "tuned": self.tuned, "tuning": self.tuning}
+        kind = {name: getattr(self.variant, name) for name in ("schedule", "varied", "without")}
+        return {"folder": self.name, **kind, "seed": self.seed, "tuned": self.tuned, "tuning": self.tuning}
 
 
 def argument_name(text):
@@ -110,10 +109,8 @@ def check_runs(runs, common):
             argument_name(argument.split("=")[0])
     known = {}
     for run in runs:
-        try:
+        with as_user_error(run.name, UserError):
             model_args, data_args, args = parse_arguments([*common, *run.arguments()])
-        except UserError as error:
-            raise UserError(f"{run.name}: {error}") from error
         settings = json.dumps([vars(model_args), vars(data_args), args.to_dict()], default=str)
         for key in (run.name, settings):
             if key in known:
@@ -138,17 +135,12 @@ def write_plan(folder, runs, options, common):
             )
         # A run with another choice of the tuned argument is not compared any more.
         compared = [_identity(run) for run in planned.values() if not run["tuning"]]
-        known = {
-            run["folder"]: run
-            for run in before.get("runs", [])
-            if run.get("tuning") or _identity(run) not in compared
-        }  # fmt: skip
+        kept = [run for run in before.get("runs", []) if run.get("tuning") or _identity(run) not in compared]
+        known = {run["folder"]: run for run in kept}
     study = {"arguments": common, "varied": vary, "without": without, "runs": list((known | planned).values())}
-    try:
+    with as_user_error(f"the folder {folder} cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         run_record.write_json(study, path)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be written: {error.strerror or error}") from error
 
 
 def _identity(run):

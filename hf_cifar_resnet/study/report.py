@@ -122,37 +122,35 @@ def results_markdown(groups, targets, unfinished, ensembles, sections):
 
 
 def _table(groups, targets, selected_on, ensembles):
-    columns = {"test_top1": "test top-1", "test_top5": "test top-5"}
+    columns = {"test_top1": "test top-1", "interval": "95% interval", "test_top5": "test top-5"}
     if selected_on != "test":
         columns = {"validation_top1": "validation top-1", "validation_top5": "validation top-5"} | columns
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
         columns |= {f"epochs_to_{target:g}": f"epochs to {target:.0%}", f"seconds_to_{target:g}": f"s to {target:.0%}"}
     numbers = {name: [figures(run, targets) for run in members] for name, members in groups.items()}
-    measured = {column for rows in numbers.values() for row in rows for column in row}
+    measured = {"interval", *(column for rows in numbers.values() for row in rows for column in row)}
     columns = {column: title for column, title in columns.items() if column in measured}
     scores_of = {tuple(each["runs"]): each["test"] for each in ensembles}
     tuned = list(next(iter(groups.values()))[0]["tuned"])
     head = ["schedule", *tuned, "n", *columns.values()]
-    after_test = head.index("test top-1") + 1
-    head.insert(after_test, "95% interval")
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = [_row(head), "|" + "---|" * len(head)]
     for name in ranked(groups):
         members = groups[name]
-        cells = [_cell(column, [row.get(column) for row in numbers[name]]) for column in columns]
         chosen = [members[0]["tuned"].get(argument, "") for argument in tuned]
-        cells = [name, *chosen, str(len(members)), *cells]
-        cells.insert(after_test, _interval(test_top1(members)))
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = {column: _cell(column, [row.get(column) for row in numbers[name]]) for column in columns}
+        cells["interval"] = _interval(test_top1(members))
+        lines.append(_row([name, *chosen, str(len(members)), *cells.values()]))
         # An ensemble is shown only beside exactly the runs that it consists of.
-        scores = scores_of.get(tuple(run["folder"] for run in members))
-        if scores:
-            names = [column.removeprefix("test_") for column in columns]
-            cells = [_cell(name, [scores[name]]) if name in scores else "" for name in names]
-            cells = [f"{name}, ensemble of its {len(members)} seeds", *chosen, "1", *cells]
-            cells.insert(after_test, "")
-            lines.append("| " + " | ".join(cells) + " |")
+        if scores := scores_of.get(tuple(run["folder"] for run in members)):
+            scores = {f"test_{score}": _cell(score, [value]) for score, value in scores.items()}
+            cells = [scores.get(column, "") for column in columns]
+            lines.append(_row([f"{name}, ensemble of its {len(members)} seeds", *chosen, "1", *cells]))
     return lines
+
+
+def _row(cells):
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(column, values):
@@ -194,13 +192,12 @@ def _tuning_section(groups, tried, runs, folder):
     [argument] = runs[0]["tuned"]
     chosen = {name: choose(tried[name], name) for name in groups if name in tried}
     plot_tuning({name: tried[name] for name in chosen}, chosen, argument, folder / "tuning.png")
-    spent, compared = (
-        sum(run["metrics"]["timing"]["train_seconds"] or 0 for run in part)
-        for part in (runs, [run for members in groups.values() for run in members])
-    )
+    spent = _train_seconds(runs)
+    compared = sum(map(_train_seconds, groups.values()))
     seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
     split = runs[0]["metrics"]["selected_on"]
-    edges = [f"{name} ({value})" for name, value in chosen.items() if at_edge(tried[name], value)]
+    edges = ", ".join(f"{name} ({value})" for name, value in chosen.items() if at_edge(tried[name], value))
+    warning = [f"**At the edge of what was tried, so a better value may lie beyond: {edges}.**", ""] if edges else []
     return [
         "",
         f"## Choice of {argument}",
@@ -209,17 +206,17 @@ def _tuning_section(groups, tried, runs, folder):
         + (", and the table above is of fresh seeds. " if split == "validation" else ". ")
         + f"The {len(runs)} tuning runs took {spent:.0f} s of training; the runs of the table took {compared:.0f} s.",
         "",
-        *(_edge_warning(edges) if edges else []),
-        f"| schedule | chosen | {split} top-1 of each {argument} |",
+        *warning,
+        _row(["schedule", "chosen", f"{split} top-1 of each {argument}"]),
         "|---|---|---|",
-        *(f"| {name} | {value} | {_tried_cells(tried[name])} |" for name, value in chosen.items()),
+        *(_row([name, value, _tried_cells(tried[name])]) for name, value in chosen.items()),
         "",
         "![tuning](tuning.png)",
     ]
 
 
-def _edge_warning(edges):
-    return [f"**At the edge of what was tried, so a better value may lie beyond: {', '.join(edges)}.**", ""]
+def _train_seconds(runs):
+    return sum(run["metrics"]["timing"]["train_seconds"] or 0 for run in runs)
 
 
 def _tried_cells(scores):

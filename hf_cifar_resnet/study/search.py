@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..training.figures import NonFiniteError
 
 BEST_JSON = "search.json"
@@ -17,7 +17,8 @@ def find_best(trainer, space, options, args):
     """Return the best trial, as transformers returns it."""
     import optuna
 
-    try:
+    # The search raises it if every trial diverged.
+    with as_user_error("the search found nothing", ValueError):
         return trainer.hyperparameter_search(
             hp_space=lambda trial: {dimension.name: dimension.suggest(trial) for dimension in space},
             compute_objective=lambda metrics: metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"],
@@ -27,8 +28,6 @@ def find_best(trainer, space, options, args):
             sampler=optuna.samplers.TPESampler(seed=args.seed),
             catch=NonFiniteError,  # a trial that diverges counts as a bad one, and the search continues
         )
-    except ValueError as error:  # every trial diverged
-        raise UserError(f"the search found nothing: {error}") from error
 
 
 @dataclass
@@ -75,10 +74,8 @@ def check_space(space, parser, argv):
             raise UserError(f"--space {dimension.name} is given twice")
         parsed = []
         for value in dimension.values:
-            try:
+            with as_user_error(f"--space {dimension.name}", UserError):
                 *_, args, _ = parser.parse([*argv, f"--{dimension.name}", str(value)])
-            except UserError as error:
-                raise UserError(f"--space {dimension.name}: {error}") from error
             parsed.append(getattr(args, dimension.name))
         if len(set(parsed)) < len(parsed):
             raise UserError(f"--space {dimension.name} has equal values: {', '.join(map(str, dimension.values))}")

@@ -1,5 +1,6 @@
 """Choose an argument, such as the peak LR, for each variant on validation, before the compared runs are trained."""
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import mean
 
@@ -41,7 +42,7 @@ def tune(study, variants, options, common):
     study that is started again repeats the same trials, whose finished runs are kept. A value with a run that failed,
     such as a diverged one, is not chosen. Raises [`UserError`] if nothing is left to choose from.
     """
-    tuning = options.tuning
+    tuning, variants = options.tuning, {variant_name(asdict(variant)): variant for variant in variants}
     searches = _searches(variants, tuning.dimension)
     for _ in range(tuning.trials if searches else 1):
         trials = {name: search.ask() for name, search in searches.items()}
@@ -49,8 +50,8 @@ def tune(study, variants, options, common):
         runs = [
             Run(study, variant, seed, {tuning.dimension.name: value}, tuning=True)
             for seed in tuning.seeds
-            for variant in variants
-            for value in values.get(_name(variant), tuning.values)
+            for name, variant in variants.items()
+            for value in values.get(name, tuning.values)
         ]
         check_runs(runs, common)
         write_plan(study, runs, options, common)
@@ -59,21 +60,17 @@ def tune(study, variants, options, common):
         for name, trial in trials.items():
             score = tried[name][values[name][0]]
             searches[name].tell(trial, 0.0 if score is None else score)
-    return {_name(variant): choose(tried[_name(variant)], _name(variant)) for variant in variants}
+    return {name: choose(tried[name], name) for name in variants}
 
 
-def _searches(variants, dimension):
+def _searches(names, dimension):
     if not dimension.scale:
         return {}
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler
-    return {_name(variant): optuna.create_study(direction="maximize", sampler=sampler(seed=0)) for variant in variants}
-
-
-def _name(variant):
-    return variant_name(asdict(variant))
+    return {name: optuna.create_study(direction="maximize", sampler=sampler(seed=0)) for name in names}
 
 
 def read_tried(study):
@@ -92,7 +89,7 @@ def read_tried(study):
             value: mean(selection_top1(members)) if all("metrics" in run for run in members) else None
             for value, members in values.items()
         }
-        tried[name] = dict(sorted(scores.items(), key=lambda item: _sort_key(item[0])))
+        tried[name] = dict(sorted(scores.items(), key=lambda item: (_number(item[0]), item[0])))
     return tried
 
 
@@ -107,16 +104,12 @@ def choose(scores, variant):
 def at_edge(scores, value):
     """Return whether a chosen number is the lowest or the highest that was tried."""
     values = list(scores)
-    return len(values) > 1 and _is_number(value) and value in (values[0], values[-1])
+    return len(values) > 1 and _number(value) < math.inf and value in (values[0], values[-1])
 
 
-def _sort_key(value):
-    return (0, float(value), value) if _is_number(value) else (1, 0.0, value)
-
-
-def _is_number(value):
+def _number(value):
+    """Return the number that a text names; infinity if it names none, so that it comes last."""
     try:
-        float(value)
+        return float(value)
     except ValueError:
-        return False
-    return True
+        return math.inf
