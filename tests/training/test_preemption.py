@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from trainer_fixtures import at
 from transformers import TrainerCallback
 
@@ -76,7 +77,7 @@ def outcome(trainer):
 
 def assert_same(left, right):
     assert left[0] == right[0] and left[2:] == right[2:]
-    assert [name for name in left[1] if not left[1][name].equal(right[1][name])] == []
+    torch.testing.assert_close(left[1], right[1], rtol=0, atol=0)
 
 
 def checkpoints(trainer):

@@ -324,6 +324,4 @@ def test_model_of_synchronised_batchnorm_is_saved_with_the_ordinary_one(make_mod
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in loaded.modules())
-    assert list(state) == list(loaded.state_dict())
-    for name, tensor in loaded.state_dict().items():
-        assert torch.equal(tensor, state[name])
+    torch.testing.assert_close(dict(loaded.state_dict()), state, rtol=0, atol=0)
