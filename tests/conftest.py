@@ -1,5 +1,7 @@
 import os
+import pickle
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -70,6 +72,38 @@ def mount(tmp_path):
     yield mount
     if os.path.ismount(folder):
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def limit_file_size():
+    """Sets how many bytes a file may have; a write beyond them fails as on a full disk. Without a number, as before."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size=before):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+
+    yield limit
+    limit()
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """An object that makes a file when it is unpickled, which the test must not do."""
+    trap = Trap(tmp_path / "trapped")
+    pickle.loads(pickle.dumps(trap)).close()
+    (tmp_path / "trapped").unlink()
+    yield trap
+    assert not (tmp_path / "trapped").exists()
 
 
 @pytest.fixture

@@ -67,12 +67,13 @@ def run_python(code):
 # Importing
 
 
-@pytest.mark.parametrize(
-    "code", ["from hf_cifar_resnet import cli; cli.main(['--help'])", "from hf_cifar_resnet import errors"]
-)
-def test_costs_nothing_until_it_is_used(code):
-    loaded = run_python(f"{code}\nimport sys\nprint('LOADED', *({HEAVY!r} & sys.modules.keys()))")
-    assert loaded.splitlines()[-1] == "LOADED"
+def test_command_line_lists_its_commands_and_costs_nothing_until_it_is_used():
+    """With `--help` or without."""
+    loaded = f"import sys; print('LOADED', *({HEAVY!r} & sys.modules.keys()))"
+    calls = [f"from hf_cifar_resnet import cli, errors; cli.main({words}); {loaded}" for words in (["--help"], [])]
+    shown = run_python(calls[0])
+    assert all(f"\n  {name}" in shown for name in COMMANDS) and shown.endswith("\nLOADED\n")
+    assert shown == run_python(calls[1])
 
 
 def test_training_loads_nothing_of_its_own_before_it_knows_its_arguments():
@@ -100,12 +101,6 @@ def test_what_the_command_line_lists_is_what_there_is():
     assert tuple(BUILT_IN) == choices.BUILT_IN_DATASETS
     assert tuple(configuration.STANDARD_DEPTHS) == choices.DEPTHS + choices.CIFAR_DEPTHS
     assert (configuration.BLOCKS, configuration.STEMS) == (choices.BLOCKS, choices.STEMS)
-
-
-def test_command_line_help_lists_the_commands():
-    shown = run_python("from hf_cifar_resnet import cli; cli.main(['--help'])")
-    assert all(f"\n  {name}" in shown for name in COMMANDS)
-    assert shown == run_python("from hf_cifar_resnet import cli; cli.main([])")
 
 
 def test_the_package_is_a_program():

@@ -26,6 +26,15 @@ def quick():
     torch.set_num_threads(threads)
 
 
+def at(event, function):
+    """A callback that calls `function` with the arguments and the state at an event, such as "on_save"."""
+
+    def call(self, args, state, control, **kwargs):
+        function(args, state)
+
+    return type("At", (TrainerCallback,), {event: call})()
+
+
 class Recorder(TrainerCallback):
     """The learning rate and first momentum that every optimizer step really used."""
 

@@ -2,13 +2,13 @@
 
 import itertools
 import os
-import resource
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from transformers import TrainerCallback
+import torch
+from trainer_fixtures import at
 
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.checkpoints.save import find_damage
@@ -105,8 +105,7 @@ def test_best_and_last_are_kept_and_move_with_the_run(train_best, tmp_path, limi
     (tmp_path / "run").rename(tmp_path / "moved")
     more = train_best("moved", "checkpoint-20", save_total_limit=limit, num_train_epochs=5)
     assert more.state.best_model_checkpoint == str(tmp_path / "moved" / "checkpoint-5")
-    for one, other in zip(trained.model.parameters(), more.model.parameters(), strict=True):
-        assert one.equal(other)
+    torch.testing.assert_close(trained.model.state_dict(), more.model.state_dict(), rtol=0, atol=0)
 
 
 def test_run_without_its_best_model_is_not_resumed(train_best, tmp_path):
@@ -124,18 +123,13 @@ def test_best_evaluation_that_was_not_saved_is_not_reported_as_the_model(train_b
     assert train_best(resume="checkpoint-4", num_train_epochs=2, **steps).state.global_step == 10
 
 
-class LoseTheBest(TrainerCallback):
-    def __init__(self, run):
-        self.run = run
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 19:
-            truncate(self.run / "checkpoint-5" / "model.safetensors")
-
-
 def test_last_model_is_not_taken_for_a_best_one_that_is_lost(train_best, tmp_path):
+    def lose_the_best(args, state):
+        if state.global_step == 19:
+            truncate(tmp_path / "run" / "checkpoint-5" / "model.safetensors")
+
     with pytest.raises(UserError, match="its best model, .*checkpoint-5, cannot be loaded: model.safetensors has"):
-        train_best(callbacks=[LoseTheBest(tmp_path / "run")])
+        train_best(callbacks=[at("on_step_begin", lose_the_best)])
 
 
 # Disks
@@ -149,20 +143,15 @@ def test_full_disk_is_reported_before_training(mount, make_trainer, tmp_path):
     assert trainer.state.global_step == 0 and list((tmp_path / "disk").iterdir()) == []
 
 
-class Fill(TrainerCallback):
-    """Somebody else fills the disk after the first checkpoint."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def on_save(self, args, state, control, **kwargs):
-        (self.folder / "theirs").write_bytes(bytes(os.statvfs(self.folder).f_bavail * 4096 - 2**19))
-
-
-def test_full_disk_is_reported_before_a_save(mount, make_trainer, tmp_path):
+def test_full_disk_is_reported_before_a_save(mount, make_trainer):
+    """Somebody else fills it after the first checkpoint."""
     disk = mount("size=8m")
+
+    def fill(args, state):
+        (disk / "theirs").write_bytes(bytes(os.statvfs(disk).f_bavail * 4096 - 2**19))
+
     with pytest.raises(UserError, match="the checkpoint of step 4 may take .* MB left: make room"):
-        make_trainer("disk", callbacks=[Fill(disk)], **SAVING).train()
+        make_trainer("disk", callbacks=[at("on_save", fill)], **SAVING).train()
     assert find_last_resumable(disk, needs_best=False).name == "checkpoint-2"
 
 
@@ -178,36 +167,24 @@ def test_disk_that_fills_up_during_a_save(mount, make_trainer):
     assert resumed.state.global_step == 5
 
 
-class LimitFiles(TrainerCallback):
-    """From the first checkpoint on, the system refuses to write files beyond 4 KB: a quota, wherever tests run."""
-
-    def on_save(self, args, state, control, **kwargs):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-
-
-@pytest.fixture
-def file_size_limit():
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield LimitFiles()
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_write_that_fails_leaves_the_last_checkpoint(file_size_limit, make_trainer, tmp_path):
+def test_write_that_fails_leaves_the_last_checkpoint(limit_file_size, make_trainer, tmp_path):
+    """From the first checkpoint on: a quota, wherever tests run."""
+    limit = at("on_save", lambda args, state: limit_file_size(4096))
     with pytest.raises(UserError, match="the checkpoint of step 4 could not be written .*; .*checkpoint-2 is") as told:
-        make_trainer("run", callbacks=[file_size_limit], **SAVING).train()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        make_trainer("run", callbacks=[limit], **SAVING).train()
+    limit_file_size()
     assert "\n" not in str(told.value)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
     assert find_damage(tmp_path / "run" / "checkpoint-2") is None
 
 
-def test_final_model_is_replaced_atomically(file_size_limit, make_trainer, tmp_path):
+def test_final_model_is_replaced_atomically(limit_file_size, make_trainer, tmp_path):
     trainer = make_trainer("run", max_steps=1)
     trainer.train()
     trainer.save_model()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     trainer.train()
-    file_size_limit.on_save(None, None, None)
+    limit_file_size(4096)
     with pytest.raises(Exception, match="(?i)error|large"):
         trainer.save_model()
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -118,18 +117,12 @@ def test_damaged_file_of_the_cache_is_made_anew(cached, fault):
     assert all(np.array_equal(np.load(path).shape[1:], (32, 32, 3)) for path in files)
 
 
-def test_cache_on_a_full_disk_is_done_without(cached):
-    """A limit on the size of files fails the writes of an array as a full disk does."""
+def test_cache_on_a_full_disk_is_done_without(cached, limit_file_size):
     folder, images, files = cached
     for path in files:
         path.unlink()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        again = load(folder).train.images
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert np.array_equal(again, images) and not any(path.exists() for path in files)
+    limit_file_size(10_000)
+    assert np.array_equal(load(folder).train.images, images) and not any(path.exists() for path in files)
     assert not list(files[0].parent.glob("*.tmp"))
 
 

@@ -105,16 +105,6 @@ def test_layout_and_the_given_batch_stay():
     assert torch.equal(images, before)
 
 
-def test_loss_of_a_mixed_and_smoothed_batch_is_the_mix_of_the_smoothed_losses():
-    from hf_cifar_resnet.model.modeling_cifar_resnet import classification_loss
-
-    logits = torch.randn(BATCH, CLASSES, generator=torch.Generator().manual_seed(0))
-    _, labels = mix(7, mixup_alpha=1.0)
-    kept = labels[1, LABELS[1]].item()
-    own, other = (classification_loss(logits, hard, 0.1) for hard in (LABELS, LABELS[BEFORE]))
-    torch.testing.assert_close(classification_loss(logits, labels, 0.1), kept * own + (1 - kept) * other)
-
-
 def test_label_share_predictions():
     predicted = torch.tensor([0, 0, 1, 4, 2, 0])
     assert label_share(predicted, LABELS).tolist() == [True, False, True, True, True, True]

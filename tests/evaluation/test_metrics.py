@@ -51,13 +51,6 @@ def test_cross_entropy_of_extreme_logits():
     assert np.isnan(CrossEntropy().compute(predictions=[[np.nan, 0.0], [1.0, 0.0]], references=[0, 0])["loss"])
 
 
-def test_superclass():
-    superclass_of = np.array([0, 1, 0, 1])
-    logits = np.eye(4, dtype=np.float32)[[0, 0, 0, 3, 2]]
-    scores = SuperclassAccuracy(superclass_of).compute(predictions=logits, references=[0, 2, 1, 1, 3])
-    assert scores == {"superclass": 3 / 5}
-
-
 @pytest.mark.parametrize("superclass_of, keys", [(None, []), (np.arange(10) // 2, ["superclass"])])
 def test_scorer(superclass_of, keys):
     logits, labels = noise(31, 10, seed=3)

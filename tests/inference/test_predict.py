@@ -117,17 +117,13 @@ def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, refused):
     assert "holds no images" in refused("predict", colour_checkpoint, tmp_path / "empty")
 
 
-def test_output_takes_its_place_when_it_is_complete(colour_checkpoint, write_image, tmp_path, refused):
-    """A limit on the size of files fails a write as a full disk does."""
+def test_output_takes_its_place_when_it_is_complete(colour_checkpoint, write_image, tmp_path, refused, limit_file_size):
     output = tmp_path / "labels.txt"
     output.write_text("from before")
     image = write_image("red.png", "red")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        line = refused("predict", colour_checkpoint, image, "--output", output)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    limit_file_size(10)
+    line = refused("predict", colour_checkpoint, image, "--output", output)
+    limit_file_size()
     assert line == f"error: {output} cannot be written: File too large"
     assert output.read_text() == "from before"
     assert sorted(os.listdir(tmp_path)) == ["labels.txt", "red.png"]

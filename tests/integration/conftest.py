@@ -29,6 +29,12 @@ def list_threads(path):
         file.writelines(open(name).read() for name in glob.glob("/proc/self/task/*/comm"))
 """
 
+# Of a finished run's folder.
+PUSHED = {
+    "README.md", "config.json", "configuration_cifar_resnet.py", "curves.png", "metrics.json", "model.safetensors",
+    "modeling_cifar_resnet.py", "preprocessor_config.json", "run.json", "training_args.json",
+}  # fmt: skip
+
 # Several commands in one process, whose start takes longer than they do.
 RUN_EACH = """
 import contextlib, io, json, sys
@@ -142,10 +148,23 @@ def python():
     return run
 
 
-@pytest.fixture(scope="session")
-def environment():
-    """Of a process that is started here."""
-    return ENVIRONMENT
+@pytest.fixture(scope="module")
+def start():
+    """Starts `python ARGUMENTS`, whose output is added to `log`, and kills it after the tests at the latest."""
+    running = []
+
+    def begin(*arguments, log, environment=ENVIRONMENT):
+        command = [sys.executable, *map(str, arguments)]
+        with open(log, "a", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
 
 
 @pytest.fixture(scope="session")

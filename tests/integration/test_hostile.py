@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,16 +16,6 @@ from .conftest import write_noise
 ODD = "dä ta 'x' \"y\" $z 图 #"
 WORSE = f"{ODD} [1]*\n"
 LABELS = ["<script>alert(1)</script>", "a|b", "[link](http://x)", "$\\frac{", "`code` 图"]
-
-
-def refused(capsys, *arguments):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        cli(list(map(str, arguments)))
-    *others, line = capsys.readouterr().err.splitlines()  # others: transformers' warnings
-    assert not any("Traceback" in other for other in others)
-    assert stopped.value.code == 2 and line.startswith("error: ") and line.isprintable()
-    return line
 
 
 @pytest.fixture
@@ -57,9 +48,9 @@ def test_odd_names_from_training_to_prediction(dataset, tmp_path, monkeypatch, c
     assert json.loads((run / "metrics.json").read_text())["steps"] == 3
 
 
-def test_folder_that_datasets_would_take_for_a_pattern(dataset, tmp_path, capsys):
+def test_folder_that_datasets_would_take_for_a_pattern(dataset, tmp_path, refused):
     folder = dataset.rename(tmp_path / WORSE)
-    line = refused(capsys, "train", "--dataset_name", folder, "--output_dir", tmp_path / "out", "--use_cpu")
+    line = refused("train", "--dataset_name", folder, "--output_dir", tmp_path / "out", "--use_cpu")
     assert "give a link to it" in line and "[1]*\\n" in line
 
 
@@ -79,10 +70,10 @@ BOMB = "\n".join(["a0: &a0 [1,1,1,1,1,1,1,1,1]", *(f"a{i}: &a{i} [{f'*a{i - 1},'
     ],
     ids=["billion laughs", "in itself", "deep", "huge", "object", "no date", "binary"],
 )
-def test_recipe_that_does_harm(capsys, tmp_path, monkeypatch, text, told):
+def test_recipe_that_does_harm(refused, tmp_path, monkeypatch, text, told):
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(text)
-    assert told in refused(capsys, "train", "--config", "recipe.yaml", "--output_dir", "out")
+    assert told in refused("train", "--config", "recipe.yaml", "--output_dir", "out")
     assert os.listdir() == ["recipe.yaml"]
 
 
@@ -98,40 +89,29 @@ def test_recipe_that_does_harm(capsys, tmp_path, monkeypatch, text, told):
         ('--accelerator_config {"a":1}', "unexpected keyword"),
     ],
 )
-def test_package_or_file_that_an_argument_needs(capsys, tmp_path, typed, told):
+def test_package_or_file_that_an_argument_needs(refused, tmp_path, typed, told):
     out = tmp_path / "out"
     arguments = ["--config", "quickstart", "--use_cpu", "--max_train_samples", "200", "--max_eval_samples", "100"]
-    assert told in refused(capsys, "train", *arguments, "--output_dir", out, *typed.split())
+    assert told in refused("train", *arguments, "--output_dir", out, *typed.split())
     assert not out.exists() or not list(out.iterdir())
-
-
-@pytest.mark.parametrize("fault", ["config", "text", "no object", "deep"])
-def test_push_of_a_folder_with_a_wrong_record(finished, tmp_path, capsys, fault):
-    folder = shutil.copytree(finished.folder, tmp_path / "run")
-    record = json.loads((folder / "run.json").read_text())
-    del record["dataset"]["config"]
-    text = {"config": json.dumps(record), "text": "{", "no object": "[1]", "deep": "[" * 100_000}[fault]
-    (folder / "run.json").write_text(text)
-    line = refused(capsys, "push", folder, "ann/model")
-    assert "run.json" in line and "not as training wrote it" in line
-    if fault == "config":
-        assert "lacks 'config'" in line
 
 
 @pytest.mark.parametrize(
     "name, content, told",
     [
+        ("run.json", b"{}", "run.json.* not as training wrote it.* lacks '\\w+'"),
+        *(("run.json", text, "run.json.* not as training wrote it") for text in (b"{", b"[1]", b"[" * 100_000)),
         ("training_args.json", b"{", "training_args.json: it is not valid JSON"),
         ("README.md", b"\xff", "README.md is no UTF-8 text"),
         ("model.safetensors", b"\x80\x04K\x01.", "model.safetensors holds no weights"),
     ],
 )
-def test_push_of_a_folder_with_a_file_that_is_none(finished, tmp_path, capsys, name, content, told):
+def test_push_of_a_folder_with_a_file_that_is_none(finished, tmp_path, refused, name, content, told):
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     (folder / name).write_bytes(content)
-    assert told in refused(capsys, "push", folder, "ann/model")
+    assert re.search(told, refused("push", folder, "ann/model"))
 
 
 @pytest.mark.parametrize("flag", ["--tag", "--revision", "--message"])
-def test_push_with_an_empty_word(finished, capsys, flag):
-    assert f"{flag} must not be empty" in refused(capsys, "push", finished.folder, "ann/model", flag, "")
+def test_push_with_an_empty_word(finished, refused, flag):
+    assert f"{flag} must not be empty" in refused("push", finished.folder, "ann/model", flag, "")

@@ -19,7 +19,7 @@ from hf_cifar_resnet import CifarResNetForImageClassification
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.hub import client
 
-from .conftest import run_each, use_elsewhere, write_noise
+from .conftest import PUSHED, run_each, use_elsewhere, write_noise
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
@@ -29,10 +29,6 @@ DATASET_CARD = "---\nlicense: cc-by-4.0\n---\n\n# Trees\n\n```bibtex\n@misc{tree
 SMALL = "--block basic --stage_depths 1 1 --stage_widths 16 32 --global_batch_size 8 --use_cpu --seed 7".split()
 EVERY_3 = "--max_steps 6 --eval_strategy steps --eval_steps 3 --save_strategy steps --save_steps 3".split()
 ON_TREES = ["--dataset_name", "ann/trees", *SMALL, *EVERY_3]
-PUSHED = {
-    "README.md", "config.json", "configuration_cifar_resnet.py", "curves.png", "metrics.json", "model.safetensors",
-    "modeling_cifar_resnet.py", "preprocessor_config.json", "run.json", "training_args.json",
-}  # fmt: skip
 
 
 def add_ann(hub, folder):

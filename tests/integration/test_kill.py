@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 
 import pytest
@@ -21,22 +19,9 @@ ARGUMENTS = (
 
 
 @pytest.fixture
-def start(script, environment, tmp_path):
+def train(start, script, tmp_path):
     """Starts training in a folder, where it goes on from what is there."""
-    running = []
-
-    def begin(folder):
-        command = [sys.executable, str(script), *ARGUMENTS, "--output_dir", str(tmp_path / folder)]
-        with open(tmp_path / f"{folder}.log", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        process.kill()
+    return lambda folder: start(script, *ARGUMENTS, "--output_dir", tmp_path / folder, log=tmp_path / f"{folder}.log")
 
 
 def wait(until, process):
@@ -46,15 +31,15 @@ def wait(until, process):
         time.sleep(0.001)
 
 
-def test_killed_run_ends_as_if_it_had_not_been(start, request, tmp_path, untimed):
+def test_killed_run_ends_as_if_it_had_not_been(train, request, tmp_path, untimed):
     kills = request.config.getoption("--kills")
     began = time.monotonic()
-    assert start("whole").wait(LIMIT) == 0, (tmp_path / "whole.log").read_text()
+    assert train("whole").wait(LIMIT) == 0, (tmp_path / "whole.log").read_text()
     lines = (tmp_path / "whole.log").read_text()
     chance, run = random.Random(request.config.getoption("--kill-seed")), tmp_path / "killed"
     in_saves = 0
     for number in range(kills):
-        process = start("killed")
+        process = train("killed")
         said = log_size(tmp_path)
         wait(lambda said=said: log_size(tmp_path) > said, process)
         if number % 2:
@@ -66,7 +51,7 @@ def test_killed_run_ends_as_if_it_had_not_been(start, request, tmp_path, untimed
             time.sleep(chance.uniform(0, 3))
         process.kill()
         process.wait()
-    assert start("killed").wait(LIMIT) == 0, (tmp_path / "killed.log").read_text()
+    assert train("killed").wait(LIMIT) == 0, (tmp_path / "killed.log").read_text()
     print(f"{kills} kills, {in_saves} of them while files were written; {time.monotonic() - began:.0f} s in all")
     assert "Traceback" not in lines
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

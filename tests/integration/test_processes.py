@@ -3,18 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from .conftest import LIST_THREADS, has_threads_of_gloo
+from .conftest import ENVIRONMENT, LIST_THREADS, has_threads_of_gloo
 
 pytestmark = pytest.mark.slow
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 LIMIT = 240  # seconds for a launch to end
 ARGUMENTS = (
     "--config quickstart --use_cpu --max_train_samples 203 --max_eval_samples 101 --num_train_epochs 3 "
@@ -55,25 +53,17 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launch(script, environment, folder):
+def launch(start, script, folder):
     """Starts two processes of a run, and returns their launcher; all they say goes into a file."""
-    running = []
 
     def begin(run):
         (folder / f"{run}-notes").mkdir(exist_ok=True)
-        watched = {"PYTHONPATH": os.pathsep.join([str(folder / "watch"), environment["PYTHONPATH"]]),
+        watched = {"PYTHONPATH": os.pathsep.join([str(folder / "watch"), ENVIRONMENT["PYTHONPATH"]]),
                    "NOTES": str(folder / f"{run}-notes")}  # fmt: skip
-        command = [*TORCHRUN, str(script), *ARGUMENTS, "--output_dir", str(folder / run)]
-        with open(folder / f"{run}.log", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                command, env=environment | watched, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
-        running.append(process)
-        return process
+        command = [*TORCHRUN, script, *ARGUMENTS, "--output_dir", folder / run]
+        return start(*command, log=folder / f"{run}.log", environment=ENVIRONMENT | watched)
 
-    yield begin
-    for process in running:
-        process.kill()
+    return begin
 
 
 @pytest.fixture(scope="module")
@@ -134,5 +124,5 @@ main()
 @pytest.mark.parametrize("failing", [["1"], ["0", "1"]])
 def test_error_of_any_process_is_told_once(python, tmp_path, failing):
     (tmp_path / "program.py").write_text(PROGRAM)
-    result = python(*TORCHRUN[1:], tmp_path / "program.py", *failing, cwd=tmp_path)
+    result = python(*TORCHRUN, tmp_path / "program.py", *failing, cwd=tmp_path)
     assert result.returncode != 0 and result.stderr.count("error: it cannot be read\n") == 1

@@ -12,16 +12,9 @@ TWO_EPOCHS = ["--max_steps", "-1", "--num_train_epochs", "2", "--max_train_sampl
 
 def expected(folder):
     """(name, step) to value of what was recorded, under the names that a tracker shows."""
-    names = {
-        "train_loss": "train/loss",
-        "train_accuracy": "train/accuracy",
-        "images_per_second": "train/images_per_second",
-        "learning_rate": "train/learning_rate",
-        "train_seconds": "train/seconds",
-        "eval_loss": "eval/loss",
-        "eval_top1": "eval/top1",
-        "eval_superclass": "eval/superclass",
-    }
+    prefixed = "train_loss train_accuracy train_seconds eval_loss eval_top1 eval_superclass".split()
+    names = {name: name.replace("_", "/") for name in prefixed}
+    names |= {name: f"train/{name}" for name in ("images_per_second", "learning_rate")}
     rows = read_history(folder / "history.csv")
     assert len(rows) == 2
     shown = {(shown, row["step"]): row[name] for row in rows for name, shown in names.items()}

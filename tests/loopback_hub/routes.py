@@ -265,7 +265,7 @@ def add_reference(references, name, target):
 @route("GET HEAD", rf"/(?:(?P<kind>datasets|spaces)/)?{ID}/resolve/{REVISION}/(?P<path>.+)", "resolve")
 def resolve(request):
     commit, path = request.commit(), request.parts["path"]
-    headers = {"X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+    headers = {"X-Repo-Commit": commit.sha, "Content-Type": "application/octet-stream"}
     if path not in commit.files:
         refused = Refused(404, "Entry not found", "EntryNotFound")
         refused.answer.headers |= {"X-Repo-Commit": commit.sha}
@@ -274,12 +274,4 @@ def resolve(request):
     headers |= {"ETag": f'"{blob.etag}"'}
     if blob.lfs:
         headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.data))}
-    wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("Range") or "")
-    if not wanted or wanted[0] == "bytes=-":
-        return Answer(blob.data, 200, headers)
-    size = len(blob.data)
-    start = int(wanted[1]) if wanted[1] else max(size - int(wanted[2]), 0)
-    stop = min(int(wanted[2]) + 1, size) if wanted[1] and wanted[2] else size
-    if start >= stop:
-        return Answer(b"", 416, headers | {"Content-Range": f"bytes */{size}"})
-    return Answer(blob.data[start:stop], 206, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"})
+    return Answer(blob.data, 200, headers)

@@ -15,8 +15,7 @@ from hf_cifar_resnet.study.compare import (
 from hf_cifar_resnet.study.plan import plan_runs, plan_variants
 from hf_cifar_resnet.study.read import group, variant_name
 from hf_cifar_resnet.study.report import write_report
-from hf_cifar_resnet.study.search import Dimension
-from hf_cifar_resnet.study.tune import Tuning, at_edge, choose
+from hf_cifar_resnet.study.tune import at_edge, choose
 
 
 def runs(part, *accuracies, schedule="cosine"):
@@ -88,14 +87,6 @@ def test_a_value_is_chosen_by_validation_and_an_edge_is_named():
     assert choose(scores, "cosine") == "0.01" and not at_edge(scores, "0.01") and at_edge(scores, "0.001")
     with pytest.raises(UserError, match="no tuning run of cosine finished"):
         choose({"0.1": None}, "cosine")
-
-
-def test_tuning_seeds_are_not_those_of_the_comparison():
-    tuning = Tuning(Dimension("learning_rate", [0.1, 0.01]), [0, 42], 1)
-    with pytest.raises(UserError, match="--tuning_seeds and --seeds must differ, both have 42"):
-        tuning.check([], [42, 43])
-    with pytest.raises(UserError, match="--tune learning_rate is varied or ablated too"):
-        tuning.check(plan_variants(["step"], {"learning_rate": ["1"]}, {}), [1])
 
 
 def test_two_runs_of_one_schedule_and_seed_are_refused():

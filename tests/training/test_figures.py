@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from transformers import TrainerCallback
+from trainer_fixtures import Recorder
 
 from hf_cifar_resnet.checkpoints.save import find_damage
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, normalize
@@ -32,25 +32,15 @@ class Overflowing(Poisoned):
     value = 1e30
 
 
-class Steps(TrainerCallback):
-    """The learning rate of every step that was begun."""
-
-    def __init__(self):
-        self.rates = []
-
-    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
-        self.rates.append(optimizer.param_groups[0]["lr"])
-
-
 BAD = int(np.flatnonzero(EpochSampler(40, 42).order(0) == 13)[0]) // 8 + 1  # the step that image 13 of 40 is in
 
 
 @pytest.fixture
 def stopped(make_trainer, make_dataset):
-    """Trains on images of which one is planted until it stops; what it says, and the [`Steps`] until then."""
+    """Trains on images of which one is planted until it stops; what it says, and the [`Recorder`] of its steps."""
 
     def run(kind=Poisoned, count=40, **options):
-        steps = Steps()
+        steps = Recorder()
         options = {"learning_rate": 0.01, "seed": 42, "logging_strategy": "no"} | options
         trainer = make_trainer(train=make_dataset(count, kind=kind), callbacks=[steps], **options)
         with pytest.raises(UserError) as error:

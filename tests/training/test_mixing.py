@@ -13,7 +13,7 @@ MIX = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}
 def train(make_trainer, make_model):
     """Trains, and returns what the model was given in training and in evaluation, and the trainer."""
 
-    def run(resume=None, **options):
+    def run(**options):
         model, given = make_model(), {True: [], False: []}
 
         def remember(module, args, kwargs):
@@ -22,7 +22,7 @@ def train(make_trainer, make_model):
 
         model.register_forward_pre_hook(remember, with_kwargs=True)
         trainer = make_trainer(model=model, **options)
-        trainer.train(resume_from_checkpoint=resume)
+        trainer.train()
         return given[True], given[False], trainer
 
     return run

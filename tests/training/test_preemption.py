@@ -5,15 +5,17 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from trainer_fixtures import at
 from transformers import TrainerCallback
 
-from hf_cifar_resnet.training import processes
 from hf_cifar_resnet.training.processes import (
     EXIT_CODE,
     MARKER,
     SIGNALS,
     Preempted,
     PreemptionCallback,
+    command_line,
     mark_preemption,
     watch_signals,
 )
@@ -47,11 +49,11 @@ class Sender(TrainerCallback):
 def train(make_trainer):
     """Trains as `train.py` does; returns the trainer, and what it exited with."""
 
-    def run(*callbacks, resume=None, **options):
+    def run(*callbacks, resume=None, command=("train.py",), **options):
         code = 0
-        trainer = None
+        handlers = [signal.getsignal(number) for number in SIGNALS]
         try:
-            with watch_signals(["train.py"]) as watch:
+            with watch_signals(list(command)) as watch:
                 preempted = PreemptionCallback(watch)
                 trainer = make_trainer(callbacks=[*callbacks, preempted], **(RUN | options))
                 with mark_preemption(trainer.args.output_dir):
@@ -59,6 +61,7 @@ def train(make_trainer):
                     preempted.check()
         except Preempted as stopped:
             code = stopped.code
+        assert [signal.getsignal(number) for number in SIGNALS] == handlers
         return trainer, code
 
     return run
@@ -74,16 +77,21 @@ def outcome(trainer):
 
 def assert_same(left, right):
     assert left[0] == right[0] and left[2:] == right[2:]
-    assert [name for name in left[1] if not left[1][name].equal(right[1][name])] == []
+    torch.testing.assert_close(left[1], right[1], rtol=0, atol=0)
 
 
 def checkpoints(trainer):
     return sorted(int(path.name[11:]) for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
 
 
-def go_on(train, trainer, **options):
-    last = Path(trainer.args.output_dir, f"checkpoint-{checkpoints(trainer)[-1]}")
-    return train(resume=str(last), **options)
+def check_resumed(train, sender, saved, **options):
+    """A run that `sender` stops after step `saved` ends, when it is resumed, as one that was never stopped."""
+    whole, _ = train(folder="whole", **options)
+    stopped, code = train(sender, **options)
+    assert code == EXIT_CODE and checkpoints(stopped)[-1] == saved
+    resumed, code = train(resume=f"{stopped.args.output_dir}/checkpoint-{saved}", **options)
+    assert code == 0 and not Path(resumed.args.output_dir, MARKER).exists()
+    assert_same(outcome(resumed), outcome(whole))
 
 
 # While training
@@ -107,22 +115,16 @@ def test_step_is_saved_and_the_program_ends_with_75(train, number, capsys):
     [(1, EVALUATED), (5, EPOCHS | {"ema_decay": 0.9}), (7, EPOCHS | {"ema_decay": 0.9}), (10, {})],
 )
 def test_resumed_run_is_the_uninterrupted_one(train, step, options):
-    expected = outcome(train(folder="whole", **options)[0])
-    stopped, code = train(Sender(step), **options)
-    assert code == EXIT_CODE and step in checkpoints(stopped)
-    resumed, code = go_on(train, stopped, **options)
-    assert code == 0 and not Path(resumed.args.output_dir, MARKER).exists()
-    assert_same(outcome(resumed), expected)
+    check_resumed(train, Sender(step), step, **options)
 
 
 def test_what_is_saved_already_is_not_written_again(train):
-    class SendAfterSave(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            written.append(Path(args.output_dir, "checkpoint-5", "trainer_state.json").stat().st_mtime_ns)
-            os.kill(os.getpid(), signal.SIGTERM)
+    def note_and_send(args, state):
+        written.append(Path(args.output_dir, "checkpoint-5", "trainer_state.json").stat().st_mtime_ns)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     written = []
-    trainer, code = train(SendAfterSave(), **EPOCHS)
+    trainer, code = train(at("on_save", note_and_send), **EPOCHS)
     assert code == EXIT_CODE and checkpoints(trainer) == [5]
     assert written == [Path(trainer.args.output_dir, "checkpoint-5", "trainer_state.json").stat().st_mtime_ns]
 
@@ -142,21 +144,13 @@ def test_what_is_saved_already_is_not_written_again(train):
     ],
 )
 def test_evaluation_comes_to_its_end_before_the_save(train, step, options):
-    expected = outcome(train(folder="whole", **options)[0])
     sender = Sender(step, batch=2)
-    stopped, code = train(sender, **options)
-    assert code == EXIT_CODE and sender.batches[step] == 5 and checkpoints(stopped)[-1] == step
-    resumed, code = go_on(train, stopped, **options)
-    assert code == 0
-    assert_same(outcome(resumed), expected)
+    check_resumed(train, sender, step, **options)
+    assert sender.batches[step] == 5
 
 
 def test_evaluation_without_a_save_is_followed_by_one_more_step(train):
-    options = EVALUATED | {"save_steps": 4}
-    expected = outcome(train(folder="whole", **options)[0])
-    stopped, code = train(Sender(2, batch=2), **options)
-    assert code == EXIT_CODE and checkpoints(stopped) == [3]
-    assert_same(outcome(go_on(train, stopped, **options)[0]), expected)
+    check_resumed(train, Sender(2, batch=2), 3, **EVALUATED | {"save_steps": 4})
 
 
 # Before and after
@@ -204,29 +198,15 @@ def test_launcher_that_passes_a_signal_on_is_no_second_one(monkeypatch):
     assert watch.signum == signal.SIGTERM
 
 
-def test_handlers_are_restored(train):
-    before = [signal.getsignal(number) for number in SIGNALS]
-    train(Sender(2))
-    assert [signal.getsignal(number) for number in SIGNALS] == before
-
-
 @pytest.mark.parametrize("value", ["false", "run/checkpoint-3"])
-def test_what_was_resumed_from_is_replaced(make_trainer, capsys, value):
-    command_line = ["train.py", "--resume_from_checkpoint", value, "--seed", "42"]
-    with pytest.raises(Preempted), watch_signals(command_line) as watch:
-        preempted = PreemptionCallback(watch)
-        trainer = make_trainer(callbacks=[Sender(2), preempted])
-        with mark_preemption(trainer.args.output_dir):
-            trainer.train()
-            preempted.check()
+def test_what_was_resumed_from_is_replaced(train, capsys, value):
+    trainer, _ = train(Sender(2), command=["train.py", "--resume_from_checkpoint", value, "--seed", "42"])
     shown = f"train.py --resume_from_checkpoint true --seed 42 --output_dir {trainer.args.output_dir}\n"
     assert capsys.readouterr().out.endswith(f"Resume with {shown}")
 
 
 def test_token_is_not_printed():
-    assert "hf_secret" not in " ".join(
-        processes.command_line(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None)
-    )
+    assert "hf_secret" not in " ".join(command_line(["--hub_token", "hf_secret", "--hub_token=hf_secret"], None))
 
 
 def test_checkpointing_of_transformers_own_is_refused(make_args):
