@@ -190,8 +190,8 @@ def describe_other_dataset(run, checkpoint):
 
 
 def _read_run_record(checkpoint):
-    """Read the `run.json` beside a checkpoint, or in one that was downloaded from the Hub; {} if there is none."""
+    """Read the sections of the `run.json` beside a checkpoint, or in one from the Hub; {} if there is none."""
     for folder in (Path(checkpoint).parent, Path(checkpoint)):
-        with suppress(OSError, ValueError):
-            return read_json(folder / RUN_JSON)
+        with suppress(OSError, ValueError, AttributeError):  # none, or one that training did not write
+            return {name: part for name, part in read_json(folder / RUN_JSON).items() if isinstance(part, dict)}
     return {}
