@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from ..data.dataset import EpochSampler, ImageDataset, collate
+from ..data.dataset import EpochSampler, collate
 from ..device import memory_format_for
 from ..training.trainer import CifarTrainer
 from .timing import time_steps, wait_for
@@ -31,9 +31,8 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     args.eval_strategy = args.save_strategy = args.logging_strategy = "no"
     args.load_best_model_at_end, args.dataloader_drop_last = False, True
     indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
-    dataset = ImageDataset(
-        dataset.images[indices], dataset.labels[indices], dataset.mean, dataset.std, dataset.augmenter
-    )
+    dataset = copy.copy(dataset)
+    dataset.images, dataset.labels = dataset.images[indices], dataset.labels[indices]
     # The bare loops copy the model before the Trainer compiles or wraps it.
     others = {
         BARE: BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args)),
