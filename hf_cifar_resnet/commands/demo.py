@@ -62,7 +62,7 @@ def _parse(argv, prog):
 def _check_space(options):
     if options.space.count("/") != 1:
         raise UserError(f"--space needs USER/NAME, got {options.space}")
-    with as_user_error("--space", HFValidationError):
+    with as_user_error(f"--space: {options.space} is no name of a repository", HFValidationError):
         validate_repo_id(options.space)
     if Path(options.checkpoint).is_dir():
         raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
