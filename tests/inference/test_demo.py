@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.data.dataset import normalize, to_rgb_array
 
 REPOSITORY = Path(__file__).parents[2]
@@ -266,10 +267,12 @@ def test_bad_arguments(colour_checkpoint, tmp_path, monkeypatch, refused, argume
     assert message in refused("demo", colour_checkpoint, *arguments) and not list(tmp_path.iterdir())
 
 
-def test_port_that_another_program_has(colour_checkpoint, write_image, refused):
+def test_port_that_another_program_has(colour_checkpoint, write_image, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        line = refused("demo", colour_checkpoint, "--examples", write_image("red.png", "red"), "--port", port)
-    assert f"port {port}" in line and "choose another --port" in line
+        with pytest.raises(SystemExit) as stopped:
+            cli(["demo", str(colour_checkpoint), "--examples", write_image("red.png", "red"), "--port", port])
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and f"port {port}" in line and "choose another --port" in line
