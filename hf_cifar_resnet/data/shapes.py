@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 IMAGE_SIZE = 32
 SUPERSAMPLING = 4
 AXIS = np.linspace(-0.5, 0.5, IMAGE_SIZE)
+PER_CLASS = {"train": 50, "test": 10}  # images
 VERSION = 1  # of the drawing, to be raised when an image changes, since the cache knows it by this alone
 TILT = np.pi / 8  # radians either way
 # A tenth of the colour circle apart, so that small hue shifts do not confuse them.
@@ -95,7 +96,7 @@ def shapes100(seed=0):
         image=ImageFeature(), label=ClassLabel(names=LABEL_NAMES), superclass=ClassLabel(names=list(SHAPES))
     )
     splits = {}
-    for number, (split, per_class) in enumerate({"train": 50, "test": 10}.items()):
+    for number, (split, per_class) in enumerate(PER_CLASS.items()):
         arguments = {"seed": seed, "number": number, "per_class": per_class, "version": VERSION}
         try:
             splits[split] = Dataset.from_generator(_rows, features, gen_kwargs=arguments, split=split)

@@ -49,7 +49,7 @@ def test_a_hundred_balanced_classes(raw, images):
 
 def test_the_seed_decides_every_pixel(tmp_path, monkeypatch):
     """Of two images for each class, which are drawn anew each time, in a cache of their own."""
-    monkeypatch.setattr("hf_cifar_resnet.data.shapes.TRAIN_PER_CLASS", 2)
+    monkeypatch.setattr("hf_cifar_resnet.data.shapes.PER_CLASS", {"train": 2})
     drawn = []
     for number, seed in enumerate((0, 0, 1)):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / str(number))
