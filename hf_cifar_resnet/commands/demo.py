@@ -19,8 +19,10 @@ from ..training.parser import CifarArgumentParser, parse_with_run_record
 def main(argv=None, prog=None):
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
-    # A ValueError is of a variable of the environment, such as GRADIO_SERVER_PORT.
-    with as_user_error("gradio cannot be loaded (pip install 'hf-cifar-resnet[demo]')", ImportError, ValueError):
+    with (
+        as_user_error("gradio is not installed (pip install 'hf-cifar-resnet[demo]')", ImportError),
+        as_user_error("gradio does not take a variable of the environment", ValueError),  # such as GRADIO_SERVER_PORT
+    ):
         from ..inference import page
     model, processor = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
@@ -32,7 +34,8 @@ def main(argv=None, prog=None):
         blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
         port = f"port {options.port}" if options.port else "any port that it tried"
-        with as_user_error(f"the page cannot be served at {port}, which may be taken: choose another --port", OSError):
+        where = f"the page cannot be served at {port}, which may be taken: choose another --port"
+        with as_user_error(where, OSError, OverflowError):
             # On this machine only, without a public link.
             blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
 

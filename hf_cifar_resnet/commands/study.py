@@ -98,7 +98,7 @@ def _parse(argv, prog):
     parser.add_argument("--cooldowns", nargs="+", type=positive, metavar="EPOCHS",
                         help="numbers of epochs to compare; those of warmup_stable_decay share one run")  # fmt: skip
     parser.add_argument("--jobs", type=_parse_jobs, metavar="N|auto",
-                        help="runs at a time: each on one GPU, or on its share of a CPU's cores")  # fmt: skip
+                        help="runs at a time: each on one GPU, its share of a CPU's cores, or a Slurm job")  # fmt: skip
     parser.add_argument("--engine", choices=["local", "slurm"], default="local",
                         help="where the runs are trained: here, or each in a job of a Slurm cluster")  # fmt: skip
     parser.add_argument("--slurm", action="append", default=[], metavar="NAME=VALUE",
@@ -115,7 +115,7 @@ def _parse(argv, prog):
     options.tuning = _parse_tuning(options)
     if options.cooldowns:
         _set_budgets(options)
-    options.engine = _make_engine(options)
+    options.engine = None if options.report else _make_engine(options)
     return options, common
 
 
@@ -138,7 +138,7 @@ def _parse_parameter(text):
     name, _, value = text.partition("=")
     if not name or not value:
         raise UserError(f"--slurm {text}: write it as NAME=VALUE")
-    return name, int(value) if value.isdecimal() else value
+    return name, value
 
 
 def _parse_tuning(options):

@@ -72,7 +72,7 @@ class LocalEngine:
         return launch(arguments, 1, count_threads(self.jobs), environment=environment)
 
 
-def launch(arguments, devices, threads=None, stdout=subprocess.PIPE, prefix=(), environment=None):
+def launch(arguments, devices, threads=None, prefix=(), environment=None):
     """Start a training run on one or several devices, in a process group of its own that ends as a whole."""
     threads = threads or count_threads(devices)
     command = [sys.executable, "-m"]
@@ -80,7 +80,7 @@ def launch(arguments, devices, threads=None, stdout=subprocess.PIPE, prefix=(), 
         options = f"--num_processes {devices} --num_machines 1 --mixed_precision no --dynamo_backend no --multi_gpu"
         command += ["accelerate.commands.launch", "--quiet", *options.split(), "-m"]
     return subprocess.Popen(
-        [*prefix, *command, "hf_cifar_resnet", "train", *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
+        [*prefix, *command, "hf_cifar_resnet", "train", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": str(threads)} | (environment or {}),
     )  # fmt: skip

@@ -10,19 +10,36 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..errors import as_user_error
-from ..training.processes import MARKER
+from ..errors import UserError, as_user_error
+from ..reporting.run_files import METRICS_JSON
 from .local import launch
 
 POLL = 2  # seconds between two looks at a log
 QUEUE_AGE = 10  # seconds that a look at Slurm's queue serves all runs
-DEFAULTS = {"time": 240}  # minutes until a job is queued again
 KILL_WAIT = 600  # seconds; Slurm kills a job at most so long after it sent SIGTERM
+DEFAULTS = {"time": 240}  # minutes until a job is queued again
+NUMBERS = ("cpus_per_gpu", "cpus_per_task", "gpus_per_node", "signal_delay_s", "time")
+TEXTS = (
+    "account",
+    "constraint",
+    "exclude",
+    "gres",
+    "mem",
+    "mem_per_cpu",
+    "mem_per_gpu",
+    "nodelist",
+    "partition",
+    "qos",
+)
+PARAMETERS = sorted(NUMBERS + TEXTS)
+# Slurm sends SIGUSR2 to all processes of a job, but only submitit knows what it means.
+IGNORE_USR2 = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
 
 
 @dataclass
@@ -33,25 +50,35 @@ class TrainingJob:
     log: Path
 
     def __call__(self):
-        marker = self.log.parent / MARKER
-        marker.unlink(missing_ok=True)  # that of a run that was preempted before
-        # Slurm sends SIGUSR2 to all processes of a job, but only submitit knows what it means.
-        ignore = ["env", "--ignore-signal=USR2"]
-        with open(self.log, "a", encoding="utf-8") as log:
-            self._process = launch(self.arguments, max(1, torch.cuda.device_count()), stdout=log, prefix=ignore)
-            self._process.wait()
-        if marker.exists():
-            # Slurm sent SIGTERM: it cancels this job, or queues it again, unless the job ends by itself before that.
+        self._process, self._terminated = None, False
+        signal.signal(signal.SIGTERM, self._receive)
+        self._process = launch(self.arguments, max(1, torch.cuda.device_count()), prefix=IGNORE_USR2)
+        # It ends with the last process, which may be after the launcher's end.
+        self._copier = threading.Thread(target=self._copy_output)
+        self._copier.start()
+        self._copier.join()
+        if self._terminated:
+            # Slurm cancels this job, or queues it again, unless the job ends by itself before that.
             time.sleep(KILL_WAIT)
 
     def checkpoint(self):
         """Save the run, and return what the job does next time. submitit calls this before Slurm ends the job."""
         import submitit
 
-        os.killpg(self._process.pid, signal.SIGTERM)
-        # Not `wait()`, whose lock `__call__` holds, which this interrupts.
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+            self._copier.join()
         return submitit.helpers.DelayedSubmission(TrainingJob(self.arguments, self.log))
+
+    def _receive(self, *_):
+        self._terminated = True
+
+    def _copy_output(self):
+        with open(self.log, "a", encoding="utf-8") as log:
+            for line in self._process.stdout:
+                log.write(line)
+                log.flush()
 
 
 class SlurmEngine:
@@ -61,19 +88,26 @@ class SlurmEngine:
 
     Args:
         jobs (`int` or `None`): the number of runs at a time.
-        parameters (`dict`): of `submitit.SlurmExecutor`, such as `partition`, `time` (minutes) or `gpus_per_node`.
+        parameters (`dict`): of `submitit.SlurmExecutor`, as texts; the names are in `PARAMETERS`.
 
     Raises:
-        [`UserError`]: without submitit or Slurm, or for an unknown parameter.
+        [`UserError`]: for a wrong parameter, or where Slurm does not answer.
     """
 
     def __init__(self, jobs, parameters):
-        self.jobs, self.parameters = jobs, DEFAULTS | parameters
+        for name, value in parameters.items():
+            if name not in PARAMETERS:
+                raise UserError(f"--slurm {name} is unknown: choose from {', '.join(PARAMETERS)}")
+            if name in NUMBERS and not value.isdecimal():
+                raise UserError(f"--slurm {name} must be a whole number{' of minutes' * (name == 'time')}, got {value}")
+        numbers = {name: int(value) for name, value in parameters.items() if name in NUMBERS}
+        self.jobs, self.parameters = jobs, DEFAULTS | parameters | numbers
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._queue, self._queue_time = set(), float("-inf")
-        with as_user_error("--slurm", ValueError, RuntimeError):
-            self._executor(Path(), "check")
-        self._is_queued("")
+        with as_user_error("--engine slurm: squeue fails", OSError):
+            answer = self._read_queue()
+        if answer.returncode:
+            raise UserError(f"--engine slurm: squeue fails: {' '.join(answer.stderr.split())}")
 
     def train(self, arguments, log):
         """Train a run in a job, and yield the new lines of its log."""
@@ -82,12 +116,12 @@ class SlurmEngine:
         with open(log, encoding="utf-8", errors="replace") as file:
             file.seek(0, os.SEEK_END)
             self._submit_once(TrainingJob(arguments, log.resolve()), folder)
-            line = ""
-            queued = True
+            line, queued = "", True
             while queued:
                 if self._stopped.wait(POLL):
                     raise InterruptedError("the study was stopped, and its job goes on")
-                queued = self._is_queued(str(folder))
+                with self._lock:
+                    queued = self._is_queued(folder)
                 for part in file:
                     line += part
                     if line.endswith("\n"):
@@ -100,25 +134,41 @@ class SlurmEngine:
         print("the jobs go on: start the study again to watch them, --report shows what is finished, scancel ends them")
 
     def _submit_once(self, job, folder):
-        if self._is_queued(str(folder)):
-            return
-        with self._lock, as_user_error("Slurm refused the job", RuntimeError, subprocess.CalledProcessError):
-            self._executor(folder / "slurm", folder.name, comment=str(folder)).submit(job)
+        with self._lock:
+            if self._stopped.is_set():
+                raise InterruptedError("the study was stopped")
+            # Its job may have ended while the run waited for its turn.
+            if self._is_queued(folder) or (folder / METRICS_JSON).is_file():
+                return
+            try:
+                with as_user_error("Slurm refused a job", RuntimeError):
+                    self._executor(folder).submit(job)
+            except UserError:
+                self._stopped.set()  # it would refuse the others too
+                raise
             self._queue.add(str(folder))
 
-    def _executor(self, folder, name, **parameters):
+    def _executor(self, folder):
         import submitit
 
         # Every run resumes from its last checkpoint, so its job is queued again as often as it takes.
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=10_000)
-        executor.update_parameters(**{"job_name": name, "stderr_to_stdout": True} | self.parameters | parameters)
+        executor = submitit.SlurmExecutor(folder / "slurm", max_num_timeout=10_000)
+        # Some versions of Slurm do not pass a job's cores on to srun.
+        cores = [f"--cpus-per-task={self.parameters['cpus_per_task']}"] if "cpus_per_task" in self.parameters else None
+        executor.update_parameters(
+            job_name=folder.name, comment=str(folder), stderr_to_stdout=True, srun_args=cores, **self.parameters
+        )
         return executor
 
     def _is_queued(self, folder):
         """Return whether the job of a run, which has its folder as a comment, waits or runs."""
-        with self._lock:
-            if time.monotonic() - self._queue_time > QUEUE_AGE:
-                queue = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
-                if queue.returncode == 0:  # Slurm does not answer at times
-                    self._queue, self._queue_time = set(queue.stdout.splitlines()), time.monotonic()
-            return folder in self._queue
+        if time.monotonic() - self._queue_time > QUEUE_AGE:
+            self._read_queue()
+        return str(folder) in self._queue
+
+    def _read_queue(self):
+        answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
+        if answer.returncode == 0:  # Slurm does not answer at times
+            self._queue = set(answer.stdout.splitlines())
+        self._queue_time = time.monotonic()
+        return answer

@@ -176,8 +176,18 @@ def test_killed_run_is_reported_and_resumed_by_the_next_start(start, slurm, tmp_
     assert (folder / "model.safetensors").read_bytes() == expected
 
 
-def test_unknown_parameter_is_one_line(slurm, tmp_path):
-    command = [sys.executable, "-m", "hf_cifar_resnet", "study", "--engine", "slurm", "--slurm", "partitoin=gpu"]
+@pytest.mark.parametrize(
+    "parameter, message",
+    [("partitoin=gpu", "--slurm partitoin is unknown"), ("time=4:00:00", "--slurm time must be a whole number of min")],
+)
+def test_wrong_parameter_is_one_line(slurm, tmp_path, parameter, message):
+    command = [sys.executable, "-m", "hf_cifar_resnet", "study", "--engine", "slurm", "--slurm", parameter]
     result = subprocess.run(command, cwd=tmp_path, env=slurm, capture_output=True, text=True)
     assert result.returncode == 2 and not list(tmp_path.iterdir())
-    assert result.stderr.startswith("error: --slurm") and "partitoin" in result.stderr
+    assert result.stderr.startswith(f"error: {message}") and len(result.stderr.splitlines()) == 1
+
+
+def test_job_that_slurm_refuses_is_one_line(slurm, tmp_path):
+    command = [sys.executable, "-m", "hf_cifar_resnet", "study", "--engine", "slurm", "--slurm", "partition=none"]
+    result = subprocess.run([*command, *ONE_RUN], cwd=tmp_path, env=slurm, capture_output=True, text=True)
+    assert result.returncode == 2 and "Slurm refused a job" in result.stderr and "Traceback" not in result.stderr
