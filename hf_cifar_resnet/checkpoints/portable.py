@@ -26,10 +26,14 @@ def write_portable(checkpoint, folder, best=None):
             tensors = {}
             write_json(_take_apart(value, tensors), folder / f"{path.name}.json")
             save_file(tensors, folder / f"{path.name}.safetensors")
-        elif path.suffix == ".json" and path.name != MANIFEST:
+        elif path.suffix == ".json" and path.name not in (TRAINER_STATE, MANIFEST):
             write_json(redact(read_json(path)), folder / path.name)
         elif path.suffix in (".safetensors", ".py"):
             shutil.copy(path, folder)
+    state = read_json(checkpoint / TRAINER_STATE)
+    if state["best_model_checkpoint"]:  # a path of this machine
+        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
+    write_json(state, folder / TRAINER_STATE)
     if best is not None:
         (folder / _BEST).mkdir()
         for path in best.glob("*.safetensors"):

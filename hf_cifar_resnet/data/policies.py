@@ -131,6 +131,8 @@ def _read(name, image_size):
             # Albumentations warns about unknown arguments and then uses its defaults.
             warnings.simplefilter("error", UserWarning)
             policy = A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
+    except UserWarning as warning:
+        raise ValueError(f"augmentation policy {name!r}: {warning}") from None
     except Exception as error:  # pydantic and Albumentations raise errors of any type
         kind = type(error).__name__
         raise ValueError(f"{path} holds no Albumentations policy: {kind}: {one_line(error)}") from error

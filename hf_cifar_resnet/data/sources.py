@@ -152,8 +152,8 @@ def load_raw(name, config_name=None, revision=None):
         return builder.as_dataset(), None if is_folder else builder.hash
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         # A DatasetGenerationError says only that something was wrong.
-        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
-        reason = one_line(cause).rstrip(".")
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        reason = one_line(cause or error).rstrip(".")
         if is_folder:
             raise UserError(
                 f"the folder {name} cannot be read: {reason}; it needs the parquet files or images of train and test"

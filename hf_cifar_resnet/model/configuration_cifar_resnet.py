@@ -156,6 +156,8 @@ class CifarResNetConfig(PreTrainedConfig):
                 )
 
     def _check_values(self):
+        if self.label2id is not None and not isinstance(self.label2id, dict):
+            raise ValueError("label2id must give each name its number")
         for name, value, choices in (("block", self.block, BLOCKS), ("stem", self.stem, STEMS)):
             if value not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
