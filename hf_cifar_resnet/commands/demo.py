@@ -54,6 +54,8 @@ def _parse(argv, prog):
     if options.port is not None and not 1 <= options.port <= 65535:
         raise UserError(f"--port must be from 1 to 65535, got {options.port}")
     for path in options.examples or ():
+        if not Path(path).is_file():
+            raise UserError(f"--examples: there is no file {path}")
         # PIL's decoders raise many kinds of exceptions for a broken file.
         with as_user_error(f"--examples: {path} cannot be read as an image", Exception):
             read_rgb_array(path)

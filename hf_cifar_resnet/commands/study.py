@@ -115,7 +115,7 @@ def _parse(argv, prog):
     options.tuning = _parse_tuning(options)
     if options.cooldowns:
         _set_budgets(options)
-    options.engine = None if options.report else _make_engine(options)
+    options.engine = _make_engine(options)
     return options, common
 
 

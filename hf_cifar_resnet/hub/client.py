@@ -116,6 +116,8 @@ def _tag(api, repo_id, tag, commit, repo_type):
 
 def _check_secrets(folder, names, token):
     """Raise [`HubError`] for a file that holds the token or the path of a private folder."""
+    if not names:
+        raise HubError(f"{folder} holds nothing to push")
     private = [str(path).encode() for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1]
     secret = (token or get_token() or "").encode()
     for name in names:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError, as_user_error
+from ..errors import UserError, as_user_error, one_line
 from ..reporting.run_files import METRICS_JSON
 from .local import launch
 
@@ -91,7 +91,7 @@ class SlurmEngine:
         parameters (`dict`): of `submitit.SlurmExecutor`, as texts; the names are in `PARAMETERS`.
 
     Raises:
-        [`UserError`]: for a wrong parameter, or where Slurm does not answer.
+        [`UserError`]: for a wrong parameter.
     """
 
     def __init__(self, jobs, parameters):
@@ -103,14 +103,10 @@ class SlurmEngine:
         numbers = {name: int(value) for name, value in parameters.items() if name in NUMBERS}
         self.jobs, self.parameters = jobs, DEFAULTS | parameters | numbers
         self._lock, self._stopped = threading.Lock(), threading.Event()
-        self._queue, self._queue_time = set(), float("-inf")
-        with as_user_error("--engine slurm: squeue fails", OSError):
-            answer = self._read_queue()
-        if answer.returncode:
-            raise UserError(f"--engine slurm: squeue fails: {' '.join(answer.stderr.split())}")
+        self._queue, self._queue_time = None, float("-inf")
 
     def train(self, arguments, log):
-        """Train a run in a job, and yield the new lines of its log."""
+        """Train a run in a job, and yield the new lines of its log. Raises [`UserError`] if Slurm refuses the job."""
         folder = log.parent.resolve()
         log.touch()
         with open(log, encoding="utf-8", errors="replace") as file:
@@ -137,14 +133,14 @@ class SlurmEngine:
         with self._lock:
             if self._stopped.is_set():
                 raise InterruptedError("the study was stopped")
-            # Its job may have ended while the run waited for its turn.
-            if self._is_queued(folder) or (folder / METRICS_JSON).is_file():
-                return
             try:
+                # Its job may have ended while the run waited for its turn.
+                if self._is_queued(folder) or (folder / METRICS_JSON).is_file():
+                    return
                 with as_user_error("Slurm refused a job", RuntimeError):
                     self._executor(folder).submit(job)
             except UserError:
-                self._stopped.set()  # it would refuse the others too
+                self._stopped.set()  # Slurm would refuse the others too
                 raise
             self._queue.add(str(folder))
 
@@ -167,8 +163,10 @@ class SlurmEngine:
         return str(folder) in self._queue
 
     def _read_queue(self):
-        answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
-        if answer.returncode == 0:  # Slurm does not answer at times
+        with as_user_error("squeue cannot be used", OSError):
+            answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
+        if answer.returncode == 0:
             self._queue = set(answer.stdout.splitlines())
+        elif self._queue is None:  # later, what was read before serves where Slurm does not answer for a time
+            raise UserError(f"squeue fails: {one_line(answer.stderr)}")
         self._queue_time = time.monotonic()
-        return answer
