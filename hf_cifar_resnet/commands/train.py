@@ -85,6 +85,7 @@ def finish(trainer, run, data, eval_split):
     from ..evaluation.analysis import most_confused
 
     output = trainer.predict(data.test, metric_key_prefix="test")
+    trainer.log(output.metrics)  # for trackers
     test = run_record.scores(output.metrics, "test")
     confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
     metrics = run_record.make_metrics(trainer.state, trainer.args, eval_split, test, confused)

@@ -14,8 +14,11 @@ from .. import __version__
 from ..choices import BUILT_IN_DATASETS
 from .run_files import step_of
 
-# The columns of a history that a training log fills, from the entries of the same names but for the loss.
-_TRAINING = ("train_loss", "train_accuracy", "learning_rate", "images_per_second", "data_wait", "train_seconds")
+# The entries of a training log, and the columns of a history that they fill.
+_TRAINING = {
+    "loss": "train_loss", "accuracy": "train_accuracy", "learning_rate": "learning_rate",
+    "images_per_second": "images_per_second", "data_wait": "data_wait", "seconds": "train_seconds",
+}  # fmt: skip
 ACCURACIES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}  # with their printed names
 SCORES = ("loss", *ACCURACIES)
 
@@ -27,8 +30,8 @@ def history(log_history):
     """
     rows = {}
     for entry in log_history:
-        training = entry | {"train_loss": entry["loss"]} if "loss" in entry else {}
-        columns = {column: training[column] for column in _TRAINING if column in training}
+        training = entry if "loss" in entry else {}
+        columns = {column: training[name] for name, column in _TRAINING.items() if name in training}
         columns |= {f"eval_{name}": entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
         if columns:
             rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]}).update(columns)

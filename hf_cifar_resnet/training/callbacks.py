@@ -1,6 +1,5 @@
 """Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
 
-from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -90,7 +89,7 @@ def _training_part(logs):
         return []
     return [
         f"loss {logs['loss']:.4f}",
-        f"train {logs['train_accuracy']:6.2%}",
+        f"train {logs['accuracy']:6.2%}",
         f"lr {logs['learning_rate']:.3g}",
         f"{logs['images_per_second']:,.0f} img/s",
         f"{logs['data_wait']:.1%} waiting for data",
@@ -101,10 +100,6 @@ def _evaluation_part(metrics):
     scores = run_record.scores(metrics, "eval")
     shown = [f"{name} {scores[key]:6.2%}" for key, name in run_record.ACCURACIES.items() if key in scores]
     return [f"| eval loss {metrics['eval_loss']:.4f}", *shown] if "eval_loss" in metrics else shown
-
-
-# Trackers prefix these with `train/`.
-SHOWN_AS = {"train_accuracy": "accuracy", "train_seconds": "seconds"}
 
 
 def parse_report_to(report_to):
@@ -127,22 +122,3 @@ def parse_report_to(report_to):
         if name not in (*get_available_reporting_integrations(), "flyte"):
             raise ValueError(f"report_to {name}: it is not installed, try `pip install {name}`")
     return names
-
-
-def prepare_trackers(callbacks):
-    """Rename logs for those callbacks that are trackers, and let them log test scores if they do not yet."""
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    for callback in callbacks:
-        if type(callback) in INTEGRATION_TO_CALLBACK.values():
-            callback.on_log = partial(_log_renamed, callback.on_log)
-            if type(callback).on_predict is TrainerCallback.on_predict:
-                callback.on_predict = partial(_log_metrics, callback.on_log)
-
-
-def _log_renamed(on_log, *args, logs, **kwargs):
-    on_log(*args, logs={SHOWN_AS.get(name, name): value for name, value in logs.items()}, **kwargs)
-
-
-def _log_metrics(on_log, *args, metrics, **kwargs):
-    on_log(*args, logs=metrics, **kwargs)

@@ -82,10 +82,10 @@ class TrainingFigures:
         self.start()
         return {
             "loss": loss / images,
-            "train_accuracy": correct / images,
+            "accuracy": correct / images,
             "images_per_second": images / seconds,
             "data_wait": waited / seconds,
-            "train_seconds": self.seconds_in_all,
+            "seconds": self.seconds_in_all,
         }
 
     def mean_loss(self):

@@ -24,7 +24,7 @@ from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from . import schedules
-from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback, prepare_trackers
+from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
 from .optimizers import MUON, Muon
@@ -99,7 +99,6 @@ class CifarTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(QuietProgressCallback)
-        prepare_trackers(self.callback_handler.callbacks)
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()

@@ -13,9 +13,9 @@ from hf_cifar_resnet.reporting.run_record import (
 )
 
 LOG = [
-    {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "train_accuracy": 0.25, "images_per_second": 100.0,
-     "train_seconds": 1.0, "epoch": 0.5, "step": 5},
-    {"loss": 1.5, "learning_rate": 0.05, "train_accuracy": 0.5, "images_per_second": 110.0, "train_seconds": 2.0,
+    {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "accuracy": 0.25, "images_per_second": 100.0,
+     "seconds": 1.0, "epoch": 0.5, "step": 5},
+    {"loss": 1.5, "learning_rate": 0.05, "accuracy": 0.5, "images_per_second": 110.0, "seconds": 2.0,
      "epoch": 1.0, "step": 10},
     {"eval_loss": 1.75, "eval_top1": 0.5, "eval_top5": 0.75, "eval_runtime": 0.1, "epoch": 1.0, "step": 10},
     {"eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0, "epoch": 2.0, "step": 20},

@@ -76,7 +76,7 @@ def test_loss_and_accuracy_are_against_the_mixed_labels(train, make_model):
     [logged] = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert logged["loss"] == pytest.approx(cross_entropy(logits, smoothed).item(), rel=1e-5)
     share = [label[predicted].item() for label, predicted in zip(batch["labels"], logits.argmax(1), strict=True)]
-    assert logged["train_accuracy"] == pytest.approx(sum(share) / 40)
+    assert logged["accuracy"] == pytest.approx(sum(share) / 40)
 
 
 def test_off_by_default(train):

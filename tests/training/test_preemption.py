@@ -21,7 +21,7 @@ from hf_cifar_resnet.training.processes import (
 )
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
-TIMINGS = ("images_per_second", "data_wait", "train_seconds", "train_loss")
+TIMINGS = ("images_per_second", "data_wait", "seconds", "train_loss")
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
 EPOCHS = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
 # A full run is 10 steps in two epochs; an evaluation has 5 batches.

@@ -157,13 +157,13 @@ def test_train_accuracy_is_that_of_the_images_since_the_last_log(
         batches = [pixels.__getitems__(window[i : i + size]) for i in range(0, images, size)]
         right = [model(b["pixel_values"]).logits.argmax(1) == b["labels"] for b in batches]
         expected.append(torch.cat(right).double().mean().item())
-    assert logged(trainer, "train_accuracy") == pytest.approx(expected)
+    assert logged(trainer, "accuracy") == pytest.approx(expected)
 
 
 def test_speed_is_that_of_all_images(make_trainer):
     trainer = make_trainer(logging_steps=2, num_train_epochs=4)
     trainer.train()
-    seconds = np.diff([0, *logged(trainer, "train_seconds")])
+    seconds = np.diff([0, *logged(trainer, "seconds")])
     assert (seconds > 0).all()
     assert np.array(logged(trainer, "images_per_second")) * seconds == pytest.approx(16)
 
@@ -195,7 +195,7 @@ def test_time_of_several_evaluations_is_counted_once(make_trainer, make_dataset)
         eval_strategy="epoch",
     )
     trainer.train()
-    assert np.diff([0, *logged(trainer, "train_seconds")]).min() > 0
+    assert np.diff([0, *logged(trainer, "seconds")]).min() > 0
 
 
 LINE = re.compile(
@@ -213,7 +213,7 @@ def test_line_of_an_epoch(make_trainer, capsys):
     assert [(line["epoch"], line["epochs"], line["more"]) for line in lines] == [(str(n), "3", "") for n in (1, 2, 3)]
     for name, key, scale, digits in [
         ("loss", "loss", 1, 4),
-        ("train", "train_accuracy", 100, 2),
+        ("train", "accuracy", 100, 2),
         ("eval", "eval_loss", 1, 4),
         ("top1", "eval_top1", 100, 2),
         ("top5", "eval_top5", 100, 2),
