@@ -83,23 +83,13 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
                 raise UserError(f"recipe {given.config}: {self._unknown(key)}")
             try:
                 arguments += [f"--{key}", *_words(value, takes_list=action.nargs in ("+", "*"))]
-            except (ValueError, RecursionError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 raise UserError(f"recipe {given.config}: {key} {error}") from error
         return arguments
 
     def _unknown(self, name):
         near = get_close_matches(name.split("=")[0], self.flags, n=1, cutoff=0.5)
         return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
-
-
-def _number(value):
-    """Convert text such as 1e-3, which YAML 1.1 does not read as a number, also in a list."""
-    if isinstance(value, list):
-        return [_number(part) for part in value]
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def recipe_names():
@@ -127,7 +117,7 @@ def _words(value, takes_list):
     if isinstance(value, list) and not takes_list:
         raise ValueError("takes one value, not a list")
     if isinstance(value, dict):
-        value = json.dumps({name: _number(part) for name, part in value.items()})
+        value = json.dumps(value)
     return map(str, value if isinstance(value, list) else [value])
 
 

@@ -13,11 +13,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import yaml
+from ruamel.yaml import YAMLError
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from transformers import SchedulerType, TrainerCallback, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 
+from ..documents import parse_yaml
 from . import schedule_free
 
 PLATEAU = "reduce_lr_on_plateau"
@@ -63,10 +64,10 @@ def _points_factor(step, warmup_steps, total_steps, points=((0, 0.1), (0.2, 1), 
 def _read_points(file):
     try:
         with open(file, encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream)) if file.endswith(".csv") else yaml.safe_load(stream)
+            rows = list(csv.reader(stream)) if file.endswith(".csv") else parse_yaml(stream)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, csv.Error, yaml.YAMLError) as error:
+    except (ValueError, csv.Error, YAMLError) as error:
         raise ValueError(f"{file} is no {'CSV' if file.endswith('.csv') else 'YAML'} file") from error
     header = file.endswith(".csv") and rows and not rows[0][0][:1].isdigit()
     return _checked_points(rows[1:] if header else rows, file)
