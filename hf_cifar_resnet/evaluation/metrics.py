@@ -1,4 +1,4 @@
-"""Classification metrics over logits: `evaluate.Metric`s that need no network, and all of them for the Trainer."""
+"""The scores of a model, as an `evaluate.Metric` that needs no network."""
 
 import datasets
 import evaluate
@@ -7,11 +7,31 @@ import numpy as np
 from .analysis import negative_log_likelihood
 
 
-class LogitsMetric(evaluate.Metric):
-    """A metric of `predictions`, logits float32 (n, num_labels), and `references`, class numbers (n,)."""
+def score_names(num_labels, has_superclasses):
+    """The names of the scores that a [`Scorer`] computes. With 5 classes or fewer, top-5 would always be 1."""
+    return ["loss", "top1", *["top5"] * (num_labels > 5), *["superclass"] * has_superclasses]
 
-    def __init__(self, **kwargs):
-        super().__init__(keep_in_memory=True, **kwargs)
+
+class Scorer(evaluate.Metric):
+    """
+    A metric of `predictions`, logits float32 (n, num_labels), and `references`, class numbers (n,), which is also a
+    `compute_metrics` for the Trainer. It computes a dict of the scores in [`score_names`]:
+
+    - `loss`: the mean negative log-likelihood of the label, in float64.
+    - `top1`, `top5`: the share of samples, 0 to 1, whose label is among the 1 or 5 largest logits; of equal logits the
+      lower class counts first, and logits that are not finite are wrong.
+    - `superclass`: the share whose largest logit is of the right superclass.
+
+    Args:
+        superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): the superclass of each class number.
+    """
+
+    def __init__(self, superclass_of=None):
+        self.superclass_of = superclass_of
+        super().__init__(keep_in_memory=True)
+
+    def __call__(self, prediction):
+        return self.compute(predictions=prediction.predictions, references=prediction.label_ids)
 
     def _info(self):
         features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
@@ -19,64 +39,17 @@ class LogitsMetric(evaluate.Metric):
             description=self.__doc__, citation="", inputs_description="", features=datasets.Features(features)
         )
 
-
-class TopKAccuracy(LogitsMetric):
-    """The share of samples whose label is among the k largest logits; of equal logits the lower class counts first."""
-
-    def __init__(self, k=1):
-        self.k = k
-        super().__init__()
-
     def _compute(self, predictions, references):
         logits, labels = np.asarray(predictions), np.asarray(references)
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         earlier = np.arange(logits.shape[1]) < labels[:, None]
         rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
+        correct = {"top1": rank < 1, "top5": rank < 5}
+        if self.superclass_of is not None:
+            groups = np.asarray(self.superclass_of)
+            correct["superclass"] = groups[logits.argmax(axis=1)] == groups[labels]
         # A NaN compares as not greater, so that a broken model would seem perfect.
-        correct = (rank < self.k) & np.isfinite(logits).all(axis=1)
-        return {f"top{self.k}": float(correct.mean())}
-
-
-class CrossEntropy(LogitsMetric):
-    """The mean over samples of the negative log-likelihood of the label, in float64."""
-
-    def _compute(self, predictions, references):
-        return {"loss": negative_log_likelihood(predictions, references)}
-
-
-class SuperclassAccuracy(LogitsMetric):
-    """The share of samples whose largest logit is of the right superclass; `superclass_of` (num_labels,)."""
-
-    def __init__(self, superclass_of):
-        self.superclass_of = np.asarray(superclass_of)
-        super().__init__()
-
-    def _compute(self, predictions, references):
-        logits, labels = np.asarray(predictions), np.asarray(references)
-        correct = self.superclass_of[logits.argmax(axis=1)] == self.superclass_of[labels]
-        return {"superclass": float((correct & np.isfinite(logits).all(axis=1)).mean())}
-
-
-def score_names(num_labels, has_superclasses):
-    """The names of the scores that a [`Scorer`] computes. With 5 classes or fewer, top-5 would always be 1."""
-    return ["loss", "top1", *["top5"] * (num_labels > 5), *["superclass"] * has_superclasses]
-
-
-class Scorer:
-    """
-    `compute_metrics` for the Trainer: a dict of the scores in [`score_names`], with accuracies from 0 to 1.
-
-    Args:
-        superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
-    """
-
-    def __init__(self, superclass_of=None):
-        self.metrics = {"loss": CrossEntropy(), "top1": TopKAccuracy(1), "top5": TopKAccuracy(5)}
-        if superclass_of is not None:
-            self.metrics["superclass"] = SuperclassAccuracy(superclass_of)
-
-    def __call__(self, prediction):
-        scores = {}
-        for name in score_names(prediction.predictions.shape[1], "superclass" in self.metrics):
-            scores |= self.metrics[name].compute(predictions=prediction.predictions, references=prediction.label_ids)
-        return scores
+        finite = np.isfinite(logits).all(axis=1)
+        scores = {name: float((values & finite).mean()) for name, values in correct.items()}
+        scores["loss"] = negative_log_likelihood(logits, labels)
+        return {name: scores[name] for name in score_names(logits.shape[1], self.superclass_of is not None)}

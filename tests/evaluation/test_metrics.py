@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from hf_cifar_resnet.evaluation.metrics import CrossEntropy, Scorer, SuperclassAccuracy, TopKAccuracy
+from hf_cifar_resnet.evaluation.metrics import Scorer
 
 
 def noise(count, num_labels, seed, levels=None):
@@ -21,34 +21,33 @@ def in_top(row, label, k):
 
 
 @pytest.mark.parametrize("levels", [None, 2, 4])
-@pytest.mark.parametrize("k, num_labels", [(1, 2), (3, 7), (5, 100), (5, 5), (5, 3)])
+@pytest.mark.parametrize("k, num_labels", [(1, 2), (1, 7), (5, 100), (5, 7)])
 def test_top_k(k, num_labels, levels):
     logits, labels = noise(53, num_labels, seed=k, levels=levels)
     expected = np.mean([in_top(row, label, k) for row, label in zip(logits, labels, strict=True)])
-    assert TopKAccuracy(k).compute(predictions=logits, references=labels) == {f"top{k}": pytest.approx(expected)}
+    assert Scorer().compute(predictions=logits, references=labels)[f"top{k}"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [slice(None), 0, 3])
 def test_logits_that_are_not_finite_are_never_correct(value, where):
-    logits = np.eye(5, dtype=np.float32)
+    logits = np.eye(10, dtype=np.float32)
     logits[2, where] = value
-    labels = np.arange(5)
-    for metric in (TopKAccuracy(1), TopKAccuracy(5), SuperclassAccuracy([0, 0, 0, 0, 0])):
-        assert list(metric.compute(predictions=logits, references=labels).values()) == [0.8]
+    scores = Scorer([0] * 10).compute(predictions=logits, references=np.arange(10))
+    assert [scores[name] for name in ("top1", "top5", "superclass")] == [0.9] * 3
 
 
 @pytest.mark.parametrize("num_labels", [2, 10, 100])
 def test_cross_entropy_equals_torch(num_labels):
     logits, labels = noise(64, num_labels, seed=0)
     expected = torch.nn.functional.cross_entropy(torch.tensor(logits).double(), torch.tensor(labels)).item()
-    assert CrossEntropy().compute(predictions=logits, references=labels)["loss"] == pytest.approx(expected, rel=1e-12)
+    assert Scorer().compute(predictions=logits, references=labels)["loss"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_cross_entropy_of_extreme_logits():
-    scores = CrossEntropy().compute(predictions=[[1e30, 0.0], [0.0, -1e4]], references=[0, 1])
+    scores = Scorer().compute(predictions=[[1e30, 0.0], [0.0, -1e4]], references=[0, 1])
     assert scores["loss"] == pytest.approx(5e3)
-    assert np.isnan(CrossEntropy().compute(predictions=[[np.nan, 0.0], [1.0, 0.0]], references=[0, 0])["loss"])
+    assert np.isnan(Scorer().compute(predictions=[[np.nan, 0.0], [1.0, 0.0]], references=[0, 0])["loss"])
 
 
 @pytest.mark.parametrize("superclass_of, keys", [(None, []), (np.arange(10) // 2, ["superclass"])])
