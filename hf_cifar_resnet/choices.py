@@ -1,5 +1,6 @@
 """Choices and defaults that the command line shows in --help, apart from modules that take seconds to import."""
 
+from dataclasses import field
 from pathlib import Path
 
 DEFAULT_DATASET = "uoft-cs/cifar100"
@@ -23,3 +24,9 @@ def check_augmentation(name):
             f"unknown augmentation policy {name!r}: choose one of {', '.join(AUGMENTATIONS)}, "
             "or give a .yaml or .json file"
         )
+
+
+def option(default, help, **metadata):
+    """Return the field of a dataclass of arguments; a function as default is called for each."""
+    chosen = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**chosen, metadata={"help": help, **metadata})

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
+from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.errors import UserError, printable
-from hf_cifar_resnet.training.arguments import DataArguments, ModelArguments
+from hf_cifar_resnet.training.arguments import ModelArguments
 from hf_cifar_resnet.training.parser import CifarArgumentParser, parse_arguments
 
 LONG = int(os.environ.get("FUZZ_EXAMPLES", 0))
@@ -209,7 +210,7 @@ def test_dataset(table, fraction):
     features = Features({column: features[kind] for column, kind in kinds.items()})
     raw = DatasetDict({name: Dataset.from_dict(columns, features=features) for name, columns in splits.items()})
     try:
-        parts, names, superclass_of, _ = split(raw, None, None, fraction, 0, None, 2)
+        parts, names, superclass_of, _ = split(raw, DataArguments(validation_fraction=fraction, max_eval_samples=2))
         images = {name: decode(part, 8) for name, part in parts.items()}
     except UserError as error:
         one_line(error)

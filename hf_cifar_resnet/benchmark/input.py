@@ -1,5 +1,6 @@
 """Images a second of one core through pad, crop, flip, colour jitter and normalisation, ours and others' ways."""
 
+import dataclasses
 import itertools
 
 import albumentations as A
@@ -25,9 +26,8 @@ def make_ways(data_args, batch_size, seed=0):
     `ours` ends with normalised float32 batches, `ours, bytes` with what goes to a GPU. `one memory pass` normalises
     alone, the least that any way to float32 does.
     """
-    raw, _ = load_raw(data_args.dataset_name, data_args.dataset_config_name, data_args.dataset_revision)
-    columns = data_args.image_column_name, data_args.label_column_name
-    parts, *_ = split(raw, *columns, 0, data_args.split_seed, data_args.max_train_samples, None)
+    raw, _ = load_raw(data_args)
+    parts, *_ = split(raw, dataclasses.replace(data_args, validation_fraction=0))
     part = parts["train"].select_columns(["image", "row", "label"])
     images, labels = decode(part, data_args.image_size), np.array(part["label"][:])
     mean, std = channel_statistics(images)

@@ -52,7 +52,6 @@ def load_data_for(name, data_args, model, processor, needed):
         "image_size": processor.size["height"],
         "augmentation": "none",
     }
-    del options["eval_split"]
     data = load_splits(**options, needed=needed)
     if difference := describe_class_difference(label_names(model), data.label_names):
         raise UserError(

@@ -6,12 +6,12 @@ from pathlib import Path
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..checkpoints.load import load_checkpoint
+from ..data.arguments import DataArguments
 from ..data.dataset import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, as_user_error, reports_user_errors
 from ..hub import client
 from ..inference.space import write_examples, write_space
-from ..training.arguments import DataArguments
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 

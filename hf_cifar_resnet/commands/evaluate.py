@@ -7,11 +7,11 @@ from pathlib import Path
 from ..checkpoints.load import find_checkpoint, find_split
 from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
 from ..checkpoints.save import find_damage, replacing_files, write_manifest
+from ..data.arguments import DataArguments
 from ..errors import UserError, as_user_error, reports_user_errors
 from ..evaluation import analysis
 from ..reporting import run_record
 from ..reporting.error_report import write_analysis
-from ..training.arguments import DataArguments
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from ..training.processes import leave_processes_at_exit
 from ..training.scorers import load_scorer, scoring_arguments

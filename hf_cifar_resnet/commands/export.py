@@ -6,10 +6,10 @@ import torch
 
 from ..checkpoints.load import find_split, load_checkpoint, load_data_for
 from ..checkpoints.outputs import atomic_write, check_output
+from ..data.arguments import DataArguments
 from ..errors import UserError, reports_user_errors
 from ..inference import convert
 from ..inference.export import BATCH_SIZES, ENDINGS, PRECISIONS, compare, load_runner, measure_accuracy, write_onnx_file
-from ..training.arguments import DataArguments
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from . import positive
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 
-from ..choices import COLOR_JITTER, DEFAULT_DATASET, IMAGE_SIZE
+from ..choices import DEFAULT_DATASET, IMAGE_SIZE
 from ..errors import UserError, as_user_error, one_line
+from .arguments import DataArguments
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode
 from .policies import build_policy
@@ -65,54 +66,26 @@ class ImageSplits:
         return ViTImageProcessor(size=size, image_mean=self.mean, image_std=self.std, do_convert_rgb=True)
 
 
-def load_splits(
-    dataset_name=DEFAULT_DATASET,
-    *,
-    dataset_config_name=None,
-    dataset_revision=None,
-    image_column_name=None,
-    label_column_name=None,
-    validation_fraction=0.1,
-    split_seed=0,
-    max_train_samples=None,
-    max_eval_samples=None,
-    image_size=IMAGE_SIZE,
-    image_mean=None,
-    image_std=None,
-    augmentation="seed",
-    color_jitter=COLOR_JITTER,
-    random_erasing=0.0,
-    seed=42,
-    needed=SPLITS,
-):
+def load_splits(dataset_name=DEFAULT_DATASET, *, seed=42, needed=SPLITS, **options):
     """
     Load, split and decode an image classification dataset. Returns [`ImageSplits`], and raises [`UserError`].
 
     Args:
         dataset_name (`str`): a built-in name, a folder (laid out as on the Hub, or an image folder), or a Hub id.
-        validation_fraction (`float`): share of the training images of every class to hold out, unless the dataset has
-            a validation split beside its test split.
-        split_seed (`int`): seed of the held-out images and of the slices.
-        max_train_samples, max_eval_samples (`int`, *optional*): sizes of stratified slices of the training, and of the
-            validation and test images.
-        image_mean, image_std (three floats, *optional*): computed from the training images by default.
-        augmentation (`str`), color_jitter, random_erasing: see [`~hf_cifar_resnet.data.policies.build_policy`].
         seed (`int`): of the augmentation.
         needed (names of splits): splits to decode. Without train, `image_mean` and `image_std` have to be given.
+        options: fields of [`~hf_cifar_resnet.data.arguments.DataArguments`], such as `validation_fraction`.
     """
-    if (image_mean is None) != (image_std is None):
-        raise UserError("give both --image_mean and --image_std, or neither")
     with as_user_error("", ValueError):
-        policy = build_policy(augmentation, image_size, color_jitter, random_erasing)
-    raw, commit = load_raw(dataset_name, dataset_config_name, dataset_revision)
-    parts, label_names, superclass_of, superclass_names = split(
-        raw, image_column_name, label_column_name, validation_fraction, split_seed, max_train_samples, max_eval_samples,
-        needed,
-    )  # fmt: skip
-    images = {name: decode(part, image_size, image_column_name) for name, part in parts.items()}
-    if image_mean is None:
-        image_mean, image_std = channel_statistics(images["train"])
-    made = {name: ImageDataset(images[name], part["label"][:], image_mean, image_std) for name, part in parts.items()}
+        args = DataArguments(dataset_name, **options)
+        policy = build_policy(args.augmentation, args.image_size, args.color_jitter, args.random_erasing)
+    raw, commit = load_raw(args)
+    parts, label_names, superclass_of, superclass_names = split(raw, args, needed)
+    images = {name: decode(part, args.image_size, args.image_column_name) for name, part in parts.items()}
+    mean, std = args.image_mean, args.image_std
+    if mean is None:
+        mean, std = channel_statistics(images["train"])
+    made = {name: ImageDataset(images[name], part["label"][:], mean, std) for name, part in parts.items()}
     if "train" in made and policy.transforms:
         made["train"].augmenter = Augmenter(policy, seed)
     return ImageSplits(
@@ -120,18 +93,19 @@ def load_splits(
         label_names=label_names,
         superclass_of=superclass_of,
         superclass_names=superclass_names,
-        mean=list(image_mean),
-        std=list(image_std),
-        image_size=image_size,
+        mean=list(mean),
+        std=list(std),
+        image_size=args.image_size,
         provenance=provenance(dataset_name, commit),
     )
 
 
-def load_raw(name, config_name=None, revision=None):
+def load_raw(args):
     """
-    Return a dataset as a `datasets.DatasetDict`, and its commit on the Hub, or None. Raises [`UserError`] if it cannot
-    be loaded.
+    Return the dataset of [`DataArguments`] as a `datasets.DatasetDict`, and its commit on the Hub, or None. Raises
+    [`UserError`] if it cannot be loaded.
     """
+    name = args.dataset_name
     if name in BUILT_IN:
         return BUILT_IN[name](), None
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
@@ -145,9 +119,11 @@ def load_raw(name, config_name=None, revision=None):
             "for a pattern; rename it, or give a link to it of another name"
         )
     try:
-        options = {"description": _hash_folder(name)} if is_folder else {"revision": revision}
+        options = {"description": _hash_folder(name)} if is_folder else {"revision": args.dataset_revision}
         # What `datasets.load_dataset` does; its result does not know the commit.
-        builder = datasets.load_dataset_builder(os.path.abspath(name) if is_folder else name, config_name, **options)
+        builder = datasets.load_dataset_builder(
+            os.path.abspath(name) if is_folder else name, args.dataset_config_name, **options
+        )
         builder.download_and_prepare()
         return builder.as_dataset(), None if is_folder else builder.hash
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
@@ -172,30 +148,26 @@ def _hash_folder(folder):
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
-def split(raw, image_column, label_column, validation_fraction, split_seed, max_train_samples, max_eval_samples,
-          needed=SPLITS):  # fmt: skip
+def split(raw, args, needed=SPLITS):
     """
     Return the needed splits as a dict of `datasets.Dataset` with columns image, label and row; the label names; and the
     superclass of each label and the superclasses' names, or None and None.
     """
-    if not 0 <= validation_fraction < 1:
-        raise UserError(f"--validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-    parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw, needed), image_column, label_column)
-    if "train" in parts and "validation" not in parts and validation_fraction > 0:
+    parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw, needed), args)
+    fraction = args.validation_fraction
+    if "train" in parts and "validation" not in parts and fraction > 0:
         labels = np.array(parts["train"]["label"][:])
-        held_out = stratified_sample(labels, max(1, round(validation_fraction * len(labels))), split_seed)
+        held_out = stratified_sample(labels, max(1, round(fraction * len(labels))), args.split_seed)
         kept = np.setdiff1d(np.arange(len(labels)), held_out)
         if len(kept) == 0:
-            raise UserError(f"--validation_fraction {validation_fraction} leaves no training images of {len(labels)}")
+            raise UserError(f"--validation_fraction {fraction} leaves no training images of {len(labels)}")
         parts["validation"] = parts["train"].select(held_out)
         parts["train"] = parts["train"].select(kept)
     parts = {name: part for name, part in parts.items() if name in needed}
     for name, part in parts.items():
-        kind, limit = ("train", max_train_samples) if name == "train" else ("eval", max_eval_samples)
-        if limit is not None and limit < 1:
-            raise UserError(f"--max_{kind}_samples must be at least 1, got {limit}")
+        limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None and limit < len(part):
-            parts[name] = part.select(stratified_sample(np.array(part["label"][:]), limit, split_seed))
+            parts[name] = part.select(stratified_sample(np.array(part["label"][:]), limit, args.split_seed))
     return parts, names, superclass_of, superclass_names
 
 
@@ -217,12 +189,12 @@ def _find_splits(raw, needed):
     return splits
 
 
-def _canonical(splits, image_column, label_column):
+def _canonical(splits, args):
     # The columns of the first split are those of all.
     first, model = next(iter(splits.items()))
     columns = model.column_names
-    image_column = _find_column("image", image_column, IMAGE_COLUMNS, columns)
-    label_column = _find_column("label", label_column, LABEL_COLUMNS, columns)
+    image_column = _find_column("image", args.image_column_name, IMAGE_COLUMNS, columns)
+    label_column = _find_column("label", args.label_column_name, LABEL_COLUMNS, columns)
     superclasses = [name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column]
     superclass = next((name for name in superclasses if _is_of_classes(model.features[name])), None)
     for name, part in splits.items():

@@ -1,33 +1,19 @@
-"""The arguments of a run: the Trainer's with this package's defaults, data and model."""
+"""The arguments of a run: the model, and the Trainer's with this package's defaults."""
 
 import copy
 import json
 import math
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
-from ..choices import (
-    AUGMENTATIONS,
-    BLOCKS,
-    BUILT_IN_DATASETS,
-    CIFAR_DEPTHS,
-    COLOR_JITTER,
-    DEFAULT_DATASET,
-    DEPTHS,
-    IMAGE_SIZE,
-    LR_BATCH,
-    MAX_IMAGE_SIZE,
-    STEMS,
-    check_augmentation,
-)
+from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import device_for, is_faster_in_bf16
-from ..errors import UserError
 from . import callbacks, optimizers, schedules
 from .schedule_free import check_schedule_free
 
@@ -46,68 +32,26 @@ RANGES = (
 )  # fmt: skip
 
 
-def _option(default, help, **metadata):
-    chosen = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**chosen, metadata={"help": help, **metadata})
-
-
 @dataclass
 class ModelArguments:
     """The network: `depth`, or `block` with `stage_depths` (and `stage_widths`), or a pretrained one."""
 
-    model_name_or_path: str | None = _option(None, "model to fine-tune: a folder, user/repo or user/repo@revision")
-    depth: int | None = _option(
+    model_name_or_path: str | None = option(None, "model to fine-tune: a folder, user/repo or user/repo@revision")
+    depth: int | None = option(
         None, f"layers: {', '.join(map(str, DEPTHS))}, or narrow {', '.join(map(str, CIFAR_DEPTHS))}; 50 if not given"
     )
-    stem: str | None = _option(None, "cifar (3x3, the default) or imagenet (7x7, stride 2, max-pool)", choices=STEMS)
-    block: str | None = _option(None, "block of a ResNet of your own shape", choices=BLOCKS)
-    stage_depths: list[int] | None = _option(None, "blocks in each stage, such as 1 1 1")
-    stage_widths: list[int] | None = _option(None, "channels of each stage, such as 16 32 64")
-    dropout: float | None = _option(None, "probability of zeroing each feature before the classifier; 0 if not given")
-    drop_path_rate: float | None = _option(None, "stochastic depth: drop probability of the last block; 0 if not given")
-    zero_init_residual: bool | None = _option(None, "start every block as the identity")
+    stem: str | None = option(None, "cifar (3x3, the default) or imagenet (7x7, stride 2, max-pool)", choices=STEMS)
+    block: str | None = option(None, "block of a ResNet of your own shape", choices=BLOCKS)
+    stage_depths: list[int] | None = option(None, "blocks in each stage, such as 1 1 1")
+    stage_widths: list[int] | None = option(None, "channels of each stage, such as 16 32 64")
+    dropout: float | None = option(None, "probability of zeroing each feature before the classifier; 0 if not given")
+    drop_path_rate: float | None = option(None, "stochastic depth: drop probability of the last block; 0 if not given")
+    zero_init_residual: bool | None = option(None, "start every block as the identity")
 
     @property
     def given(self):
         """The arguments of [`CifarResNetConfig`] that were given."""
         return {k: v for k, v in vars(self).items() if v is not None and k != "model_name_or_path"}
-
-
-@dataclass
-class DataArguments:
-    """The dataset, its splits, normalisation and augmentation."""
-
-    dataset_name: str = _option(DEFAULT_DATASET, f"a Hub id, a folder, or built in: {', '.join(BUILT_IN_DATASETS)}")
-    dataset_config_name: str | None = _option(None, "configuration of a Hub dataset that has several")
-    dataset_revision: str | None = _option(None, "branch, tag or commit of a Hub dataset")
-    image_column_name: str | None = _option(None, "column of the images; found if not given")
-    label_column_name: str | None = _option(None, "column of the labels; found if not given")
-    validation_fraction: float = _option(0.1, "share of the training images held out, stratified")
-    split_seed: int = _option(0, "seed of the held-out images and of the slices")
-    eval_split: Literal["validation", "test"] = _option("validation", "split for best model, plateau, early stopping")
-    max_train_samples: int | None = _option(None, "train on a stratified slice")
-    max_eval_samples: int | None = _option(None, "evaluate and test on stratified slices")
-    image_size: int = _option(IMAGE_SIZE, "height and width in pixels")
-    image_mean: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
-    image_std: list[float] | None = _option(None, "of the channels, 0 to 1; the training images' if not given")
-    augmentation: str = _option("seed", f"policy: {', '.join(AUGMENTATIONS)}, or an Albumentations YAML or JSON file")
-    color_jitter: list[float] = _option(lambda: [*COLOR_JITTER], "brightness, contrast, saturation, hue of policy seed")
-    random_erasing: float = _option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
-
-    def __post_init__(self):
-        if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
-            raise UserError(f"--image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
-        if self.split_seed < 0:
-            raise UserError(f"--split_seed must not be negative, got {self.split_seed}")
-        for name in ("image_mean", "image_std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != 3:
-                raise UserError(f"--{name} needs three numbers, got {values}")
-        check_augmentation(self.augmentation)
-        if (self.image_mean is None) != (self.image_std is None):
-            raise UserError("give both --image_mean and --image_std, or neither")
-        if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):
-            raise UserError(f"--image_std must be above 0, got {self.image_std}")
 
 
 @dataclass
@@ -118,51 +62,51 @@ class CifarTrainingArguments(TrainingArguments):
     """
 
     # Ours
-    global_batch_size: int = _option(256, "images per optimizer step in all; --per_device_train_batch_size wins")
-    lr_scaling: Literal["none", "linear", "sqrt"] = _option(
+    global_batch_size: int = option(256, "images per optimizer step in all; --per_device_train_batch_size wins")
+    lr_scaling: Literal["none", "linear", "sqrt"] = option(
         "none", f"scale learning_rate by global batch / {LR_BATCH}, or its root"
     )
-    mixup_alpha: float = _option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
-    cutmix_alpha: float = _option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
-    mixing_probability: float = _option(1.0, "share of the batches that are mixed, where one of the two is on")
-    cutmix_share: float = _option(0.5, "share of the mixed batches that get CutMix, where both are on")
-    mixing_stop_epoch: float | None = _option(None, "stop mixing after so many epochs, or below 1 that share")
-    ema_decay: float = _option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
-    saved_weights: Literal["ema", "raw"] = _option("ema", "with --ema_decay, the weights to evaluate and save")
-    sync_batchnorm: bool = _option(False, "BatchNorm statistics over the batches of all GPUs, not of each")
-    early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a new best")
+    mixup_alpha: float = option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
+    cutmix_alpha: float = option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
+    mixing_probability: float = option(1.0, "share of the batches that are mixed, where one of the two is on")
+    cutmix_share: float = option(0.5, "share of the mixed batches that get CutMix, where both are on")
+    mixing_stop_epoch: float | None = option(None, "stop mixing after so many epochs, or below 1 that share")
+    ema_decay: float = option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
+    saved_weights: Literal["ema", "raw"] = option("ema", "with --ema_decay, the weights to evaluate and save")
+    sync_batchnorm: bool = option(False, "BatchNorm statistics over the batches of all GPUs, not of each")
+    early_stopping_patience: int | None = option(None, "stop after so many evaluations without a new best")
 
     # The Trainer's, with other defaults
-    output_dir: str | None = _option(None, "folder of the run; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
-    num_train_epochs: float = _option(50, "epochs")
-    learning_rate: float = _option(1e-3, "the peak of the schedule, before --lr_scaling")
-    lr_scheduler_type: str = _option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
-    optim: str = _option("adamw_torch_fused", "or sgd, muon, schedule_free_adamw, or another of the Trainer's")
-    weight_decay: float = _option(1e-4, "AdamW's; none on biases and BatchNorm")
-    label_smoothing_factor: float = _option(0.1, "of the training loss; evaluation losses are plain")
-    per_device_train_batch_size: int | None = _option(None, "instead of --global_batch_size")
-    per_device_eval_batch_size: int = _option(256, "images per device and step of evaluation")
-    eval_strategy: str = _option("epoch", "when to evaluate: no, steps or epoch")
-    save_strategy: str = _option("epoch", "when to save: no, steps, epoch or best")
-    logging_strategy: str = _option("epoch", "when to log the training loss: no, steps or epoch")
-    save_total_limit: int | None = _option(2, "checkpoints to keep: the best and the last")
-    load_best_model_at_end: bool = _option(True, "what is saved and tested is the best model, not the last")
-    metric_for_best_model: str | None = _option("top1", "loss, top1, top5 or superclass of the evaluation split")
-    bf16: bool | None = _option(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
-    fp16: bool | None = _option(None, "float16 autocast")
-    dataloader_num_workers: int | None = _option(None, "0 on a CPU, else up to 8 a device, if not given")
-    dataloader_persistent_workers: bool | None = _option(None, "on by default if there are workers")
-    remove_unused_columns: bool = _option(False, "the datasets here have no unused columns")
+    output_dir: str | None = option(None, "folder of the run; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
+    num_train_epochs: float = option(50, "epochs")
+    learning_rate: float = option(1e-3, "the peak of the schedule, before --lr_scaling")
+    lr_scheduler_type: str = option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
+    optim: str = option("adamw_torch_fused", "or sgd, muon, schedule_free_adamw, or another of the Trainer's")
+    weight_decay: float = option(1e-4, "AdamW's; none on biases and BatchNorm")
+    label_smoothing_factor: float = option(0.1, "of the training loss; evaluation losses are plain")
+    per_device_train_batch_size: int | None = option(None, "instead of --global_batch_size")
+    per_device_eval_batch_size: int = option(256, "images per device and step of evaluation")
+    eval_strategy: str = option("epoch", "when to evaluate: no, steps or epoch")
+    save_strategy: str = option("epoch", "when to save: no, steps, epoch or best")
+    logging_strategy: str = option("epoch", "when to log the training loss: no, steps or epoch")
+    save_total_limit: int | None = option(2, "checkpoints to keep: the best and the last")
+    load_best_model_at_end: bool = option(True, "what is saved and tested is the best model, not the last")
+    metric_for_best_model: str | None = option("top1", "loss, top1, top5 or superclass of the evaluation split")
+    bf16: bool | None = option(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
+    fp16: bool | None = option(None, "float16 autocast")
+    dataloader_num_workers: int | None = option(None, "0 on a CPU, else up to 8 a device, if not given")
+    dataloader_persistent_workers: bool | None = option(None, "on by default if there are workers")
+    remove_unused_columns: bool = option(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.
-    logging_nan_inf_filter: bool = _option(False, "hide losses that are not finite")
-    ddp_find_unused_parameters: bool | None = _option(False, "look for unused parameters, of which there are none")
+    logging_nan_inf_filter: bool = option(False, "hide losses that are not finite")
+    ddp_find_unused_parameters: bool | None = option(False, "look for unused parameters, of which there are none")
     # Evaluations and checkpoints use the statistics of rank 0.
-    ddp_broadcast_buffers: bool | None = _option(False, "broadcast the BatchNorm statistics at every step")
-    eval_accumulation_steps: int | None = _option(16, "batches of logits to keep on the device while evaluating")
-    tf32: bool | None = _option(None, "TF32 for fp32 operations; by default on if the GPU has it")
-    restore_callback_states_from_checkpoint: bool = _option(True, "resume early stopping where it was")
-    hub_strategy: str = _option("end", "push at the end; or at every_save too; checkpoint: with the state to resume")
-    disable_tqdm: bool | None = _option(None, "no progress bar; by default if the output is not a terminal")
+    ddp_broadcast_buffers: bool | None = option(False, "broadcast the BatchNorm statistics at every step")
+    eval_accumulation_steps: int | None = option(16, "batches of logits to keep on the device while evaluating")
+    tf32: bool | None = option(None, "TF32 for fp32 operations; by default on if the GPU has it")
+    restore_callback_states_from_checkpoint: bool = option(True, "resume early stopping where it was")
+    hub_strategy: str = option("end", "push at the end; or at every_save too; checkpoint: with the state to resume")
+    disable_tqdm: bool | None = option(None, "no progress bar; by default if the output is not a terminal")
 
     def __post_init__(self):
         self._check_values()

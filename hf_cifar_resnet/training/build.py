@@ -81,8 +81,7 @@ def load_data(data_args, seed):
     """Return [`ImageSplits`] for [`DataArguments`]."""
     from ..data.sources import load_splits
 
-    options = {name: value for name, value in vars(data_args).items() if name != "eval_split"}
-    data = load_splits(**options, seed=seed)
+    data = load_splits(**vars(data_args), seed=seed)
     if data_args.eval_split == "validation" and data.validation is None:
         raise UserError("there is no validation split to select on: hold some out, or add --eval_split test")
     return data

@@ -10,10 +10,11 @@ from pathlib import Path
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..data.arguments import DataArguments
 from ..documents import read_json, read_yaml
 from ..errors import LineParser, UserError, as_user_error
 from ..reporting import run_files
-from .arguments import CifarTrainingArguments, DataArguments, ModelArguments
+from .arguments import CifarTrainingArguments, ModelArguments
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"

@@ -6,12 +6,13 @@ import numpy as np
 from transformers import EvalPrediction
 
 from ..checkpoints import load
+from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
 from ..data.sources import ImageSplits
 from ..errors import UserError
 from ..evaluation import analysis
 from ..reporting import run_record
-from .arguments import CifarTrainingArguments, DataArguments
+from .arguments import CifarTrainingArguments
 from .build import quieten_libraries
 from .parser import CifarArgumentParser, parse_with_run_record
 from .processes import check_processes

@@ -10,7 +10,8 @@ from PIL import Image
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, load_splits
 from hf_cifar_resnet.benchmark import ceilings, input, step
 from hf_cifar_resnet.commands.benchmark import main
-from hf_cifar_resnet.training.arguments import CifarTrainingArguments, DataArguments
+from hf_cifar_resnet.data.arguments import DataArguments
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 
 TINY = "--use_cpu --block basic --stage_depths 1 1 --stage_widths 16 32 --max_train_samples 200 --max_eval_samples 100"
 

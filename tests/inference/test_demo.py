@@ -76,8 +76,8 @@ def test_the_overlay_marks_for_and_against():
 def test_examples_are_seen_as_they_are_in_the_data(tmp_path):
     """The model answers for an example what it answers for the test image."""
     from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
+    from hf_cifar_resnet.data.arguments import DataArguments
     from hf_cifar_resnet.inference.space import write_examples
-    from hf_cifar_resnet.training.arguments import DataArguments
 
     given = {"dataset_name": "shapes100", "max_train_samples": 100, "max_eval_samples": 100, "augmentation": "none"}
     data = load_splits(**given)

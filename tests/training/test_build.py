@@ -3,8 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.arguments import DataArguments, ModelArguments
+from hf_cifar_resnet.training.arguments import ModelArguments
 from hf_cifar_resnet.training.build import build_model, find_pretrained
 
 
