@@ -1,0 +1,59 @@
+"""The arguments of the data: source, splits, normalisation and augmentation."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..choices import (
+    AUGMENTATIONS,
+    BUILT_IN_DATASETS,
+    COLOR_JITTER,
+    DEFAULT_DATASET,
+    IMAGE_SIZE,
+    MAX_IMAGE_SIZE,
+    check_augmentation,
+    option,
+)
+from ..errors import UserError
+
+
+@dataclass
+class DataArguments:
+    """The dataset, its splits, normalisation and augmentation."""
+
+    dataset_name: str = option(DEFAULT_DATASET, f"a Hub id, a folder, or built in: {', '.join(BUILT_IN_DATASETS)}")
+    dataset_config_name: str | None = option(None, "configuration of a Hub dataset that has several")
+    dataset_revision: str | None = option(None, "branch, tag or commit of a Hub dataset")
+    image_column_name: str | None = option(None, "column of the images; found if not given")
+    label_column_name: str | None = option(None, "column of the labels; found if not given")
+    validation_fraction: float = option(0.1, "share of the training images held out, stratified")
+    split_seed: int = option(0, "seed of the held-out images and of the slices")
+    eval_split: Literal["validation", "test"] = option("validation", "split for best model, plateau, early stopping")
+    max_train_samples: int | None = option(None, "train on a stratified slice")
+    max_eval_samples: int | None = option(None, "evaluate and test on stratified slices")
+    image_size: int = option(IMAGE_SIZE, "height and width in pixels")
+    image_mean: list[float] | None = option(None, "of the channels, 0 to 1; the training images' if not given")
+    image_std: list[float] | None = option(None, "of the channels, 0 to 1; the training images' if not given")
+    augmentation: str = option("seed", f"policy: {', '.join(AUGMENTATIONS)}, or an Albumentations YAML or JSON file")
+    color_jitter: list[float] = option(lambda: [*COLOR_JITTER], "brightness, contrast, saturation, hue of policy seed")
+    random_erasing: float = option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
+
+    def __post_init__(self):
+        if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise UserError(f"--image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"--validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+        if self.split_seed < 0:
+            raise UserError(f"--split_seed must not be negative, got {self.split_seed}")
+        for name in ("max_train_samples", "max_eval_samples"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != 3:
+                raise UserError(f"--{name} needs three numbers, got {values}")
+        check_augmentation(self.augmentation)
+        if (self.image_mean is None) != (self.image_std is None):
+            raise UserError("give both --image_mean and --image_std, or neither")
+        if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):
+            raise UserError(f"--image_std must be above 0, got {self.image_std}")
