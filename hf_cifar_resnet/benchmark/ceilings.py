@@ -2,8 +2,9 @@
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
+
+from .timing import time_steps
 
 
 def shares(model, args, image_size, images_per_second):
@@ -28,15 +29,23 @@ def shares(model, args, image_size, images_per_second):
 def measure_matmul(device, dtype, size=8192, repeats=20):
     """Return the floating-point operations a second of a large square matrix product."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / Timer("a @ b", globals={"a": a, "b": b}).timeit(repeats).mean
+    return 2 * size**3 / _seconds(lambda: a @ b, device, repeats)
 
 
 def measure_bandwidth(device, size=2**31, repeats=20):
     """Return the bytes a second that a copy within the device's memory reads and writes."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy = Timer("target.copy_(source)", globals={"source": source, "target": target})
-    return 2 * size / copy.timeit(repeats).mean
+    return 2 * size / _seconds(lambda: target.copy_(source), device, repeats)
+
+
+def _seconds(work, device, repeats):
+    def run(times):
+        for _ in range(times):
+            work()
+
+    run(1)
+    return time_steps(run, repeats, device) / repeats
 
 
 @torch.no_grad()

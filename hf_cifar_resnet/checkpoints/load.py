@@ -28,7 +28,8 @@ def find_checkpoint(name):
         with as_user_error(f"there is no folder {name}, and from the Hub", client.HubError):
             folder = client.download(name)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{name} holds no checkpoint (no config.json)")
+        reason = "holds no checkpoint (no config.json)" if folder.is_dir() else "is neither a folder nor user/repo"
+        raise UserError(f"{name} {reason}")
     return folder
 
 

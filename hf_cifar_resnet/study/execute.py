@@ -1,11 +1,11 @@
 """Execute the runs of a study, one or several at a time, each as a training run in its own processes."""
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm.auto import tqdm
 
+from ..checkpoints.outputs import atomic_write
 from ..errors import UserError
 from ..reporting import run_files, run_record
 from .read import ENSEMBLES_JSON, group, read_ensembles, read_study, variant_name
@@ -96,6 +96,5 @@ def score_ensembles(folder, use_cpu):
             print(f"no ensemble of {variant}: {error}")
             continue
         known[names] = {"runs": names, "test": scores}
-    scratch = folder / f".{ENSEMBLES_JSON}"
-    run_record.write_json(list(known.values()), scratch)
-    os.replace(scratch, folder / ENSEMBLES_JSON)
+    with atomic_write(folder / ENSEMBLES_JSON) as file:
+        run_record.write_json(list(known.values()), file)

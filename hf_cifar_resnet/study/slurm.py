@@ -127,7 +127,8 @@ class SlurmEngine:
     def stop(self):
         """Stop watching the jobs, which go on."""
         self._stopped.set()
-        print("the jobs go on: start the study again to watch them, --report shows what is finished, scancel ends them")
+        if self._queue:
+            print("jobs go on: start the study again to watch them, --report shows what is finished, scancel ends them")
 
     def _submit_once(self, job, folder):
         with self._lock:

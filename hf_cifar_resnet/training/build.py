@@ -1,13 +1,11 @@
 """Build the data, the model and the Trainer of a run from its arguments."""
 
 import logging
-from pathlib import Path
 
 from torch import nn
 
-from ..checkpoints.load import label_names, load_model, load_processor
+from ..checkpoints.load import find_checkpoint, label_names, load_model, load_processor
 from ..errors import UserError, as_user_error
-from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 from .optimizers import check_optimizer
 
@@ -26,15 +24,10 @@ def find_pretrained(model_args, data_args):
     new = [argument for argument in model_args.given if argument not in _FREE]
     if new:
         raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
-    folder = Path(name)
-    if not folder.is_dir():
-        if not client.is_reference(name):
-            raise UserError(f"--model_name_or_path {name}: there is no such folder, and it is no user/repo either")
-        with as_user_error(f"--model_name_or_path {name}", client.HubError):
-            folder = client.download(name)
+    with as_user_error(f"--model_name_or_path {name} cannot be loaded", UserError):
+        folder = find_checkpoint(name)
+        processor = load_processor(folder)
     if data_args.image_mean is None:
-        with as_user_error(f"--model_name_or_path {name} cannot be loaded", UserError):
-            processor = load_processor(folder)
         data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
     return folder
 

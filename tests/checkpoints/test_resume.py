@@ -64,8 +64,9 @@ def history(trainer):
 
 
 def weights(folder):
-    """The bytes of every file of weights, averages among them."""
-    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    """The bytes of every file of weights, averages among them, and of optimizer and schedule in a checkpoint."""
+    files = [file for ending in ("safetensors", "pt") for file in folder.glob(f"*.{ending}")]
+    return {file.name: file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize("name", [pytest.param("everything at once", marks=pytest.mark.lowest), *list(OPTIONS)[1:]])

@@ -109,7 +109,7 @@ def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, refused):
     image = write_image("red.png", "red")
     assert "there is no nowhere.png" in refused("predict", colour_checkpoint, image, "nowhere.png")
     assert "holds no checkpoint" in refused("predict", tmp_path, image)
-    assert "holds no checkpoint" in refused("predict", "./nowhere", image)
+    assert "is neither a folder nor user/repo" in refused("predict", "./nowhere", image)
     assert "argument --top_k: must be at least 1" in refused("predict", colour_checkpoint, image, "--top_k", "0")
     assert "cannot be written" in refused("predict", colour_checkpoint, image, "--output", tmp_path / "no" / "out")
     assert "one of the inputs" in refused("predict", colour_checkpoint, image, "--output", image)

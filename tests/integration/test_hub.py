@@ -294,7 +294,7 @@ REFUSED = {
     "nothing to resume": ([*ON_TREES, "--resume_from_checkpoint", "ann/nothing@main"], "there is no ann/nothing"),
     "nothing to fine-tune": (
         ["--model_name_or_path", "ann/nothing"],
-        "--model_name_or_path ann/nothing: there is no ann/nothing on the Hub",
+        "from the Hub: there is no ann/nothing on the Hub",
     ),
     "no token": (PUSH, "there is no Hugging Face token"),
     "no right to write": ([*PUSH, "--hub_token", "hf_bobs_token"], "may not write to ann/model"),

@@ -78,7 +78,7 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["search", "--space", "learning_rate=0.1,1e-1"], "--space learning_rate has equal values"),
         (["search", "--space", "learning_rate=1,2", "learning_rate=1:2"], "--space learning_rate is given twice"),
         (["search", "--space", "learning_rate=1,x"], "invalid float value: 'x'"),
-        (["evaluate", "nowhere"], "holds no checkpoint"),
+        (["evaluate", "nowhere"], "is neither a folder nor user/repo"),
         (["preview", "--policy", "stronk"], "unknown augmentation policy 'stronk': choose one of seed"),
         (["preview", "--policy", "mine.yaml"], "there is no augmentation policy file mine.yaml"),
         (["preview", "--images", "0"], "must be at least 1"),

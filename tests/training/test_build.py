@@ -62,7 +62,7 @@ def test_images_are_normalised_as_the_model_knows_them(saved):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"model_name_or_path": "no/such/folder"}, "no such folder, and it is no user/repo either"),
+        ({"model_name_or_path": "no/such/folder"}, "is neither a folder nor user/repo"),
         ({"model_name_or_path": "{saved}", "depth": 18}, "--depth describes a new model"),
         ({"model_name_or_path": "{empty}"}, "cannot be loaded"),
     ],
