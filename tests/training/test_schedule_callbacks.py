@@ -1,0 +1,195 @@
+"""Schedules that react to evaluations, epochs and the end of the warmup: plateau, greedy and one's own."""
+
+import io
+import math
+import random
+from functools import partial
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers.optimization import GreedyLR
+
+from hf_cifar_resnet.training import schedules
+from hf_cifar_resnet.training.schedules import GreedyCallback, PlateauCallback, ScheduleCallback
+
+PEAK, STEPS, EVERY = 0.05, 20, 5  # EVERY: steps in an epoch
+
+
+# Plateau
+
+
+def make_optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def rates_after(values, name, make_callback, args):
+    """The LR after each evaluation, where the run is saved and resumed after 20 of them."""
+    rates, schedule, callback = [], schedules.create(name, make_optimizer(), 1000, 0), make_callback()
+    for number, value in enumerate(values):
+        if number == 20:
+            stream = io.BytesIO()
+            torch.save(schedule.state_dict(), stream)
+            stream.seek(0)
+            schedule, callback = schedules.create(name, make_optimizer(), 1000, 0), make_callback()
+            schedule.load_state_dict(torch.load(stream, weights_only=True))
+        schedule.optimizer.step()
+        schedule.step()
+        callback.after_evaluation(schedule, {f"eval_{args.metric_for_best_model}": value}, args)
+        rates.append(schedule.get_last_lr()[0])
+        assert rates[-1] == schedule.optimizer.param_groups[0]["lr"] == schedule.lr
+    return rates
+
+
+def drawn(seed):
+    """Arguments and a sequence of metrics with ties, jumps and NaN."""
+    draw = random.Random(seed)
+    kwargs = {
+        "factor": draw.choice([0.1, 0.5, 0.9]),
+        "patience": draw.randrange(4),
+        "threshold": draw.choice([0.0, 1e-3, 0.1]),
+        "cooldown": draw.randrange(3),
+        "min_lr": draw.choice([0.0, 0.01, 0.2]),
+    }
+    level, values = 1.0, []
+    for _ in range(60):
+        level *= draw.choice([1, 1, 0.9, 0.9995, 1.1])
+        values.append(math.nan if draw.random() < 0.05 else level)
+    return kwargs, values
+
+
+def check_equal(reference, name, make_callback, values, args):
+    """Our callback gives the rates of the scheduler that torch or transformers has, which are returned."""
+    expected = []
+    for value in values:
+        reference.step(value)
+        expected.append(reference.optimizer.param_groups[0]["lr"])
+    assert rates_after(values, name, make_callback, args) == pytest.approx(expected, rel=1e-12)
+    return expected
+
+
+MODES = pytest.mark.parametrize("metric, mode", [("loss", "min"), ("top1", "max")])
+
+
+@MODES
+@pytest.mark.parametrize("seed", range(6))
+def test_plateau_equals_torch(make_args, metric, mode, seed):
+    kwargs, values = drawn(seed)
+    reference = ReduceLROnPlateau(make_optimizer(), mode, threshold_mode="rel", eps=0, **kwargs)
+    args = make_args(metric_for_best_model=metric)
+    check_equal(reference, "reduce_lr_on_plateau", partial(PlateauCallback, **kwargs), values, args)
+
+
+@MODES
+@pytest.mark.parametrize("options", [{}, {"smooth": True, "window_size": 3, "cooldown": 1, "warmup": 1}])
+def test_greedy_equals_transformers(make_args, metric, mode, options):
+    options = {"factor": 0.7, "patience": 2, "min_lr": 0.02, "max_lr": 0.3, "reset_start": 3, **options}
+    reference = GreedyLR(make_optimizer(), mode=mode, **options)
+    args = make_args(metric_for_best_model=metric)
+    rates = check_equal(reference, "greedy", partial(GreedyCallback, **options), drawn(seed=1)[1], args)
+    assert len(set(rates)) > 3
+
+
+SCRIPTS = [
+    # A rising accuracy is no plateau, and the first cut comes after `patience` + 1 bad evaluations.
+    ("top1", {"patience": 1}, 0, [0.1, 0.2, 0.2, 0.2, 0.3, 0.3, 0.1], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
+    ("loss", {"patience": 1}, 0, [3, 2, 2, 2, 1, 1, 3], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
+    # Evaluations before the end of the warmup are not counted.
+    ("loss", {"patience": 0}, 3, [1, 1, 1, 1, 1], [1 / 3, 2 / 3, 1, 0.5, 0.25]),
+    ("top1", {"patience": 0}, 3, [0.9, 0.9, 0.1, 0.2, 0.1], [1 / 3, 2 / 3, 1, 1, 0.5]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup"])
+@pytest.mark.parametrize("metric, kwargs, warmup, values, scales", SCRIPTS)
+def test_plateau_cuts_when_the_rule_says(rates_used, tmp_path, name, metric, kwargs, warmup, values, scales):
+    def train(values, resume=None):
+        script = iter(values)
+        return rates_used(
+            resume,
+            lr_scheduler_type=name,
+            lr_scheduler_kwargs=kwargs,
+            warmup_steps=warmup,
+            learning_rate=PEAK,
+            metric_for_best_model=metric,
+            compute_metrics=lambda prediction: {metric: next(script)},
+            global_batch_size=40,
+            num_train_epochs=len(values) if resume is None else len(scales),
+            eval_strategy="epoch",
+            save_strategy="epoch",
+        )
+
+    # One step an epoch: step t uses what evaluation t left. By default `*_with_warmup` warms up for one step.
+    first = 0 if warmup or name.endswith("_with_warmup") else 1
+    expected = [PEAK * scale for scale in [first, *scales[:-1]]]
+    steps, trainer = train(values)
+    assert steps.rates == pytest.approx(expected)
+    assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(PEAK * scales[-1])
+    rest, resumed = train(values[2:], resume=str(tmp_path / "run" / "checkpoint-2"))
+    assert rest.rates == steps.rates[2:]
+    assert resumed.lr_scheduler.memory == trainer.lr_scheduler.memory
+
+
+# A schedule of one's own
+
+
+class HalveEveryEvaluation(ScheduleCallback):
+    def after_evaluation(self, schedule, metrics, args):
+        schedule.rescale(schedule.scale / 2)
+
+
+class DropAfterWarmup(ScheduleCallback):
+    def after_warmup(self, schedule, args):
+        schedule.memory["calls"] = schedule.memory.get("calls", 0) + 1
+        schedule.rescale(schedule.scale / 10)
+
+
+class EverySecondEpoch(ScheduleCallback):
+    def after_epoch(self, schedule, epoch, args):
+        schedule.memory["epochs"] = schedule.memory.get("epochs", 0) + 1
+        assert epoch == schedule.memory["epochs"]
+        if schedule.memory["epochs"] % 2 == 0:
+            schedule.rescale(0.3)
+
+
+OWN = [
+    (HalveEveryEvaluation, lambda t: 0.5 ** (t // EVERY), {}),
+    (DropAfterWarmup, lambda t: 1 if t < 6 else 0.1, {"calls": 1}),
+    (EverySecondEpoch, lambda t: 1 if t < 2 * EVERY else 0.3, {"epochs": 4}),
+]
+
+
+@pytest.mark.parametrize("kind, scale, memory", OWN)
+def test_own_schedule_scales_the_chosen_one(rates_used, tmp_path, kind, scale, memory):
+    stopped_at = 12
+    options = {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 6,
+        "learning_rate": PEAK,
+        "num_train_epochs": STEPS // EVERY,
+        "eval_strategy": "epoch",
+        "save_strategy": "steps",
+        "save_steps": stopped_at,
+    }
+    cosine = [t / 6 if t < 6 else (1 + math.cos(math.pi * (t - 6) / (STEPS - 6))) / 2 for t in range(STEPS)]
+    steps, trainer = rates_used(callbacks=[kind()], **options)
+    assert steps.rates == pytest.approx([PEAK * scale(t) * share for t, share in enumerate(cosine)])
+    assert [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry] == steps.rates
+    checkpoint = str(tmp_path / "run" / f"checkpoint-{stopped_at}")
+    rest, resumed = rates_used(resume=checkpoint, callbacks=[kind()], **options)
+    assert rest.rates == steps.rates[stopped_at:]
+    assert resumed.lr_scheduler.memory == trainer.lr_scheduler.memory == memory
+
+
+def test_own_schedule_ignores_scoring_before_and_after_training(make_trainer):
+    trainer = make_trainer(callbacks=[HalveEveryEvaluation()], lr_scheduler_type="constant")
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate(metric_key_prefix="test")
+    assert trainer.lr_scheduler.scale == 1
+
+
+def test_own_schedule_cannot_scale_one_cycle(make_trainer):
+    trainer = make_trainer(callbacks=[HalveEveryEvaluation()], lr_scheduler_type="one_cycle")
+    with pytest.raises(ValueError, match="one_cycle .* cannot be scaled"):
+        trainer.train()
