@@ -66,11 +66,11 @@ def describe_power(groups):
     significance = SIGNIFICANCE / comparisons
     smallest = 100 * deviation * smallest_effect(least, significance)
     needed = {100 * margin: seeds_needed(margin / deviation, significance) for margin in MARGINS[::-1]}
-    needed = [f"{seeds or f'more than {MOST_SEEDS:,}'} seeds for {points:g}" for points, seeds in needed.items()]
+    needed = [f"{seeds or f'more than {MOST_SEEDS:,}'} seeds to show {points:g}" for points, seeds in needed.items()]
     return (
         f"Power: the deviation over seeds is {100 * deviation:.2f} points, pooled. With {least} seeds the smallest "
-        f"difference that shows with 80% power (at 5% over {comparisons} comparisons) is {smallest:.2g} points; needed "
-        f"are {' and '.join(needed)}."
+        f"difference that shows with 80% power (at 5% over {comparisons} comparisons) is {smallest:.2g} points; it would "
+        f"take {' and '.join(needed)}."
     )
 
 

@@ -92,6 +92,7 @@ def results_markdown(groups, targets, unfinished, ensembles, sections):
     )
     subject = "Ablation study" if ablation_baselines(groups) else "Learning-rate schedules"
     arguments = run["arguments"]
+    optimizers = dict.fromkeys(members[0]["run"]["arguments"]["optim"] for members in groups.values())
     peak = f"{arguments.get('scaled_learning_rate', arguments['learning_rate']):g}"
     if "learning_rate" in first["tuned"]:
         peak = "chosen for each schedule"
@@ -99,7 +100,7 @@ def results_markdown(groups, targets, unfinished, ensembles, sections):
         f"# {subject} on {run['dataset']['name']}",
         "",
         f"{run['model']['description']}; {run['dataset']['train']:,} training, {run['dataset']['test']:,} test images; "
-        f"{first['metrics']['epochs']:g} epochs, {arguments['optim']}, peak LR {peak}, "
+        f"{first['metrics']['epochs']:g} epochs, {' and '.join(optimizers)}, peak LR {peak}, "
         f"global batch {arguments['global_batch_size']}. {selection}",
         "",
         compare(groups),

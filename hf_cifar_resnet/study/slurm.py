@@ -21,7 +21,7 @@ from ..reporting.run_files import METRICS_JSON
 from .local import launch
 
 POLL = 2  # seconds between two looks at a log
-QUEUE_AGE = 10  # seconds that a look at Slurm's queue serves all runs
+QUEUE_AGE = 10  # seconds between two calls of squeue, each of which serves all runs
 KILL_WAIT = 600  # seconds; Slurm kills a job at most so long after it sent SIGTERM
 DEFAULTS = {"time": 240}  # minutes until a job is queued again
 NUMBERS = ("cpus_per_gpu", "cpus_per_task", "gpus_per_node", "signal_delay_s", "time")

@@ -82,7 +82,7 @@ class CifarTrainingArguments(TrainingArguments):
     learning_rate: float = option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
     optim: str = option("adamw_torch_fused", "or sgd, muon, schedule_free_adamw, or another of the Trainer's")
-    weight_decay: float = option(1e-4, "AdamW's; none on biases and BatchNorm")
+    weight_decay: float = option(1e-4, "of the optimizer; none on biases and BatchNorm")
     label_smoothing_factor: float = option(0.1, "of the training loss; evaluation losses are plain")
     per_device_train_batch_size: int | None = option(None, "instead of --global_batch_size")
     per_device_eval_batch_size: int = option(256, "images per device and step of evaluation")
@@ -99,7 +99,7 @@ class CifarTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = option(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.
     logging_nan_inf_filter: bool = option(False, "hide losses that are not finite")
-    ddp_find_unused_parameters: bool | None = option(False, "look for unused parameters, of which there are none")
+    ddp_find_unused_parameters: bool | None = option(False, "let DDP look for parameters without a gradient; this model has none")
     # Evaluations and checkpoints use the statistics of rank 0.
     ddp_broadcast_buffers: bool | None = option(False, "broadcast the BatchNorm statistics at every step")
     eval_accumulation_steps: int | None = option(16, "batches of logits to keep on the device while evaluating")

@@ -16,6 +16,7 @@ from hf_cifar_resnet.study.plan import plan_runs, plan_variants
 from hf_cifar_resnet.study.read import group, variant_name
 from hf_cifar_resnet.study.report import write_report
 from hf_cifar_resnet.study.tune import at_edge, choose
+from hf_cifar_resnet.training.parser import parse_arguments
 
 
 def runs(part, *accuracies, schedule="cosine"):
@@ -76,7 +77,7 @@ def test_power_of_the_seeds():
     assert 0.22 * smallest_effect(3, 0.05) == pytest.approx(0.7, abs=0.05)
     assert smallest_effect(2, 0.05 / 100) > smallest_effect(2, 0.05) > smallest_effect(50, 0.05)
     text = describe_power(groups(runs(None, 0.70, 0.71, 0.72), runs(None, 0.6, 0.61, 0.62, schedule="step")))
-    assert "deviation over seeds is 1.00 points" in text and "is 3.1 points; needed are 17 seeds for 1 and 64" in text
+    assert "deviation over seeds is 1.00 points" in text and "is 3.1 points; it would take 17 seeds to show 1 and 64" in text
     assert describe_power(groups(runs(None, 0.5), runs(None, 0.6, schedule="step"))) is None
     low, high = confidence_interval([0.50, 0.51, 0.52])
     assert (low, high) == pytest.approx((0.4852, 0.5348), abs=1e-4)  # t(0.975, 2) = 4.303
@@ -111,3 +112,14 @@ def test_variants_are_planned_seed_by_seed(tmp_path):
     [free] = plan_runs(tmp_path, plan_variants(["schedule_free_sgd"], {}, {}), [3])
     assert free.name == "schedule_free_sgd-seed3"
     assert free.arguments()[:4] == "--lr_scheduler_type constant_with_warmup --optim schedule_free_sgd".split()
+
+
+def test_optimizers_are_compared_with_their_own_arguments(tmp_path):
+    """SGD has the recipe's momentum, which AdamW would refuse."""
+    variants = plan_variants(["cosine"], {"optim": ["sgd", "adamw_torch"]}, {})
+    planned = plan_runs(tmp_path, variants, [3])
+    parsed = [parse_arguments(["--config", "resnet20", *run.arguments()])[-1] for run in planned]
+    assert [(args.optim, args.optim_args) for args in parsed] == [
+        ("sgd", "momentum=0.9,nesterov=true"),
+        ("adamw_torch", None),
+    ]
