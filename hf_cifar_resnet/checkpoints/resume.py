@@ -183,7 +183,7 @@ def describe_other_dataset(run, checkpoint):
     if "scored_images" in then and slices[0] == slices[1]:
         split = run["data_arguments"]["eval_split"]
         same = then["scored_images"] == now["scored_images"]
-        return None if same else f"its run was evaluated on other images: the {split} split of {now['name']} has changed"
+        return None if same else f"its run was evaluated on other images: the {split} split of {now['name']} changed"
     if then.get("name", now["name"]) != now["name"]:
         return f"its run was on the dataset {then['name']}, and this one is on {now['name']}"
     return None

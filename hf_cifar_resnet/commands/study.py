@@ -88,7 +88,7 @@ def _parse(argv, prog):
     parser.add_argument("--vary", action="append", default=[], metavar="NAME=A,B",
                         help="also vary this argument of `train`; repeatable")  # fmt: skip
     parser.add_argument("--without", action="append", default=[], metavar="PART:NAME=VALUE,...",
-                        help="ablation: also run with these arguments, to see what that part contributes; repeatable")  # fmt: skip
+                        help="ablation: also run with these arguments, without that part; repeatable")  # fmt: skip
     parser.add_argument("--tune", metavar="NAME=A,B|NAME=LOW:HIGH[:log]",
                         help="choose this argument for each schedule on validation")  # fmt: skip
     parser.add_argument(

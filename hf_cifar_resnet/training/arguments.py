@@ -99,7 +99,9 @@ class CifarTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = option(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.
     logging_nan_inf_filter: bool = option(False, "hide losses that are not finite")
-    ddp_find_unused_parameters: bool | None = option(False, "let DDP look for parameters without a gradient; this model has none")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "let DDP look for parameters without gradients; there are none"
+    )
     # Evaluations and checkpoints use the statistics of rank 0.
     ddp_broadcast_buffers: bool | None = option(False, "broadcast the BatchNorm statistics at every step")
     eval_accumulation_steps: int | None = option(16, "batches of logits to keep on the device while evaluating")

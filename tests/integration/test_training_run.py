@@ -209,7 +209,7 @@ def refused_resume(run_on_pets, tmp_path, capsys):
     "dataset, names, seed, options, reason",
     [
         ("cars", ["cat", "dog"], 0, "--max_eval_samples 4", "its run was on the dataset pets, and this one is on cars"),
-        ("pets", ["cat", "dog"], 1, "", "its run was evaluated on other images: the test split of pets has changed"),
+        ("pets", ["cat", "dog"], 1, "", "its run was evaluated on other images: the test split of pets changed"),
         ("pets", ["dog", "cat"], 0, "", "differ: class 0 is cat in the first and dog in the second, class 1 is dog"),
         ("pets", ["cat", "dog", "eel"], 0, "--max_eval_samples 4", "in the first and 3 in the second; eel only"),
     ],
