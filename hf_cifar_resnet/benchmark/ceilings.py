@@ -40,12 +40,12 @@ def measure_bandwidth(device, size=2**31, repeats=20):
 
 
 def _seconds(work, device, repeats):
-    def run(times):
+    def repeat(times):
         for _ in range(times):
             work()
 
-    run(1)
-    return time_steps(run, repeats, device) / repeats
+    repeat(1)
+    return time_steps(repeat, repeats, device) / repeats
 
 
 @torch.no_grad()

@@ -77,8 +77,8 @@ class TurnsCallback(TrainerCallback):
             self.seconds[OURS].append(time.perf_counter() - self._started)
             self.waited += self.trainer.figures.waited - self._waited_before
             for name, loop in self.others.items():
-                loop.run(self.settle)
-                self.seconds[name].append(time_steps(loop.run, self.steps, args.device))
+                loop.train(self.settle)
+                self.seconds[name].append(time_steps(loop.train, self.steps, args.device))
             self._done = 0
 
 
@@ -100,7 +100,7 @@ class BareLoop:
             options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
             self.model = torch.compile(self.model, dynamic=False, **options)
 
-    def run(self, steps):
+    def train(self, steps):
         for batch in itertools.islice(self.batches, steps):
             batch = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in batch.items()}
             batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self.memory_format)

@@ -35,11 +35,11 @@ def rate(work, seconds):
     return amount / elapsed
 
 
-def time_steps(run, steps, device):
-    """Return the seconds that `run(steps)` takes until the device has done it."""
+def time_steps(work, steps, device):
+    """Return the seconds that `work(steps)` takes until the device has done it."""
     wait_for(device)
     started = time.perf_counter()
-    run(steps)
+    work(steps)
     wait_for(device)
     return time.perf_counter() - started
 

@@ -37,15 +37,15 @@ def reason_not_to_resume(checkpoint, needs_best):
     return reason and f"the best model so far, {best.name} beside it, is not complete: {reason}"
 
 
-def find_resumable(given, run, needs_best, report=None):
+def find_resumable(given, folder, needs_best, report=None):
     """Return the checkpoint `given`, or for True the last resumable one of a run. Raises [`UserError`]."""
     if given is not True:
         if reason := reason_not_to_resume(Path(given), needs_best):
             raise resume_error(given, reason)
         return Path(given)
-    checkpoint = find_last_resumable(run, needs_best, report)
+    checkpoint = find_last_resumable(folder, needs_best, report)
     if checkpoint is None:
-        raise UserError(f"{run} cannot be resumed: there is no complete checkpoint")
+        raise UserError(f"{folder} cannot be resumed: there is no complete checkpoint")
     return checkpoint
 
 
@@ -53,9 +53,9 @@ def resume_error(checkpoint, reason):
     return UserError(f"the checkpoint {checkpoint} cannot be resumed: {reason}")
 
 
-def find_last_resumable(run, needs_best, report=None):
+def find_last_resumable(folder, needs_best, report=None):
     """Return the last checkpoint of a run to resume from, or None; `report` gets a line for each later, damaged one."""
-    for checkpoint in reversed(list_checkpoints(run)):
+    for checkpoint in reversed(list_checkpoints(folder)):
         reason = reason_not_to_resume(checkpoint, needs_best)
         if reason is None:
             return checkpoint
@@ -163,25 +163,25 @@ class ResumedCallback(TrainerCallback):
 _SCORED_IMAGES = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples", "image_size")
 
 
-def changed_arguments(run, checkpoint):
+def changed_arguments(record, checkpoint):
     """Return {argument: its values, oldest first} of all that changed since the run began, by its `run.json`."""
     before = _read_run_record(checkpoint)
     changed = dict(before.get("changed_arguments", {}))
     for section in ("arguments", "model_arguments", "data_arguments"):
-        then, now = before.get(section, {}), json.loads(json.dumps(run[section]))
+        then, now = before.get(section, {}), json.loads(json.dumps(record[section]))
         for name in now.keys() & then.keys():
             if then[name] != now[name]:
                 changed[name] = [*changed.get(name, [then[name]]), now[name]]
     return dict(sorted(changed.items()))
 
 
-def describe_other_dataset(run, checkpoint):
+def describe_other_dataset(record, checkpoint):
     """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
-    then, now = before.get("dataset", {}), run["dataset"]
-    slices = [[record.get("data_arguments", {}).get(name) for name in _SCORED_IMAGES] for record in (before, run)]
+    then, now = before.get("dataset", {}), record["dataset"]
+    slices = [[each.get("data_arguments", {}).get(name) for name in _SCORED_IMAGES] for each in (before, record)]
     if "scored_images" in then and slices[0] == slices[1]:
-        split = run["data_arguments"]["eval_split"]
+        split = record["data_arguments"]["eval_split"]
         same = then["scored_images"] == now["scored_images"]
         return None if same else f"its run was evaluated on other images: the {split} split of {now['name']} changed"
     if then.get("name", now["name"]) != now["name"]:

@@ -86,13 +86,13 @@ def run_folder(args):
 
 
 @contextmanager
-def lock_folder(run):
+def lock_folder(folder):
     """Keep other runs out of a folder while the context and this process last. Raises [`UserError`] if one is in it."""
     if fcntl is None:
         yield
         return
     # The file stays there: if it were deleted, a run that has it open and one that creates it anew could both hold it.
-    with open(run / LOCK, "a+", encoding="utf-8") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             # The package filelock uses flock, which the data loader's forked workers would inherit: after a kill they
             # may live on and keep the folder locked. A lock by lockf belongs to this process alone.
@@ -100,7 +100,7 @@ def lock_folder(run):
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # other errors mean a filesystem without locks
                 raise UserError(
-                    f"another run is writing into {run}: wait for its end, or choose another --output_dir"
+                    f"another run is writing into {folder}: wait for its end, or choose another --output_dir"
                 ) from None
         yield
 

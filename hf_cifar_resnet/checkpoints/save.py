@@ -98,9 +98,9 @@ def replacing_files(folder):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def rotate_checkpoints(run, limit, keep):
+def rotate_checkpoints(folder, limit, keep):
     """Delete incomplete checkpoints, then the oldest, until `limit` are left (None: all stay), but none of `keep`."""
-    checkpoints, keep = list_checkpoints(run), {Path(path).resolve() for path in keep}
+    checkpoints, keep = list_checkpoints(folder), {Path(path).resolve() for path in keep}
     free = sorted((path for path in checkpoints if path.resolve() not in keep), key=is_complete)
     for path in free[: max(0, len(checkpoints) - limit)] if limit else []:
         shutil.rmtree(path, ignore_errors=True)
@@ -111,9 +111,9 @@ def is_complete(checkpoint):
     return (checkpoint / MANIFEST).is_file()
 
 
-def find_last_complete(run):
+def find_last_complete(folder):
     """Return the last checkpoint that was written to its end, or None."""
-    return next(filter(is_complete, reversed(list_checkpoints(run))), None)
+    return next(filter(is_complete, reversed(list_checkpoints(folder))), None)
 
 
 class CheckpointCallback(TrainerCallback):
@@ -168,15 +168,15 @@ class CheckpointCallback(TrainerCallback):
             failed = isinstance(error, OSError) or any(x in str(error) for x in ("PytorchStreamWriter", "I/O error"))
             if self._writing is None or not failed:
                 raise
-            run, step = self._writing.parent, step_of(self._writing)
+            folder, step = self._writing.parent, step_of(self._writing)
             shutil.rmtree(self._writing, ignore_errors=True)
-            last = find_last_complete(run)
+            last = find_last_complete(folder)
             left = f"{last} is the last one" if last else "there is none before it"
             reason = getattr(error, "strerror", None) or one_line(error)
-            if not isinstance(error, OSError) and shutil.disk_usage(run).free < 2**20:
+            if not isinstance(error, OSError) and shutil.disk_usage(folder).free < 2**20:
                 reason = os.strerror(errno.ENOSPC)  # which PyTorch's exceptions do not say
             raise UserError(
-                f"the checkpoint of step {step} could not be written into {run}: {reason}; {left}"
+                f"the checkpoint of step {step} could not be written into {folder}: {reason}; {left}"
             ) from error
 
 

@@ -126,12 +126,12 @@ def _parse(argv, prog):
     parser.add_argument(
         "--calibrate", action="store_true", help="fit a temperature on validation and save it in the checkpoint"
     )
-    options, data_args, run = parse_with_run_record(parser, argv, others="with --ensemble: its other checkpoints")
+    options, data_args, record = parse_with_run_record(parser, argv, others="with --ensemble: its other checkpoints")
     if options.json is not None:
         check_output("--json", options.json)
     if options.output_dir is not None:
         check_output_folder("--output_dir", options.output_dir)
-    options.precision = options.precision or run.get("precision", "fp32")
+    options.precision = options.precision or record.get("precision", "fp32")
     if not 1 <= options.batch_size <= sys.maxsize:
         raise UserError(f"--batch_size must be from 1 to {sys.maxsize:,}, got {options.batch_size}")
     _check_ensemble(options)

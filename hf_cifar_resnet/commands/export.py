@@ -32,8 +32,8 @@ def main(argv=None, prog=None):
             write_onnx_file(options, deployed, size, file, data, convert.onnx_metadata(model, processor))
         else:
             torch.export.save(convert.export_program(deployed, size), file)
-        run = load_runner(options.format, file)
-        found = compare(run, deployed, model, size, exact=options.precision == "fp32")
+        predict = load_runner(options.format, file)
+        found = compare(predict, deployed, model, size, exact=options.precision == "fp32")
         found["bytes"] = file.stat().st_size
     takes = f"uint8 (batch, {size}, {size}, 3)" if normalization else f"float32 (batch, 3, {size}, {size}), normalised"
     written = f"Wrote {options.output}, {found['bytes'] / 1e6:.2f} MB"
@@ -41,7 +41,7 @@ def main(argv=None, prog=None):
           f"Logits differ from PyTorch's by at most {found['difference']:.2g} (of {found['largest']:.3g}), "
           f"batches of {', '.join(map(str, BATCH_SIZES))}")  # fmt: skip
     if split is not None:
-        found |= measure_accuracy(run, model, deployed.input_name, split)
+        found |= measure_accuracy(predict, model, deployed.input_name, split)
         print(f"On {name} of {data_args.dataset_name}, {len(split):,} images: top-1 {found['top1']:.2%}, "
               f"PyTorch {found['pytorch_top1']:.2%}; the same label for {found['agreement']:.2%}")  # fmt: skip
     return found

@@ -54,24 +54,24 @@ def _train(model_args, data_args, args, command, watch):
     args.output_dir = output_folder(args, run_record.run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or Path(args.output_dir).name
-    run = run_record.make_record(model, data, model_args, data_args, args, command)
-    publisher = HubCallback(args, data_args.eval_split, run) if args.push_to_hub else None
+    record = run_record.make_record(model, data, model_args, data_args, args, command)
+    publisher = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     resume = find_resume_checkpoint(args)
     if resume:
-        if reason := describe_other_dataset(run, resume):
+        if reason := describe_other_dataset(record, resume):
             raise resume_error(resume, reason)
-        run["changed_arguments"] = changed_arguments(run, resume)
+        record["changed_arguments"] = changed_arguments(record, resume)
     preempted = processes.PreemptionCallback(watch)
-    callbacks = [RunRecordCallback(run), preempted, *([publisher] if publisher else [])]
+    callbacks = [RunRecordCallback(record), preempted, *([publisher] if publisher else [])]
     with run_folder(args), processes.mark_preemption(args.output_dir):
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
-            print(start_block(run, args, publisher, resume), flush=True)
+            print(start_block(record, args, publisher, resume), flush=True)
 
         trainer.train(resume_from_checkpoint=resume)
         preempted.check()
 
-        metrics = finish(trainer, run, data, data_args.eval_split)
+        metrics = finish(trainer, record, data, data_args.eval_split)
     if trainer.is_world_process_zero():
         print(end_block(metrics, args), flush=True)
         if publisher:
@@ -80,7 +80,7 @@ def _train(model_args, data_args, args, command, watch):
     return metrics
 
 
-def finish(trainer, run, data, eval_split):
+def finish(trainer, record, data, eval_split):
     """Score the test split, for the only time in a run, write the model and its records, and return the metrics."""
     from ..evaluation.analysis import most_confused
 
@@ -91,5 +91,5 @@ def finish(trainer, run, data, eval_split):
     metrics = run_record.make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        write_results(trainer.args.output_dir, run, metrics, run_record.history(trainer.state.log_history))
+        write_results(trainer.args.output_dir, record, metrics, run_record.history(trainer.state.log_history))
     return metrics

@@ -22,12 +22,12 @@ LAST = "last-checkpoint"
 class HubCallback(TrainerCallback):
     """
     Push a run as the `--hub_*` arguments say: at the end by [`finish`] and, where `--hub_strategy` asks for it, after
-    each save, in a thread. `run` is the run record, and `eval_split` the split on which the best epoch is chosen.
+    each save, in a thread. `record` is the run record, and `eval_split` the split on which the best epoch is chosen.
     Raises [`UserError`] if the token is missing or may not write; if the Hub does not answer, training starts anyway.
     """
 
-    def __init__(self, args, eval_split, run):
-        self.args, self.eval_split, self.run = args, eval_split, run
+    def __init__(self, args, eval_split, record):
+        self.args, self.eval_split, self.record = args, eval_split, record
         self.repo_id = args.hub_model_id or Path(args.output_dir).name
         self._thread = None
         if args.process_index > 0:
@@ -75,7 +75,7 @@ class HubCallback(TrainerCallback):
         folder.mkdir()
         metrics = make_metrics(state, self.args, self.eval_split)
         weights = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
-        stage_checkpoint(checkpoint, self.repo_id, folder, self.run, metrics, history(state.log_history), weights)
+        stage_checkpoint(checkpoint, self.repo_id, folder, self.record, metrics, history(state.log_history), weights)
         return folder
 
     def _push_all(self, staging, pushes):

@@ -42,8 +42,8 @@ def stage_run(run_folder, repo_id, folder):
     for path in own:
         shutil.copy(path, folder)
     try:
-        run, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
-        written, pushed = (str(model_card(each, metrics)) for each in (run, _with_path(run, repo_id)))
+        record, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
+        written, pushed = (str(model_card(each, metrics)) for each in (record, _with_path(record, repo_id)))
     except (LookupError, TypeError, AttributeError, ValueError, TemplateError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(
@@ -55,13 +55,13 @@ def stage_run(run_folder, repo_id, folder):
     _redact_files(folder)
 
 
-def stage_checkpoint(checkpoint, repo_id, folder, run, metrics, rows, weights=run_files.WEIGHTS):
+def stage_checkpoint(checkpoint, repo_id, folder, record, metrics, rows, weights=run_files.WEIGHTS):
     """Stage the model of a checkpoint in an empty folder, with the results of its unfinished run so far."""
     folder = Path(folder)
     for path in _own_files(checkpoint, (*run_files.MODEL_FILES, run_files.TRAINING_ARGS_JSON)):
         shutil.copy(path, folder)
     shutil.copy(Path(checkpoint, weights), folder / run_files.WEIGHTS)
-    write_results(folder, _with_path(run, repo_id), metrics, rows)
+    write_results(folder, _with_path(record, repo_id), metrics, rows)
     _redact_files(folder)
 
 
@@ -70,8 +70,8 @@ def _own_files(folder, patterns):
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def _with_path(run, repo_id):
-    return run | {"model": run["model"] | {"path": repo_id}}
+def _with_path(record, repo_id):
+    return record | {"model": record["model"] | {"path": repo_id}}
 
 
 def _redact_files(folder):

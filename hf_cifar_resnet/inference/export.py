@@ -46,7 +46,7 @@ def load_runner(format, path):
 
 
 @torch.inference_mode()
-def compare(run, deployed, model, size, exact):
+def compare(predict, deployed, model, size, exact):
     """
     Return the largest difference of the logits from PyTorch's, over several batch sizes, and the largest logit. Raises
     [`UserError`] if logits are not finite, or of an `exact` export differ by more than the tolerance.
@@ -54,7 +54,7 @@ def compare(run, deployed, model, size, exact):
     difference, largest = 0.0, 1.0
     for batch_size in BATCH_SIZES:
         batch = deployed.example(batch_size, size, seed=batch_size)
-        found, expected = run(batch.numpy()), model(pixel_values=deployed.normalize(batch)).logits.numpy()
+        found, expected = predict(batch.numpy()), model(pixel_values=deployed.normalize(batch)).logits.numpy()
         if not (np.isfinite(found).all() and np.isfinite(expected).all()):
             raise UserError("the exported logits are not finite: the weights are too large; nothing was written")
         difference = max(difference, float(np.abs(found - expected).max()))
@@ -65,11 +65,11 @@ def compare(run, deployed, model, size, exact):
 
 
 @torch.inference_mode()
-def measure_accuracy(run, model, input_name, split):
+def measure_accuracy(predict, model, input_name, split):
     """Measure on a split the top-1 of the exported file and of PyTorch, and how often both agree."""
     theirs, ours = [], []
     for batch, pixels in _batches(split, input_name, range(len(split))):
-        theirs.append(run(batch).argmax(axis=1))
+        theirs.append(predict(batch).argmax(axis=1))
         ours.append(model(pixel_values=torch.from_numpy(pixels)).logits.numpy().argmax(axis=1))
     theirs, ours, labels = np.concatenate(theirs), np.concatenate(ours), split.labels.numpy()
     return {

@@ -20,7 +20,7 @@ def _literal(record):
     return run_record.map_texts(lambda text: printable(text).translate(_MARKDOWN), record)
 
 
-def model_card(run, metrics):
+def model_card(record, metrics):
     """Make the `huggingface_hub.ModelCard` of a run from its `run.json` and `metrics.json`, without local paths."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -28,8 +28,8 @@ def model_card(run, metrics):
     package = Path(__file__).parents[1]
     places = [folder / "model_cards" / TEMPLATE for folder in (package, package.parent)]
     template = next(filter(Path.is_file, places), places[-1])
-    run = redact(run)
-    dataset, base = run["dataset"], run["model"].get("base")
+    record = redact(record)
+    dataset, base = record["dataset"], record["model"].get("base")
     splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
     results = [
         EvalResult(
@@ -50,31 +50,31 @@ def model_card(run, metrics):
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["resnet", "cifar", "vision", run["arguments"]["lr_scheduler_type"]],
+        tags=["resnet", "cifar", "vision", record["arguments"]["lr_scheduler_type"]],
         base_model=base,
         datasets=[dataset["id"]] if dataset["on_hub"] else None,
         metrics=["accuracy"],
-        model_name=run["model"]["name"],
+        model_name=record["model"]["name"],
         eval_results=results,
     )
     return ModelCard.from_template(
         data,
         template_path=str(template),
-        run=_literal(run),
+        record=_literal(record),
         metrics=_literal(metrics),
         citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],
         splits=splits,
         score_names={name: text for name, text in SCORE_NAMES.items() if any(name in s for s in splits.values())},
-        command=printable(shlex.join(run["command"])),
+        command=printable(shlex.join(record["command"])),
     )
 
 
-def write_results(folder, run, metrics, rows):
+def write_results(folder, record, metrics, rows):
     """Write run.json, history.csv, README.md, metrics.json and curves.png of a run into an existing folder."""
     folder = Path(folder)
-    run_record.write_json(run, folder / run_files.RUN_JSON)
+    run_record.write_json(record, folder / run_files.RUN_JSON)
     run_record.write_history(rows, folder / run_files.HISTORY_CSV)
-    model_card(run, metrics).save(folder / CARD)
+    model_card(record, metrics).save(folder / CARD)
     # metrics.json marks the run as finished, so all other numbers are written before it.
     run_record.write_json(metrics, folder / run_files.METRICS_JSON)
-    plot_history(rows, folder / CURVES, metrics["selected_on"], run["arguments"]["label_smoothing_factor"])
+    plot_history(rows, folder / CURVES, metrics["selected_on"], record["arguments"]["label_smoothing_factor"])

@@ -9,10 +9,10 @@ from ..errors import printable
 from .run_record import ACCURACIES, plain
 
 
-def start_block(run, args, hub=None, resume=None):
+def start_block(record, args, hub=None, resume=None):
     """The lines printed before training; `hub` describes where the run is pushed, `resume` is the checkpoint."""
-    data = run["dataset"]
-    selects = run["data_arguments"]["eval_split"]
+    data = record["dataset"]
+    selects = record["data_arguments"]["eval_split"]
     validation = f"{data['validation']:,} validation, " if data["validation"] else ""
     how = "selected on test" if selects == "test" else "test is scored once, at the end"
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
@@ -22,19 +22,19 @@ def start_block(run, args, hub=None, resume=None):
     lines = {
         "Dataset": f"{data['name']}: {data['train']:,} train, {validation}{data['test']:,} test; "
         f"{data['num_labels']} classes; {how}",
-        "Model": run["model"]["description"],
+        "Model": record["model"]["description"],
         "Training": f"{length}, global batch {args.global_batch_size} "
         f"(processes x per device x accumulation: {batch}), {_optimizer(args)}",
         "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {_learning_rate(args)}",
-        "Methods": _methods(run, args),
+        "Methods": _methods(record, args),
         "Precision": f"{args.precision} ({args.precision_source})",
-        "Device": f"{run['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
+        "Device": f"{record['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
         "Output": args.output_dir,
     }
-    if run["model"]["base"]:
-        lines["Model"] += f", weights of {run['model']['base']}"
+    if record["model"]["base"]:
+        lines["Model"] += f", weights of {record['model']['base']}"
     if resume:
-        changes = [f"{name} {' -> '.join(map(str, values))}" for name, values in run["changed_arguments"].items()]
+        changes = [f"{name} {' -> '.join(map(str, values))}" for name, values in record["changed_arguments"].items()]
         lines["Resumed"] = f"{resume}{', with changed arguments: ' * bool(changes)}{printable(', '.join(changes))}"
     if hub:
         lines["Hub"] = hub
@@ -55,9 +55,9 @@ def _learning_rate(args):
     return text
 
 
-def _methods(run, args):
+def _methods(record, args):
     """List the augmentation, mixing, regularisation and averaging in use."""
-    data, model = run["data_arguments"], run["model_arguments"]
+    data, model = record["data_arguments"], record["model_arguments"]
     alphas = {"MixUp": args.mixup_alpha, "CutMix": args.cutmix_alpha}
     mixing = [f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha]
     if mixing:

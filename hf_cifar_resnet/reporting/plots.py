@@ -77,7 +77,7 @@ def plot_study(histories, path, split):
     for panel, (column, title) in zip(axes, panels.items(), strict=True):
         for number, (name, runs) in enumerate(histories.items()):
             by_epoch = {}
-            for row in (row for run in runs for row in run if column in row):
+            for row in (row for rows in runs for row in rows if column in row):
                 by_epoch.setdefault(row["epoch"], []).append(row[column])
             epochs, values = sorted(by_epoch), [by_epoch[epoch] for epoch in sorted(by_epoch)]
             marker = "o" if len(epochs) < 3 else None

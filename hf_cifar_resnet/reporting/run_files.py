@@ -26,11 +26,11 @@ def step_of(checkpoint):
     return int(number) if number.isdecimal() else None
 
 
-def checkpoint_path(run, step):
-    return Path(run, f"{_PREFIX}{step}")
+def checkpoint_path(folder, step):
+    return Path(folder, f"{_PREFIX}{step}")
 
 
-def list_checkpoints(run):
+def list_checkpoints(folder):
     """Return the folders `checkpoint-N` of a run in the order of N."""
-    folders = [path for path in Path(run).glob(f"{_PREFIX}*") if path.is_dir()]
+    folders = [path for path in Path(folder).glob(f"{_PREFIX}*") if path.is_dir()]
     return sorted((path for path in folders if step_of(path) is not None), key=step_of)

@@ -18,12 +18,12 @@ class QuietProgressCallback(ProgressCallback):
 class RunRecordCallback(TrainerCallback):
     """Writes `run.json` when training begins, so not if the checkpoint to resume from is refused."""
 
-    def __init__(self, run):
-        self.run = run
+    def __init__(self, record):
+        self.record = record
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            run_record.write_json(self.run, Path(args.output_dir, run_files.RUN_JSON))
+            run_record.write_json(self.record, Path(args.output_dir, run_files.RUN_JSON))
 
 
 class EpochBoundary(TrainerCallback):

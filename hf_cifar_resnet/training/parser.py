@@ -141,8 +141,8 @@ def parse_with_run_record(parser, argv, others=None):
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
-    run = _read_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
-    recorded = _parse_recorded(run.get("data_arguments") or {})
+    record = _read_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
+    recorded = _parse_recorded(record.get("data_arguments") or {})
     parser.set_defaults(dataset_name=recorded.get("dataset_name"))
     # The recorded columns and revision do not fit another dataset.
     if parser.parse_known_args(argv)[0].dataset_name == recorded.get("dataset_name"):
@@ -150,7 +150,7 @@ def parse_with_run_record(parser, argv, others=None):
     # Nothing is trained, and the file of a policy may be gone.
     parser.set_defaults(augmentation="none", random_erasing=0.0)
     data_args, options = parser.parse(argv)
-    return options, data_args, run
+    return options, data_args, record
 
 
 def _read_run_record(folder):

@@ -44,8 +44,8 @@ def score_ensemble(names, use_cpu=False):
     Return the scores (`loss`, `top1`, ...) of an ensemble of checkpoints (folders that training wrote, or Hub ids) on
     the test split of the data of the first. Raises [`UserError`] as [`load_scorer`] does.
     """
-    _, data_args, run = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
-    args = scoring_arguments(names[0], use_cpu, run.get("precision", "fp32"))
+    _, data_args, record = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
+    args = scoring_arguments(names[0], use_cpu, record.get("precision", "fp32"))
     _, scores = load_scorer(names, args, data_args, {"test"}).predict("test")
     return {name: scores[name] for name in run_record.SCORES if name in scores}
 
