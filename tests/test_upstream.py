@@ -82,12 +82,12 @@ RELIED_ON = [
         ["self.log(logs", "self._evaluate(", "self.control.should_save = is_new_best_metric", "self._save_checkpoint("],
     ),
     (
-        "training/processes.py: a training that is told to stop in `on_save` takes no further step",
+        "training/preemption.py: a training that is told to stop in `on_save` takes no further step",
         Trainer._inner_training_loop,
         ["self._run_epoch(", "if self.control.should_training_stop:", "break"],
     ),
     (
-        "training/processes.py: the checkpoint of a preempted run, and a finished one with more steps to go, go on",
+        "training/preemption.py: the checkpoint of a preempted run, and a finished one with more steps to go, go on",
         CallbackHandler.on_train_begin,
         ["control.should_training_stop = False"],
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import reports_user_errors
 from ..reporting import run_record
 from ..reporting.card import write_results
-from ..training import processes
+from ..training import preemption, processes
 from ..training.parser import parse_arguments
 
 # Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
@@ -24,11 +24,11 @@ def main(argv=None, prog=None):
     """
     Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.
 
-    Exit with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.processes`].
+    Exit with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.preemption`].
     """
     arguments = parse_arguments(argv, prog)
     command = processes.command_line(argv, prog)
-    with processes.watch_signals(command) as watch:
+    with preemption.watch_signals(command) as watch:
         return _train(*arguments, command, watch)
 
 
@@ -61,9 +61,9 @@ def _train(model_args, data_args, args, command, watch):
         if reason := describe_other_dataset(record, resume):
             raise resume_error(resume, reason)
         record["changed_arguments"] = changed_arguments(record, resume)
-    preempted = processes.PreemptionCallback(watch)
+    preempted = preemption.PreemptionCallback(watch)
     callbacks = [RunRecordCallback(record), preempted, *([publisher] if publisher else [])]
-    with run_folder(args), processes.mark_preemption(args.output_dir):
+    with run_folder(args), preemption.mark_preemption(args.output_dir):
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
             print(start_block(record, args, publisher, resume), flush=True)

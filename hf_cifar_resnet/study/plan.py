@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import UserError, as_user_error
 from ..reporting import run_files, run_record
+from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import parse_arguments
-from ..training.schedule_free import SCHEDULE_FREE
 
 # The arguments that the study sets for each run, and what to do instead of giving them.
 DECIDED = {

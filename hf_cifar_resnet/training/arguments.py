@@ -15,7 +15,6 @@ from transformers.utils import is_torch_tf32_available
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import device_for, is_faster_in_bf16
 from . import callbacks, optimizers, schedules
-from .schedule_free import check_schedule_free
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
@@ -143,7 +142,7 @@ class CifarTrainingArguments(TrainingArguments):
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
         optimizers.parse_optim_args(self.optim_args)
-        check_schedule_free(self)
+        optimizers.check_schedule_free(self)
         most = max(64, 4 * (os.cpu_count() or 1))
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"

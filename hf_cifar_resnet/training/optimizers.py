@@ -1,12 +1,28 @@
-"""Muon, and checks of `--optim_args`, in which the Trainer ignores unknown names."""
+"""
+Optimizers that need more than the Trainer does for them: Muon and the schedule-free ones; and checks of `--optim_args`.
+
+Schedule-free optimizers (Defazio et al. 2024, https://arxiv.org/abs/2405.15682), from the package `schedulefree`, train
+at one point and are evaluated at another, the average of the weights, for which the BatchNorm statistics of training do
+not hold.
+"""
 
 import copy
 import inspect
+
+import torch
+from torch.optim.swa_utils import update_bn
+from transformers import TrainerCallback
 
 MUON = "muon"
 # What `--optim_args` may have of timm's Muon, and how it is read.
 MUON_ARGUMENTS = {"momentum": float, "nesterov": lambda text: {"true": True, "false": False}[text.lower()],
                   "ns_steps": int, "conv_mode": str}  # fmt: skip
+# Training images from which the BatchNorm statistics of the averaged weights are computed.
+CALIBRATION_IMAGES = 5_000
+SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam")
+SCHEDULE_FREE_SCHEDULES = ("constant", "constant_with_warmup")
+# What these optimizers count and sum up in their parameter groups, beside the settings.
+SCHEDULE_FREE_STATE = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
 
 
 class Muon:
@@ -42,6 +58,44 @@ class Muon:
             raise ValueError(f"optim_args {args.optim_args}: {error} is no value that Muon takes") from error
         betas = (args.adam_beta1, args.adam_beta2)
         return cls, {"weight_decay": args.weight_decay, "betas": betas, "eps": args.adam_epsilon, **options}
+
+
+def check_schedule_free(args):
+    """Raise `ValueError` for arguments that average or lower what a schedule-free optimizer averages already."""
+    if args.optim not in SCHEDULE_FREE:
+        return
+    if args.lr_scheduler_type not in SCHEDULE_FREE_SCHEDULES:
+        raise ValueError(
+            f"{args.optim} needs no schedule, got {args.lr_scheduler_type}: use {' or '.join(SCHEDULE_FREE_SCHEDULES)}"
+        )
+    if args.ema_decay:
+        raise ValueError(f"{args.optim} averages the weights already: leave ema_decay out")
+
+
+def average_weights(optimizer, model, batches):
+    """
+    Put the averaged weights into the model, and the BatchNorm statistics that belong to them, unless they are there.
+
+    The next training step takes the averages out again. `batches` are `pixel_values` (batch, 3, height, width) of
+    training images.
+    """
+    if optimizer.param_groups[0]["train_mode"]:
+        optimizer.eval()
+        with torch.random.fork_rng():  # dropout draws from it
+            update_bn(batches, model)
+
+
+class AverageCallback(TrainerCallback):
+    """Calls `average_weights()` at the end of every epoch, before the Trainer loads the best model into a training."""
+
+    def __init__(self, average_weights):
+        self.average_weights = average_weights
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.average_weights()
+
+
+# Arguments
 
 
 def parse_optim_args(optim_args):

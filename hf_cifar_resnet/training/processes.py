@@ -1,43 +1,21 @@
-"""
-Launched processes and signals.
-
-SIGTERM, SIGINT and SIGUSR1 end a run with an exit code that a script can test. During training, a checkpoint is saved
-after the current step (and the current evaluation); at any other time the program ends at once, to be resumed from the
-last checkpoint. A second signal ends the program immediately with 128 + its number.
-"""
+"""The processes of a run that a launcher started: whether they work together, and how they end."""
 
 import atexit
 import gc
 import os
-import shlex
-import signal
 import sys
-import threading
-import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
 
-from ..checkpoints.save import find_last_complete
-from ..errors import UserError, as_user_error, printable
+from ..errors import UserError, as_user_error
 from ..reporting.run_record import redact_token
 
-EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: a temporary failure, try again
-MARKER = "preempted"
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
-# Seconds in which a signal may arrive twice: from a job scheduler, and passed on by the launcher.
-ECHO = 5.0
 
-# Launched processes
-
-
-def _is_launched():
+def is_launched():
     return "LOCAL_RANK" in os.environ
 
 
-def _is_rank_0():
+def is_rank_0():
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -78,133 +56,7 @@ def leave_processes_at_exit():
             torch.distributed.destroy_process_group()
 
 
-# Signals
-
-
-class Preempted(SystemExit):
-    """Ends the program with [`EXIT_CODE`]. `folder` is the run's, if it is known."""
-
-    def __init__(self, folder=None):
-        super().__init__(EXIT_CODE)
-        self.folder = folder
-
-
-class SignalWatch:
-    """Keeps the first signal that this process receives. Outside of training, it ends the program at once."""
-
-    def __init__(self):
-        self.signum = None
-        self.training = self.ending = False
-
-    def receive(self, signum, frame):
-        now = time.monotonic()
-        if self.ending:
-            return
-        if self.signum is None:
-            self.signum, self._since = signum, now
-            if not self.training:
-                raise Preempted
-        elif not _is_launched() or now - self._since > ECHO:
-            os._exit(128 + signum)
-
-
-class PreemptionCallback(TrainerCallback):
-    """
-    Saves a checkpoint and ends the training of all processes at the same step after any of them received a signal, as
-    their [`SignalWatch`] knows.
-    """
-
-    def __init__(self, watch):
-        self.watch = watch
-        self.stopped = False
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._processes, self._group = args.world_size, None
-        if args.world_size > 1 and torch.distributed.get_backend() != "gloo":
-            # An all-reduce on the device would make the host wait for it at every step.
-            self._group = torch.distributed.new_group(backend="gloo")
-        self.watch.training = True
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save |= self._any_signal()
-
-    def on_save(self, args, state, control, **kwargs):
-        # Not before the save: the checkpoint has to be one of a training that continues.
-        self.stopped = self._any_signal()
-        control.should_training_stop |= self.stopped
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.stopped:  # within an epoch, which ends in the resumed run
-            control.should_log = control.should_evaluate = control.should_save = False
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.stopped |= self._any_signal()
-        self.watch.training = False
-
-    def _any_signal(self):
-        received = torch.tensor(int(self.watch.signum is not None))
-        if self._processes > 1:
-            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self._group)
-        return bool(received)
-
-    def check(self):
-        """Raise [`Preempted`] if a signal has ended the training; to be called in all processes."""
-        if self.stopped and self._processes > 1:
-            # When one process exits, the launcher ends the others, which may still have to print their message.
-            torch.distributed.barrier(group=self._group)
-            leave_processes_at_exit()
-        if self.stopped or self.watch.signum is not None:
-            raise Preempted
-
-
-@contextmanager
-def watch_signals(command):
-    """
-    Yield a [`SignalWatch`] that handles signals within the context. If one ends the run, print how to resume: with the
-    `command` (a list of `str`), changed to do so.
-    """
-    watch = SignalWatch()
-    in_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
-    before = {number: signal.signal(number, watch.receive) for number in SIGNALS if in_main}
-    try:
-        yield watch
-    except Preempted as preempted:
-        watch.ending = True
-        if _is_rank_0():
-            print(printable(_resume_hint(watch.signum or signal.SIGTERM, preempted.folder, command)), flush=True)
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def mark_preemption(folder):
-    """Write a marker file into the run's folder if the run is preempted within the context; remove an older one."""
-    marker = Path(folder, MARKER)
-    if _is_rank_0():
-        marker.unlink(missing_ok=True)
-    try:
-        yield
-    except Preempted:
-        if _is_rank_0():
-            marker.touch()
-        raise Preempted(folder) from None
-
-
-def _resume_hint(signum, folder, command):
-    prefix = f"{'Preempted':<10} by {signal.Signals(signum).name}:"
-    saved = find_last_complete(folder) if folder else None
-    launcher = ", under the same launcher," if _is_launched() else ""
-    if saved is None:
-        return f"{prefix} nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
-    for flag, value in (("--output_dir", str(folder)), ("--resume_from_checkpoint", "true")):
-        place = command.index(flag) if flag in command else len(command)
-        command = [*command[:place], flag, value, *command[place + 2 :]]
-    return f"{prefix} saved {saved}. Resume{launcher} with {shlex.join(command)}"
-
-
 def command_line(argv, prog):
     """Return the command line of this program, without its launcher and with any token redacted."""
-    program = prog.split() if prog else [sys.argv[0]] if _is_launched() else ["python", sys.argv[0]]
+    program = prog.split() if prog else [sys.argv[0]] if is_launched() else ["python", sys.argv[0]]
     return [*program, *redact_token(sys.argv[1:] if argv is None else argv)]

@@ -19,7 +19,7 @@ from transformers import SchedulerType, TrainerCallback, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 
 from ..documents import parse_yaml
-from . import schedule_free
+from .optimizers import SCHEDULE_FREE_STATE
 
 PLATEAU = "reduce_lr_on_plateau"
 WITHOUT_WARMUP = {
@@ -99,7 +99,7 @@ class _Positioned:
     def __init__(self, optimizer, *args, **kwargs):
         super().__init__(optimizer, *args, **kwargs)
         self._settings = [
-            {name: value for name, value in group.items() if name not in ("params", "lr", *schedule_free.STATE)}
+            {name: value for name, value in group.items() if name not in ("params", "lr", *SCHEDULE_FREE_STATE)}
             for group in optimizer.param_groups
         ]
 

@@ -27,8 +27,7 @@ from . import schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
-from .optimizers import MUON, Muon
-from .schedule_free import CALIBRATION_IMAGES, SCHEDULE_FREE, AverageCallback, average_weights
+from .optimizers import CALIBRATION_IMAGES, MUON, SCHEDULE_FREE, AverageCallback, Muon, average_weights
 
 
 class CifarTrainer(Trainer):

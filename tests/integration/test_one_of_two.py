@@ -26,7 +26,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.processes import Preempted, PreemptionCallback, mark_preemption, watch_signals
+from hf_cifar_resnet.training.preemption import Preempted, PreemptionCallback, mark_preemption, watch_signals
 
 class Poisoned(ImageDataset):
     def __getitems__(self, positions):

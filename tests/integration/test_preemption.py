@@ -11,7 +11,7 @@ import pytest
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.reporting.run_record import read_json
-from hf_cifar_resnet.training.processes import EXIT_CODE, MARKER
+from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER
 
 from .conftest import ENVIRONMENT
 

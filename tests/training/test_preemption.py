@@ -9,16 +9,16 @@ import torch
 from trainer_fixtures import at
 from transformers import TrainerCallback
 
-from hf_cifar_resnet.training.processes import (
+from hf_cifar_resnet.training.preemption import (
     EXIT_CODE,
     MARKER,
     SIGNALS,
     Preempted,
     PreemptionCallback,
-    command_line,
     mark_preemption,
     watch_signals,
 )
+from hf_cifar_resnet.training.processes import command_line
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
 TIMINGS = ("images_per_second", "data_wait", "seconds", "train_loss")
