@@ -7,6 +7,9 @@ No private method of transformers' Trainer is overridden, and no private attribu
 
 import inspect
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from transformers.trainer_callback import CallbackHandler, TrainerControl, Train
 
 import hf_cifar_resnet
 from hf_cifar_resnet import CifarTrainer, CifarTrainingArguments
+from hf_cifar_resnet.commands.train import main
+from hf_cifar_resnet.reporting.run_record import read_history
 
 PACKAGE = Path(hf_cifar_resnet.__file__).parent
 
@@ -191,3 +196,42 @@ def test_state_that_is_read_and_written():
     assert names <= set(TrainerControl().state()["args"])
     names = {"global_step", "max_steps", "epoch", "log_history", "best_model_checkpoint", "best_global_step"}
     assert names <= set(vars(TrainerState()))
+
+
+# Methods and attributes of the Trainer that this package once overrode or wrote.
+PRIVATE = """
+    _run_epoch _maybe_log_save_evaluate _evaluate _finalize_training _init_training_state _inner_training_loop
+    _save_checkpoint _get_output_dir _save_rng_state _load_from_checkpoint _load_optimizer_and_scheduler _load_rng_state
+    _load_best_model _issue_warnings_after_load _get_dataloader _get_train_sampler _prepare_inputs _get_grad_norm
+    _push_from_checkpoint _tr_loss _total_loss_scalar _globalstep_last_logged _initial_global_step
+""".split()
+# `train` with a Trainer in which all of them have other names.
+RENAMED = """
+import inspect, re, sys
+import transformers
+from transformers import trainer
+
+source = inspect.getsource(trainer)
+for name in sys.argv[1].split(","):
+    source = re.sub(rf"\\b{name}\\b", f"{name}_of_a_later_release", source)
+exec(compile(source, trainer.__file__, "exec"), vars(trainer))
+transformers.Trainer = trainer.Trainer
+assert not hasattr(trainer.Trainer, "_run_epoch")
+from hf_cifar_resnet.commands.train import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+def test_run_resumes_to_the_same_bits_where_upstream_has_renamed_its_private_names(tmp_path):
+    few = "--config quickstart --use_cpu --max_train_samples 200 --max_eval_samples 100 --max_steps 6"
+    steps = "--save_strategy steps --save_steps 3 --eval_strategy steps --eval_steps 3 --output_dir"
+    words = f"{few} {steps}".split()
+    main([*words, str(tmp_path / "whole")])
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    command = [sys.executable, "-c", RENAMED, ",".join(PRIVATE), *words, str(tmp_path / "resumed")]
+    subprocess.run([*command, "--resume_from_checkpoint", "true"], check=True, timeout=300)
+    whole, resumed = (read_history(tmp_path / name / "history.csv") for name in ("whole", "resumed"))
+    assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in whole]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")]
+    assert weights[0] == weights[1]
