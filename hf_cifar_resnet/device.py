@@ -1,5 +1,7 @@
 """The device to compute on, and the memory format and precision that suit it and the model."""
 
+import os
+
 import torch
 
 # In channels_last, PyTorch's oneDNN corrupts the heap on CPUs with AMX in the backward pass of a 1x1 convolution with
@@ -14,6 +16,11 @@ def device_for(use_cpu=False):
     """Return the device that Accelerate picks in a single process: a GPU (also Apple's), else the CPU."""
     accelerator = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
     return accelerator or torch.device("cpu")
+
+
+def count_cores():
+    """Return the number of cores that this process can use, which a batch system may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_format_for(model, device):

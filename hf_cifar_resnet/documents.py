@@ -8,11 +8,11 @@ from .errors import one_line
 LARGEST_JSON, LARGEST_YAML = 2**24, 2**20  # bytes
 
 
-def read_json(path):
+def read_json(path, largest=LARGEST_JSON):
     """Return the object in a JSON file as a dict. Raises `OSError`, or `ValueError` in one line that names no file."""
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError("it is not a regular file")  # reading from a pipe may never end
-    return _read_mapping(path, LARGEST_JSON, json.loads, "JSON", "a JSON object: {...}")
+    return _read_mapping(path, largest, json.loads, "JSON", "a JSON object: {...}")
 
 
 def read_yaml(path):

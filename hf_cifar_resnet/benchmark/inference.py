@@ -9,7 +9,7 @@ from ..inference.runtimes import RUNTIMES
 BATCH_SIZES = (1, 32, 256)  # by default
 # The other engines need the extra `export`, or more.
 DEFAULT_ENGINES = ("eager", "channels_last", "compiled")
-ENGINES = tuple(dict.fromkeys([*RUNTIMES, *DEFAULT_ENGINES]))
+ENGINES = (*DEFAULT_ENGINES, *RUNTIMES)
 
 
 def make_engine(name, model, pixels):

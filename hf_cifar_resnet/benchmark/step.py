@@ -29,7 +29,7 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     settle = 2 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
     args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
     args.eval_strategy = args.save_strategy = args.logging_strategy = "no"
-    args.load_best_model_at_end, args.dataloader_drop_last = False, True
+    args.load_best_model_at_end, args.early_stopping_patience, args.dataloader_drop_last = False, None, True
     indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
     dataset = copy.copy(dataset)
     dataset.images, dataset.labels = dataset.images[indices], dataset.labels[indices]

@@ -45,8 +45,8 @@ def time_steps(work, steps, device):
 
 
 def wait_for(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def spread(values):

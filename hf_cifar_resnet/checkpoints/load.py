@@ -1,12 +1,15 @@
 """Load a model, its image processor and its data from a checkpoint: a folder, or a repository on the Hub."""
 
+import logging
 import math
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import ViTImageProcessor, logging
+from transformers import ViTImageProcessor
+from transformers.utils.logging import disable_progress_bar
 
 from ..choices import MAX_IMAGE_SIZE
 from ..data.sources import load_splits
@@ -103,7 +106,8 @@ def load_model(folder, **config):
             raise ValueError("quantised weights are not supported")
         if not list(folder.glob("model*.safetensors")):
             raise ValueError("it has no model.safetensors; weights in other formats may run code and are not read")
-        with _silence_transformers():
+        disable_progress_bar()
+        with quiet():
             model, loaded = CifarResNetForImageClassification.from_pretrained(
                 folder,
                 config=CifarResNetConfig(**given | config),
@@ -170,12 +174,12 @@ def load_processor(folder):
 
 
 @contextmanager
-def _silence_transformers():
-    """Hide progress bars, and the tables of weights that do not fit, which the exceptions report."""
-    before = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity(logging.CRITICAL)
+def quiet():
+    """Hide what libraries log and warn of, such as tables of weights that do not fit, which exceptions report."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
-        logging.set_verbosity(before)
+        logging.disable(before)

@@ -80,8 +80,7 @@ def _take_apart(value, tensors):
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
-        # A fused optimizer needs its moments in the memory layout of the weights.
-        return {"tensor": name, "strides": value.stride()}
+        return {"tensor": name}
     return value
 
 
@@ -95,5 +94,4 @@ def _put_together(value, tensors):
             return kind(_put_together(part, tensors) for part in value[kind.__name__])
     if "array" in value:
         return _put_together(value["array"], tensors).numpy().astype(value["dtype"])
-    tensor = tensors[value["tensor"]]
-    return torch.empty_strided(tensor.shape, value["strides"], dtype=tensor.dtype).copy_(tensor)
+    return tensors[value["tensor"]]

@@ -16,12 +16,14 @@ from ..reporting.run_record import plain
 from .load import describe_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
 
+LARGEST_STATE = 2**30  # bytes of a Trainer's state, which has some 300 for each log
+
 # Find the checkpoint
 
 
 def find_best(checkpoint):
     """Return the best checkpoint of a run up to this one, or None. It lies beside this one, wherever the run moved."""
-    best = read_json(Path(checkpoint, TRAINER_STATE)).get("best_model_checkpoint")
+    best = read_json(Path(checkpoint, TRAINER_STATE), LARGEST_STATE).get("best_model_checkpoint")
     return checkpoint.parent / Path(best).name if best else None
 
 
@@ -122,7 +124,7 @@ def reporting_read_errors(checkpoint, training_started=lambda: False):
 
 def has_ended(checkpoint, planned):
     """Whether the run had ended at a checkpoint: after the planned steps, or stopped early."""
-    state = read_json(checkpoint / TRAINER_STATE)
+    state = read_json(checkpoint / TRAINER_STATE, LARGEST_STATE)
     stopped = state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
     return state["global_step"] >= planned or (stopped and state["global_step"] < state["max_steps"])
 

@@ -135,6 +135,8 @@ def _parse(argv, prog):
     parser.add_argument("--json", metavar="FILE", help="also write all figures to this file")
     parser.set_defaults(config="quickstart")
     *parsed, options = parser.parse(argv)
+    if parsed[-1].fp16:
+        raise UserError("--fp16: the loops to compare with have no gradient scaler; use bf16")
     if options.json is not None:
         check_output("--json", options.json)
     return options, *parsed

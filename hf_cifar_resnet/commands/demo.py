@@ -83,8 +83,8 @@ def _make_space(options, title, examples):
     print(f"Wrote the Space to {folder}; try it: python {folder / 'app.py'}")
     if options.push:
         with as_user_error(f"{folder} is written but not pushed", client.HubError):
-            pushed = client.push_folder(
+            url, _ = client.push_folder(
                 folder, options.space, message=f"Demo of {options.checkpoint}", names=written, repo_type="space",
                 space_sdk="gradio", private=options.private or None,
             )  # fmt: skip
-        print(f"Pushed {pushed.url}")
+        print(f"Pushed {url}")

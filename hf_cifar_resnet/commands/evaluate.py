@@ -1,7 +1,6 @@
 """`evaluate`: score a checkpoint on a split, analyse its errors, calibrate it, or score several as an ensemble."""
 
 import os
-import sys
 from pathlib import Path
 
 from ..checkpoints.load import find_checkpoint, find_split
@@ -14,7 +13,8 @@ from ..reporting import run_record
 from ..reporting.error_report import write_analysis
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from ..training.processes import leave_processes_at_exit
-from ..training.scorers import load_scorer, scoring_arguments
+from ..training.scorers import load_scorer, recorded_precision, scoring_arguments
+from . import positive
 
 SIGNIFICANCE = 0.05
 
@@ -115,7 +115,7 @@ def _parse(argv, prog):
         DataArguments, prog=prog, description="Score a checkpoint on a split, or several as one with --ensemble."
     )
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="split to score on")
-    parser.add_argument("--batch_size", type=int, default=256, help="images per device and step")
+    parser.add_argument("--batch_size", type=positive, default=256, help="images per device and step")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: that of the training run")
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
     parser.add_argument("--json", metavar="FILE", help="also write the scores to this file")
@@ -131,9 +131,7 @@ def _parse(argv, prog):
         check_output("--json", options.json)
     if options.output_dir is not None:
         check_output_folder("--output_dir", options.output_dir)
-    options.precision = options.precision or record.get("precision", "fp32")
-    if not 1 <= options.batch_size <= sys.maxsize:
-        raise UserError(f"--batch_size must be from 1 to {sys.maxsize:,}, got {options.batch_size}")
+    options.precision = options.precision or recorded_precision(record, options.use_cpu)
     _check_ensemble(options)
     if options.calibrate and not Path(options.checkpoint).is_dir():
         raise UserError(f"--calibrate saves into the checkpoint: download {options.checkpoint} to a folder first")

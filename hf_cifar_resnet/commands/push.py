@@ -17,11 +17,11 @@ def main(argv=None, prog=None):
         as_user_error("not pushed", client.HubError),
     ):
         stage_run(options.folder, options.repo_id, folder)
-        pushed = client.push_folder(folder, options.repo_id, message=options.message, **where)
-    print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
+        url, changed = client.push_folder(folder, options.repo_id, message=options.message, **where)
+    print(f"Pushed {url}" if changed else f"Nothing new: {url} holds it already")
     if foreign := list_unpushed_files(options.folder):
         print(printable(f"Left out, since training did not write it: {', '.join(foreign)}"))
-    return pushed.url
+    return url
 
 
 def _parse(argv, prog):

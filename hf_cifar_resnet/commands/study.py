@@ -124,7 +124,7 @@ def _parse_jobs(text):
 
 
 def _make_engine(options):
-    parameters = _unique("--slurm", map(_parse_parameter, options.slurm))
+    parameters = _unique("--slurm", (_parse_pair("--slurm", text) for text in options.slurm))
     if options.engine == "local":
         if parameters:
             raise UserError("--slurm is for --engine slurm")
@@ -134,10 +134,10 @@ def _make_engine(options):
     return SlurmEngine(None if options.jobs == "auto" else options.jobs, parameters)
 
 
-def _parse_parameter(text):
+def _parse_pair(flag, text, form="NAME=VALUE"):
     name, _, value = text.partition("=")
     if not name or not value:
-        raise UserError(f"--slurm {text}: write it as NAME=VALUE")
+        raise UserError(f"{flag} {text}: write it as {form}")
     return name, value
 
 
@@ -170,9 +170,7 @@ def _unique(flag, pairs):
 
 
 def _parse_vary(text):
-    name, _, values = text.partition("=")
-    if not name or not values:
-        raise UserError(f"--vary {text}: write it as NAME=A,B")
+    name, values = _parse_pair("--vary", text, "NAME=A,B")
     return argument_name(name), values.split(",")
 
 

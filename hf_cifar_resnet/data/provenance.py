@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import yaml
 from huggingface_hub import DatasetCard, try_to_load_from_cache
 
 _BIBTEX = re.compile(r"^@\w+\s*\{.*?^\s*\}\s*$|^@\w+\s*\{[^\n]*\}\}?\s*$", re.M | re.S)
@@ -22,7 +21,7 @@ def provenance(name, revision=None):
     path = Path(path) if isinstance(path, str) else Path(name, "README.md")
     try:
         card = DatasetCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    except (OSError, ValueError, yaml.YAMLError):  # no file, no UTF-8 text, or no valid header
+    except Exception:  # there is no file, no UTF-8 text, or no valid header
         return {"revision": revision, "license": None, "citation": None}
     licence, cited = card.data.get("license"), _BIBTEX.search(card.text)
     return {

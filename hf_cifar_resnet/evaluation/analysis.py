@@ -26,12 +26,6 @@ def confusion_matrix(predicted, labels, num_classes):
     return matrix
 
 
-def superclass_confusion(matrix, superclass_of):
-    """Sum a confusion matrix between classes to one between superclasses; `superclass_of` (num_labels,)."""
-    membership = np.eye(int(np.max(superclass_of)) + 1, dtype=np.int64)[np.asarray(superclass_of)]
-    return membership.T @ matrix @ membership
-
-
 def class_accuracy(matrix):
     """The accuracy of each class, (num_classes,); NaN for a class without images."""
     counts = matrix.sum(axis=1)

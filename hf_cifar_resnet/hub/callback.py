@@ -100,7 +100,7 @@ class HubCallback(TrainerCallback):
         try:
             with tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder:
                 stage_run(self.args.output_dir, self.repo_id, folder)
-                return self._push(folder, self.args.hub_revision, "Push a trained model").url
+                return self._push(folder, self.args.hub_revision, "Push a trained model")[0]
         except client.HubError as error:
             words = ["hf-cifar-resnet", "push", self.args.output_dir, self.repo_id]
             words += ["--private"] * bool(self.args.hub_private_repo)

@@ -4,7 +4,6 @@ import contextlib
 import re
 import sys
 import time
-from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 
@@ -30,14 +29,6 @@ class HubError(Exception):
         self.temporary, self.retry_after = temporary, retry_after
 
 
-@dataclass
-class Pushed:
-    """The address of a repository after a push, and whether the push made a commit."""
-
-    url: str
-    changed: bool
-
-
 def check_access(repo_id, *, private=None, revision=None, token=None):
     """
     Create the model repository if it is missing, and check that the token may write to it. Return its full name, even
@@ -56,8 +47,9 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
                 repo_type="model", space_sdk=None):  # fmt: skip
     """
     Push the files of a folder, or those of these relative `names`, as one commit, if anything has changed, to
-    `user/repo`, or `repo` of the token's owner; it and the branch are created if they are missing. Return [`Pushed`].
-    Raises [`HubError`], after all attempts if the error is temporary.
+    `user/repo`, or `repo` of the token's owner; it and the branch are created if they are missing. Return the
+    repository's address, and whether a commit was made. Raises [`HubError`], after all attempts if the error is
+    temporary.
     """
     if names is None:
         paths = (path for path in Path(folder).rglob("*") if path.suffix in PUBLISHED)
@@ -74,7 +66,7 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
         commit = api.create_commit(name, additions, commit_message=message, revision=revision, repo_type=repo_type)
         if tag is not None:
             _tag(api, name, tag, commit.oid, repo_type)
-        return Pushed(f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{name}", commit.oid != before)
+        return f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{name}", commit.oid != before
 
     return _retry(push, repo_id)
 
@@ -118,15 +110,18 @@ def _check_secrets(folder, names, token):
     """Raise [`HubError`] for a file that holds the token or the path of a private folder."""
     if not names:
         raise HubError(f"{folder} holds nothing to push")
-    private = [str(path).encode() for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1]
+    private = [str(path) for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1]
     secret = (token or get_token() or "").encode()
     for name in names:
         content = Path(folder, name).read_bytes()
         if secret and secret in content:
             raise HubError(f"{name} holds your token: remove it before pushing")
-        found = next((path for path in private if path in content), None)
-        if found and not name.endswith((".safetensors", ".png")):
-            raise HubError(f"{name} names the folder {found.decode()} of this machine: remove it before pushing")
+        if name.endswith((".safetensors", ".png")):
+            continue
+        for path in private:
+            # Not a part of another path or address.
+            if re.search(rb"(?<![\w.-])" + re.escape(path.encode()) + rb"(?![\w-])", content):
+                raise HubError(f"{name} names the folder {path} of this machine: remove it before pushing")
 
 
 def _retry(action, repo_id):

@@ -2,16 +2,13 @@
 
 import copy
 import json
-import logging
-import warnings
-from contextlib import contextmanager
 from importlib import import_module
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..checkpoints.load import label_names
+from ..checkpoints.load import label_names, quiet
 from ..errors import UserError
 
 # Names in torchvision's blocks and stem, and in the Sequential of a downsampling shortcut.
@@ -70,7 +67,7 @@ class Deployed(nn.Module):
 
 def export_program(deployed, image_size):
     """Return a `torch.export.ExportedProgram` for any batch size."""
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         example = (deployed.example(2, image_size),)
         return torch.export.export(deployed, example, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
@@ -79,7 +76,7 @@ def write_onnx(deployed, image_size, path, metadata=None):
     """Write an ONNX file for any batch size, with `metadata` (a dict of text) in it."""
     require_module("onnxscript")
     names = {"input_names": [deployed.input_name], "output_names": ["logits"]}
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(export_program(deployed, image_size), **names, dynamo=True, verbose=False)
         program.model.metadata_props.update(metadata or {})
         program.save(path)
@@ -99,7 +96,7 @@ def onnx_metadata(model, processor):
 def quantize_dynamic(source, target):
     """Quantise an ONNX file to 8-bit weights; activations are quantised at run time."""
     quantization = require_module("onnxruntime.quantization", "onnxruntime")
-    with _quiet():
+    with quiet():
         quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QUInt8)
 
 
@@ -113,7 +110,7 @@ def quantize_static(source, target, batches):
         def get_next(self):
             return next(inputs, None)
 
-    with _quiet():
+    with quiet():
         quantization.quantize_static(
             source,
             target,
@@ -142,15 +139,3 @@ def require_module(module, package=None):
         return import_module(module)
     except ImportError as error:
         raise UserError(f"{package or module} is not installed: pip install 'hf-cifar-resnet[export]'") from error
-
-
-@contextmanager
-def _quiet():
-    """Hide the exporters' progress and advice."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)

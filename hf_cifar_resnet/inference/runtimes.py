@@ -14,14 +14,10 @@ import torch
 from .convert import Deployed, onnx_callable, quantize_static, require_module, write_onnx
 
 
-def eager(model, image_size=32):
-    """PyTorch."""
-    return _torch_callable(lambda batch: model(pixel_values=batch).logits)
-
-
 def folded(model, image_size=32):
     """PyTorch with the BatchNorms folded into the convolutions."""
-    return _torch_callable(Deployed(model))
+    deployed = Deployed(model)
+    return torch.inference_mode()(lambda batch: deployed(torch.from_numpy(batch)).numpy())
 
 
 def onnx(model, image_size=32):
@@ -50,15 +46,7 @@ def openvino(model, image_size=32):
     return lambda batch: request.infer([np.ascontiguousarray(batch)])[0]
 
 
-RUNTIMES = {"eager": eager, "folded": folded, "onnx": onnx, "onnx-int8": onnx_int8, "openvino": openvino}
-
-
-def _torch_callable(function):
-    @torch.inference_mode()
-    def call(batch):
-        return function(torch.from_numpy(batch)).numpy()
-
-    return call
+RUNTIMES = {"folded": folded, "onnx": onnx, "onnx-int8": onnx_int8, "openvino": openvino}
 
 
 def _fp32_file(model, image_size, folder):

@@ -18,19 +18,6 @@ from transformers.utils import can_return_tuple
 from .configuration_cifar_resnet import STANDARD_WIDTHS, CifarResNetConfig
 
 
-def classification_loss(logits, labels, label_smoothing=0.0):
-    """
-    Return the mean cross-entropy of a batch, computed in float32.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch, num_labels)`).
-        labels (`torch.LongTensor` of shape `(batch,)`, or float `(batch, num_labels)` with rows that sum to 1).
-        label_smoothing (`float`): share of each label spread evenly over all classes (Szegedy et al. 2015,
-            https://arxiv.org/abs/1512.00567, section 7).
-    """
-    return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-
-
 class DropPathBlock:
     """Mixin that adds stochastic depth to a torchvision block, with probability `drop_path` for each image."""
 
@@ -128,12 +115,6 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
 
-    def gradient_checkpointing_enable(self, *args, **kwargs):
-        raise ValueError(
-            "gradient checkpointing is not supported: it runs every forward pass twice and so updates the BatchNorm "
-            "statistics twice. Use a smaller batch with gradient_accumulation_steps instead."
-        )
-
 
 class CifarResNetModel(CifarResNetPreTrainedModel):
     """A ResNet without classifier."""
@@ -185,18 +166,22 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
     @can_return_tuple
     def forward(self, pixel_values, labels=None, label_smoothing=0.0, output_hidden_states=None):
         """
-        Return `loss` (if labels are given), `logits` `(batch, num_labels)` and, with `output_hidden_states`, the
-        feature maps of the stem and of each stage as `hidden_states`.
+        Return `loss`, the mean cross-entropy of the batch in float32 (if labels are given), `logits`
+        `(batch, num_labels)` and, with `output_hidden_states`, the feature maps of the stem and of each stage as
+        `hidden_states`.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalised images.
             labels (`torch.LongTensor` of shape `(batch,)`, or float `(batch, num_labels)`, *optional*): class numbers,
-                or class probabilities.
-            label_smoothing (`float`, defaults to 0.0): see [`classification_loss`].
+                or class probabilities, in rows that sum to 1.
+            label_smoothing (`float`, defaults to 0.0): share of each label spread evenly over all classes (Szegedy et
+                al. 2015, https://arxiv.org/abs/1512.00567, section 7).
         """
         outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         logits = self.classifier(self.dropout(outputs.pooler_output.flatten(1)))
-        loss = None if labels is None else classification_loss(logits, labels, label_smoothing)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
     @classmethod

@@ -10,7 +10,6 @@ from .run_files import CARD, CURVES
 from .run_record import ACCURACIES, redact
 
 SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACIES.items()}
-TEMPLATE = "model_card.md.jinja"
 # Characters that would start a tag, a cell, a link, an image or code, and their replacements.
 _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 
@@ -24,10 +23,6 @@ def model_card(record, metrics):
     """Make the `huggingface_hub.ModelCard` of a run from its `run.json` and `metrics.json`, without local paths."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    # The installed package holds the template; in a clone it lies beside the package.
-    package = Path(__file__).parents[1]
-    places = [folder / "model_cards" / TEMPLATE for folder in (package, package.parent)]
-    template = next(filter(Path.is_file, places), places[-1])
     record = redact(record)
     dataset, base = record["dataset"], record["model"].get("base")
     splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
@@ -59,7 +54,7 @@ def model_card(record, metrics):
     )
     return ModelCard.from_template(
         data,
-        template_path=str(template),
+        template_path=str(Path(__file__).with_name("model_card.md.jinja")),
         record=_literal(record),
         metrics=_literal(metrics),
         citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],

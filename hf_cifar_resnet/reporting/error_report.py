@@ -20,15 +20,16 @@ def write_analysis(folder, logits, split, data, temperature=1.0):
     calibration is shown with the checkpoint's `temperature` and without.
     """
     names, labels = data.label_names, split.labels.numpy()
-    matrix = analysis.confusion_matrix(logits.argmax(axis=1), labels, len(names))
-    superclass = None if data.superclass_of is None else [data.superclass_names[i] for i in data.superclass_of]
+    predicted, groups = logits.argmax(axis=1), data.superclass_of
+    matrix = analysis.confusion_matrix(predicted, labels, len(names))
+    superclass = None if groups is None else [data.superclass_names[i] for i in groups]
 
     write_confusion(matrix, names, folder / "confusion.csv")
     write_per_class(matrix, names, superclass, folder / "per_class.csv")
-    order = range(len(names)) if superclass is None else np.argsort(data.superclass_of, kind="stable")
+    order = range(len(names)) if superclass is None else np.argsort(groups, kind="stable")
     plot_confusion(matrix[np.ix_(order, order)], [names[i] for i in order], folder / "confusion.png")
     if superclass is not None:
-        grouped = analysis.superclass_confusion(matrix, data.superclass_of)
+        grouped = analysis.confusion_matrix(groups[predicted], groups[labels], len(data.superclass_names))
         write_confusion(grouped, data.superclass_names, folder / "superclass_confusion.csv")
         plot_confusion(grouped, data.superclass_names, folder / "superclass_confusion.png")
     temperatures = [1.0] if temperature == 1 else [1.0, temperature]

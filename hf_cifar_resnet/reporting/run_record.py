@@ -134,8 +134,9 @@ def run_name(data_args, config, args):
 
 def hardware(args):
     """The hardware in use, such as `1 x NVIDIA L4`, or `AMD EPYC, 2 threads`."""
-    if args.device.type == "cuda":
-        return f"{args.world_size} x {torch.cuda.get_device_name()}"
+    if args.device.type != "cpu":
+        name = torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type
+        return f"{args.world_size} x {name}"
     processes = f"{args.world_size} processes x " if args.world_size > 1 else ""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -10,7 +10,8 @@ from queue import SimpleQueue
 
 import torch
 
-from .worker import ForkedRun, can_fork
+from ..device import count_cores
+from .worker import ForkedRun
 
 
 class LocalEngine:
@@ -67,7 +68,7 @@ class LocalEngine:
         if self.jobs > 1 and gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
             environment = {"CUDA_VISIBLE_DEVICES": visible[place % gpus]}
-        if can_fork():
+        if sys.platform == "linux":  # macOS's own libraries do not survive a fork, and Windows cannot
             return ForkedRun(arguments, count_threads(self.jobs), environment)
         return launch(arguments, 1, count_threads(self.jobs), environment=environment)
 
@@ -89,8 +90,3 @@ def launch(arguments, devices, threads=None, prefix=(), environment=None):
 def count_threads(processes):
     """Return the threads of each of so many processes: OMP_NUM_THREADS, or its share of the cores."""
     return int(os.environ.get("OMP_NUM_THREADS") or max(1, count_cores() // processes))
-
-
-def count_cores():
-    """Return the number of cores that this process can use, which a batch system may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

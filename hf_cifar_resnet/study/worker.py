@@ -16,11 +16,6 @@ PRELOADED = [
 ]
 
 
-def can_fork():
-    """Return whether this platform forks safely: macOS's own libraries do not survive it, and Windows cannot."""
-    return os.uname().sysname == "Linux" if hasattr(os, "uname") else False
-
-
 class ForkedRun:
     """
     A training run in a process of its own, with `pid`, `stdout` (also its standard error) and `wait()` as a

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
-from ..device import device_for, is_faster_in_bf16
+from ..device import count_cores, device_for, is_faster_in_bf16
 from . import callbacks, optimizers, schedules
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
@@ -143,7 +143,7 @@ class CifarTrainingArguments(TrainingArguments):
                     raise ValueError(f"{name} must {allowed}, got {value}")
         optimizers.parse_optim_args(self.optim_args)
         optimizers.check_schedule_free(self)
-        most = max(64, 4 * (os.cpu_count() or 1))
+        most = max(64, 4 * count_cores())
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
         no_best = self.early_stopping_patience is not None and not self.load_best_model_at_end
@@ -173,12 +173,14 @@ class CifarTrainingArguments(TrainingArguments):
             self.precision_source = OUR_DEFAULT if launched == "no" else "Accelerate"
             self.bf16 = launched == "no" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
+        if (self.fp16 or (launched == "fp16" and not self.bf16)) and device_for(self.use_cpu).type == "cpu":
+            raise ValueError("fp16 needs a GPU, and Accelerate would use fp32: leave it out, or use bf16")
         if self.bf16 or self.bf16_full_eval:
             # Transformers refuses bf16 on a CPU without `use_cpu`.
             self.use_cpu |= device_for().type == "cpu"
         if self.dataloader_num_workers is None:
             processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-            self.dataloader_num_workers = min(8, max(1, (os.cpu_count() or 1) // processes)) if on_gpu else 0
+            self.dataloader_num_workers = min(8, max(1, count_cores() // processes)) if on_gpu else 0
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu

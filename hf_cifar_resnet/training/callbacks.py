@@ -74,7 +74,7 @@ class EpochLineCallback(TrainerCallback):
         parts = [*_training_part(self._train), *_evaluation_part(metrics)]
         scale = getattr(lr_scheduler, "scale", 1.0)
         if scale != self._scale:
-            parts.append(f"LR {'cut' if scale < self._scale else 'raised'} to {lr_scheduler.lr:.3g}")
+            parts.append(f"LR {'cut' if scale < self._scale else 'raised'} to {lr_scheduler.get_last_lr()[0]:.3g}")
             self._scale = scale
         self._print(args, state, parts)
 

@@ -11,7 +11,6 @@ import inspect
 
 import torch
 from torch.optim.swa_utils import update_bn
-from transformers import TrainerCallback
 
 MUON = "muon"
 # What `--optim_args` may have of timm's Muon, and how it is read.
@@ -83,16 +82,6 @@ def average_weights(optimizer, model, batches):
         optimizer.eval()
         with torch.random.fork_rng():  # dropout draws from it
             update_bn(batches, model)
-
-
-class AverageCallback(TrainerCallback):
-    """Calls `average_weights()` at the end of every epoch, before the Trainer loads the best model into a training."""
-
-    def __init__(self, average_weights):
-        self.average_weights = average_weights
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.average_weights()
 
 
 # Arguments

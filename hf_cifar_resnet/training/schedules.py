@@ -137,11 +137,6 @@ class Schedule(_Positioned, LambdaLR):
         factors = zip(self.base_lrs, self.lr_lambdas, strict=True)
         return [lr * factor(self.last_epoch) * self.scale for lr, factor in factors]
 
-    @property
-    def lr(self):
-        """The learning rate of the next step."""
-        return self.get_lr()[0]
-
     def rescale(self, scale):
         """Set the scale from the next step on."""
         self.scale = scale

@@ -9,7 +9,8 @@ from ..checkpoints import load
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
 from ..data.sources import ImageSplits
-from ..errors import UserError
+from ..device import device_for
+from ..errors import UserError, as_user_error
 from ..evaluation import analysis
 from ..reporting import run_record
 from .arguments import CifarTrainingArguments
@@ -21,22 +22,29 @@ from .trainer import CifarTrainer
 
 def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=256):
     """Return the [`CifarTrainingArguments`] of a Trainer that only predicts."""
-    args = CifarTrainingArguments(
-        # The Trainer requires a folder; nothing is written there.
-        output_dir=str(load.find_checkpoint(checkpoint)),
-        use_cpu=use_cpu,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        per_device_eval_batch_size=batch_size,
-        # Unused, but the default would have to be divisible by the number of processes.
-        per_device_train_batch_size=1,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-    )
+    with as_user_error("", ValueError):
+        args = CifarTrainingArguments(
+            # The Trainer requires a folder; nothing is written there.
+            output_dir=str(load.find_checkpoint(checkpoint)),
+            use_cpu=use_cpu,
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
+            per_device_eval_batch_size=batch_size,
+            # Unused, but the default would have to be divisible by the number of processes.
+            per_device_train_batch_size=1,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+        )
     check_processes(args)
     quieten_libraries(args)
     return args
+
+
+def recorded_precision(record, use_cpu):
+    """Return the precision in a run record; fp32 for fp16, which CPUs do not have, on a CPU."""
+    precision = record.get("precision", "fp32")
+    return "fp32" if precision == "fp16" and device_for(use_cpu).type == "cpu" else precision
 
 
 def score_ensemble(names, use_cpu=False):
@@ -45,7 +53,7 @@ def score_ensemble(names, use_cpu=False):
     the test split of the data of the first. Raises [`UserError`] as [`load_scorer`] does.
     """
     _, data_args, record = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
-    args = scoring_arguments(names[0], use_cpu, record.get("precision", "fp32"))
+    args = scoring_arguments(names[0], use_cpu, recorded_precision(record, use_cpu))
     _, scores = load_scorer(names, args, data_args, {"test"}).predict("test")
     return {name: scores[name] for name in run_record.SCORES if name in scores}
 
@@ -84,7 +92,7 @@ class CheckpointScorer:
         """Return logits (n, num_labels) and scores of a split, or of its mirror images. Raises [`UserError`]."""
         images = load.find_split(self.data, split)
         if mirrored:
-            images = ImageDataset(images.images, images.labels, images.mean, images.std, _mirror)
+            images = ImageDataset(images.images[:, :, ::-1], images.labels, images.mean, images.std)
         with np.errstate(invalid="ignore"):
             output = self.trainer.predict(images, metric_key_prefix="of")
         if not np.isfinite(output.predictions).all():
@@ -94,11 +102,6 @@ class CheckpointScorer:
     def score(self, logits, images):
         """Return the scores of logits (n, num_labels) of these images."""
         return self.trainer.compute_metrics(EvalPrediction(logits, images.labels.numpy()))
-
-
-def _mirror(image, epoch, index):
-    """Mirror an image; has the signature of an [`Augmenter`]."""
-    return image[:, ::-1]
 
 
 @dataclass

@@ -8,6 +8,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
@@ -27,7 +28,7 @@ from . import schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
-from .optimizers import CALIBRATION_IMAGES, MUON, SCHEDULE_FREE, AverageCallback, Muon, average_weights
+from .optimizers import CALIBRATION_IMAGES, MUON, SCHEDULE_FREE, Muon, average_weights
 
 
 class CifarTrainer(Trainer):
@@ -222,8 +223,7 @@ class CifarTrainer(Trainer):
         # These come after all callbacks that may request logs, evaluations and saves.
         last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
         with ExitStack() as stack:
-            averaging = AverageCallback(self._average_weights) if args.optim in SCHEDULE_FREE else None
-            for callback in filter(None, (resumed, self._ema, averaging, *last)):
+            for callback in filter(None, (resumed, self._ema, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
@@ -285,9 +285,11 @@ class CifarTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             logs |= self.figures.summary()
-        elif "train_runtime" in logs and self.figures.images_in_all:
-            # transformers' own loss is that of the steps since the run was resumed.
-            logs["train_loss"] = self.figures.mean_loss()
+        elif "train_runtime" in logs:
+            self._average_weights()  # before the Trainer loads the best model, whose weights are averages already
+            if self.figures.images_in_all:
+                # transformers' own loss is that of the steps since the run was resumed.
+                logs["train_loss"] = self.figures.mean_loss()
         logs.pop("total_flos", None)
         super().log(logs, start_time)
 
@@ -319,9 +321,7 @@ class CifarTrainer(Trainer):
 
     def _share_buffers(self):
         """Broadcast the BatchNorm statistics of rank 0, which are saved, so that all processes evaluate with them."""
-        if self.args.world_size > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        broadcast(list(self.model.buffers()))
 
     # Saving
 

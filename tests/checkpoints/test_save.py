@@ -1,6 +1,7 @@
 """Complete checkpoints: damage is detected, what is needed is kept, and a full disk loses nothing."""
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ import torch
 from trainer_fixtures import at
 
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
-from hf_cifar_resnet.checkpoints.save import find_damage
+from hf_cifar_resnet.checkpoints.save import find_damage, write_manifest
+from hf_cifar_resnet.documents import LARGEST_JSON
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.reporting.run_record import make_metrics
+from hf_cifar_resnet.reporting.run_record import make_metrics, read_json
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
@@ -22,6 +24,17 @@ SAVING = {"save_strategy": "steps", "save_steps": 2}
 def run(make_trainer, tmp_path):
     make_trainer("run", max_steps=4, **SAVING).train()
     return tmp_path / "run"
+
+
+def test_state_of_a_long_run_is_read(run):
+    """A log of every step is some 300 bytes, so 70,000 steps fill more than other JSON files may have."""
+    path = run / "checkpoint-4" / "trainer_state.json"
+    state = read_json(path)
+    state["log_history"] *= 70_000 * 300 // len(json.dumps(state["log_history"]))
+    path.write_text(json.dumps(state))
+    assert path.stat().st_size > LARGEST_JSON
+    write_manifest(path.parent)
+    assert find_last_resumable(run, needs_best=True) == path.parent
 
 
 def truncate(path):

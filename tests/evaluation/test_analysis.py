@@ -18,12 +18,6 @@ def test_confusion_has_labels_as_rows():
     np.testing.assert_array_equal(analysis.class_accuracy(matrix), [1 / 3, np.nan, 1])
 
 
-def test_superclasses_sum_their_classes():
-    matrix = np.arange(16).reshape(4, 4)
-    summed = analysis.superclass_confusion(matrix, np.array([0, 0, 1, 1]))
-    assert summed.tolist() == [[0 + 1 + 4 + 5, 2 + 3 + 6 + 7], [8 + 9 + 12 + 13, 10 + 11 + 14 + 15]]
-
-
 def test_most_confused_counts_both_directions():
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3])
     predicted = np.array([1, 1, 0, 0, 1, 3, 2, 0])

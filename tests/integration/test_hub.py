@@ -380,6 +380,14 @@ def test_edited_card_with_a_secret(push, trained, tmp_path, hub, text, reason):
     assert not hub.repos
 
 
+def test_address_that_contains_the_name_of_a_folder_is_no_secret(push, trained, tmp_path, hub):
+    hub.add_user("ann", token=TOKEN)
+    folder = shutil.copytree(trained.folder, tmp_path / "run")
+    with open(folder / "README.md", "a", encoding="utf-8") as card:
+        card.write(f"See https://example.org{tmp_path} and {tmp_path}s")
+    assert push(hub, folder, "ann/model").returncode == 0
+
+
 @pytest.mark.parametrize("repo_id", ["a/b/c", "an n/model", "--x"])
 def test_name_that_is_none(push, trained, hub, repo_id):
     check_one_line(push(hub, trained.folder, repo_id))

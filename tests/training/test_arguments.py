@@ -163,6 +163,7 @@ BAD = """
     --eval_strategy steps
     --eval_strategy never
     --bf16 --fp16
+    --fp16
     --bf16 maybe
     --optim nope
     --image_size 0
@@ -267,9 +268,7 @@ def test_direction_of_the_metric(parse, metric, greater):
         (None, "", "fp32", "our default"),
         ("no", "", "fp32", "our default"),
         ("bf16", "", "bf16", "Accelerate"),
-        ("fp16", "", "fp16", "Accelerate"),
         (None, "--bf16", "bf16", "flag"),
-        (None, "--fp16", "fp16", "flag"),
         (None, "--bf16 false", "fp32", "flag"),
         ("bf16", "--bf16 false", "fp32", "flag"),
         ("fp16", "--bf16", "bf16", "flag"),
@@ -283,7 +282,7 @@ def test_precision_and_who_chose_it(parse, monkeypatch, launched, line, precisio
     assert (args.precision, args.precision_source) == (precision, source)
 
 
-@pytest.mark.parametrize("line", ["--bf16 false", "--fp16", "--torch_compile --lr_scaling linear --ema_decay 0.9"])
+@pytest.mark.parametrize("line", ["--bf16 false", "--bf16", "--torch_compile --lr_scaling linear --ema_decay 0.9"])
 def test_parsing_leaves_the_environment_alone(parse, monkeypatch, line):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     before = dict(os.environ)
