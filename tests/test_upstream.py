@@ -66,8 +66,8 @@ RELIED_ON = [
         ["self._save_checkpoint(", "self.callback_handler.on_save("],
     ),
     (
-        "checkpoints/save.py, training/trainer.py: the best model is verified, and a schedule-free optimizer's weights are "
-        "averaged, when the summary is logged, before it is loaded",
+        "checkpoints/save.py, training/trainer.py: when the summary is logged, before the best model is loaded, it is "
+        "verified, and a schedule-free optimizer's weights are averaged",
         Trainer._finalize_training,
         ['"train",', "self.log(metrics)", "self._load_best_model()", "self.callback_handler.on_train_end("],
     ),
