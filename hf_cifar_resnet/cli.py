@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 from . import __version__
-from .errors import reports_user_errors
+from .errors import UserError, reports_user_errors
 
 COMMANDS = {
     "train": "train a model; the same program as train.py",
@@ -33,8 +33,7 @@ def main(argv=None):
     elif argv[0] == "--version":
         print(__version__)
     elif argv[0] not in COMMANDS:
-        print(f"error: there is no command {argv[0]}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
+        raise UserError(f"there is no command {argv[0]}; choose one of {', '.join(COMMANDS)}")
     else:
         module = import_module(f".commands.{argv[0].replace('-', '_')}", __package__)
         module.main(argv[1:], prog=f"hf-cifar-resnet {argv[0]}")

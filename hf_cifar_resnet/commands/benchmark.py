@@ -6,7 +6,6 @@ hf-cifar-resnet benchmark step --depth 50 --global_batch_size 256 --torch_compil
 """
 
 import os
-import sys
 import tempfile
 
 import torch
@@ -14,17 +13,15 @@ from transformers import set_seed
 
 from ..benchmark import ceilings, inference, input, startup, step, timing
 from ..checkpoints.outputs import atomic_write, check_output
-from ..errors import UserError, reports_user_errors
+from ..errors import UserError
 from ..reporting.run_record import hardware, write_json
 from ..training.build import build_model, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Measure one kind, print the table, write `--json`, and return what it holds."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     options, model_args, data_args, args = _parse(argv, prog)
     measure, repeats = KINDS[options.kind]
     options.repeats = options.repeats or repeats

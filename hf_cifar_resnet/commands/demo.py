@@ -9,14 +9,13 @@ from ..checkpoints.load import load_checkpoint
 from ..data.arguments import DataArguments
 from ..data.dataset import read_rgb_array
 from ..device import device_for
-from ..errors import UserError, as_user_error, reports_user_errors
+from ..errors import UserError, as_user_error
 from ..hub import client
 from ..inference.space import write_examples, write_space
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
     with (

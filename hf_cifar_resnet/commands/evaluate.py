@@ -7,7 +7,7 @@ from ..checkpoints.load import find_checkpoint, find_split
 from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
 from ..checkpoints.save import find_damage, replacing_files, write_manifest
 from ..data.arguments import DataArguments
-from ..errors import UserError, as_user_error, reports_user_errors
+from ..errors import UserError, as_user_error
 from ..evaluation import analysis
 from ..reporting import run_record
 from ..reporting.error_report import write_analysis
@@ -19,8 +19,7 @@ from . import positive
 SIGNIFICANCE = 0.05
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Score a checkpoint or an ensemble, with the analyses that the options ask for. Print and return the scores."""
     options, data_args = _parse(argv, prog)
     args = scoring_arguments(options.checkpoint, options.use_cpu, options.precision, options.batch_size)

@@ -7,15 +7,14 @@ import torch
 from ..checkpoints.load import find_split, load_checkpoint, load_data_for
 from ..checkpoints.outputs import atomic_write, check_output
 from ..data.arguments import DataArguments
-from ..errors import UserError, reports_user_errors
+from ..errors import UserError
 from ..inference import convert
 from ..inference.export import BATCH_SIZES, ENDINGS, PRECISIONS, compare, load_runner, measure_accuracy, write_onnx_file
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from . import positive
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Export a checkpoint, compare its logits and its accuracy with PyTorch's, and return the figures."""
     options, data_args = _parse(argv, prog)
     model, processor = load_checkpoint(options.checkpoint)

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import TrainerCallback, set_seed
 
 from ..checkpoints.outputs import atomic_write, check_output
-from ..errors import UserError, reports_user_errors
+from ..errors import UserError
 from ..reporting.plots import plot_lr_range
 from ..reporting.run_record import write_csv
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
@@ -39,8 +39,7 @@ class RangeTestCallback(TrainerCallback):
             control.should_training_stop = True
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Train for a few steps, draw the loss against the learning rate, print a suggestion and return it."""
     options, model_args, data_args, args = _parse(argv, prog)
     quieten_libraries(args)

@@ -8,13 +8,12 @@ from tqdm.auto import tqdm
 from ..checkpoints.load import load_checkpoint
 from ..checkpoints.outputs import atomic_write, check_output
 from ..device import device_for
-from ..errors import LineParser, UserError, printable, reports_user_errors
+from ..errors import LineParser, UserError, printable
 from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, find_images
 from . import positive
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Print or write a prediction for each image. List the files that cannot be read, and then exit with 1."""
     options = _parse(argv, prog)
     paths = find_images(options.images)

@@ -10,15 +10,13 @@ import torch
 
 from ..checkpoints.outputs import atomic_write, check_output
 from ..data.mixing import Mixer
-from ..errors import reports_user_errors
 from ..reporting.plots import plot_images
 from ..training.build import load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Draw a row for each image: as it is, then augmented anew for each column, then mixed."""
     options, data_args, args = _parse(argv, prog)
     quieten_libraries(args)

@@ -2,13 +2,12 @@
 
 import tempfile
 
-from ..errors import LineParser, as_user_error, printable, reports_user_errors
+from ..errors import LineParser, as_user_error, printable
 from ..hub import client
 from ..hub.staging import list_unpushed_files, stage_run
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Push the folder of a run in one commit. Print and return the repository's address."""
     options = _parse(argv, prog)
     where = {"private": options.private, "revision": options.revision, "tag": options.tag}

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from ..checkpoints.outputs import atomic_write, check_output
-from ..errors import LineParser, UserError, as_user_error, reports_user_errors
+from ..errors import LineParser, UserError, as_user_error
 from ..reporting.plots import plot_schedules
 from ..training import schedules
 from ..training.arguments import json_object
@@ -13,8 +13,7 @@ from ..training.arguments import json_object
 EVALUATIONS = 50
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Write a PNG with one panel for each schedule."""
     parser = LineParser(prog=prog, description="Draw learning-rate schedules, without training.")
     parser.add_argument("names", nargs="*", default=schedules.SCHEDULES, help="schedules (default: all)")

@@ -1,11 +1,10 @@
 """`search`: search hyper-parameters with Optuna (extra `search`)."""
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..checkpoints.run_folder import holds_run, run_folder
-from ..errors import UserError, reports_user_errors
+from ..errors import UserError
 from ..reporting import run_record
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
 from ..training.build import build_model, build_trainer, check_metric, load_data, quieten_libraries
@@ -13,8 +12,7 @@ from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Train `--trials` models, each on one point of the space, and report the best by its last evaluation."""
     options, space, model_args, data_args, args = _parse(argv, prog)
     if find_spec("optuna") is None:
@@ -48,7 +46,7 @@ def _parse(argv, prog):
     parser.add_argument("--trials", type=positive, default=20, help="models to train")
     model_args, data_args, args, options = parser.parse(argv)
     space = [parse_dimension(text) for text in options.space]
-    check_space(space, parser, sys.argv[1:] if argv is None else argv)
+    check_space(space, parser, argv)
     if not args.output_dir_given:
         args.output_dir = "studies/search"
     # Trials compete by their last evaluation, and the checkpoints of all trials would fill the disk.

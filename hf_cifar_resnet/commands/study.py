@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..checkpoints.run_folder import holds_run
-from ..errors import LineParser, UserError, reports_user_errors
+from ..errors import LineParser, UserError
 from ..reporting import run_files
 from ..study import cooldowns, report
 from ..study.cooldowns import check_cooldowns, execute_with_branches
@@ -40,8 +40,7 @@ from ..training.parser import parse_arguments
 from . import positive
 
 
-@reports_user_errors
-def main(argv=None, prog=None):
+def main(argv, prog=None):
     """Execute the runs that are not finished, then write tables and plots. Exit with 1 if a run failed."""
     options, common = _parse(argv, prog)
     if options.report is not None:
