@@ -31,8 +31,7 @@ def main(argv, prog=None):
         best = find_best(trainer, space, options, args)
         found = {args.metric_for_best_model: best.objective, "trials": options.trials}
         run_record.write_json(found | {"arguments": best.hyperparameters}, folder / BEST_JSON)
-    settings = " ".join(f"--{name} {value:.4g}" if isinstance(value, float) else f"--{name} {value}"
-                        for name, value in best.hyperparameters.items())  # fmt: skip
+    settings = " ".join(f"--{name} {value:.4g}" for name, value in best.hyperparameters.items())
     print(f"Best {args.metric_for_best_model} on {data_args.eval_split}: {best.objective:.4f} with {settings}")
     return found
 
@@ -44,11 +43,10 @@ def _parse(argv, prog):
     parser.add_argument("--space", nargs="+", required=True, metavar="NAME=LOW:HIGH[:log]|NAME=A,B",
                         help="for each argument a range, linear or logarithmic, or choices")  # fmt: skip
     parser.add_argument("--trials", type=positive, default=20, help="models to train")
+    parser.set_defaults(output_dir="studies/search")
     model_args, data_args, args, options = parser.parse(argv)
     space = [parse_dimension(text) for text in options.space]
     check_space(space, parser, argv)
-    if not args.output_dir_given:
-        args.output_dir = "studies/search"
     # Trials compete by their last evaluation, and the checkpoints of all trials would fill the disk.
     args.save_strategy, args.load_best_model_at_end = "no", False
     return options, space, model_args, data_args, args

@@ -34,7 +34,7 @@ from ..study.plan import argument_name, check_runs, plan_runs, plan_variants, wr
 from ..study.read import variant_name
 from ..study.search import parse_dimension
 from ..study.slurm import SlurmEngine
-from ..study.tune import Tuning, tune
+from ..study.tune import check_tuning, tune
 from ..training import schedules
 from ..training.parser import parse_arguments
 from . import positive
@@ -57,11 +57,11 @@ def main(argv, prog=None):
     # An exception, so that `execute` ends the current runs, which save a checkpoint to resume from.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        if options.tuning:
-            options.tuning.check(variants, options.seeds)
+        if options.tune:
+            check_tuning(variants, options)
             chosen = tune(folder, variants, options, common)
             for run in runs:
-                run.tuned = {options.tuning.dimension.name: chosen[variant_name(run.entry())]}
+                run.tuned = {options.tune.name: chosen[variant_name(run.entry())]}
         write_plan(folder, runs, options, common)
         execute_all = execute_with_branches if options.cooldowns else execute
         failed = execute_all(runs, common, options.engine)
@@ -111,7 +111,8 @@ def _parse(argv, prog):
         raise UserError(f"--targets must be above 0 and at most 1, got {' '.join(map(str, options.targets))}")
     options.vary = _unique("--vary", map(_parse_vary, options.vary))
     options.without = _unique("--without", map(_parse_without, options.without))
-    options.tuning = _parse_tuning(options)
+    if options.tune:
+        options.tune = _parse_tune(options.tune)
     if options.cooldowns:
         _set_budgets(options)
     options.engine = _make_engine(options)
@@ -140,18 +141,16 @@ def _parse_pair(flag, text, form="NAME=VALUE"):
     return name, value
 
 
-def _parse_tuning(options):
-    if options.tune is None:
-        return None
-    dimension = parse_dimension(options.tune, "--tune")
+def _parse_tune(text):
+    dimension = parse_dimension(text, "--tune")
     argument_name(dimension.name)
     if dimension.scale and find_spec("optuna") is None:
         raise UserError('--tune with a range needs Optuna: pip install "hf-cifar-resnet[search]"')
-    return Tuning(dimension, options.tuning_seeds, options.tuning_trials)
+    return dimension
 
 
 def _set_budgets(options):
-    if options.tuning or cooldowns.EPOCHS in options.vary:
+    if options.tune or cooldowns.EPOCHS in options.vary:
         raise UserError("--cooldowns takes neither --tune nor --vary num_train_epochs: tune first, on one budget")
     options.vary[cooldowns.EPOCHS] = [str(budget) for budget in options.cooldowns]
     if cooldowns.SCHEDULE not in options.schedules:

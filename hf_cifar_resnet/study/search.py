@@ -32,7 +32,7 @@ def find_best(trainer, space, options, args):
 
 @dataclass
 class Dimension:
-    """An argument to search: its choices, or the two ends of its range."""
+    """An argument to search: its choices, as they were typed, or the two ends of its range."""
 
     name: str
     values: list
@@ -41,7 +41,7 @@ class Dimension:
     def suggest(self, trial):
         if self.scale:
             return trial.suggest_float(self.name, *self.values, log=self.scale == "log")
-        return trial.suggest_categorical(self.name, self.values)
+        return trial.suggest_categorical(self.name, list(map(float, self.values)))
 
 
 def parse_dimension(text, flag="--space"):
@@ -57,7 +57,7 @@ def parse_dimension(text, flag="--space"):
             return Dimension(name, [low, high], "log" if scale else "linear")
         if not all(values.split(",")):
             raise ValueError
-        return Dimension(name, [_number_or_text(value) for value in values.split(",")])
+        return Dimension(name, values.split(","))
     except ValueError:
         raise UserError(f"{flag} {text}: write it as NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B") from None
 
@@ -79,12 +79,3 @@ def check_space(space, parser, argv):
             parsed.append(getattr(args, dimension.name))
         if len(set(parsed)) < len(parsed):
             raise UserError(f"--space {dimension.name} has equal values: {', '.join(map(str, dimension.values))}")
-
-
-def _number_or_text(text):
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return text

@@ -1,37 +1,22 @@
 """Choose an argument, such as the peak LR, for each variant on validation, before the compared runs are trained."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import mean
 
 from ..errors import UserError
 from .execute import execute
 from .plan import Run, check_runs, write_plan
 from .read import read_study, selection_top1, variant_name
-from .search import Dimension
 
 
-@dataclass
-class Tuning:
-    """The argument to choose, the seeds that it is tried with, and the number of trials of a range."""
-
-    dimension: Dimension
-    seeds: list
-    trials: int
-
-    @property
-    def values(self):
-        """The values of a grid, as they are written on a command line."""
-        return [f"{value:g}" if isinstance(value, float) else str(value) for value in self.dimension.values]
-
-    def check(self, variants, seeds):
-        """Raise [`UserError`] where the compared runs would not be independent of the choice."""
-        name = self.dimension.name
-        if shared := sorted(set(self.seeds) & set(seeds)):
-            raise UserError(f"--tuning_seeds and --seeds must differ, both have {shared[0]}: compare on fresh seeds")
-        for variant in variants:
-            if name in variant.varied | variant.ablation:
-                raise UserError(f"--tune {name} is varied or ablated too: choose one")
+def check_tuning(variants, options):
+    """Raise [`UserError`] where the compared runs would not be independent of the choice."""
+    if shared := sorted(set(options.tuning_seeds) & set(options.seeds)):
+        raise UserError(f"--tuning_seeds and --seeds must differ, both have {shared[0]}: compare on fresh seeds")
+    for variant in variants:
+        if options.tune.name in variant.varied | variant.ablation:
+            raise UserError(f"--tune {options.tune.name} is varied or ablated too: choose one")
 
 
 def tune(study, variants, options, common):
@@ -42,16 +27,16 @@ def tune(study, variants, options, common):
     study that is started again repeats the same trials, whose finished runs are kept. A value with a run that failed,
     such as a diverged one, is not chosen. Raises [`UserError`] if nothing is left to choose from.
     """
-    tuning, variants = options.tuning, {variant_name(asdict(variant)): variant for variant in variants}
-    searches = _searches(variants, tuning.dimension)
-    for _ in range(tuning.trials if searches else 1):
+    dimension, variants = options.tune, {variant_name(asdict(variant)): variant for variant in variants}
+    searches = _searches(variants, dimension)
+    for _ in range(options.tuning_trials if searches else 1):
         trials = {name: search.ask() for name, search in searches.items()}
-        values = {name: [f"{tuning.dimension.suggest(trial):.3g}"] for name, trial in trials.items()}
+        values = {name: [f"{dimension.suggest(trial):.3g}"] for name, trial in trials.items()}
         runs = [
-            Run(study, variant, seed, {tuning.dimension.name: value}, tuning=True)
-            for seed in tuning.seeds
+            Run(study, variant, seed, {dimension.name: value}, tuning=True)
+            for seed in options.tuning_seeds
             for name, variant in variants.items()
-            for value in values.get(name, tuning.values)
+            for value in values.get(name, dimension.values)
         ]
         check_runs(runs, common)
         write_plan(study, runs, options, common)
