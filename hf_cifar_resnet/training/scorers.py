@@ -61,13 +61,11 @@ def score_ensemble(names, use_cpu=False):
 def load_scorer(names, args, data_args, needed):
     """
     Return the [`CheckpointScorer`] of one checkpoint, or the [`EnsembleScorer`] of several, with the `needed` splits.
-    Raises [`UserError`] if one cannot be loaded, or their classes differ.
+    Raises [`UserError`] if one cannot be loaded, or its classes are not those of the data.
     """
-    checkpoints = {name: load.load_checkpoint(name) for name in names}
-    # Before loading the data, where other classes would be reported as a wrong dataset.
-    _check_same_classes({name: load.label_names(model) for name, (model, _) in checkpoints.items()})
     scorers = []
-    for name, (model, processor) in checkpoints.items():
+    for name in names:
+        model, processor = load.load_checkpoint(name)
         with args.main_process_first(desc="decoding the images"):
             data = load.load_data_for(name, data_args, model, processor, needed)
         trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
@@ -116,14 +114,3 @@ class EnsembleScorer(CheckpointScorer):
         together = analysis.log_mean_probabilities(logits)
         members = [{"checkpoint": member.name, **own} for member, own in zip(self.members, scores, strict=True)]
         return together, self.score(together, load.find_split(self.data, split)) | {"members": members}
-
-
-def _check_same_classes(names_of):
-    """Raise [`UserError`] unless all checkpoints give the same name to each class number."""
-    (first, known), *others = names_of.items()
-    for other, names in others:
-        if difference := load.describe_class_difference(known, names):
-            raise UserError(
-                "--ensemble needs checkpoints that know the same classes in the same order; "
-                f"those of {first} and {other} differ: {difference}"
-            )
