@@ -73,19 +73,21 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         for these, those in REPLACES:
             if typed.intersection(these):
                 recipe = {key: value for key, value in recipe.items() if key not in those}
-        if "lr_scheduler_type" in typed and given.lr_scheduler_type != recipe.get("lr_scheduler_type"):
-            recipe.pop("lr_scheduler_kwargs", None)  # of another schedule
-        if "optim" in typed and given.optim != recipe.get("optim"):
-            recipe.pop("optim_args", None)  # of another optimizer
+        for name, options in (("lr_scheduler_type", "lr_scheduler_kwargs"), ("optim", "optim_args")):
+            if name in typed and getattr(given, name) != recipe.get(name):
+                recipe.pop(options, None)  # of another schedule or optimizer
         arguments = []
         for key, value in recipe.items():
-            action = self.flags.get(f"--{key}")
-            if action is None or key in ("config", "help"):
-                raise UserError(f"recipe {given.config}: {self._unknown(key)}")
-            try:
-                arguments += [f"--{key}", *_words(value, takes_list=action.nargs in ("+", "*"))]
-            except (TypeError, ValueError, RecursionError) as error:
-                raise UserError(f"recipe {given.config}: {key} {error}") from error
+            with as_user_error(f"recipe {given.config}", TypeError, ValueError, RecursionError):
+                action = self.flags.get(f"--{key}")
+                if action is None or key in ("config", "help"):
+                    raise UserError(self._unknown(key))
+                if value is None:
+                    raise UserError(f"{key} has no value: give it one, or leave the line out")
+                if isinstance(value, list) and action.nargs not in ("+", "*"):
+                    raise UserError(f"{key} takes one value, not a list")
+                value = json.dumps(value, default=str) if isinstance(value, dict) else value
+                arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
         return arguments
 
     def _unknown(self, name):
@@ -109,17 +111,6 @@ def read_recipe(name):
         if len(recipe) < len(content):
             raise ValueError("an argument is given twice, with - and with _ in its name")
         return recipe
-
-
-def _words(value, takes_list):
-    """Return a recipe's value as words of a command line."""
-    if value is None:
-        raise ValueError("has no value: give it one, or leave the line out")
-    if isinstance(value, list) and not takes_list:
-        raise ValueError("takes one value, not a list")
-    if isinstance(value, dict):
-        value = json.dumps(value)
-    return map(str, value if isinstance(value, list) else [value])
 
 
 def parse_arguments(argv=None, prog=None):
