@@ -106,19 +106,12 @@ def parse_report_to(report_to):
     """Return a list of trackers. Raises `ValueError` for an unknown one, or one that is not installed."""
     names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
     trackers = set(names) - {"none", "all"}
-    if not trackers:
-        return names
-    # Imported here because it takes seconds.
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
+    if trackers:
+        # Imported here because it takes seconds.
+        from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
-    for name in trackers:
-        if name not in INTEGRATION_TO_CALLBACK:
-            known = ", ".join(["none", "all", *sorted(INTEGRATION_TO_CALLBACK)])
-            raise ValueError(f"report_to must be of {known}; got {name}")
+        get_reporting_integration_callbacks(trackers)  # raises for an unknown one
         # Transformers cannot look for flyte.
-        if name not in (*get_available_reporting_integrations(), "flyte"):
-            raise ValueError(f"report_to {name}: it is not installed, try `pip install {name}`")
+        if missing := sorted(trackers - {*get_available_reporting_integrations(), "flyte"}):
+            raise ValueError(f"report_to {missing[0]}: it is not installed, try `pip install {missing[0]}`")
     return names

@@ -14,7 +14,7 @@ TYPED = {
     "all held out": ("--validation_fraction 1.5", "at least 0 and below 1"),
     "nothing to select on": ("--validation_fraction 0", "--eval_split test"),
     "unknown metric": ("--metric_for_best_model f1", "one of loss, top1, top5, superclass"),
-    "unknown tracker": ("--report_to nope", "report_to must be of none, all, azure_ml"),
+    "unknown tracker": ("--report_to nope", "nope is not supported, only"),
     "tracker that is not installed": ("--report_to tensorboard,mlflow", "mlflow: it is not installed"),
     "gradient checkpointing": ("--gradient_checkpointing", "BatchNorm"),
     "resume from nowhere": ("--resume_from_checkpoint true", "there is no complete checkpoint"),
