@@ -55,7 +55,7 @@ def _measure_step(options, model_args, data_args, args):
     sizes = options.batch_sizes or [args.per_device_train_batch_size]
     if max(sizes) > step.EPOCH:
         raise UserError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
-    data, found = load_data(data_args, args.seed), {}
+    data, found = load_data(data_args, args), {}
     for args.per_device_train_batch_size in sizes:
         found[str(args.per_device_train_batch_size)] = _measure_batch_size(options, model_args, data, args)
     return {"batch_sizes": found}
@@ -85,7 +85,7 @@ def _measure_batch_size(options, model_args, data, args):
 
 
 def _measure_inference(options, model_args, data_args, args):
-    data, found = load_data(data_args, args.seed), {}
+    data, found = load_data(data_args, args), {}
     sizes = options.batch_sizes or inference.BATCH_SIZES
     ways = inference.make_ways(build_model(model_args, data), data.image_size, args, options.engines, sizes)
     for batch_size, engines in ways.items():

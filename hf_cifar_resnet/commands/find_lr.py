@@ -44,7 +44,7 @@ def main(argv, prog=None):
     options, model_args, data_args, args = _parse(argv, prog)
     quieten_libraries(args)
     set_seed(args.seed)
-    data = load_data(data_args, args.seed)
+    data = load_data(data_args, args)
     print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
           f"{options.end_lr:g}", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as args.output_dir:

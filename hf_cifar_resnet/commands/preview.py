@@ -20,7 +20,7 @@ def main(argv, prog=None):
     """Draw a row for each image: as it is, then augmented anew for each column, then mixed."""
     options, data_args, args = _parse(argv, prog)
     quieten_libraries(args)
-    data = load_data(data_args, args.seed)
+    data = load_data(data_args, args)
     # One image of each of the first classes, so that the sheet does not depend on chance.
     labels = data.train.labels
     rows = [int((labels == label).nonzero()[0]) for label in labels.unique()[: options.images].tolist()]

@@ -7,7 +7,7 @@ from ..checkpoints.run_folder import holds_run, run_folder
 from ..errors import UserError
 from ..reporting import run_record
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
-from ..training.build import build_model, build_trainer, check_metric, load_data, quieten_libraries
+from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
@@ -21,8 +21,7 @@ def main(argv, prog=None):
     folder = Path(args.output_dir)
     if (folder / BEST_JSON).exists() or holds_run(folder):
         raise UserError(f"--output_dir {folder} holds a search or a run already: choose another")
-    data = load_data(data_args, args.seed)
-    check_metric(args, data)
+    data = load_data(data_args, args)
     args = args.suited_to(build_model(model_args, data))
     with run_folder(args):
         trainer = build_trainer(

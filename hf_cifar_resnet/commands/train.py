@@ -39,7 +39,7 @@ def _train(model_args, data_args, args, command, watch):
     from ..checkpoints.run_folder import find_resume_checkpoint, output_folder, run_folder
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
-    from ..training.build import build_model, build_trainer, check_metric, find_pretrained, load_data, quieten_libraries
+    from ..training.build import build_model, build_trainer, find_pretrained, load_data, quieten_libraries
     from ..training.callbacks import RunRecordCallback
 
     processes.check_processes(args)
@@ -47,8 +47,7 @@ def _train(model_args, data_args, args, command, watch):
     set_seed(args.seed)
     start = find_pretrained(model_args, data_args)
     with args.main_process_first(desc="decoding the images"):
-        data = load_data(data_args, args.seed)
-    check_metric(args, data)
+        data = load_data(data_args, args)
     model = build_model(model_args, data, start)
     args = args.suited_to(model)
     args.output_dir = output_folder(args, run_record.run_name(data_args, model.config, args))

@@ -70,23 +70,18 @@ def quieten_libraries(args):
         datasets.disable_progress_bars()
 
 
-def load_data(data_args, seed):
-    """Return [`ImageSplits`] for [`DataArguments`]."""
+def load_data(data_args, args):
+    """Return [`ImageSplits`]. Raises [`UserError`] if they lack the split or the metric that epochs are selected by."""
     from ..data.sources import load_splits
-
-    data = load_splits(**vars(data_args), seed=seed)
-    if data_args.eval_split == "validation" and data.validation is None:
-        raise UserError("there is no validation split to select on: hold some out, or add --eval_split test")
-    return data
-
-
-def check_metric(args, data):
-    """Raise [`UserError`] if `metric_for_best_model` will not be computed."""
     from ..evaluation.metrics import score_names
 
+    data = load_splits(**vars(data_args), seed=args.seed)
+    if data_args.eval_split == "validation" and data.validation is None:
+        raise UserError("there is no validation split to select on: hold some out, or add --eval_split test")
     known = score_names(len(data.label_names), data.superclass_of is not None)
     if args.metric_for_best_model.removeprefix("eval_") not in known:
         raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
+    return data
 
 
 def build_trainer(model, args, data, eval_split, **kwargs):

@@ -14,7 +14,7 @@ SMALL = "--use_cpu --config quickstart --max_train_samples 200 --max_eval_sample
 @pytest.fixture(scope="module")
 def data():
     _, data_args, args = parse_arguments(SMALL.split())
-    return load_data(data_args, args.seed)
+    return load_data(data_args, args)
 
 
 @pytest.fixture
