@@ -46,7 +46,7 @@ def load_checkpoint(name):
 def load_data_for(name, data_args, model, processor, needed):
     """
     Load the `needed` splits, as [`ImageSplits`], without augmentation and normalised for a checkpoint. Raises
-    [`UserError`] if no dataset is named, or its classes are not the checkpoint's.
+    [`UserError`] if no dataset is named, it lacks a split, or its classes are not the checkpoint's.
     """
     if data_args.dataset_name is None:
         raise UserError(f"{name} does not say what it was trained on (no run.json): give --dataset_name")
@@ -62,6 +62,8 @@ def load_data_for(name, data_args, model, processor, needed):
             f"the classes of the checkpoint {name} and of the dataset {data_args.dataset_name} differ: {difference}; "
             "name the right dataset with --dataset_name"
         )
+    if missing := [split for split in needed if getattr(data, split) is None]:
+        raise UserError(f"the dataset has no {missing[0]} split")
     return data
 
 
@@ -80,14 +82,6 @@ def describe_class_difference(known, found):
     lists = {"first": sorted(set(known) - set(found)), "second": sorted(set(found) - set(known))}
     alone = [f"; {shorten(names)} only in the {place}" for place, names in lists.items() if names]
     return f"{len(known)} classes in the first and {len(found)} in the second{''.join(alone)}"
-
-
-def find_split(data, name):
-    """Return the images of a split. Raises [`UserError`] if the dataset has no such split."""
-    found = getattr(data, name)
-    if found is None:
-        raise UserError(f"the dataset has no {name} split")
-    return found
 
 
 def label_names(model):

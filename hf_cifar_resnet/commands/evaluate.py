@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..checkpoints.load import find_checkpoint, find_split
+from ..checkpoints.load import find_checkpoint
 from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
 from ..checkpoints.save import find_damage, replacing_files, write_manifest
 from ..data.arguments import DataArguments
@@ -25,11 +25,10 @@ def main(argv, prog=None):
     args = scoring_arguments(options.checkpoint, options.use_cpu, options.precision, options.batch_size)
     needed = {options.split, "validation"} if options.calibrate else {options.split}
     scorer = load_scorer([options.checkpoint, *options.others], args, data_args, needed)
-    split = find_split(scorer.data, options.split)
-    # Both are loaded before anything is computed, since either may be missing.
+    # Loaded before anything is computed, since it may be missing.
     rival = load_scorer([options.compare], args, data_args, {options.split}) if options.compare else None
-    validation = find_split(scorer.data, "validation") if options.calibrate else None
 
+    split = getattr(scorer.data, options.split)
     logits, scores = scorer.predict(options.split)
     lines = [f"{scorer.name} on {options.split} of {data_args.dataset_name}, {len(split):,} images"]
     lines += _score_lines(scores)
@@ -38,7 +37,8 @@ def main(argv, prog=None):
         for member in scores["members"]:
             lines.append(f"  {member['checkpoint']}: {', '.join(map(' '.join, _formatted(member).items()))}")
     temperature = scorer.temperature
-    if validation is not None:
+    if options.calibrate:
+        validation = scorer.data.validation
         temperature = analysis.fit_temperature(scorer.predict("validation")[0], validation.labels.numpy())
         lines.append(f"temperature {temperature:.4g}, fitted on {len(validation):,} validation images and saved")
     if options.flip:

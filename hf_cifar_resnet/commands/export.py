@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints.load import find_split, load_checkpoint, load_data_for
+from ..checkpoints.load import load_checkpoint, load_data_for
 from ..checkpoints.outputs import atomic_write, check_output
 from ..data.arguments import DataArguments
 from ..errors import UserError
@@ -21,7 +21,7 @@ def main(argv, prog=None):
     size, name = processor.size["height"], options.split or ("test" if options.precision != "fp32" else None)
     needed = {name, "train"} if options.precision == "int8" else {name}
     data = load_data_for(options.checkpoint, data_args, model, processor, needed) if name else None
-    split = find_split(data, name) if data else None
+    split = getattr(data, name) if data else None
     normalization = (processor.image_mean, processor.image_std) if options.include_normalization else None
     dtype = torch.float16 if options.precision == "fp16" else torch.float32
     deployed = convert.Deployed(model, normalization, dtype).eval()

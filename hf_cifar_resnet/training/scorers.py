@@ -88,7 +88,7 @@ class CheckpointScorer:
 
     def predict(self, split, mirrored=False):
         """Return logits (n, num_labels) and scores of a split, or of its mirror images. Raises [`UserError`]."""
-        images = load.find_split(self.data, split)
+        images = getattr(self.data, split)
         if mirrored:
             images = ImageDataset(images.images[:, :, ::-1], images.labels, images.mean, images.std)
         with np.errstate(invalid="ignore"):
@@ -113,4 +113,4 @@ class EnsembleScorer(CheckpointScorer):
         logits, scores = zip(*(member.predict(split, mirrored) for member in self.members), strict=True)
         together = analysis.log_mean_probabilities(logits)
         members = [{"checkpoint": member.name, **own} for member, own in zip(self.members, scores, strict=True)]
-        return together, self.score(together, load.find_split(self.data, split)) | {"members": members}
+        return together, self.score(together, getattr(self.data, split)) | {"members": members}
