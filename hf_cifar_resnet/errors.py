@@ -32,6 +32,8 @@ def as_user_error(what, *kinds):
     """Turn exceptions of these kinds into a [`UserError`]: `what`, and the reason; or if it is empty, their message."""
     try:
         yield
+    except BrokenPipeError:  # whoever reads the output has ended, which is no error
+        raise
     except kinds as error:
         if not what:
             raise UserError(one_line(error)) from error
@@ -106,13 +108,12 @@ def reports_user_errors(function):
 
 def _flush_output():
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # such as a full disk
+        with as_user_error("the output cannot be written", OSError):
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except UserError:  # such as a full disk
         _discard_output()
-        raise UserError(f"the output cannot be written: {error.strerror or error}") from error
+        raise
 
 
 def _discard_output():
@@ -143,8 +144,6 @@ def _is_first_to_fail():
         return True
     try:
         Path(error_file).parents[1].joinpath("hf_cifar_resnet-failed").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError:
-        pass
+    except OSError as error:
+        return not isinstance(error, FileExistsError)
     return True

@@ -6,7 +6,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..reporting.run_files import RUN_FILES, is_run
 from .save import MANIFEST, TRAINER_STATE
 
@@ -45,7 +45,7 @@ def atomic_write(path):
     Give a `Path` to write a file to, which replaces `path` at the end, unless there is an error. A pipe or another
     device is written to directly. Raises [`UserError`] if it cannot be written.
     """
-    try:
+    with as_user_error(f"{path} cannot be written", OSError):
         if _is_device(Path(path)):
             yield Path(path)
             return
@@ -54,10 +54,6 @@ def atomic_write(path):
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".hf-cifar-resnet-") as temporary:
             yield Path(temporary, place.name)
             os.replace(Path(temporary, place.name), place)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _is_device(path):

@@ -1,7 +1,6 @@
 """`schedules`: draw the learning rate of every schedule for given settings, without training."""
 
 import math
-from pathlib import Path
 
 from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import LineParser, UserError, as_user_error
@@ -32,7 +31,7 @@ def main(argv, prog=None):
         curves = {name: _curve(name, options, kwargs) for name in options.names}
     with atomic_write(options.output) as file:
         plot_schedules(curves, file)
-    print(f"Drawn: {Path(options.output)}")
+    print(f"Drawn: {options.output}")
 
 
 def _curve(name, options, kwargs):
