@@ -18,10 +18,8 @@ from ..training.parser import CifarArgumentParser, parse_with_run_record
 def main(argv, prog=None):
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
-    with (
-        as_user_error("gradio is not installed (pip install 'hf-cifar-resnet[demo]')", ImportError),
-        as_user_error("gradio does not take a variable of the environment", ValueError),  # such as GRADIO_SERVER_PORT
-    ):
+    # A ValueError is about a variable of the environment, such as GRADIO_SERVER_PORT.
+    with as_user_error("gradio cannot be loaded (pip install 'hf-cifar-resnet[demo]')", ImportError, ValueError):
         from ..inference import page
     model, processor = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
@@ -53,8 +51,6 @@ def _parse(argv, prog):
     if options.port is not None and not 1 <= options.port <= 65535:
         raise UserError(f"--port must be from 1 to 65535, got {options.port}")
     for path in options.examples or ():
-        if not Path(path).is_file():
-            raise UserError(f"--examples: there is no file {path}")
         # PIL's decoders raise many kinds of exceptions for a broken file.
         with as_user_error(f"--examples: {path} cannot be read as an image", Exception):
             read_rgb_array(path)

@@ -257,7 +257,7 @@ def test_space_is_pushed_without_what_else_lies_there(hub, colour_checkpoint, sp
         (["--space", "ann/a b"], "ann/a b is no name of a repository"),
         (["--space", "ann/"], "ann/ is no name of a repository"),
         (["--examples", __file__], "cannot be read as an image"),
-        (["--examples", "nowhere.png"], "there is no file nowhere.png"),
+        (["--examples", "nowhere.png"], "nowhere.png cannot be read as an image: No such file"),
         (["--port", "99999"], "--port must be from 1 to 65535, got 99999"),
         (["--port", "-1"], "--port must be from 1 to 65535, got -1"),
     ],
