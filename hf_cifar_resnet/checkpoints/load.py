@@ -55,6 +55,7 @@ def load_data_for(name, data_args, model, processor, needed):
         "image_std": processor.image_std,
         "image_size": processor.size["height"],
         "augmentation": "none",
+        "random_erasing": 0.0,
     }
     data = load_splits(**options, needed=needed)
     if difference := describe_class_difference(label_names(model), data.label_names):

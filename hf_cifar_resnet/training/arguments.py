@@ -232,10 +232,8 @@ def json_object(name, value):
     try:
         value = json.loads(value) if isinstance(value, str) else value or {}
         json.dumps(value, allow_nan=False)
-    except json.JSONDecodeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not valid JSON: {error}") from None
-    except (TypeError, ValueError, RecursionError):
-        raise ValueError(f"{name} must hold texts and finite numbers, got {value}") from None
     if not isinstance(value, dict):
         raise ValueError(f'{name} must be a JSON object such as {{"num_cycles": 2}}, got {value}')
     return value

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from argparse import SUPPRESS
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -42,7 +41,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [options]", **kwargs)
         if CifarTrainingArguments in self.dataclass_types:
             help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
-            self.add_argument("--config", default=SUPPRESS, metavar="NAME_OR_FILE", help=help)
+            self.add_argument("--config", metavar="NAME_OR_FILE", help=help)
 
     def add_argument(self, *names, **options):
         if options.get("type") is string_to_bool:
@@ -138,8 +137,6 @@ def parse_with_run_record(parser, argv, others=None):
     # The recorded columns and revision do not fit another dataset.
     if parser.parse_known_args(argv)[0].dataset_name == recorded.get("dataset_name"):
         parser.set_defaults(**recorded)
-    # Nothing is trained, and the file of a policy may be gone.
-    parser.set_defaults(augmentation="none", random_erasing=0.0)
     data_args, options = parser.parse(argv)
     return options, data_args, record
 
@@ -156,8 +153,7 @@ def _read_run_record(folder):
 def _parse_recorded(recorded):
     """Return recorded data arguments, validated like a command line because the checkpoint may be from anybody."""
     with as_user_error(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
-        known = {name: value for name, value in recorded.items() if name in DataArguments.__annotations__}
-        given = {name: value for name, value in known.items() if value is not None}
+        given = {name: recorded[name] for name in DataArguments.__annotations__ if recorded.get(name) is not None}
         words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
         [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])
     return {name: getattr(parsed, name) for name in given}

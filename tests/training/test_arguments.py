@@ -107,7 +107,7 @@ def test_arguments_of_an_optimizer_go_with_it(parse_yaml, typed, kept):
         ("learning_rate: [1, 2]\n", "learning_rate takes one value, not a list"),
         ("output_dir:\n", "output_dir has no value"),
         ("lr_scheduler_kwargs: {num_cycles: 2026-11-27}\n", "lr_scheduler_kwargs"),
-        ("lr_scheduler_kwargs: {num_cycles: .nan}\n", "finite numbers"),
+        ("lr_scheduler_kwargs: {num_cycles: .nan}\n", "not valid JSON"),
     ],
 )
 def test_bad_yaml(parse_yaml, text, told):
