@@ -41,11 +41,11 @@ def as_user_error(what, *kinds):
 
 
 class LineParser(argparse.ArgumentParser):
-    """An argument parser that raises [`UserError`] and refuses empty strings. `flags` maps flags to their actions."""
+    """An argument parser that raises [`UserError`], and refuses empty strings and abbreviated flags."""
 
     def __init__(self, *args, **kwargs):
-        self.flags = {}
-        super().__init__(*args, **kwargs)
+        self.flags = {}  # with their actions
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def add_argument(self, *names, group=None, **options):
         """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""

@@ -47,7 +47,7 @@ def main(argv, prog=None):
 
 
 def _parse(argv, prog):
-    parser = LineParser(prog=prog, description="Label images.", allow_abbrev=False)
+    parser = LineParser(prog=prog, description="Label images.")
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER_OR_GLOB", help="images of any size and mode")
     parser.add_argument("--top_k", type=positive, default=5, help="labels for each image (default: 5)")

@@ -76,11 +76,8 @@ def main(argv, prog=None):
 
 
 def _parse(argv, prog):
-    parser = LineParser(
-        prog=prog,
-        description="Compare learning-rate schedules over seeds. All other arguments are those of `train`.",
-        allow_abbrev=False,
-    )
+    description = "Compare learning-rate schedules over seeds. All other arguments are those of `train`."
+    parser = LineParser(prog=prog, description=description)
     default = ["constant", "cosine", schedules.PLATEAU]
     parser.add_argument("--schedules", nargs="+", default=default, metavar="NAME", help="schedules to compare")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42], metavar="N", help="seeds of each variant")

@@ -38,7 +38,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
 
     def __init__(self, dataclass_types, **kwargs):
         self._groups = {}
-        super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [options]", **kwargs)
+        super().__init__(dataclass_types, usage="%(prog)s [options]", **kwargs)
         if CifarTrainingArguments in self.dataclass_types:
             help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
             self.add_argument("--config", metavar="NAME_OR_FILE", help=help)
