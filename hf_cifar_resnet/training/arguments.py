@@ -77,7 +77,7 @@ class CifarTrainingArguments(TrainingArguments):
 
     # The Trainer's, with other defaults
     output_dir: str | None = option(None, "folder of the run; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
-    num_train_epochs: float = option(50, "epochs")
+    num_train_epochs: float = option(50.0, "epochs")
     learning_rate: float = option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
     optim: str = option("adamw_torch_fused", "or sgd, muon, schedule_free_adamw, or another of the Trainer's")
@@ -127,7 +127,7 @@ class CifarTrainingArguments(TrainingArguments):
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
-        self.warmup_steps = schedules.default_warmup(schedule, self.warmup_steps)
+        self.warmup_steps = schedules.default_warmup(schedule, float(self.warmup_steps))
         self._divide_batch()
 
     def _check_values(self):

@@ -80,7 +80,7 @@ def test_bare_loop_makes_the_steps_of_the_trainer(tmp_path):
     )  # fmt: skip
     trainer = CifarTrainer(model=models[0], args=args, train_dataset=data.train, eval_dataset=data.test)
     trainer.train()
-    step.BareLoop(models[1], args, step.endless_batches(data.train, args)).run(1)
+    step.BareLoop(models[1], args, step.endless_batches(data.train, args)).train(1)
     for ours, bare in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(ours, bare, rtol=1e-5, atol=1e-6)
 
