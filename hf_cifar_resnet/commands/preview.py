@@ -1,10 +1,8 @@
 """
 Draw training images before and after augmentation, and mixed if the recipe mixes, without training.
 
-hf-cifar-resnet preview --policy strong
+hf-cifar-resnet preview --augmentation strong
 """
-
-from argparse import SUPPRESS
 
 import torch
 
@@ -44,7 +42,6 @@ def main(argv, prog=None):
 def _parse(argv, prog):
     description = "Draw training images before and after augmentation; all arguments of `train` apply."
     parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
-    parser.add_argument("--policy", dest="augmentation", default=SUPPRESS, help="the same as --augmentation")
     parser.add_argument("--images", type=positive, default=8, help="rows of the sheet, each of another class")
     parser.add_argument("--columns", type=positive, default=8, help="augmentations of each image")
     parser.add_argument("--output", default="preview.png", help="PNG to write")

@@ -43,8 +43,8 @@ def test_preview_draws_what_training_will_see(tmp_path, capsys):
             return sheet.width
 
     # Before and four after; with mixing two more.
-    assert width("--policy", "strong") * 7 == pytest.approx(
-        width("--policy", "none", "--cutmix_alpha", "1") * 5, rel=0.01
+    assert width("--augmentation", "strong") * 7 == pytest.approx(
+        width("--augmentation", "none", "--cutmix_alpha", "1") * 5, rel=0.01
     )
     assert "Policy strong on 2 images of shapes100" in capsys.readouterr().out
 
@@ -80,8 +80,8 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["search", "--space", "learning_rate=1,2", "learning_rate=1:2"], "--space learning_rate is given twice"),
         (["search", "--space", "learning_rate=1,x"], "invalid float value: 'x'"),
         (["evaluate", "nowhere"], "is neither a folder nor user/repo"),
-        (["preview", "--policy", "stronk"], "unknown augmentation policy 'stronk': choose one of seed"),
-        (["preview", "--policy", "mine.yaml"], "there is no augmentation policy file mine.yaml"),
+        (["preview", "--augmentation", "stronk"], "unknown augmentation policy 'stronk': choose one of seed"),
+        (["preview", "--augmentation", "mine.yaml"], "there is no augmentation policy file mine.yaml"),
         (["preview", "--images", "0"], "must be at least 1"),
         (["fly"], "there is no command fly; choose one of train"),
     ],
