@@ -30,7 +30,7 @@ def main(argv, prog=None):
         best = find_best(trainer, space, options, args)
         found = {args.metric_for_best_model: best.objective, "trials": options.trials}
         run_record.write_json(found | {"arguments": best.hyperparameters}, folder / BEST_JSON)
-    settings = " ".join(f"--{name} {value:.4g}" for name, value in best.hyperparameters.items())
+    settings = " ".join(f"--{name} {value:g}" for name, value in best.hyperparameters.items())
     print(f"Best {args.metric_for_best_model} on {data_args.eval_split}: {best.objective:.4f} with {settings}")
     return found
 
