@@ -107,10 +107,13 @@ def plot_study_final(finals, path):
     figure.savefig(path, dpi=120)
 
 
-def plot_tuning(tried, chosen, argument, path):
-    """Plot `tried`, {variant: {value: accuracy or None}}, over the values; `chosen` has the value of each variant."""
+def plot_values(tops, path, argument, title, chosen=None):
+    """
+    Plot `tops`, {variant: {value of an argument, as a text: top-1 accuracies}}, over the values: the mean, and the
+    standard deviation as a bar. `chosen` has for each variant the value to circle.
+    """
     figure, (axes,) = new_figure(1, width=7.0, height=4.2)
-    values = dict.fromkeys(value for scores in tried.values() for value in scores)
+    values = dict.fromkeys(value for scores in tops.values() for value in scores)
     try:
         place = {value: float(value) for value in values}
         if min(place.values()) > 0:
@@ -120,29 +123,15 @@ def plot_tuning(tried, chosen, argument, path):
     except ValueError:  # values that are no numbers stand side by side
         place = {value: position for position, value in enumerate(values)}
         axes.set_xticks(range(len(values)), values)
-    for number, (name, scores) in enumerate(tried.items()):
-        known = {place[value]: score for value, score in scores.items() if score is not None}
-        axes.plot(list(known), list(known.values()), marker=".", label=name, **style(number))
-        best = chosen[name]
-        axes.plot(place[best], scores[best], "o", markersize=11, fillstyle="none", color=style(number)["color"])
-    axes.set(xlabel=f"{argument}; the chosen value is circled", ylabel="top-1, mean over tuning seeds")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-
-
-def plot_budgets(points, path):
-    """Plot `points`, {variant: {epochs: the test top-1 of each seed}}, over the number of epochs."""
-    figure, (axes,) = new_figure(1, width=7.0, height=4.2)
-    for number, (name, scores) in enumerate(points.items()):
-        budgets = sorted(scores)
-        spread = [stdev(scores[budget]) if len(scores[budget]) > 1 else 0.0 for budget in budgets]
-        values = [mean(scores[budget]) for budget in budgets]
-        axes.errorbar(budgets, values, yerr=spread, label=name, marker="o", markersize=4, capsize=3, **style(number))
-    every = sorted({budget for scores in points.values() for budget in scores})
-    axes.set(xscale="log", xlabel="epochs", ylabel="test top-1: mean ± standard deviation over seeds")
-    axes.set_xticks(every, [f"{budget:g}" for budget in every])
-    axes.minorticks_off()
+    for number, (name, scores) in enumerate(tops.items()):
+        known = sorted(scores, key=place.get)
+        spread = [stdev(scores[value]) if len(scores[value]) > 1 else 0.0 for value in known]
+        points = [place[value] for value in known], [mean(scores[value]) for value in known]
+        axes.errorbar(*points, yerr=spread, label=name, marker="o", markersize=4, capsize=3, **style(number))
+        if chosen:
+            at, top1 = place[chosen[name]], mean(scores[chosen[name]])
+            axes.plot(at, top1, "o", markersize=11, fillstyle="none", color=style(number)["color"])
+    axes.set(xlabel=argument, ylabel=title)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     axes.legend()
     figure.savefig(path, dpi=120)

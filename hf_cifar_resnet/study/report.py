@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 from ..errors import UserError
 from ..reporting import run_record
-from ..reporting.plots import plot_budgets, plot_study, plot_study_final, plot_tuning
+from ..reporting.plots import plot_study, plot_study_final, plot_values
 from .compare import ablation_baselines, compare, confidence_interval, describe_power, ranked
 from .cooldowns import EPOCHS
 from .read import group, read_ensembles, read_study, test_top1, variant_name
@@ -175,14 +175,14 @@ def _interval(values):
 
 def _budget_section(groups, folder):
     """Return the lines of results.md on the number of epochs, where that was varied, and draw budgets.png."""
-    points = {}
+    tops = {}
     for members in groups.values():
         varied = dict(members[0]["varied"])
         if EPOCHS not in varied:
             return []
-        budget = float(varied.pop(EPOCHS))
-        points.setdefault(variant_name(members[0] | {"varied": varied}), {})[budget] = test_top1(members)
-    plot_budgets(points, folder / "budgets.png")
+        budget = varied.pop(EPOCHS)
+        tops.setdefault(variant_name(members[0] | {"varied": varied}), {})[budget] = test_top1(members)
+    plot_values(tops, folder / "budgets.png", "epochs", "test top-1: mean ± standard deviation over seeds")
     return ["", "![test accuracy over the number of epochs](budgets.png)"]
 
 
@@ -192,7 +192,9 @@ def _tuning_section(groups, tried, runs, folder):
         return []
     [argument] = runs[0]["tuned"]
     chosen = {name: choose(tried[name], name) for name in groups if name in tried}
-    plot_tuning({name: tried[name] for name in chosen}, chosen, argument, folder / "tuning.png")
+    tops = {name: {value: [top1] for value, top1 in tried[name].items() if top1 is not None} for name in chosen}
+    label = f"{argument}; the chosen value is circled"
+    plot_values(tops, folder / "tuning.png", label, "top-1, mean over tuning seeds", chosen)
     spent = _train_seconds(runs)
     compared = sum(map(_train_seconds, groups.values()))
     seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
