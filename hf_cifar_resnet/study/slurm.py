@@ -24,19 +24,8 @@ POLL = 2  # seconds between two looks at a log
 QUEUE_AGE = 10  # seconds between two calls of squeue, each of which serves all runs
 KILL_WAIT = 600  # seconds; Slurm kills a job at most so long after it sent SIGTERM
 DEFAULTS = {"time": 240}  # minutes until a job is queued again
-NUMBERS = ("cpus_per_gpu", "cpus_per_task", "gpus_per_node", "signal_delay_s", "time")
-TEXTS = (
-    "account",
-    "constraint",
-    "exclude",
-    "gres",
-    "mem",
-    "mem_per_cpu",
-    "mem_per_gpu",
-    "nodelist",
-    "partition",
-    "qos",
-)
+NUMBERS = "cpus_per_gpu cpus_per_task gpus_per_node signal_delay_s time".split()
+TEXTS = "account constraint exclude gres mem mem_per_cpu mem_per_gpu nodelist partition qos".split()
 PARAMETERS = sorted(NUMBERS + TEXTS)
 # Slurm sends SIGUSR2 to all processes of a job, but only submitit knows what it means.
 IGNORE_USR2 = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
@@ -134,16 +123,11 @@ class SlurmEngine:
         with self._lock:
             if self._stopped.is_set():
                 raise InterruptedError("the study was stopped")
-            try:
-                # Its job may have ended while the run waited for its turn.
-                if self._is_queued(folder) or (folder / METRICS_JSON).is_file():
-                    return
+            # Its job may have ended while the run waited for its turn.
+            if not self._is_queued(folder) and not (folder / METRICS_JSON).is_file():
                 with as_user_error("Slurm refused a job", RuntimeError):
                     self._executor(folder).submit(job)
-            except UserError:
-                self._stopped.set()  # Slurm would refuse the others too
-                raise
-            self._queue.add(str(folder))
+                self._queue.add(str(folder))
 
     def _executor(self, folder):
         import submitit
@@ -160,14 +144,11 @@ class SlurmEngine:
     def _is_queued(self, folder):
         """Return whether the job of a run, which has its folder as a comment, waits or runs."""
         if time.monotonic() - self._queue_time > QUEUE_AGE:
-            self._read_queue()
+            with as_user_error("squeue cannot be used", OSError):
+                answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
+            if answer.returncode == 0:
+                self._queue = set(answer.stdout.splitlines())
+            elif self._queue is None:  # later, what was read before serves where Slurm does not answer for a time
+                raise UserError(f"squeue fails: {one_line(answer.stderr)}")
+            self._queue_time = time.monotonic()
         return str(folder) in self._queue
-
-    def _read_queue(self):
-        with as_user_error("squeue cannot be used", OSError):
-            answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
-        if answer.returncode == 0:
-            self._queue = set(answer.stdout.splitlines())
-        elif self._queue is None:  # later, what was read before serves where Slurm does not answer for a time
-            raise UserError(f"squeue fails: {one_line(answer.stderr)}")
-        self._queue_time = time.monotonic()
