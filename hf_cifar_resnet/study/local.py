@@ -32,7 +32,11 @@ class LocalEngine:
         place = self._places.get()
         try:
             with open(log, "a", encoding="utf-8") as file:
-                process = self._start(arguments, place)
+                with self._lock:
+                    if self._stopped:
+                        raise InterruptedError("the study was stopped")
+                    process = self._start(arguments, place)
+                    self._processes.add(process)
                 # The pipe closes when the last process has saved and ended, which may be after the launcher's end.
                 for line in process.stdout:
                     file.write(line)
@@ -53,14 +57,6 @@ class LocalEngine:
                     os.killpg(process.pid, signal.SIGTERM)
 
     def _start(self, arguments, place):
-        with self._lock:
-            if self._stopped:
-                raise InterruptedError("the study was stopped")
-            process = self._start_run(arguments, place)
-            self._processes.add(process)
-            return process
-
-    def _start_run(self, arguments, place):
         gpus = torch.cuda.device_count()
         if self.jobs == 1 and gpus > 1:
             return launch(arguments, gpus)
