@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from ..documents import read_json
-from ..errors import UserError, as_user_error, one_line
+from ..errors import UserError, as_user_error
 from ..reporting import run_files
 from ..reporting.card import model_card, write_results
 from ..reporting.run_record import redact, write_json
@@ -41,14 +41,10 @@ def stage_run(run_folder, repo_id, folder):
         card = (run_folder / run_files.CARD).read_text(encoding="utf-8")
     for path in own:
         shutil.copy(path, folder)
-    try:
+    wrong = f"{run_files.RUN_JSON} or {run_files.METRICS_JSON} of {run_folder} is not as training wrote it"
+    with as_user_error(wrong, LookupError, TypeError, AttributeError, ValueError, TemplateError):
         record, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
         written, pushed = (str(model_card(each, metrics)) for each in (record, _with_path(record, repo_id)))
-    except (LookupError, TypeError, AttributeError, ValueError, TemplateError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else one_line(error)
-        raise UserError(
-            f"{run_files.RUN_JSON} or {run_files.METRICS_JSON} of {run_folder} is not as training wrote it: {reason}"
-        ) from error
     # A card that somebody has edited is pushed unchanged.
     if card == written:
         (folder / run_files.CARD).write_text(pushed, encoding="utf-8")
