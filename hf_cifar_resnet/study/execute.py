@@ -91,10 +91,8 @@ def score_ensembles(folder, use_cpu):
         if len(names) < 2 or names in known or variant in incomplete:
             continue
         try:
-            scores = score_ensemble([str(folder / name) for name in names], use_cpu)
+            known[names] = {"runs": names, "test": score_ensemble([str(folder / name) for name in names], use_cpu)}
         except UserError as error:
             print(f"no ensemble of {variant}: {error}")
-            continue
-        known[names] = {"runs": names, "test": scores}
     with atomic_write(folder / ENSEMBLES_JSON) as file:
         run_record.write_json(list(known.values()), file)
