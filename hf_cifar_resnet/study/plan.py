@@ -121,8 +121,7 @@ def check_runs(runs, common):
 def write_plan(folder, runs, options, common):
     """Write `study.json`, or add these runs to it. Raises [`UserError`] if it has runs with other arguments."""
     path = folder / run_files.STUDY_JSON
-    vary, without, planned = sorted(options.vary), dict(options.without), {run.name: run.entry() for run in runs}
-    known = {}
+    vary, without, entries = sorted(options.vary), dict(options.without), [run.entry() for run in runs]
     if path.is_file():
         before = run_record.read_json(path)
         ablations = before.get("without", {})
@@ -133,15 +132,13 @@ def write_plan(folder, runs, options, common):
                 f"{folder} holds a study with other arguments ({shlex.join(before['arguments'])}): "
                 "choose another --output_dir"
             )
+        entries = before.get("runs", []) + entries
+    known = {}
+    for run in entries:
+        kind = run["schedule"], run["without"], *sorted(run["varied"].items()), run["seed"]
         # A run with another choice of the tuned argument is not compared any more.
-        compared = [_identity(run) for run in planned.values() if not run["tuning"]]
-        kept = [run for run in before.get("runs", []) if run.get("tuning") or _identity(run) not in compared]
-        known = {run["folder"]: run for run in kept}
-    study = {"arguments": common, "varied": vary, "without": without, "runs": list((known | planned).values())}
+        known[run["folder"] if run.get("tuning") else kind] = run
+    study = {"arguments": common, "varied": vary, "without": without, "runs": list(known.values())}
     with as_user_error(f"the folder {folder} cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         run_record.write_json(study, path)
-
-
-def _identity(run):
-    return run["schedule"], run["varied"], run["without"], run["seed"]
