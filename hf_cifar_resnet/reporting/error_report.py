@@ -32,8 +32,7 @@ def write_analysis(folder, logits, split, data, temperature=1.0):
         grouped = analysis.confusion_matrix(groups[predicted], groups[labels], len(data.superclass_names))
         write_confusion(grouped, data.superclass_names, folder / "superclass_confusion.csv")
         plot_confusion(grouped, data.superclass_names, folder / "superclass_confusion.png")
-    temperatures = [1.0] if temperature == 1 else [1.0, temperature]
-    found = {t: analysis.reliability(analysis.probabilities(logits, t), labels) for t in temperatures}
+    found = {t: analysis.reliability(analysis.probabilities(logits, t), labels) for t in (1.0, temperature)}
     plot_reliability(found, folder / "reliability.png")
     probs = analysis.probabilities(logits, temperature)
     wrong = analysis.confident_mistakes(probs, labels, MISTAKES)
@@ -79,11 +78,9 @@ def plot_confusion(matrix, names, path):
     # The inches of the cells, and of the names beside them.
     size = min(25, (0.32 if roomy else 0.19) * len(names)) + 1 + 0.085 * max(map(len, names))
     figure, (axes,) = new_figure(1, width=size + 1, height=size)
-    from matplotlib.colors import PowerNorm  # after `new_figure`, which sees to MPLBACKEND
-
     axes.grid(False)
     # The square root lets a few percent of mistakes be seen beside a full diagonal.
-    drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    drawn = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set(xlabel="predicted", ylabel="label")
@@ -92,7 +89,7 @@ def plot_confusion(matrix, names, path):
             if count:
                 colour = "white" if shares[row, column] > 0.3 else "black"
                 axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda value, _: f"{value:.0%}")
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda root, _: f"{root**2:.0%}")
     bar.set_label("share of the label's images")
     figure.savefig(path, dpi=100, bbox_inches="tight")
 
