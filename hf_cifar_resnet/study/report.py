@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from statistics import mean, stdev
 
+from jinja2 import Template
+
 from ..errors import UserError
 from ..reporting import run_record
 from ..reporting.plots import plot_study, plot_study_final, plot_values
@@ -30,10 +32,10 @@ def write_report(folder, targets=None):
     targets = sorted(targets) if targets else choose_targets(runs)
     groups = group(runs)
     _write_csv(finished, targets, folder / "results.csv")
-    sections = _tuning_section(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
-    sections += _budget_section(groups, folder)
-    left_out = [run for run in unfinished if not run["tuning"]]
-    text = results_markdown(groups, targets, len(left_out), read_ensembles(folder), sections)
+    tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
+    left_out = len([run for run in unfinished if not run["tuning"]])
+    budgets = _plot_budgets(groups, folder)
+    text = results_markdown(groups, targets, left_out, read_ensembles(folder), tuning, budgets)
     (folder / "results.md").write_text(text, encoding="utf-8")
     histories = {name: [run["history"] for run in members] for name, members in groups.items()}
     plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
@@ -81,45 +83,24 @@ def _write_csv(runs, targets, path):
     run_record.write_history(rows, path)
 
 
-def results_markdown(groups, targets, unfinished, ensembles, sections):
-    """Return the text of results.md: what was run, the comparison, the table, and the lines of further sections."""
+def results_markdown(groups, targets, unfinished, ensembles, tuning, has_budgets):
+    """Return the text of results.md: what was run, the comparison, the table, how an argument was tuned, and plots."""
     first = next(iter(groups.values()))[0]
-    run, selected_on = first["run"], first["metrics"]["selected_on"]
-    selection = (
-        "**Selected on test:** the test split also chose the best epoch, so these figures flatter every schedule."
-        if selected_on == "test"
-        else "Epochs were chosen on the validation split; test was scored once a run."
+    template = Path(__file__).with_name("results.md.jinja").read_text(encoding="utf-8")
+    return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
+        run=first["run"],
+        metrics=first["metrics"],
+        tuned=first["tuned"],
+        ablations=ablation_baselines(groups),
+        optimizers=dict.fromkeys(members[0]["run"]["arguments"]["optim"] for members in groups.values()),
+        comparison=compare(groups),
+        power=describe_power(groups),
+        table=_table(groups, targets, first["metrics"]["selected_on"], ensembles),
+        ensembles=ensembles,
+        unfinished=unfinished,
+        tuning=tuning,
+        has_budgets=has_budgets,
     )
-    subject = "Ablation study" if ablation_baselines(groups) else "Learning-rate schedules"
-    arguments = run["arguments"]
-    optimizers = dict.fromkeys(members[0]["run"]["arguments"]["optim"] for members in groups.values())
-    peak = f"{arguments.get('scaled_learning_rate', arguments['learning_rate']):g}"
-    if "learning_rate" in first["tuned"]:
-        peak = "chosen for each schedule"
-    lines = [
-        f"# {subject} on {run['dataset']['name']}",
-        "",
-        f"{run['model']['description']}; {run['dataset']['train']:,} training, {run['dataset']['test']:,} test images; "
-        f"{first['metrics']['epochs']:g} epochs, {' and '.join(optimizers)}, peak LR {peak}, "
-        f"global batch {arguments['global_batch_size']}. {selection}",
-        "",
-        compare(groups),
-        "",
-        *([power, ""] if (power := describe_power(groups)) else []),
-        *_table(groups, targets, selected_on, ensembles),
-        "",
-        "Mean ± standard deviation over seeds (n - 1), and the 95% confidence interval of the mean (Student's t). "
-        "Train accuracy is that of the last epoch, with augmentation; "
-        "the gap is train accuracy less evaluated accuracy there. Epochs and seconds are until an evaluation first "
-        "reached the accuracy, seconds of training alone."
-        + " An ensemble is the mean of the probabilities of its seeds' models, one figure."
-        * bool(ensembles),
-        "",
-        f"Hardware: {run['hardware']}. Versions: {', '.join(f'{k} {v}' for k, v in run['versions'].items())}.",
-    ]
-    if unfinished:
-        lines += ["", f"{unfinished} runs are not finished and are left out."]
-    return "\n".join([*lines, *sections, "", "![curves](curves.png)", "", "![final accuracy](final.png)", ""])
 
 
 def _table(groups, targets, selected_on, ensembles):
@@ -135,23 +116,19 @@ def _table(groups, targets, selected_on, ensembles):
     scores_of = {tuple(each["runs"]): each["test"] for each in ensembles}
     tuned = list(next(iter(groups.values()))[0]["tuned"])
     head = ["schedule", *tuned, "n", *columns.values()]
-    lines = [_row(head), "|" + "---|" * len(head)]
+    rows = [head, ["---"] * len(head)]
     for name in ranked(groups):
         members = groups[name]
         chosen = [members[0]["tuned"].get(argument, "") for argument in tuned]
         cells = {column: _cell(column, [row.get(column) for row in numbers[name]]) for column in columns}
         cells["interval"] = _interval(test_top1(members))
-        lines.append(_row([name, *chosen, str(len(members)), *cells.values()]))
+        rows.append([name, *chosen, len(members), *cells.values()])
         # An ensemble is shown only beside exactly the runs that it consists of.
         if scores := scores_of.get(tuple(run["folder"] for run in members)):
             scores = {f"test_{score}": _cell(score, [value]) for score, value in scores.items()}
             cells = [scores.get(column, "") for column in columns]
-            lines.append(_row([f"{name}, ensemble of its {len(members)} seeds", *chosen, "1", *cells]))
-    return lines
-
-
-def _row(cells):
-    return f"| {' | '.join(cells)} |"
+            rows.append([f"{name}, ensemble of its {len(members)} seeds", *chosen, 1, *cells])
+    return rows
 
 
 def _cell(column, values):
@@ -173,56 +150,39 @@ def _interval(values):
     return f"{100 * low:.1f} to {100 * high:.1f}%"
 
 
-def _budget_section(groups, folder):
-    """Return the lines of results.md on the number of epochs, where that was varied, and draw budgets.png."""
+def _plot_budgets(groups, folder):
+    """Draw budgets.png if the number of epochs was varied, and return whether it was."""
     tops = {}
     for members in groups.values():
         varied = dict(members[0]["varied"])
         if EPOCHS not in varied:
-            return []
+            return False
         budget = varied.pop(EPOCHS)
         tops.setdefault(variant_name(members[0] | {"varied": varied}), {})[budget] = test_top1(members)
     plot_values(tops, folder / "budgets.png", "epochs", "test top-1: mean ± standard deviation over seeds")
-    return ["", "![test accuracy over the number of epochs](budgets.png)"]
+    return True
 
 
-def _tuning_section(groups, tried, runs, folder):
-    """Return the lines of results.md on how an argument was chosen, and draw tuning.png; none if none was tuned."""
+def _tuning(groups, tried, runs, folder):
+    """Return what results.md says of the choice of an argument, and draw tuning.png; None if none was tuned."""
     if not runs:
-        return []
+        return None
     [argument] = runs[0]["tuned"]
     chosen = {name: choose(tried[name], name) for name in groups if name in tried}
     tops = {name: {value: [top1] for value, top1 in tried[name].items() if top1 is not None} for name in chosen}
     label = f"{argument}; the chosen value is circled"
     plot_values(tops, folder / "tuning.png", label, "top-1, mean over tuning seeds", chosen)
-    spent = _train_seconds(runs)
-    compared = sum(map(_train_seconds, groups.values()))
-    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
-    split = runs[0]["metrics"]["selected_on"]
-    edges = ", ".join(f"{name} ({value})" for name, value in chosen.items() if at_edge(tried[name], value))
-    warning = [f"**At the edge of what was tried, so a better value may lie beyond: {edges}.**", ""] if edges else []
-    return [
-        "",
-        f"## Choice of {argument}",
-        "",
-        f"For each schedule the {argument} with the highest mean {split} top-1 of seed {seeds} was chosen"
-        + (", and the table above is of fresh seeds. " if split == "validation" else ". ")
-        + f"The {len(runs)} tuning runs took {spent:.0f} s of training; the runs of the table took {compared:.0f} s.",
-        "",
-        *warning,
-        _row(["schedule", "chosen", f"{split} top-1 of each {argument}"]),
-        "|---|---|---|",
-        *(_row([name, value, _tried_cells(tried[name])]) for name, value in chosen.items()),
-        "",
-        "![tuning](tuning.png)",
-    ]
+    return {
+        "argument": argument,
+        "chosen": chosen,
+        "tried": tried,
+        "runs": len(runs),
+        "seeds": sorted({run["seed"] for run in runs}),
+        "edges": [f"{name} ({value})" for name, value in chosen.items() if at_edge(tried[name], value)],
+        "seconds": _train_seconds(runs),
+        "compared_seconds": sum(map(_train_seconds, groups.values())),
+    }
 
 
 def _train_seconds(runs):
     return sum(run["metrics"]["timing"]["train_seconds"] or 0 for run in runs)
-
-
-def _tried_cells(scores):
-    return ", ".join(
-        f"{value}: " + ("not finished" if score is None else f"{score:.2%}") for value, score in scores.items()
-    )
