@@ -31,7 +31,13 @@ def write_report(folder, targets=None):
         raise UserError(f"there is no finished run in {folder}")
     targets = sorted(targets) if targets else choose_targets(runs)
     groups = group(runs)
-    _write_csv(finished, targets, folder / "results.csv")
+    rows = [
+        {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **run["tuned"]}
+        | ({"tuning": run["tuning"]} if run["tuned"] else {})
+        | figures(run, targets)
+        for run in finished
+    ]
+    run_record.write_history(rows, folder / "results.csv")
     tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
     left_out = len([run for run in unfinished if not run["tuning"]])
     budgets = _plot_budgets(groups, folder)
@@ -71,16 +77,6 @@ def figures(run, targets):
         row[f"seconds_to_{target:g}"] = reached.get("train_seconds")
     row["train_seconds"] = metrics["timing"]["train_seconds"]
     return row
-
-
-def _write_csv(runs, targets, path):
-    rows = [
-        {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **run["tuned"]}
-        | ({"tuning": run["tuning"]} if run["tuned"] else {})
-        | figures(run, targets)
-        for run in runs
-    ]
-    run_record.write_history(rows, path)
 
 
 def results_markdown(groups, targets, unfinished, ensembles, tuning, has_budgets):
