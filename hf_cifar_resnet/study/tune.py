@@ -28,7 +28,13 @@ def tune(study, variants, options, common):
     such as a diverged one, is not chosen. Raises [`UserError`] if nothing is left to choose from.
     """
     dimension, variants = options.tune, {variant_name(asdict(variant)): variant for variant in variants}
-    searches = _searches(variants, dimension)
+    searches = {}
+    if dimension.scale:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for name in variants:
+            searches[name] = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     for _ in range(options.tuning_trials if searches else 1):
         trials = {name: search.ask() for name, search in searches.items()}
         values = {name: [f"{dimension.suggest(trial):.3g}"] for name, trial in trials.items()}
@@ -46,16 +52,6 @@ def tune(study, variants, options, common):
             score = tried[name][values[name][0]]
             searches[name].tell(trial, 0.0 if score is None else score)
     return {name: choose(tried[name], name) for name in variants}
-
-
-def _searches(names, dimension):
-    if not dimension.scale:
-        return {}
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler
-    return {name: optuna.create_study(direction="maximize", sampler=sampler(seed=0)) for name in names}
 
 
 def read_tried(study):
