@@ -125,27 +125,21 @@ def _read(name, image_size):
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"there is no augmentation policy file {path}")
+    image = np.zeros((image_size, image_size, 3), dtype=np.uint8)
     try:
         content = {"yaml": read_yaml, "json": read_json}[POLICY_FORMATS[path.suffix]](path)
         with warnings.catch_warnings():
             # Albumentations warns about unknown arguments and then uses its defaults.
             warnings.simplefilter("error", UserWarning)
             policy = A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
-    except UserWarning as warning:
-        raise ValueError(f"augmentation policy {name!r}: {warning}") from None
+        for _ in range(5):
+            made = policy(image=image)["image"]
+            if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
+                raise ValueError(
+                    f"it must make uint8 images of {image.shape} from such images, but made {made.dtype} "
+                    f"{tuple(made.shape)}; normalising and batching come after it"
+                )
     except Exception as error:  # pydantic and Albumentations raise errors of any type
         kind = type(error).__name__
-        raise ValueError(f"{path} holds no Albumentations policy: {kind}: {one_line(error)}") from error
-    image = np.zeros((image_size, image_size, 3), dtype=np.uint8)
-    for _ in range(5):
-        try:
-            made = policy(image=image)["image"]
-        except Exception as error:  # such as too large a size
-            where = f"augmentation policy {name} fails on an image of {image.shape}"
-            raise ValueError(f"{where}: {one_line(error)}") from error
-        if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
-            raise ValueError(
-                f"augmentation policy {name} must make uint8 images of {image.shape} from such images, but made "
-                f"{made.dtype} {tuple(made.shape)}; normalising and batching come after it"
-            )
+        raise ValueError(f"{path} holds no Albumentations policy that fits: {kind}: {one_line(error)}") from error
     return policy

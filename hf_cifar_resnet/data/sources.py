@@ -190,17 +190,13 @@ def _find_splits(raw, needed):
 
 
 def _canonical(splits, args):
-    # The columns of the first split are those of all.
+    # The columns of the first split are those of all: `datasets` fills a column that a split lacks with None.
     first, model = next(iter(splits.items()))
     columns = model.column_names
     image_column = _find_column("image", args.image_column_name, IMAGE_COLUMNS, columns)
     label_column = _find_column("label", args.label_column_name, LABEL_COLUMNS, columns)
     superclasses = [name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column]
     superclass = next((name for name in superclasses if _is_of_classes(model.features[name])), None)
-    for name, part in splits.items():
-        missing = {image_column, label_column} - set(part.column_names)
-        if missing:
-            raise UserError(f"the split {name} lacks the column {', '.join(sorted(missing))} that {first} has")
     names = _label_names(splits, label_column)
     renames = {image_column: "image", label_column: "label", superclass: "superclass"}
     for name, part in splits.items():

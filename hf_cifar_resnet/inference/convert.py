@@ -3,6 +3,7 @@
 import copy
 import json
 from importlib import import_module
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,19 +12,15 @@ from torch import nn
 from ..checkpoints.load import label_names, quiet
 from ..errors import UserError
 
-# Names in torchvision's blocks and stem, and in the Sequential of a downsampling shortcut.
-CONVOLUTIONS_WITH_NORMS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
-
 
 def fold_batch_norm(model):
     """Return a copy in evaluation mode, in which BatchNorms are merged into the convolutions before them."""
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
-        children = dict(module.named_children())
-        for convolution, norm in CONVOLUTIONS_WITH_NORMS:
-            if isinstance(children.get(norm), nn.BatchNorm2d):
-                setattr(module, convolution, nn.utils.fuse_conv_bn_eval(children[convolution], children[norm]))
-                setattr(module, norm, nn.Identity())
+        for (convolution_name, convolution), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(module, convolution_name, nn.utils.fuse_conv_bn_eval(convolution, norm))
+                setattr(module, norm_name, nn.Identity())
     return model
 
 
@@ -112,13 +109,7 @@ def quantize_static(source, target, batches):
 
     with quiet():
         quantization.quantize_static(
-            source,
-            target,
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
+            source, target, Reader(), per_channel=True, activation_type=quantization.QuantType.QUInt8
         )
 
 

@@ -15,14 +15,11 @@ BATCH_SIZE = 256
 
 
 def write_onnx_file(options, deployed, size, path, data, metadata):
-    if not options.precision.startswith("int8"):
-        convert.write_onnx(deployed, size, path, metadata)
-        return
-    source = path.with_name(f"fp32-{path.name}")
+    source = path.with_name(f"fp32-{path.name}") if options.precision.startswith("int8") else path
     convert.write_onnx(deployed, size, source, metadata)
     if options.precision == "int8_dynamic":
         convert.quantize_dynamic(source, path)
-    else:
+    elif options.precision == "int8":
         # Evenly spaced, since the images may be sorted by class.
         count = min(options.calibration_images, len(data.train))
         chosen = np.linspace(0, len(data.train) - 1, count).astype(int).tolist()

@@ -102,20 +102,14 @@ def build(model, processor, title, examples=()):
                 # Gradio opens the file before it calls `answer`.
                 image.preprocess = explained()(image.preprocess)
             with gr.Column():
-                label = gr.Label(num_top_classes=TOP_K, label="Labels")
+                shown = [gr.Label(num_top_classes=TOP_K, label="Labels")]
                 with gr.Row():
-                    pictures = [
-                        _picture(f"What it sees: {size}x{size} pixels"),
-                        _picture("Where it looks (red: for, blue: against)"),
-                    ]
-        image.change(answer, image, [label, *pictures], show_progress="hidden")
+                    # Gradio's own label would cover a part of the picture.
+                    for caption in (f"What it sees: {size}x{size} pixels", "Where it looks (red: for, blue: against)"):
+                        with gr.Column(min_width=120):
+                            gr.Markdown(caption)
+                            shown.append(gr.Image(show_label=False, interactive=False, buttons=[]))
+        image.change(answer, image, shown, show_progress="hidden")
         if examples:
             gr.Examples([[str(path)] for path in examples], image, cache_examples=False, preload=False)
     return page
-
-
-def _picture(caption):
-    """Add a picture with its caption above it; Gradio's own label would cover a part of it."""
-    with gr.Column(min_width=120):
-        gr.Markdown(caption)
-        return gr.Image(show_label=False, interactive=False, buttons=[])

@@ -1,7 +1,6 @@
 """Write the files of a Hugging Face Space that shows a model."""
 
 import shutil
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,12 +70,11 @@ def write_space(folder, checkpoint, title, examples=()):
     # Such as torch~=2.15 for 2.15.0+cpu.
     minors = {name: ".".join(version(name).split(".")[:2]) for name in SPACE_REQUIREMENTS}
     requirements = [f"gradio=={version('gradio')}", *(f"{name}~={minor}" for name, minor in minors.items())]
-    source = resources.files("hf_cifar_resnet") / "inference" / "page.py"
     repo_id, _, revision = checkpoint.partition("@")
     named = {"checkpoint": checkpoint, "repo_id": repo_id, "title": title}
     texts = {
         "app.py": APP.format(**named, revision=revision or "main"),
-        "page.py": source.read_text(encoding="utf-8"),
+        "page.py": Path(__file__).with_name("page.py").read_text(encoding="utf-8"),
         "requirements.txt": "\n".join(requirements) + "\n",
         "README.md": CARD.format(**named, gradio=version("gradio")),
     }

@@ -23,6 +23,10 @@ class DropPathBlock:
 
     drop_path = 0.0
 
+    def branch(self, hidden):
+        hidden = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(hidden)))))
+        return self.bn3(self.conv3(self.relu(hidden))) if isinstance(self, Bottleneck) else hidden
+
     def forward(self, hidden):
         shortcut = hidden if self.downsample is None else self.downsample(hidden)
         branch = stochastic_depth(self.branch(hidden), self.drop_path, "row", self.training)
@@ -30,17 +34,10 @@ class DropPathBlock:
         return self.relu(branch)
 
 
-class CifarBasicBlock(DropPathBlock, BasicBlock):
-    def branch(self, hidden):
-        hidden = self.relu(self.bn1(self.conv1(hidden)))
-        return self.bn2(self.conv2(hidden))
+class CifarBasicBlock(DropPathBlock, BasicBlock): ...
 
 
-class CifarBottleneck(DropPathBlock, Bottleneck):
-    def branch(self, hidden):
-        hidden = self.relu(self.bn1(self.conv1(hidden)))
-        hidden = self.relu(self.bn2(self.conv2(hidden)))
-        return self.bn3(self.conv3(hidden))
+class CifarBottleneck(DropPathBlock, Bottleneck): ...
 
 
 class CifarResNetBackbone(torchvision.models.ResNet):

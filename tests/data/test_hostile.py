@@ -159,5 +159,5 @@ def test_tag_in_a_policy_runs_nothing(tmp_path, monkeypatch):
 def test_policy_of_absurd_sizes(tmp_path):
     resize = {"__class_fullname__": "Resize", "p": 1, "height": 10**9, "width": 10**9}
     (tmp_path / "policy.json").write_text(json.dumps({"transform": resize}))
-    with pytest.raises(ValueError, match="policy.json fails on an image"):
+    with pytest.raises(ValueError, match="policy.json holds no Albumentations policy that fits"):
         build_policy(str(tmp_path / "policy.json"))
