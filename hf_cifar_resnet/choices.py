@@ -1,7 +1,6 @@
 """Choices and defaults that the command line shows in --help, apart from modules that take seconds to import."""
 
 from dataclasses import field
-from pathlib import Path
 
 DEFAULT_DATASET = "uoft-cs/cifar100"
 BUILT_IN_DATASETS = ("shapes100",)
@@ -15,15 +14,6 @@ COLOR_JITTER = (0.2, 0.2, 0.2, 0.02)
 DEPTHS, CIFAR_DEPTHS = (18, 34, 50, 101, 152), (20, 32, 44, 56)
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("cifar", "imagenet")
-
-
-def check_augmentation(name):
-    """Raise `ValueError` unless the name is that of a policy or of a policy file."""
-    if name not in AUGMENTATIONS and Path(name).suffix not in POLICY_FORMATS:
-        raise ValueError(
-            f"unknown augmentation policy {name!r}: choose one of {', '.join(AUGMENTATIONS)}, "
-            "or give a .yaml or .json file"
-        )
 
 
 def option(default, help, **metadata):

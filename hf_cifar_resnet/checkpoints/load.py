@@ -1,7 +1,6 @@
 """Load a model, its image processor and its data from a checkpoint: a folder, or a repository on the Hub."""
 
 import logging
-import math
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import safe_open
 from transformers import ViTImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from ..choices import MAX_IMAGE_SIZE
+from ..data.arguments import DataArguments
 from ..data.sources import load_splits
 from ..documents import read_json
 from ..errors import UserError, as_user_error
@@ -142,24 +141,20 @@ def _check_numbers(model, folder):
             raise UserError(f"its weights are not finite: {name} has NaN or infinite values")
 
 
-@as_user_error("preprocessor_config.json", OSError, ValueError)
+@as_user_error("preprocessor_config.json lacks", LookupError)
+@as_user_error("preprocessor_config.json", OSError, TypeError, ValueError)
 def load_processor(folder):
     """Load the image processor in a folder. Raises [`UserError`] if it is not of the one kind that training writes."""
     given = read_json(folder / "preprocessor_config.json")
     kind = given.get("image_processor_type", "ViTImageProcessor")
     if kind not in ("ViTImageProcessor", "ViTImageProcessorFast"):
         raise ValueError(f"image_processor_type must be ViTImageProcessor, got {kind!r}")
-    size = given.get("size")
-    height = size.get("height") if isinstance(size, dict) else None
-    if type(height) is not int or size.get("width") != height or not 1 <= height <= MAX_IMAGE_SIZE:
-        raise ValueError(f"size must have an equal height and width from 1 to {MAX_IMAGE_SIZE}, got {size!r}")
-    for name in ("image_mean", "image_std"):
-        values = given.get(name)
-        numbers = isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
-        if not numbers or len(values) != 3 or (name == "image_std" and min(values) <= 0):
-            raise ValueError(f"{name} must be three numbers{' above 0' * (name == 'image_std')}, got {values!r}")
-    numbers = {"image_mean": given["image_mean"], "image_std": given["image_std"]}
-    processor = ViTImageProcessor(size={"height": height, "width": height}, do_convert_rgb=True, **numbers)
+    size = {side: given["size"][side] for side in ("height", "width")}
+    if type(size["height"]) is not int or size["width"] != size["height"]:
+        raise ValueError(f"size must have an equal height and width, got {size}")
+    numbers = {name: list(given[name]) for name in ("image_mean", "image_std")}
+    DataArguments(image_size=size["height"], **numbers)  # raises ValueError
+    processor = ViTImageProcessor(size=size, do_convert_rgb=True, **numbers)
     for name, value in processor.to_dict().items():
         if name.startswith(("do_", "re")) and given.get(name, value) != value:
             raise ValueError(f"{name} must be {value}, as training writes it, got {given[name]!r}")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ..choices import (
@@ -11,7 +12,7 @@ from ..choices import (
     DEFAULT_DATASET,
     IMAGE_SIZE,
     MAX_IMAGE_SIZE,
-    check_augmentation,
+    POLICY_FORMATS,
     option,
 )
 from ..errors import UserError
@@ -50,10 +51,14 @@ class DataArguments:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            if values is not None and len(values) != 3:
+            if values is not None and not (len(values) == 3 and all(map(math.isfinite, values))):
                 raise UserError(f"--{name} needs three numbers, got {values}")
-        check_augmentation(self.augmentation)
+        if self.augmentation not in AUGMENTATIONS and Path(self.augmentation).suffix not in POLICY_FORMATS:
+            raise UserError(
+                f"unknown augmentation policy {self.augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}, "
+                "or give a .yaml or .json file"
+            )
         if (self.image_mean is None) != (self.image_std is None):
             raise UserError("give both --image_mean and --image_std, or neither")
-        if self.image_std is not None and not all(0 < value < math.inf for value in self.image_std):
+        if self.image_std is not None and min(self.image_std) <= 0:
             raise UserError(f"--image_std must be above 0, got {self.image_std}")

@@ -6,6 +6,7 @@ import hashlib
 import io
 import mmap
 import os
+import tempfile
 import threading
 import warnings
 from functools import lru_cache
@@ -100,21 +101,12 @@ def decode(dataset, size=IMAGE_SIZE, column=None):
             return images
     images = _decode_all(dataset, size)
     with contextlib.suppress(OSError):
-        _write_cache(path, images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            np.save(Path(temporary, path.name), images)
+            os.replace(Path(temporary, path.name), path)
         return np.load(path, mmap_mode="r")
     return images
-
-
-def _write_cache(path, images):
-    """Write a cache file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, images)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _decode_all(dataset, size):

@@ -6,7 +6,7 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 
-from ..choices import COLOR_JITTER, POLICY_FORMATS, check_augmentation
+from ..choices import COLOR_JITTER, POLICY_FORMATS
 from ..documents import read_json, read_yaml
 from ..errors import one_line
 from .transforms import FastColorJitter, PadAndCrop
@@ -121,7 +121,6 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
 
 def _read(name, image_size):
     """Return the policy in a file, after trying it out on an image of this size."""
-    check_augmentation(name)
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"there is no augmentation policy file {path}")

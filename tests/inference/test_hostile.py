@@ -146,10 +146,12 @@ def test_wrong_json(checkpoint, image, refused, name, text, told):
     [
         ({"image_processor_type": "CLIPImageProcessor"}, "must be ViTImageProcessor"),
         ({"size": {"height": 10**6, "width": 10**6}}, "from 1 to 1024"),
-        ({"size": {"shortest_edge": 5}}, "from 1 to 1024"),
-        ({"image_std": [0, 0, 0]}, "image_std must be three numbers above 0"),
-        ({"image_mean": [float("nan")] * 3}, "image_mean must be three numbers"),
-        ({"image_mean": "x"}, "image_mean must be three numbers"),
+        ({"size": {"shortest_edge": 5}}, "lacks: 'height'"),
+        ({"size": {"height": 5, "width": 6}}, "equal height and width"),
+        ({"image_std": [0, 0, 0]}, "image_std must be above 0"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean needs three numbers"),
+        ({"image_mean": "x"}, "image_mean needs three numbers"),
+        ({"image_mean": None}, "not iterable"),
         ({"do_rescale": False}, "do_rescale must be True"),
     ],
 )
