@@ -1,27 +1,49 @@
 """Images a second of a model that only predicts, by batch size and by what runs it."""
 
 import copy
+import tempfile
+from pathlib import Path
 
 import torch
 
-from ..inference.runtimes import RUNTIMES
+from ..inference.convert import Deployed, onnx_callable, quantize_static, require_module, write_onnx
 
 BATCH_SIZES = (1, 32, 256)  # by default
-# The other engines need the extra `export`, or more.
 DEFAULT_ENGINES = ("eager", "channels_last", "compiled")
-ENGINES = (*DEFAULT_ENGINES, *RUNTIMES)
+# ONNX Runtime, from the extra `export`, and OpenVINO, which no extra installs: on the CPU, with torch's threads.
+ONNX_ENGINES = ("onnx", "onnx-int8", "openvino")
+ENGINES = (*DEFAULT_ENGINES, "folded", *ONNX_ENGINES)
 
 
 def make_engine(name, model, pixels):
     """Return a function that predicts logits (batch, num_labels) of `pixel_values` that are on the model's device."""
-    if name not in DEFAULT_ENGINES:  # one that takes arrays on the CPU
-        predict, batch = RUNTIMES[name](model.cpu(), pixels.shape[-1]), pixels.cpu().numpy()
+    if name in ONNX_ENGINES:
+        batch = pixels.cpu().numpy()
+        predict = _load_onnx(name, model, batch)
         return lambda: torch.from_numpy(predict(batch))
+    if name == "folded":
+        folded = Deployed(model).to(pixels.device)
+        return lambda: folded(pixels)
     if name != "eager":
         model, pixels = (each.to(memory_format=torch.channels_last) for each in (model, pixels))
     if name == "compiled":
         model = torch.compile(model, dynamic=False)
     return lambda: model(pixels).logits
+
+
+def _load_onnx(name, model, batch):
+    """Return the engine's function from `pixel_values` to logits; its 8-bit ranges are good for timing alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, int8 = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
+        write_onnx(Deployed(model), batch.shape[-1], path)
+        if name == "openvino":
+            core = require_module("openvino").Core()
+            settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+            request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
+            return lambda batch: request.infer([batch])[0]
+        if name == "onnx-int8":
+            quantize_static(path, int8, [batch])
+        return onnx_callable(int8 if name == "onnx-int8" else path)
 
 
 def make_ways(model, image_size, args, engines, batch_sizes):
