@@ -41,13 +41,9 @@ def main(argv, prog=None):
 
 
 def _measure_input(options, model_args, data_args, args):
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        ways = input.make_ways(data_args, (options.batch_sizes or [256])[0])
-        rates = timing.take_turns(ways, options.repeats)
-    finally:
-        torch.set_num_threads(threads)
+    ways = input.make_ways(data_args, (options.batch_sizes or [256])[0])
+    rates = timing.take_turns(ways, options.repeats)
     return _print_table(rates, (input.OFFICIAL, input.NOTEBOOK), "images/s on one core")
 
 

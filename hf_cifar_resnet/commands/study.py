@@ -55,18 +55,15 @@ def main(argv, prog=None):
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs, common)
     # An exception, so that `execute` ends the current runs, which save a checkpoint to resume from.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        if options.tune:
-            check_tuning(variants, options)
-            chosen = tune(folder, variants, options, common)
-            for run in runs:
-                run.tuned = {options.tune.name: chosen[variant_name(run.entry())]}
-        write_plan(folder, runs, options, common)
-        execute_all = execute_with_branches if options.cooldowns else execute
-        failed = execute_all(runs, common, options.engine)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if options.tune:
+        check_tuning(variants, options)
+        chosen = tune(folder, variants, options, common)
+        for run in runs:
+            run.tuned = {options.tune.name: chosen[variant_name(run.entry())]}
+    write_plan(folder, runs, options, common)
+    execute_all = execute_with_branches if options.cooldowns else execute
+    failed = execute_all(runs, common, options.engine)
     if len(failed) < len(runs):
         score_ensembles(folder, use_cpu=parse_arguments([*common, *runs[0].arguments()])[-1].use_cpu)
         print(report.write_report(folder, options.targets))
