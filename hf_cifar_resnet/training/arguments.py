@@ -142,7 +142,7 @@ class CifarTrainingArguments(TrainingArguments):
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {allowed}, got {value}")
         optimizers.parse_optim_args(self.optim_args)
-        optimizers.check_schedule_free(self)
+        is_averaged, schedule = self.optim in optimizers.SCHEDULE_FREE, self.lr_scheduler_type
         most = max(64, 4 * count_cores())
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
@@ -159,6 +159,9 @@ class CifarTrainingArguments(TrainingArguments):
             "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in every "
             "process": self.enable_jit_checkpoint,
             "early_stopping_patience needs load_best_model_at_end": no_best,
+            f"{self.optim} averages the weights already: leave ema_decay out": is_averaged and self.ema_decay,
+            f"{self.optim} needs no schedule, got {schedule}: use constant or constant_with_warmup": is_averaged
+            and schedule not in ("constant", "constant_with_warmup"),
         }
         for message, is_wrong in refused.items():
             if is_wrong:

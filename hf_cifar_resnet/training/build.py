@@ -37,24 +37,19 @@ def build_model(model_args, data, pretrained=None):
     Return a new model for the data's labels, or the one in the folder `pretrained`, with a new classifier if its labels
     differ. Raises [`UserError`] if it cannot be built or loaded.
     """
-    if pretrained is not None:
-        with as_user_error(f"--model_name_or_path {model_args.model_name_or_path} cannot be loaded", UserError):
-            model = load_model(pretrained, **model_args.given)
-        return _replace_classifier(model, data)
-    with as_user_error("the model cannot be built", ValueError):
-        config = CifarResNetConfig(**model_args.given, id2label=data.id2label, label2id=data.label2id)
-    return CifarResNetForImageClassification(config)
-
-
-def _replace_classifier(model, data):
+    if pretrained is None:
+        with as_user_error("the model cannot be built", ValueError):
+            config = CifarResNetConfig(**model_args.given, id2label=data.id2label, label2id=data.label2id)
+        return CifarResNetForImageClassification(config)
+    with as_user_error(f"--model_name_or_path {model_args.model_name_or_path} cannot be loaded", UserError):
+        model = load_model(pretrained, **model_args.given)
     known = label_names(model)
-    if known == data.label_names:
-        return model
-    print(f"New classifier for {len(data.label_names)} classes: the checkpoint knows {len(known)} of other names")
-    model.config.id2label, model.config.label2id = data.id2label, data.label2id
-    model.num_labels = len(data.label_names)
-    model.classifier = nn.Linear(model.classifier.in_features, model.num_labels)
-    model._init_weights(model.classifier)
+    if known != data.label_names:
+        print(f"New classifier for {len(data.label_names)} classes: the checkpoint knows {len(known)} of other names")
+        model.config.id2label, model.config.label2id = data.id2label, data.label2id
+        model.num_labels = len(data.label_names)
+        model.classifier = nn.Linear(model.classifier.in_features, model.num_labels)
+        model._init_weights(model.classifier)
     return model
 
 

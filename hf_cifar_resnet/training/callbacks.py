@@ -71,7 +71,10 @@ class EpochLineCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
         if not any(name.startswith("eval_") for name in metrics):
             return
-        parts = [*_training_part(self._train), *_evaluation_part(metrics)]
+        parts, scores = _training_part(self._train), run_record.scores(metrics, "eval")
+        if "loss" in scores:
+            parts.append(f"| eval loss {scores['loss']:.4f}")
+        parts += [f"{name} {scores[key]:6.2%}" for key, name in run_record.ACCURACIES.items() if key in scores]
         scale = getattr(lr_scheduler, "scale", 1.0)
         if scale != self._scale:
             parts.append(f"LR {'cut' if scale < self._scale else 'raised'} to {lr_scheduler.get_last_lr()[0]:.3g}")
@@ -94,12 +97,6 @@ def _training_part(logs):
         f"{logs['images_per_second']:,.0f} img/s",
         f"{logs['data_wait']:.1%} waiting for data",
     ]
-
-
-def _evaluation_part(metrics):
-    scores = run_record.scores(metrics, "eval")
-    shown = [f"{name} {scores[key]:6.2%}" for key, name in run_record.ACCURACIES.items() if key in scores]
-    return [f"| eval loss {metrics['eval_loss']:.4f}", *shown] if "eval_loss" in metrics else shown
 
 
 def parse_report_to(report_to):

@@ -19,7 +19,6 @@ MUON_ARGUMENTS = {"momentum": float, "nesterov": lambda text: {"true": True, "fa
 # Training images from which the BatchNorm statistics of the averaged weights are computed.
 CALIBRATION_IMAGES = 5_000
 SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam")
-SCHEDULE_FREE_SCHEDULES = ("constant", "constant_with_warmup")
 # What these optimizers count and sum up in their parameter groups, beside the settings.
 SCHEDULE_FREE_STATE = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
 
@@ -57,18 +56,6 @@ class Muon:
             raise ValueError(f"optim_args {args.optim_args}: {error} is no value that Muon takes") from error
         betas = (args.adam_beta1, args.adam_beta2)
         return cls, {"weight_decay": args.weight_decay, "betas": betas, "eps": args.adam_epsilon, **options}
-
-
-def check_schedule_free(args):
-    """Raise `ValueError` for arguments that average or lower what a schedule-free optimizer averages already."""
-    if args.optim not in SCHEDULE_FREE:
-        return
-    if args.lr_scheduler_type not in SCHEDULE_FREE_SCHEDULES:
-        raise ValueError(
-            f"{args.optim} needs no schedule, got {args.lr_scheduler_type}: use {' or '.join(SCHEDULE_FREE_SCHEDULES)}"
-        )
-    if args.ema_decay:
-        raise ValueError(f"{args.optim} averages the weights already: leave ema_decay out")
 
 
 def average_weights(optimizer, model, batches):

@@ -13,12 +13,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from ruamel.yaml import YAMLError
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from transformers import SchedulerType, TrainerCallback, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 
 from ..documents import parse_yaml
+from ..errors import as_user_error
 from .optimizers import SCHEDULE_FREE_STATE
 
 PLATEAU = "reduce_lr_on_plateau"
@@ -62,14 +62,10 @@ def _points_factor(step, warmup_steps, total_steps, points=((0, 0.1), (0.2, 1), 
 
 @lru_cache
 def _read_points(file):
-    try:
-        with open(file, encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream)) if file.endswith(".csv") else parse_yaml(stream)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, csv.Error, YAMLError) as error:
-        raise ValueError(f"{file} is no {'CSV' if file.endswith('.csv') else 'YAML'} file") from error
-    header = file.endswith(".csv") and rows and not rows[0][0][:1].isdigit()
+    # Constructors of YAML raise more than YAMLError.
+    with as_user_error(f"{file} cannot be read", Exception), open(file, encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream)) if file.endswith(".csv") else parse_yaml(stream)
+        header = file.endswith(".csv") and rows and not rows[0][0][:1].isdigit()
     return _checked_points(rows[1:] if header else rows, file)
 
 
@@ -185,8 +181,8 @@ class _EvaluationRule(ScheduleCallback):
     """
     A rule that scales the learning rate by `metric_for_best_model`. Evaluations during a warmup do not count.
 
-    Its arguments are those of `RULE`, a scheduler of torch or transformers: numbers that are not negative, and a
-    `factor` between 0 and 1.
+    Its arguments are those of `RULE`, a scheduler of torch or transformers, with some `DEFAULTS` of ours: numbers that
+    are not negative, and a `factor` between 0 and 1.
     """
 
     # What is saved of the state of a rule; its settings are those of the resumed run.
@@ -194,12 +190,12 @@ class _EvaluationRule(ScheduleCallback):
               "_streaming_avg")  # fmt: skip
 
     def __init__(self, **settings):
+        self.settings = settings = self.DEFAULTS | settings
         for name, value in settings.items():
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{name} must be a number and not negative, got {value!r}")
         if not 0 < settings["factor"] < 1:
             raise ValueError(f"factor must be above 0 and below 1, got {settings['factor']}")
-        self.settings = settings
 
     def after_evaluation(self, schedule, metrics, args):
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
@@ -230,12 +226,7 @@ class PlateauCallback(_EvaluationRule):
     improvement by the relative `threshold`.
     """
 
-    RULE = ReduceLROnPlateau
-
-    def __init__(self, factor=0.5, patience=3, threshold=1e-3, cooldown=0, min_lr=0.0):
-        super().__init__(
-            factor=factor, patience=patience, threshold=threshold, cooldown=cooldown, min_lr=min_lr, eps=0.0
-        )
+    RULE, DEFAULTS = ReduceLROnPlateau, {"factor": 0.5, "patience": 3, "threshold": 1e-3, "eps": 0.0}
 
 
 class GreedyCallback(_EvaluationRule):
@@ -245,10 +236,7 @@ class GreedyCallback(_EvaluationRule):
     epoch; `max_lr` 0 is ten times the peak of the schedule.
     """
 
-    RULE = GreedyLR
-
-    def __init__(self, factor=0.8, patience=1, min_lr=0.0, max_lr=0.0, **kwargs):
-        super().__init__(factor=factor, patience=patience, min_lr=min_lr, max_lr=max_lr, **kwargs)
+    RULE, DEFAULTS = GreedyLR, {"factor": 0.8, "patience": 1, "min_lr": 0.0, "max_lr": 0.0}
 
 
 _BY_EVALUATIONS = {PLATEAU: PlateauCallback, f"{PLATEAU}_with_warmup": PlateauCallback, "greedy": GreedyCallback}
@@ -263,7 +251,8 @@ _SET_HERE = set(
 
 def accepted_arguments(name):
     """Return the names that `lr_scheduler_kwargs` may contain for a schedule."""
-    functions = {**_BY_EVALUATIONS, **_OWN_FACTORS, "greedy": GreedyLR, "one_cycle": OneCycleLR}
+    rules = {rule: callback.RULE for rule, callback in _BY_EVALUATIONS.items()}
+    functions = {**rules, **_OWN_FACTORS, "one_cycle": OneCycleLR}
     function = functions.get(name) or TYPE_TO_SCHEDULER_FUNCTION[name.replace("cosine_with_warmup", "cosine")]
     ours = _SET_HERE | {"max_lr"} if name == "one_cycle" else _SET_HERE
     return [parameter for parameter in inspect.signature(function).parameters if parameter not in ours]
