@@ -49,6 +49,7 @@ SUBSTITUTES = {
     "runs/my-run": "{run}",
     "--schedules constant cosine_with_warmup one_cycle --seeds 42 43": "--schedules one_cycle --seeds 42",
     "--schedules constant cosine reduce_lr_on_plateau": "--schedules reduce_lr_on_plateau",
+    "--tune learning_rate=3e-3,1e-2,3e-2 --seeds 42 43": "--tune learning_rate=3e-3,3e-2 --seeds 42 --jobs 2",
     "--trials 20": "--trials 1",
     "benchmark input": "benchmark input --repeats 1",
     "benchmark step": "benchmark step --repeats 1 --steps 1 --use_cpu",

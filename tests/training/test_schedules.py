@@ -182,7 +182,7 @@ def test_points_from_a_file(tmp_path, name, text):
         *(("reduce_lr_on_plateau", {name: -1e-3}, f"{name} must") for name in ("patience", "cooldown", "min_lr")),
         ("step", {"gamma": -1, "milestones": [5000]}, "gamma must not be negative"),
         ("step", {"gamma": 0, "milestones": [0]}, "learning rate 0 at every step"),
-        ("cosine", {"num_cycles": math.nan}, "finite numbers"),
+        ("cosine", {"num_cycles": math.nan}, "not valid JSON"),
         ("polynomial", {"lr_end": -1e-4}, "which is impossible"),
         ("polynomial", {"power": -1}, "does not work|which is impossible"),
         ("exponential", {"final_factor": -1}, "final_factor must be above 0, got -1"),
