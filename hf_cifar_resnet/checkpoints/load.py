@@ -139,6 +139,8 @@ def _check_numbers(model, folder):
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise UserError(f"its weights are not finite: {name} has NaN or infinite values")
+        if name.endswith("running_var") and tensor.min() < 0:
+            raise UserError(f"its BatchNorm statistics are wrong: {name} has a negative variance")
 
 
 @as_user_error("preprocessor_config.json lacks", LookupError)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ..checkpoints.load import find_checkpoint
 from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
 from ..checkpoints.save import find_damage, replacing_files, write_manifest
 from ..data.arguments import DataArguments
@@ -141,12 +142,19 @@ def _parse(argv, prog):
 
 def _check_ensemble(options):
     """Raise [`UserError`] for checkpoints and options that do not fit together."""
-    if options.others and not options.ensemble:
-        raise UserError(
-            f"{1 + len(options.others)} checkpoints are given: add --ensemble for the mean of their probabilities, or "
-            "test two against each other with --compare"
-        )
-    if options.ensemble and not options.others:
+    names = [options.checkpoint, *options.others]
+    if not options.ensemble:
+        if options.others:
+            raise UserError(
+                f"{len(names)} checkpoints are given: add --ensemble for the mean of their probabilities, or test two "
+                "against each other with --compare"
+            )
+        return
+    if not options.others:
         raise UserError("--ensemble needs two checkpoints or more: evaluate A B C --ensemble")
-    if options.ensemble and options.calibrate:
+    folders = [find_checkpoint(name).resolve() for name in names]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise UserError(f"--ensemble: {names[number]} is named twice")
+    if options.calibrate:
         raise UserError("--calibrate is of one checkpoint, and --ensemble of several: give one or the other")

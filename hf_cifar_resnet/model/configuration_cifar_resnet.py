@@ -25,7 +25,7 @@ BLOCKS = ("basic", "bottleneck")
 STEMS = ("cifar", "imagenet")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # A configuration file may ask for a model that fills the memory. The paper's deepest network has 600 blocks (table 6).
-MAX_BLOCKS, MAX_WEIGHTS, MAX_LABELS = 1000, 10**9, 10**6
+MAX_BLOCKS, MAX_WEIGHTS, MAX_LABELS, MAX_LABEL_LENGTH = 1000, 10**9, 10**6, 1000
 # Label names are shown in terminals and tables: no control characters, surrogates, line or paragraph separators.
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 # These choose code to run, also from the Hub, and this model has no attention.
@@ -148,8 +148,12 @@ class CifarResNetConfig(PreTrainedConfig):
         if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))) or not names:
             raise ValueError("id2label must name each class number from 0 on")
         for number, name in names.items():
-            if not isinstance(name, str) or any(unicodedata.category(c) in UNPRINTABLE for c in name):
-                raise ValueError(f"id2label needs one line of text for each class, got {str(name)[:50]!r} for {number}")
+            is_line = isinstance(name, str) and not any(unicodedata.category(c) in UNPRINTABLE for c in name)
+            if not is_line or len(name) > MAX_LABEL_LENGTH:
+                raise ValueError(
+                    f"id2label must have one line of text for each class, at most {MAX_LABEL_LENGTH} characters, "
+                    f"got {str(name)[:50]!r} for {number}"
+                )
 
     def _check_values(self):
         if self.label2id is not None and not isinstance(self.label2id, dict):

@@ -26,9 +26,9 @@ def find_pretrained(model_args, data_args):
         raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
     with as_user_error(f"--model_name_or_path {name} cannot be loaded", UserError):
         folder = find_checkpoint(name)
-        processor = load_processor(folder)
-    if data_args.image_mean is None:
-        data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
+        if data_args.image_mean is None:
+            processor = load_processor(folder)
+            data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
     return folder
 
 

@@ -115,6 +115,7 @@ CONFIGURATIONS = {
     "list of labels": ({"id2label": ["a", "b", "c"]}, "id2label must name each class number"),
     "label that clears the screen": ({"id2label": {"0": "\x1b[2J", "1": "b", "2": "c"}}, "one line of text"),
     "label of two lines": ({"id2label": {"0": "a\nb", "1": "b", "2": "c"}}, "one line of text"),
+    "label as long as a book": ({"id2label": {"0": "a" * 10**6, "1": "b", "2": "c"}}, "at most 1000 characters"),
 }
 
 
@@ -209,7 +210,7 @@ WEIGHTS = {
     "infinite": (CONVOLUTION, lambda weight: weight - torch.inf, "not finite"),
     "too large for float32": (CONVOLUTION, lambda weight: weight.double() * 1e300, "not finite"),
     "integers": (CONVOLUTION, lambda weight: weight.to(torch.int8), "not floating-point numbers: .* is I8"),
-    "negative variance": (VARIANCE, lambda variance: -1 - variance, "answers are not finite"),
+    "negative variance": (VARIANCE, lambda variance: -1 - variance, f"{VARIANCE} has a negative variance"),
     "too large together": ("classifier.weight", lambda weight: weight * 0 + 3e38, "answers are not finite"),
     "of one more block": ("resnet.backbone.layer2.1.conv1.weight", lambda _: torch.ones(9), "1 belong to no part"),
 }
