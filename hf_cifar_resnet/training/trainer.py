@@ -19,7 +19,7 @@ from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, label_share
-from ..device import LEAST_CHANNELS, memory_format_for
+from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for
 from ..errors import UserError
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
@@ -95,6 +95,8 @@ class CifarTrainer(Trainer):
         self._lay_out(self.model)
         # Batches have the same shape, so searching for cuDNN's fastest algorithm pays, unless deterministic.
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+        if args.device.type == "cpu":
+            keep_freed_memory()
         # The progress bar stays, and what transformers prints beside it goes.
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
@@ -143,19 +145,23 @@ class CifarTrainer(Trainer):
         return self._loaders[key][1]
 
     def _make_loader(self, dataset, batch_size, **options):
+        args = self.args
+        # Images to evaluate are ready sooner than a worker, which takes a second to start beside a GPU.
+        if dataset is self.train_dataset or not isinstance(dataset, ImageDataset):
+            options |= {
+                "num_workers": args.dataloader_num_workers,
+                "persistent_workers": args.dataloader_persistent_workers,
+                "prefetch_factor": args.dataloader_prefetch_factor,
+                "multiprocessing_context": args.dataloader_multiprocessing_context,
+            }
         if isinstance(dataset, ImageDataset) and self._scale in (None, (dataset.mean, dataset.std)):
             self._scale = dataset.mean, dataset.std
             dataset = dataset.as_bytes()
-        args = self.args
         loader = DataLoader(
             dataset,
             batch_size,
             collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
             in_order=args.dataloader_in_order,
             # The seeds of workers are not drawn from the generator of dropout, which has to be reproducible.
             generator=torch.Generator(),

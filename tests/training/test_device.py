@@ -1,8 +1,13 @@
 """What a Trainer does on one CPU and on another."""
 
+import platform
+
+import numpy as np
 import pytest
 import torch
+from trainer_fixtures import MEAN, STD, at
 
+from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.device import device_for
 from hf_cifar_resnet.errors import UserError
 
@@ -93,3 +98,19 @@ def precisions_computed_in(trainer):
     layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     trainer.train()
     return seen
+
+
+# Memory
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be asked to keep memory")
+def test_steps_reuse_memory(make_trainer):
+    """Otherwise a training step asks the system for all of its memory again."""
+    import resource
+
+    faults = []
+    images = np.zeros((1024, 32, 32, 3), dtype=np.uint8)
+    dataset = ImageDataset(images, np.zeros(1024, dtype=np.int64), MEAN, STD)
+    counting = at("on_step_end", lambda args, state: faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt))
+    make_trainer(train=dataset, global_batch_size=128, max_steps=8, callbacks=[counting]).train()
+    assert np.median(np.diff(faults)) < 1000

@@ -325,3 +325,10 @@ def test_model_of_synchronised_batchnorm_is_saved_with_the_ordinary_one(make_mod
     loaded = type(model).from_pretrained(tmp_path)
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in loaded.modules())
     torch.testing.assert_close(dict(loaded.state_dict()), state, rtol=0, atol=0)
+
+
+def test_images_to_evaluate_need_no_workers(make_trainer):
+    """They are ready sooner than a worker, which takes a second to start beside a GPU."""
+    trainer = make_trainer(dataloader_num_workers=1)
+    assert trainer.get_train_dataloader().num_workers == 1
+    assert trainer.get_eval_dataloader().num_workers == 0
