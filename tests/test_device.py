@@ -5,7 +5,7 @@ import torch
 from accelerate import PartialState
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
-from hf_cifar_resnet.device import device_for, is_faster_in_bf16, memory_format_for
+from hf_cifar_resnet.device import RUNS_AT_ONCE, count_cores, device_for, is_faster_in_bf16, memory_format_for
 
 AMX = ("amx_tile", "amx_bf16", "avx512_f")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -54,3 +54,11 @@ def test_memory_format(cpu_with, device, instructions, shape, chosen):
 def test_bf16_on_a_cpu(cpu_with, device, instructions, shape, faster):
     cpu_with(*instructions)
     assert is_faster_in_bf16(model(**shape), device) == faster
+
+
+def test_runs_at_once_share_the_cores(monkeypatch):
+    cores = count_cores()
+    monkeypatch.setenv(RUNS_AT_ONCE, "2")
+    assert count_cores() == max(1, cores // 2)
+    monkeypatch.setenv(RUNS_AT_ONCE, "1000")
+    assert count_cores() == 1

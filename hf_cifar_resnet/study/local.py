@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import torch
 
-from ..device import count_cores
+from ..device import RUNS_AT_ONCE, count_cores
 
 # What a run imports. The names are texts, since a study comes before the commands in the order of imports.
 PRELOADED = [
@@ -25,7 +25,7 @@ PRELOADED = [
 class LocalEngine:
     """
     Trains `jobs` runs at a time ("auto": one for each GPU, or on a CPU for each core). One run at a time uses all
-    devices. Several share them: each has one GPU, or on a CPU its share of the cores.
+    devices. Several share them: each has its share of the cores and one GPU, which may serve several runs.
     """
 
     def __init__(self, jobs):
@@ -68,10 +68,10 @@ class LocalEngine:
         gpus = torch.cuda.device_count()
         if self.jobs == 1 and gpus > 1:
             return launch(arguments, gpus)
-        environment = {}
+        environment = {RUNS_AT_ONCE: str(self.jobs)}
         if self.jobs > 1 and gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-            environment = {"CUDA_VISIBLE_DEVICES": visible[place % gpus]}
+            environment["CUDA_VISIBLE_DEVICES"] = visible[place % gpus]
         if sys.platform == "linux":  # macOS's own libraries do not survive a fork, and Windows cannot
             return ForkedRun(arguments, count_threads(self.jobs), environment)
         return launch(arguments, 1, count_threads(self.jobs), environment=environment)

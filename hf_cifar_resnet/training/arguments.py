@@ -183,7 +183,8 @@ class CifarTrainingArguments(TrainingArguments):
             self.use_cpu |= device_for().type == "cpu"
         if self.dataloader_num_workers is None:
             processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-            self.dataloader_num_workers = min(8, max(1, count_cores() // processes)) if on_gpu else 0
+            # A process beside a GPU needs a core of its own.
+            self.dataloader_num_workers = min(8, max(1, count_cores() // processes) - 1) if on_gpu else 0
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
