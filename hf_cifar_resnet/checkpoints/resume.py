@@ -70,41 +70,34 @@ def find_last_resumable(folder, needs_best, report=None):
 
 
 def check_fits(checkpoint, model, args):
-    """Raise [`UserError`] for a checkpoint that training with this model and these arguments cannot resume from."""
-    with reporting_read_errors(checkpoint):
-        if reason := _find_mismatch(checkpoint, model, args):
-            raise resume_error(checkpoint, reason)
-
-
-def _find_mismatch(checkpoint, model, args):
+    """Raise `ValueError` for a checkpoint that training with this model and these arguments cannot resume from."""
     if not (checkpoint / "scheduler.pt").is_file():
         # The Trainer would begin with new moments and the first learning rate.
-        return "it was saved with --save_only_model, without optimizer and schedule"
+        raise ValueError("it was saved with --save_only_model, without optimizer and schedule")
     optim = read_json(checkpoint / TRAINING_ARGS_JSON)["optim"]
     if optim != args.optim:
-        return f"it was trained with --optim {optim}, not {plain(args.optim)}, and holds the state of that"
+        raise ValueError(f"it was trained with --optim {optim}, not {plain(args.optim)}, and holds its state")
     names = read_json(checkpoint / "config.json").get("id2label") or {}
     names, wanted = ([labels[key] for key in sorted(labels, key=int)] for labels in (names, model.config.id2label))
     if difference := describe_class_difference(names, wanted):
-        return f"its classes and those of the dataset differ: {difference}"
-    files = [WEIGHTS, EMA_FILE] if args.ema_decay else [WEIGHTS]
-    return next(filter(None, (_find_weight_mismatch(checkpoint / name, model) for name in files)), None)
+        raise ValueError(f"its classes and those of the dataset differ: {difference}")
+    _check_weights(checkpoint / WEIGHTS, model, "; weights in other formats might run code and are not read")
+    if args.ema_decay:
+        _check_weights(checkpoint / EMA_FILE, model, ": it was saved without --ema_decay")
 
 
-def _find_weight_mismatch(path, model):
+def _check_weights(path, model, if_missing):
     if not path.is_file():
-        if path.name == EMA_FILE:
-            return f"it has no averaged weights ({EMA_FILE}): it was saved without --ema_decay"
-        return f"it has no {path.name}; weights in other formats might run code and are not read"
+        raise ValueError(f"it has no {path.name}{if_missing}")
     with safe_open(path, "pt") as file:
         saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
     wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    differ = [name for name in [*wanted, *saved] if wanted.get(name) != saved.get(name)]
-    return f"it is one of another model, as {differ[0]} shows" if differ else None
+    if differ := [name for name in [*wanted, *saved] if wanted.get(name) != saved.get(name)]:
+        raise ValueError(f"it is one of another model, as {differ[0]} shows")
 
 
 @contextmanager
-def reporting_read_errors(checkpoint, training_started=lambda: False):
+def reporting_read_errors(checkpoint, training_started):
     """Report a checkpoint that cannot be read in one line. Later errors, once training has started, are left alone."""
     try:
         yield

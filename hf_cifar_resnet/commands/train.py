@@ -28,11 +28,11 @@ def main(argv=None, prog=None):
     """
     arguments = parse_arguments(argv, prog)
     command = processes.command_line(argv, prog)
-    with preemption.watch_signals(command) as watch:
-        return _train(*arguments, command, watch)
+    with preemption.watch_signals(command) as preempted:
+        return _train(*arguments, command, preempted)
 
 
-def _train(model_args, data_args, args, command, watch):
+def _train(model_args, data_args, args, command, preempted):
     from transformers import set_seed
 
     from ..checkpoints.resume import changed_arguments, describe_other_dataset, resume_error
@@ -60,9 +60,9 @@ def _train(model_args, data_args, args, command, watch):
         if reason := describe_other_dataset(record, resume):
             raise resume_error(resume, reason)
         record["changed_arguments"] = changed_arguments(record, resume)
-    preempted = preemption.PreemptionCallback(watch)
     callbacks = [RunRecordCallback(record), preempted, *([publisher] if publisher else [])]
-    with run_folder(args), preemption.mark_preemption(args.output_dir):
+    with run_folder(args):
+        preempted.mark_in(args.output_dir)
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
             print(start_block(record, args, publisher, resume), flush=True)

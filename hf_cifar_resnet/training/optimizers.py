@@ -9,9 +9,6 @@ not hold.
 import copy
 import inspect
 
-import torch
-from torch.optim.swa_utils import update_bn
-
 MUON = "muon"
 # What `--optim_args` may have of timm's Muon, and how it is read.
 MUON_ARGUMENTS = {"momentum": float, "nesterov": lambda text: {"true": True, "false": False}[text.lower()],
@@ -56,19 +53,6 @@ class Muon:
             raise ValueError(f"optim_args {args.optim_args}: {error} is no value that Muon takes") from error
         betas = (args.adam_beta1, args.adam_beta2)
         return cls, {"weight_decay": args.weight_decay, "betas": betas, "eps": args.adam_epsilon, **options}
-
-
-def average_weights(optimizer, model, batches):
-    """
-    Put the averaged weights into the model, and the BatchNorm statistics that belong to them, unless they are there.
-
-    The next training step takes the averages out again. `batches` are `pixel_values` (batch, 3, height, width) of
-    training images.
-    """
-    if optimizer.param_groups[0]["train_mode"]:
-        optimizer.eval()
-        with torch.random.fork_rng():  # dropout draws from it
-            update_bn(batches, model)
 
 
 # Arguments

@@ -29,19 +29,24 @@ ECHO = 5.0
 
 
 class Preempted(SystemExit):
-    """Ends the program with [`EXIT_CODE`]. `folder` is the run's, if it is known."""
-
-    def __init__(self, folder=None):
-        super().__init__(EXIT_CODE)
-        self.folder = folder
+    """Ends the program with [`EXIT_CODE`]."""
 
 
-class SignalWatch:
-    """Keeps the first signal that this process receives. Outside of training, it ends the program at once."""
+class PreemptionCallback(TrainerCallback):
+    """
+    Keeps the first signal that this process receives. Outside of training, it ends the program at once. During training
+    all processes save a checkpoint and end at the same step after any of them received one.
+    """
 
     def __init__(self):
-        self.signum = None
-        self.training = self.ending = False
+        self.signum = self.folder = None
+        self.training = self.ending = self.stopped = False
+
+    def mark_in(self, folder):
+        """Remove the marker file of an earlier preemption from the run's folder, which gets one at a preemption."""
+        self.folder = folder
+        if is_rank_0():
+            Path(folder, MARKER).unlink(missing_ok=True)
 
     def receive(self, signum, frame):
         now = time.monotonic()
@@ -50,27 +55,16 @@ class SignalWatch:
         if self.signum is None:
             self.signum, self._since = signum, now
             if not self.training:
-                raise Preempted
+                raise Preempted(EXIT_CODE)
         elif not is_launched() or now - self._since > ECHO:
             os._exit(128 + signum)
-
-
-class PreemptionCallback(TrainerCallback):
-    """
-    Saves a checkpoint and ends the training of all processes at the same step after any of them received a signal, as
-    their [`SignalWatch`] knows.
-    """
-
-    def __init__(self, watch):
-        self.watch = watch
-        self.stopped = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._processes, self._group = args.world_size, None
         if args.world_size > 1 and torch.distributed.get_backend() != "gloo":
             # An all-reduce on the device would make the host wait for it at every step.
             self._group = torch.distributed.new_group(backend="gloo")
-        self.watch.training = True
+        self.training = True
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= self._any_signal()
@@ -86,10 +80,10 @@ class PreemptionCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.stopped |= self._any_signal()
-        self.watch.training = False
+        self.training = False
 
     def _any_signal(self):
-        received = torch.tensor(int(self.watch.signum is not None))
+        received = torch.tensor(int(self.signum is not None))
         if self._processes > 1:
             torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(received)
@@ -100,43 +94,31 @@ class PreemptionCallback(TrainerCallback):
             # When one process exits, the launcher ends the others, which may still have to print their message.
             torch.distributed.barrier(group=self._group)
             leave_processes_at_exit()
-        if self.stopped or self.watch.signum is not None:
-            raise Preempted
+        if self.stopped or self.signum is not None:
+            raise Preempted(EXIT_CODE)
 
 
 @contextmanager
 def watch_signals(command):
     """
-    Yield a [`SignalWatch`] that handles signals within the context. If one ends the run, print how to resume: with the
-    `command` (a list of `str`), changed to do so.
+    Yield a [`PreemptionCallback`] that handles signals within the context. If one ends the run, write a marker file
+    into its folder, and print how to resume: with the `command` (a list of `str`), changed to do so.
     """
-    watch = SignalWatch()
+    watch = PreemptionCallback()
     in_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
     before = {number: signal.signal(number, watch.receive) for number in SIGNALS if in_main}
     try:
         yield watch
-    except Preempted as preempted:
+    except Preempted:
         watch.ending = True
         if is_rank_0():
-            print(printable(_resume_hint(watch.signum or signal.SIGTERM, preempted.folder, command)), flush=True)
+            if watch.folder is not None:
+                Path(watch.folder, MARKER).touch()
+            print(printable(_resume_hint(watch.signum or signal.SIGTERM, watch.folder, command)), flush=True)
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def mark_preemption(folder):
-    """Write a marker file into the run's folder if the run is preempted within the context; remove an older one."""
-    marker = Path(folder, MARKER)
-    if is_rank_0():
-        marker.unlink(missing_ok=True)
-    try:
-        yield
-    except Preempted:
-        if is_rank_0():
-            marker.touch()
-        raise Preempted(folder) from None
 
 
 def _resume_hint(signum, folder, command):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast
 from safetensors.torch import load_file
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_callback import TrainerState
@@ -28,7 +29,7 @@ from . import schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .figures import FiguresCallback, TrainingFigures
-from .optimizers import CALIBRATION_IMAGES, MUON, SCHEDULE_FREE, Muon, average_weights
+from .optimizers import CALIBRATION_IMAGES, MUON, SCHEDULE_FREE, Muon
 
 
 class CifarTrainer(Trainer):
@@ -215,26 +216,24 @@ class CifarTrainer(Trainer):
             resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint, or True for the last complete one. If
                 the run had ended there, only its state and its model are loaded.
         """
-        args, checkpoint, counted = self.args, None, {}
-        if resume_from_checkpoint:
-            checkpoint = resume.find_resumable(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
-            resume.check_fits(checkpoint, self.model, args)
-            counted = resume.saved_figures(checkpoint, args)
-        self.figures = TrainingFigures(**counted)
-        if checkpoint is not None and resume.has_ended(checkpoint, self._planned_steps()):
-            return self._load_ended(checkpoint)
-        self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
-        self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
-        resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
-        # These come after all callbacks that may request logs, evaluations and saves.
-        last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
+        args, checkpoint, self.figures = self.args, None, TrainingFigures()
         with ExitStack() as stack:
+            if resume_from_checkpoint:
+                checkpoint = resume.find_resumable(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
+                stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.figures.started))
+                resume.check_fits(checkpoint, self.model, args)
+                self.figures = TrainingFigures(**resume.saved_figures(checkpoint, args))
+                if resume.has_ended(checkpoint, self._planned_steps()):
+                    return self._load_ended(checkpoint)
+            self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
+            self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
+            resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
+            # These come after all callbacks that may request logs, evaluations and saves.
+            last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
             for callback in filter(None, (resumed, self._ema, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
-            if checkpoint is not None:
-                stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.figures.started))
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
     def _planned_steps(self):
@@ -304,7 +303,8 @@ class CifarTrainer(Trainer):
     def evaluation_loop(self, *args, **kwargs):
         with self.figures.paused(), self._ema.in_model() if self._ema else nullcontext():
             self._average_weights()
-            self._share_buffers()
+            # All processes evaluate with the BatchNorm statistics of rank 0, which are saved.
+            broadcast(list(self.model.buffers()))
             return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -315,19 +315,18 @@ class CifarTrainer(Trainer):
         return None, logits.float(), inputs.get("labels")
 
     def _average_weights(self):
-        """Put the averages of a schedule-free optimizer into the model."""
-        if self.args.optim in SCHEDULE_FREE and self.optimizer is not None:
-            with self.accelerator.autocast():
-                average_weights(self.optimizer, self.model, self._calibration_images())
-
-    def _calibration_images(self):
-        positions = self._train_sampler().order(0)[:CALIBRATION_IMAGES].tolist()
-        for batch in self._kept_loader(self.train_dataset, self.args.per_device_train_batch_size, positions):
-            yield self._normalized(batch)["pixel_values"]
-
-    def _share_buffers(self):
-        """Broadcast the BatchNorm statistics of rank 0, which are saved, so that all processes evaluate with them."""
-        broadcast(list(self.model.buffers()))
+        """
+        Put the averages of a schedule-free optimizer into the model, and the BatchNorm statistics that belong to them,
+        unless they are there. The next training step takes the averages out again.
+        """
+        if self.args.optim not in SCHEDULE_FREE or self.optimizer is None:
+            return
+        if self.optimizer.param_groups[0]["train_mode"]:
+            positions = self._train_sampler().order(0)[:CALIBRATION_IMAGES].tolist()
+            loader = self._kept_loader(self.train_dataset, self.args.per_device_train_batch_size, positions)
+            with self.accelerator.autocast(), torch.random.fork_rng():  # dropout draws from it
+                self.optimizer.eval()
+                update_bn((self._normalized(batch)["pixel_values"] for batch in loader), self.model)
 
     # Saving
 

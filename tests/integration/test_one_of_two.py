@@ -26,7 +26,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.preemption import Preempted, PreemptionCallback, mark_preemption, watch_signals
+from hf_cifar_resnet.training.preemption import Preempted, watch_signals
 
 class Poisoned(ImageDataset):
     def __getitems__(self, positions):
@@ -57,8 +57,8 @@ try:
 except UserError as raised:
     found["error"] = str(raised)
 try:
-    with watch_signals(["train.py"]) as watch, mark_preemption(sys.argv[1]):
-        preempted = PreemptionCallback(watch)
+    with watch_signals(["train.py"]) as preempted:
+        preempted.mark_in(sys.argv[1])
         trainer = make(ImageDataset, [Sender(), preempted])
         trainer.train()
         preempted.check()

@@ -14,8 +14,6 @@ from hf_cifar_resnet.training.preemption import (
     MARKER,
     SIGNALS,
     Preempted,
-    PreemptionCallback,
-    mark_preemption,
     watch_signals,
 )
 from hf_cifar_resnet.training.processes import command_line
@@ -53,12 +51,11 @@ def train(make_trainer):
         code = 0
         handlers = [signal.getsignal(number) for number in SIGNALS]
         try:
-            with watch_signals(list(command)) as watch:
-                preempted = PreemptionCallback(watch)
+            with watch_signals(list(command)) as preempted:
                 trainer = make_trainer(callbacks=[*callbacks, preempted], **(RUN | options))
-                with mark_preemption(trainer.args.output_dir):
-                    trainer.train(resume_from_checkpoint=resume)
-                    preempted.check()
+                preempted.mark_in(trainer.args.output_dir)
+                trainer.train(resume_from_checkpoint=resume)
+                preempted.check()
         except Preempted as stopped:
             code = stopped.code
         assert [signal.getsignal(number) for number in SIGNALS] == handlers
@@ -157,7 +154,8 @@ def test_evaluation_without_a_save_is_followed_by_one_more_step(train):
 
 
 def test_signal_before_training_ends_at_once(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]), mark_preemption(tmp_path):
+    with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]) as preempted:
+        preempted.mark_in(tmp_path)
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE and (tmp_path / MARKER).exists()
@@ -167,12 +165,12 @@ def test_signal_before_training_ends_at_once(tmp_path, capsys):
 
 
 def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_trainer, capsys):
-    with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]) as watch:
-        trainer = make_trainer(callbacks=[PreemptionCallback(watch)], save_strategy="epoch")
-        with mark_preemption(trainer.args.output_dir):
-            trainer.train()
-            os.kill(os.getpid(), signal.SIGUSR1)
-            pytest.fail("it went on")
+    with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]) as preempted:
+        trainer = make_trainer(callbacks=[preempted], save_strategy="epoch")
+        preempted.mark_in(trainer.args.output_dir)
+        trainer.train()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE and checkpoints(trainer) == [5]
     assert "checkpoint-5. Resume with python train.py --output_dir" in capsys.readouterr().out
 
