@@ -133,7 +133,7 @@ def plot_values(tops, path, argument, title, chosen=None):
             axes.plot(at, top1, "o", markersize=11, fillstyle="none", color=style(number)["color"])
     axes.set(xlabel=argument, ylabel=title)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=120)
 
 

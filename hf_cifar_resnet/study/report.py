@@ -19,7 +19,7 @@ def write_report(folder, targets=None):
     """
     Write results.csv (a row for each run), results.md, curves.png, final.png and, if an argument was tuned, tuning.png
     into the folder of a study, or of single runs, which are then compared by their schedules. Return the text of
-    results.md.
+    results.md. As long as only tuning runs are finished, results.md is about them alone, without curves and final.png.
 
     `targets` are the accuracies, 0 to 1, to report the time to; they are chosen from the runs if None. Raises
     [`UserError`] if there is no finished run.
@@ -27,7 +27,7 @@ def write_report(folder, targets=None):
     folder = Path(folder)
     finished, unfinished = read_study(folder)
     runs = [run for run in finished if not run["tuning"]]
-    if not runs:
+    if not finished:
         raise UserError(f"there is no finished run in {folder}")
     targets = sorted(targets) if targets else choose_targets(runs)
     groups = group(runs)
@@ -40,18 +40,19 @@ def write_report(folder, targets=None):
     run_record.write_history(rows, folder / "results.csv")
     tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
     left_out = len([run for run in unfinished if not run["tuning"]])
-    budgets = _plot_budgets(groups, folder)
-    text = results_markdown(groups, targets, left_out, read_ensembles(folder), tuning, budgets)
+    budgets = bool(runs) and _plot_budgets(groups, folder)
+    text = results_markdown(finished, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
     (folder / "results.md").write_text(text, encoding="utf-8")
-    histories = {name: [run["history"] for run in members] for name, members in groups.items()}
-    plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
-    plot_study_final({name: test_top1(members) for name, members in groups.items()}, folder / "final.png")
+    if runs:
+        histories = {name: [run["history"] for run in members] for name, members in groups.items()}
+        plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
+        plot_study_final({name: test_top1(members) for name, members in groups.items()}, folder / "final.png")
     return text
 
 
 def choose_targets(runs):
     """Return the highest multiple of 10% that every run reached, and the highest that any run reached."""
-    best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs]
+    best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs] or [0.0]
     return sorted({math.floor(10 * value) / 10 for value in (min(best), max(best))} - {0.0})
 
 
@@ -79,19 +80,19 @@ def figures(run, targets):
     return row
 
 
-def results_markdown(groups, targets, unfinished, ensembles, tuning, has_budgets):
+def results_markdown(finished, groups, targets, unfinished, ensembles, tuning, has_budgets):
     """Return the text of results.md: what was run, the comparison, the table, how an argument was tuned, and plots."""
-    first = next(iter(groups.values()))[0]
+    first = finished[0]
     template = Path(__file__).with_name("results.md.jinja").read_text(encoding="utf-8")
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
         run=first["run"],
         metrics=first["metrics"],
         tuned=first["tuned"],
         ablations=ablation_baselines(groups),
-        optimizers=dict.fromkeys(members[0]["run"]["arguments"]["optim"] for members in groups.values()),
-        comparison=compare(groups),
-        power=describe_power(groups),
-        table=_table(groups, targets, first["metrics"]["selected_on"], ensembles),
+        optimizers=dict.fromkeys(run["run"]["arguments"]["optim"] for run in finished),
+        comparison=groups and compare(groups),
+        power=groups and describe_power(groups),
+        table=groups and _table(groups, targets, first["metrics"]["selected_on"], ensembles),
         ensembles=ensembles,
         unfinished=unfinished,
         tuning=tuning,
@@ -164,7 +165,7 @@ def _tuning(groups, tried, runs, folder):
     if not runs:
         return None
     [argument] = runs[0]["tuned"]
-    chosen = {name: choose(tried[name], name) for name in groups if name in tried}
+    chosen = {name: choose(tried[name], name) for name in groups or tried if name in tried}
     tops = {name: {value: [top1] for value, top1 in tried[name].items() if top1 is not None} for name in chosen}
     label = f"{argument}; the chosen value is circled"
     plot_values(tops, folder / "tuning.png", label, "top-1, mean over tuning seeds", chosen)

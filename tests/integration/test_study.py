@@ -243,6 +243,11 @@ def test_each_schedule_is_compared_with_the_rate_that_validation_chose(python, t
     cli(["train", *SIZES, *options, str(tmp_path / "alone")])
     folders = (tmp_path / "alone", tmp_path / "out" / f"constant-learning_rate={best}-seed1")
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
+    for name in names:
+        (tmp_path / "out" / name / "metrics.json").unlink()
+    cli(["study", "--report", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert f"| constant | {best} |" in text and "2 runs are not finished" in text and "of fresh seeds" not in text
 
 
 def test_a_range_is_searched_with_the_same_trials_again(python, tmp_path):
