@@ -147,7 +147,7 @@ class CifarTrainer(Trainer):
 
     def _make_loader(self, dataset, batch_size, **options):
         args = self.args
-        # Images to evaluate are ready sooner than a worker, which takes a second to start beside a GPU.
+        # Images to evaluate are ready sooner than workers, which take seconds to start beside a GPU.
         if dataset is self.train_dataset or not isinstance(dataset, ImageDataset):
             options |= {
                 "num_workers": args.dataloader_num_workers,

@@ -328,7 +328,7 @@ def test_model_of_synchronised_batchnorm_is_saved_with_the_ordinary_one(make_mod
 
 
 def test_images_to_evaluate_need_no_workers(make_trainer):
-    """They are ready sooner than a worker, which takes a second to start beside a GPU."""
+    """They are ready sooner than workers, which take seconds to start beside a GPU."""
     trainer = make_trainer(dataloader_num_workers=1)
     assert trainer.get_train_dataloader().num_workers == 1
     assert trainer.get_eval_dataloader().num_workers == 0
