@@ -110,22 +110,13 @@ def load_model(folder, **config):
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    _check_names(loaded)
+    # Transformers would draw these weights at random, or leave them out, and only warn.
+    mismatched = {name for name, *_ in loaded["mismatched_keys"]}
+    if wrong := sorted({*mismatched, *loaded["missing_keys"], *loaded["unexpected_keys"]}):
+        raise UserError(f"its weights are not those of its config.json: {len(wrong)} differ, such as {wrong[0]}")
     _check_numbers(model, folder)
     model.config.return_dict = True  # the file may say otherwise
     return model
-
-
-def _check_names(loaded):
-    """Raise [`UserError`] where transformers would draw weights at random, or leave some out, and only warn."""
-    not_its_own = "its weights are not those of its config.json"
-    if loaded["mismatched_keys"]:
-        name, found, needed = sorted(loaded["mismatched_keys"])[0]
-        raise UserError(f"{not_its_own}: {name} is {list(found)}, not {list(needed)}")
-    if missing := sorted(loaded["missing_keys"]):
-        raise UserError(f"it lacks {len(missing)} of the model's weights, such as {missing[0]}")
-    if surplus := sorted(loaded["unexpected_keys"]):
-        raise UserError(f"{not_its_own}: {len(surplus)} belong to no part of that model, such as {surplus[0]}")
 
 
 def _check_numbers(model, folder):

@@ -60,15 +60,10 @@ class Muon:
 
 def parse_optim_args(optim_args):
     """Return `optim_args` as a dict of texts. Raises `ValueError` for another form than `name=value,name=value`."""
-    given = {}
-    for part in optim_args.replace(" ", "").split(",") if optim_args else []:
-        name, _, value = part.partition("=")
-        if not name or not value or "=" in value:
-            raise ValueError(f"optim_args must be of the form name=value,name=value, got {optim_args}")
-        if name in given:
-            raise ValueError(f"optim_args has {name} twice: {optim_args}")
-        given[name] = value
-    return given
+    pairs = [part.split("=") for part in optim_args.replace(" ", "").split(",")] if optim_args else []
+    if not all(len(pair) == 2 and all(pair) for pair in pairs) or len(dict(pairs)) < len(pairs):
+        raise ValueError(f"optim_args must be of the form name=value,name=value, each name once, got {optim_args}")
+    return dict(pairs)
 
 
 def check_optimizer(trainer):

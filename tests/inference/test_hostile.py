@@ -212,7 +212,7 @@ WEIGHTS = {
     "integers": (CONVOLUTION, lambda weight: weight.to(torch.int8), "not floating-point numbers: .* is I8"),
     "negative variance": (VARIANCE, lambda variance: -1 - variance, f"{VARIANCE} has a negative variance"),
     "too large together": ("classifier.weight", lambda weight: weight * 0 + 3e38, "answers are not finite"),
-    "of one more block": ("resnet.backbone.layer2.1.conv1.weight", lambda _: torch.ones(9), "1 belong to no part"),
+    "of one more block": ("resnet.backbone.layer2.1.conv1.weight", lambda _: torch.ones(9), "1 differ, such as resnet"),
 }
 
 
