@@ -93,7 +93,7 @@ class CifarTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = option("top1", "loss, top1, top5 or superclass of the evaluation split")
     bf16: bool | None = option(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
     fp16: bool | None = option(None, "float16 autocast")
-    dataloader_num_workers: int | None = option(None, "for training images; 0 on a CPU, else up to 8 a device, if not given")
+    dataloader_num_workers: int | None = option(None, "of training images; 0 on a CPU, up to 8 a GPU if not given")
     dataloader_persistent_workers: bool | None = option(None, "on by default if there are workers")
     remove_unused_columns: bool = option(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.
