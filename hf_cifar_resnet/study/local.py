@@ -68,18 +68,17 @@ class LocalEngine:
         gpus = torch.cuda.device_count()
         if self.jobs == 1 and gpus > 1:
             return launch(arguments, gpus)
-        environment = {RUNS_AT_ONCE: str(self.jobs)}
+        environment = {RUNS_AT_ONCE: str(self.jobs), "OMP_NUM_THREADS": str(count_threads(self.jobs))}
         if self.jobs > 1 and gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
             environment["CUDA_VISIBLE_DEVICES"] = visible[place % gpus]
         if sys.platform == "linux":  # macOS's own libraries do not survive a fork, and Windows cannot
-            return ForkedRun(arguments, count_threads(self.jobs), environment)
-        return launch(arguments, 1, count_threads(self.jobs), environment=environment)
+            return ForkedRun(arguments, environment)
+        return launch(arguments, 1, environment=environment)
 
 
-def launch(arguments, devices, threads=None, prefix=(), environment=None):
+def launch(arguments, devices, prefix=(), environment=None):
     """Start a training run on one or several devices, in a process group of its own that ends as a whole."""
-    threads = threads or count_threads(devices)
     command = [sys.executable, "-m"]
     if devices > 1:
         options = f"--num_processes {devices} --num_machines 1 --mixed_precision no --dynamo_backend no --multi_gpu"
@@ -87,7 +86,7 @@ def launch(arguments, devices, threads=None, prefix=(), environment=None):
     return subprocess.Popen(
         [*prefix, *command, "hf_cifar_resnet", "train", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)} | (environment or {}),
+        env=os.environ | {"OMP_NUM_THREADS": str(count_threads(devices))} | (environment or {}),
     )  # fmt: skip
 
 
@@ -104,15 +103,14 @@ class ForkedRun:
 
     Args:
         arguments (list of `str`): those of `train`.
-        threads (`int`): of the run on a CPU.
-        environment (`dict`): variables to set.
+        environment (`dict`): variables to set, such as the threads of the run on a CPU (OMP_NUM_THREADS).
     """
 
-    def __init__(self, arguments, threads, environment):
+    def __init__(self, arguments, environment):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         reader, writer = context.Pipe(duplex=False)
-        self._process = context.Process(target=_train, args=(arguments, threads, environment, writer))
+        self._process = context.Process(target=_train, args=(arguments, environment, writer))
         self._process.start()
         writer.close()
         self.pid = self._process.pid
@@ -123,7 +121,7 @@ class ForkedRun:
         self._process.join()
 
 
-def _train(arguments, threads, environment, output):
+def _train(arguments, environment, output):
     os.setsid()  # so that signals reach the workers of the run too
     os.environ |= environment
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -132,5 +130,5 @@ def _train(arguments, threads, environment, output):
     output.close()
     # New objects, since those of the resident process may stand somewhere in a file.
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, encoding="utf-8") for stream in (1, 2))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     importlib.import_module("hf_cifar_resnet.commands.train").main(arguments, prog="hf-cifar-resnet train")
