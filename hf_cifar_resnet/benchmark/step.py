@@ -2,9 +2,7 @@
 
 import copy
 import itertools
-import multiprocessing
 import time
-from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -12,7 +10,6 @@ from transformers import TrainerCallback
 
 from ..data.dataset import EpochSampler, collate
 from ..device import memory_format_for
-from ..errors import UserError
 from ..training.trainer import CifarTrainer
 from .timing import time_steps, wait_for
 
@@ -22,12 +19,9 @@ OURS, BARE, SYNTHETIC = "our Trainer", "bare loop", "synthetic data"
 
 def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     """
-    Train with each loop in turn: a window of the Trainer's steps, one of a bare loop with the same data, optimizer and
-    settings (also in `precisions`), one of the bare loop on a single batch that lies on the device. A window has
-    `steps` timed steps; as many untimed ones come before as batches may be prefetched.
-
-    The bare loops have a process of their own, as a script would. What the Trainer changes in its process, such as what
-    happens to freed memory, does not reach them.
+    Train with each loop in turn, in one process: a window of the Trainer's steps, one of a bare loop with the same
+    data, optimizer and settings (also in `precisions`), one of the bare loop on a single batch that lies on the device.
+    A window has `steps` timed steps; as many untimed ones come before as batches may be prefetched.
 
     Return the images/s of each window by name, the share of the Trainer's timed steps spent waiting for data, and with
     `profile` a table of the operations in one more window of its steps, else None.
@@ -36,66 +30,32 @@ def measure(model, args, dataset, windows, steps, profile=False, precisions=()):
     args.max_steps = 1 + (windows + bool(profile)) * (settle + steps)
     args.eval_strategy = args.save_strategy = args.logging_strategy = "no"
     args.load_best_model_at_end, args.early_stopping_patience, args.dataloader_drop_last = False, None, True
-    precision_of = {BARE: args.precision} | {f"{BARE}, {precision}": precision for precision in precisions}
-    # The model is sent before the Trainer compiles or wraps it.
-    with other_process(serve_bare_loops, model, args, dataset, precision_of) as others:
-        images = repeated(dataset)
-        trainer = CifarTrainer(model=model, args=args, train_dataset=images, eval_dataset=images)
-        turns = TurnsCallback(trainer, others, [SYNTHETIC, *precision_of], settle, steps, windows)
-        trainer.add_callback(turns)
-        trainer.train()
+    indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
+    dataset = copy.copy(dataset)
+    dataset.images, dataset.labels = dataset.images[indices], dataset.labels[indices]
+    # The bare loops copy the model before the Trainer compiles or wraps it.
+    others = {
+        BARE: BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args)),
+        SYNTHETIC: BareLoop(copy.deepcopy(model), args, synthetic_batches(dataset, args)),
+    }
+    for precision in precisions:
+        loop = BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args), precision)
+        others[f"{BARE}, {precision}"] = loop
+    trainer = CifarTrainer(model=model, args=args, train_dataset=dataset, eval_dataset=dataset)
+    turns = TurnsCallback(trainer, others, settle, steps, windows)
+    trainer.add_callback(turns)
+    trainer.train()
     images = steps * args.per_device_train_batch_size
     rates = {name: [images / seconds for seconds in times] for name, times in turns.seconds.items()}
     return rates, turns.waited / sum(turns.seconds[OURS]), turns.profile
 
 
-def repeated(dataset):
-    """Return the dataset with its images repeated until they fill an epoch."""
-    indices = np.arange(max(EPOCH, len(dataset))) % len(dataset)
-    dataset = copy.copy(dataset)
-    dataset.images, dataset.labels = dataset.images[indices], dataset.labels[indices]
-    return dataset
-
-
-@contextmanager
-def other_process(serve, *arguments):
-    """Yield a connection to a process that runs `serve(connection, *arguments)` until the context ends."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, *arguments))
-    process.start()
-    theirs.close()
-    try:
-        yield ours
-    except EOFError as error:
-        raise UserError("the process of the bare loops ended early, see its error above") from error
-    finally:
-        ours.close()
-        process.join()
-
-
-def serve_bare_loops(requests, model, args, dataset, precision_of):
-    """Answer requests for (name of a loop, untimed steps, timed steps) with the seconds of the timed ones."""
-    torch.backends.cudnn.benchmark = True  # as many scripts have it
-    torch.backends.cuda.matmul.allow_tf32 = bool(args.tf32)
-    dataset = repeated(dataset)
-    loops = {SYNTHETIC: BareLoop(copy.deepcopy(model), args, synthetic_batches(dataset, args))}
-    for name, precision in precision_of.items():
-        loops[name] = BareLoop(copy.deepcopy(model), args, endless_batches(dataset, args), precision)
-    with suppress(EOFError):  # the other end is closed
-        while True:
-            name, settle, steps = requests.recv()
-            loops[name].train(settle)
-            requests.send(time_steps(loops[name].train, steps, args.device))
-
-
 class TurnsCallback(TrainerCallback):
     """Time windows of the Trainer's steps, run the other loops between them, and profile a window at the end."""
 
-    def __init__(self, trainer, others, names, settle, steps, windows):
-        self.trainer, self.others, self.names = trainer, others, names
-        self.settle, self.steps, self.windows = settle, steps, windows
-        self.seconds = {name: [] for name in (OURS, *names)}
+    def __init__(self, trainer, others, settle, steps, windows):
+        self.trainer, self.others, self.settle, self.steps, self.windows = trainer, others, settle, steps, windows
+        self.seconds = {name: [] for name in (OURS, *others)}
         self.waited, self.profile = 0.0, None
         self._done = -1  # the first step of all compiles, and belongs to no window
 
@@ -116,9 +76,9 @@ class TurnsCallback(TrainerCallback):
             wait_for(args.device)
             self.seconds[OURS].append(time.perf_counter() - self._started)
             self.waited += self.trainer.figures.waited - self._waited_before
-            for name in self.names:
-                self.others.send((name, self.settle, self.steps))
-                self.seconds[name].append(self.others.recv())
+            for name, loop in self.others.items():
+                loop.train(self.settle)
+                self.seconds[name].append(time_steps(loop.train, self.steps, args.device))
             self._done = 0
 
 

@@ -22,8 +22,8 @@ TEMPORARY = ".saving"
 
 
 def write_manifest(folder):
-    """Write `manifest.json`, with the size and SHA-256 of every file, and flush all files to the disk."""
-    files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
+    """Write `manifest.json`, with the SHA-256 of every file, and flush all files to the disk."""
+    files = {name: {"sha256": _sha256(path)} for name, path in _files(folder).items()}
     write_json({"files": files}, folder / MANIFEST)
     for path in (*_files(folder).values(), folder / MANIFEST, folder, folder.parent):
         _flush_to_disk(path)
@@ -36,21 +36,13 @@ def find_damage(folder):
     if not (folder / MANIFEST).is_file():
         return f"it has no {MANIFEST}, so it was not written to its end"
     try:
-        entries = read_json(folder / MANIFEST)["files"]
-        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
-        found = _files(folder)
+        listed, found = read_json(folder / MANIFEST)["files"], _files(folder)
         if differing := sorted(listed.keys() ^ found.keys()):
             return f"{differing[0]} {'is missing' if differing[0] in listed else 'does not belong to it'}"
-        for name, (size, digest) in listed.items():
-            if found[name].stat().st_size != size:
-                return f"{name} has {found[name].stat().st_size:,} bytes, not {size:,}"
-            if _sha256(found[name]) != digest:
-                return f"{name} has been changed"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror or error}"
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return f"{MANIFEST} is no list of its files"
-    return None
+        changed = [name for name, entry in listed.items() if _sha256(found[name]) != entry["sha256"]]
+        return f"{changed[0]} has been changed" if changed else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"its {MANIFEST} or a file of it cannot be read: {one_line(error)}"
 
 
 def _files(folder):
