@@ -32,8 +32,8 @@ def count_cores():
 def keep_freed_memory():
     """
     Let glibc keep the memory that this process frees, so that a training step gets that of the step before. Otherwise
-    most of it goes back to the system, and a step of ResNet-20 with 128 images has 20,000 page faults, a quarter of its
-    time on a CPU.
+    most of it may go back to the system: a step of ResNet-20 with 128 images then has 27,000 page faults or more, 8 to
+    24% of its time on a CPU.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
