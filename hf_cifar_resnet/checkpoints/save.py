@@ -1,5 +1,6 @@
 """Save checkpoints atomically: one is complete when its manifest, which is written last, lists all of its files."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -164,6 +165,8 @@ class CheckpointCallback(TrainerCallback):
             last = find_last_complete(folder)
             left = f"{last} is the last one" if last else "there is none before it"
             reason = getattr(error, "strerror", None) or one_line(error)
+            if not isinstance(error, OSError) and shutil.disk_usage(folder).free < 2**20:
+                reason = os.strerror(errno.ENOSPC)  # which PyTorch's exceptions do not say
             raise UserError(
                 f"the checkpoint of step {step} could not be written into {folder}: {reason}; {left}"
             ) from error
