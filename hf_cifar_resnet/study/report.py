@@ -29,7 +29,8 @@ def write_report(folder, targets=None):
     runs = [run for run in finished if not run["tuning"]]
     if not finished:
         raise UserError(f"there is no finished run in {folder}")
-    targets = sorted(targets) if targets else choose_targets(runs)
+    shown = runs or finished
+    targets = sorted(targets) if targets else choose_targets(shown)
     groups = group(runs)
     rows = [
         {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **run["tuned"]}
@@ -41,7 +42,7 @@ def write_report(folder, targets=None):
     tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
     left_out = len([run for run in unfinished if not run["tuning"]])
     budgets = bool(runs) and _plot_budgets(groups, folder)
-    text = results_markdown(finished, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
+    text = results_markdown(shown, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
     (folder / "results.md").write_text(text, encoding="utf-8")
     if runs:
         histories = {name: [run["history"] for run in members] for name, members in groups.items()}
@@ -52,7 +53,7 @@ def write_report(folder, targets=None):
 
 def choose_targets(runs):
     """Return the highest multiple of 10% that every run reached, and the highest that any run reached."""
-    best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs] or [0.0]
+    best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs]
     return sorted({math.floor(10 * value) / 10 for value in (min(best), max(best))} - {0.0})
 
 
@@ -80,16 +81,16 @@ def figures(run, targets):
     return row
 
 
-def results_markdown(finished, groups, targets, unfinished, ensembles, tuning, has_budgets):
+def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_budgets):
     """Return the text of results.md: what was run, the comparison, the table, how an argument was tuned, and plots."""
-    first = finished[0]
+    first = shown[0]
     template = Path(__file__).with_name("results.md.jinja").read_text(encoding="utf-8")
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
         run=first["run"],
         metrics=first["metrics"],
         tuned=first["tuned"],
         ablations=ablation_baselines(groups),
-        optimizers=dict.fromkeys(run["run"]["arguments"]["optim"] for run in finished),
+        optimizers=dict.fromkeys(run["run"]["arguments"]["optim"] for run in shown),
         comparison=groups and compare(groups),
         power=groups and describe_power(groups),
         table=groups and _table(groups, targets, first["metrics"]["selected_on"], ensembles),

@@ -319,9 +319,8 @@ class CifarTrainer(Trainer):
         Put the averages of a schedule-free optimizer into the model, and the BatchNorm statistics that belong to them,
         unless they are there. The next training step takes the averages out again.
         """
-        if self.args.optim not in SCHEDULE_FREE or self.optimizer is None:
-            return
-        if self.optimizer.param_groups[0]["train_mode"]:
+        is_averaged = self.args.optim in SCHEDULE_FREE and self.optimizer is not None
+        if is_averaged and self.optimizer.param_groups[0]["train_mode"]:
             positions = self._train_sampler().order(0)[:CALIBRATION_IMAGES].tolist()
             loader = self._kept_loader(self.train_dataset, self.args.per_device_train_batch_size, positions)
             with self.accelerator.autocast(), torch.random.fork_rng():  # dropout draws from it
