@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 
 import torch
 
@@ -40,6 +41,12 @@ def keep_freed_memory():
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_MMAP_THRESHOLD, 2**30)
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def skip_missing_lomo():
+    """Spare Accelerate's two searches for the package of the LOMO optimizers at every optimizer step, if it is missing."""
+    if find_spec("lomo_optim") is None:
+        sys.modules["lomo_optim"] = None  # which Python takes for a module that cannot be imported
 
 
 def memory_format_for(model, device):

@@ -96,6 +96,11 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
         config.resolve_shape()
         super().__init__(config)
 
+    def train(self, mode=True):
+        # transformers' Trainer calls this at every step. To set the mode of all modules takes longer than to look at it.
+        changes = any(module.training != mode for module in self.modules())
+        return super().train(mode) if changes else self
+
     @torch.no_grad()
     def _init_weights(self, module):
         """Initialise as torchvision's ResNet does (He et al. 2015, https://arxiv.org/abs/1502.01852, fan-out mode)."""

@@ -20,7 +20,7 @@ from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, label_share
-from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for
+from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for, skip_missing_lomo
 from ..errors import UserError
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
@@ -96,6 +96,7 @@ class CifarTrainer(Trainer):
         self._lay_out(self.model)
         # Batches have the same shape, so searching for cuDNN's fastest algorithm pays, unless deterministic.
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+        skip_missing_lomo()
         if args.device.type == "cpu":
             keep_freed_memory()
         # The progress bar stays, and what transformers prints beside it goes.

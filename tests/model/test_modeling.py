@@ -328,3 +328,12 @@ def test_dropout_only_in_training():
     assert not torch.equal(model(images()).logits, model(images()).logits)
     plain.load_state_dict(model.state_dict())
     assert torch.equal(model.eval()(images()).logits, plain.eval()(images()).logits)
+
+
+def test_train_and_eval_set_all_modules():
+    model = tiny_model()
+    for mode in (True, False, True):
+        next(model.resnet.modules()).training = not mode
+        assert model.train(mode) is model
+        assert {module.training for module in model.modules()} == {mode}
+        model.get_submodule("resnet.backbone").eval()  # as for frozen statistics

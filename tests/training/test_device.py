@@ -1,6 +1,7 @@
 """What a Trainer does on one CPU and on another."""
 
 import platform
+import sys
 
 import numpy as np
 import pytest
@@ -114,3 +115,19 @@ def test_steps_reuse_memory(make_trainer):
     counting = at("on_step_end", lambda args, state: faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt))
     make_trainer(train=dataset, global_batch_size=128, max_steps=8, callbacks=[counting]).train()
     assert np.median(np.diff(faults)) < 1000
+
+
+def test_steps_search_for_no_packages(make_trainer, monkeypatch):
+    """Accelerate would look for a missing optimizer package at every step."""
+    names = []
+
+    class Searches:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            names.append(name)
+
+    monkeypatch.delitem(sys.modules, "lomo_optim", raising=False)
+    trainer = make_trainer(max_steps=6)
+    monkeypatch.setattr(sys, "meta_path", [Searches, *sys.meta_path])
+    trainer.train()
+    assert [name for name in set(names) if names.count(name) >= 6] == []
