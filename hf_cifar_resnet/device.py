@@ -44,7 +44,7 @@ def keep_freed_memory():
 
 
 def skip_missing_lomo():
-    """Spare Accelerate's two searches for the package of the LOMO optimizers at every optimizer step, if it is missing."""
+    """Spare Accelerate two searches for the package of LOMO's optimizers at every optimizer step, if it is missing."""
     if find_spec("lomo_optim") is None:
         sys.modules["lomo_optim"] = None  # which Python takes for a module that cannot be imported
 

@@ -97,7 +97,7 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
         super().__init__(config)
 
     def train(self, mode=True):
-        # transformers' Trainer calls this at every step. To set the mode of all modules takes longer than to look at it.
+        # transformers' Trainer calls this at every step, and setting the mode of all modules takes longer than a look.
         changes = any(module.training != mode for module in self.modules())
         return super().train(mode) if changes else self
 

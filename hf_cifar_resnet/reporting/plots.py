@@ -44,11 +44,16 @@ def plot_history(rows, path, split, label_smoothing=0.0):
             points = [(row["epoch"], row[column]) for row in rows if column in row]
             if points:
                 axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 3 else None)
-        axes.set(title=title, xlabel="epoch")
+        _label_epochs(axes, title)
         if axes is not rate and axes.lines:
             axes.legend()
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     figure.savefig(path, dpi=120)
+
+
+def _label_epochs(axes, title):
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 # Okabe and Ito's colours (2008) differ under every common colour blindness. The line style changes too, so that a line
@@ -84,12 +89,18 @@ def plot_study(histories, path, split):
             panel.plot(epochs, list(map(mean, values)), label=name, marker=marker, **style(number))
             low, high = list(map(min, values)), list(map(max, values))
             panel.fill_between(epochs, low, high, color=style(number)["color"], alpha=0.15, linewidth=0)
-        panel.set(title=title, xlabel="epoch")
+        _label_epochs(panel, title)
         if column in ("eval_top1", "train_accuracy"):
             panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    _add_legend(figure, axes[0], "outside lower center")
     figure.savefig(path, dpi=120)
+
+
+def _add_legend(figure, axes, place):
+    """Add a legend of the lines in `axes` outside of them, in as many columns as fit into the figure, at most three."""
+    handles, labels = axes.get_legend_handles_labels()
+    width = 0.6 + 0.085 * max(map(len, labels))  # inches: the line, and the characters of the longest label
+    figure.legend(handles, labels, loc=place, ncols=max(1, min(3, len(labels), int(figure.get_figwidth() / width))))
 
 
 def plot_study_final(finals, path):
@@ -133,7 +144,7 @@ def plot_values(tops, path, argument, title, chosen=None):
             axes.plot(at, top1, "o", markersize=11, fillstyle="none", color=style(number)["color"])
     axes.set(xlabel=argument, ylabel=title)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    figure.legend(loc="outside upper center", ncols=3)
+    _add_legend(figure, axes, "outside upper center")
     figure.savefig(path, dpi=120)
 
 

@@ -88,9 +88,8 @@ def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
         run=first["run"],
         metrics=first["metrics"],
-        tuned=first["tuned"],
+        setting=_describe_setting(shown),
         ablations=ablation_baselines(groups),
-        optimizers=dict.fromkeys(run["run"]["arguments"]["optim"] for run in shown),
         comparison=groups and compare(groups),
         power=groups and describe_power(groups),
         table=groups and _table(groups, targets, first["metrics"]["selected_on"], ensembles),
@@ -98,6 +97,28 @@ def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_
         unfinished=unfinished,
         tuning=tuning,
         has_budgets=has_budgets,
+    )
+
+
+def _describe_setting(runs):
+    """Return the network, data and arguments of runs in a line, each with all values that it has in them."""
+
+    def every(values, form=""):
+        return " and ".join(format(value, form) for value in sorted(set(values)))
+
+    models, datasets, arguments = ([run["run"][name] for run in runs] for name in ("model", "dataset", "arguments"))
+    learning_rates = (each.get("scaled_learning_rate", each["learning_rate"]) for each in arguments)
+    is_tuned = "learning_rate" in runs[0]["tuned"]
+    return "; ".join(
+        [
+            every(model["description"] for model in models),
+            every((data["train"] for data in datasets), ",") + " training images",
+            every((data["test"] for data in datasets), ",") + " test images",
+            every((run["metrics"]["epochs"] for run in runs), "g") + " epochs",
+            "optimizer " + every(each["optim"] for each in arguments),
+            "peak LR " + ("chosen for each schedule" if is_tuned else every(learning_rates, "g")),
+            "global batch " + every(each["global_batch_size"] for each in arguments),
+        ]
     )
 
 

@@ -276,6 +276,7 @@ def test_a_branch_is_the_run_that_was_planned_for_its_budget(python, tmp_path):
     scores = [read_json(folder / "metrics.json") for folder in (short, tmp_path / "alone")]
     assert scores[0]["test"] == scores[1]["test"] and scores[0]["best_epoch"] == scores[1]["best_epoch"]
     assert (tmp_path / "out" / "budgets.png").read_bytes().startswith(b"\x89PNG")
+    assert "; 5 and 10 epochs; " in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_other_arguments_are_not_mixed_into_a_study(refused, study):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hf_cifar_resnet.reporting.error_report import plot_reliability
-from hf_cifar_resnet.reporting.plots import plot_history, plot_lr_range
+from hf_cifar_resnet.reporting.plots import plot_history, plot_lr_range, plot_study, plot_values
 
 
 def rows(epochs, with_training=True, with_evaluation=True):
@@ -76,3 +76,14 @@ print(os.environ["MPLBACKEND"], matplotlib.get_backend())
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (tmp_path / "curves.png").stat().st_size > 10_000, done.stderr
     assert done.stdout.split() == [backend, "svg" if backend == "svg" else "agg"]
+
+
+@pytest.mark.parametrize("length", [10, 40, 65])
+def test_no_legend_is_cut_off(tmp_path, length):
+    names = [f"{number}{'e' * length}" for number in range(6)]
+    plot_study({name: [rows(5)] for name in names}, tmp_path / "curves.png", "validation")
+    plot_values({name: {"1": [0.5], "2": [0.6]} for name in names}, tmp_path / "tuning.png", "learning_rate", "top-1")
+    for path in ("curves.png", "tuning.png"):
+        with Image.open(tmp_path / path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert (pixels[:, [0, -1]] == 255).all(), path
