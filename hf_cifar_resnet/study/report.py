@@ -86,9 +86,10 @@ def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_
     first = shown[0]
     template = Path(__file__).with_name("results.md.jinja").read_text(encoding="utf-8")
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
+        runs=shown,
         run=first["run"],
         metrics=first["metrics"],
-        setting=_describe_setting(shown),
+        tuned=first["tuned"],
         ablations=ablation_baselines(groups),
         comparison=groups and compare(groups),
         power=groups and describe_power(groups),
@@ -97,28 +98,6 @@ def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_
         unfinished=unfinished,
         tuning=tuning,
         has_budgets=has_budgets,
-    )
-
-
-def _describe_setting(runs):
-    """Return the network, data and arguments of runs in a line, each with all values that it has in them."""
-
-    def every(values, form=""):
-        return " and ".join(format(value, form) for value in sorted(set(values)))
-
-    models, datasets, arguments = ([run["run"][name] for run in runs] for name in ("model", "dataset", "arguments"))
-    learning_rates = (each.get("scaled_learning_rate", each["learning_rate"]) for each in arguments)
-    is_tuned = "learning_rate" in runs[0]["tuned"]
-    return "; ".join(
-        [
-            every(model["description"] for model in models),
-            every((data["train"] for data in datasets), ",") + " training images",
-            every((data["test"] for data in datasets), ",") + " test images",
-            every((run["metrics"]["epochs"] for run in runs), "g") + " epochs",
-            "optimizer " + every(each["optim"] for each in arguments),
-            "peak LR " + ("chosen for each schedule" if is_tuned else every(learning_rates, "g")),
-            "global batch " + every(each["global_batch_size"] for each in arguments),
-        ]
     )
 
 
