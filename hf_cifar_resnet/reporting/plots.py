@@ -113,7 +113,7 @@ def plot_study_final(finals, path):
         axes.plot(values, [position] * len(values), "o", color=COLOURS[4], markersize=4, alpha=0.8)
     axes.set_yticks(range(len(ranked)), [f"{name} (n = {len(values)})" for name, values in ranked])
     axes.set_ylim(-0.6, len(ranked) - 0.4)
-    axes.set(xlabel="test top-1: mean ± standard deviation over seeds, and each seed")
+    figure.supxlabel("test top-1: mean ± standard deviation over seeds, and each seed", fontsize="medium")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     figure.savefig(path, dpi=120)
 
@@ -129,7 +129,7 @@ def plot_values(tops, path, argument, title, chosen=None):
         place = {value: float(value) for value in values}
         if min(place.values()) > 0:
             axes.set_xscale("log")
-            axes.set_xticks(list(place.values()), list(place), rotation=45)
+            axes.set_xticks(list(place.values()), list(place), rotation=45 if len(place) > 8 else 0)
             axes.minorticks_off()
     except ValueError:  # values that are no numbers stand side by side
         place = {value: position for position, value in enumerate(values)}
@@ -138,10 +138,11 @@ def plot_values(tops, path, argument, title, chosen=None):
         known = sorted(scores, key=place.get)
         spread = [stdev(scores[value]) if len(scores[value]) > 1 else 0.0 for value in known]
         points = [place[value] for value in known], [mean(scores[value]) for value in known]
-        axes.errorbar(*points, yerr=spread, label=name, marker="o", markersize=4, capsize=3, **style(number))
+        bars = spread if any(spread) else None
+        axes.errorbar(*points, yerr=bars, label=name, marker="o", markersize=4, capsize=3, **style(number))
         if chosen:
             at, top1 = place[chosen[name]], mean(scores[chosen[name]])
-            axes.plot(at, top1, "o", markersize=11, fillstyle="none", color=style(number)["color"])
+            axes.plot(at, top1, "o", markersize=10 + 2 * number, fillstyle="none", color=style(number)["color"])
     axes.set(xlabel=argument, ylabel=title)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     _add_legend(figure, axes, "outside upper center")

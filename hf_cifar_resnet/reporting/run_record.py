@@ -143,7 +143,8 @@ def hardware(args):
             cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
-    return f"{cpu}, {processes}{torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{cpu}, {processes}{threads} thread{'s' if threads > 1 else ''}"
 
 
 def make_record(model, data, model_args, data_args, args, command):

@@ -69,8 +69,8 @@ def describe_power(groups):
     needed = [f"{seeds or f'more than {MOST_SEEDS:,}'} seeds to show {points:g}" for points, seeds in needed.items()]
     return (
         f"Power: the deviation over seeds is {100 * deviation:.2f} points, pooled. With {least} seeds the smallest "
-        f"difference that shows with 80% power (at 5% over {comparisons} comparisons) is {smallest:.2g} points; it "
-        f"would take {' and '.join(needed)}."
+        f"difference that shows with 80% power (at 5% over {comparisons} comparisons) is {smallest:.2g} points, less "
+        f"where both deviate less; it would take {' and '.join(needed)}."
     )
 
 

@@ -1,5 +1,6 @@
 """Read the runs of a study with their metrics, and group them by what is compared."""
 
+import math
 from collections import defaultdict
 
 from ..errors import UserError
@@ -36,7 +37,20 @@ def read_study(folder):
             finished.append(run | records)
         else:
             unfinished.append(run)
-    return sorted(finished, key=lambda run: (variant_name(run), run["seed"])), unfinished
+    return sorted(finished, key=_rank), unfinished
+
+
+def _rank(run):
+    varied = [(as_number(value), value) for value in run["varied"].values()]
+    return run["schedule"], run["without"] or "", varied, run["seed"]
+
+
+def as_number(value):
+    """Return the number that a text names; infinity if it names none, so that it comes last."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.inf
 
 
 def _single_run(path):

@@ -168,8 +168,8 @@ def _tuning(groups, tried, runs, folder):
     [argument] = runs[0]["tuned"]
     chosen = {name: choose(tried[name], name) for name in groups or tried if name in tried}
     tops = {name: {value: [top1] for value, top1 in tried[name].items() if top1 is not None} for name in chosen}
-    label = f"{argument}; the chosen value is circled"
-    plot_values(tops, folder / "tuning.png", label, "top-1, mean over tuning seeds", chosen)
+    label, selected_on = f"{argument}; the chosen value is circled", runs[0]["metrics"]["selected_on"]
+    plot_values(tops, folder / "tuning.png", label, f"{selected_on} top-1, mean over tuning seeds", chosen)
     return {
         "argument": argument,
         "chosen": chosen,

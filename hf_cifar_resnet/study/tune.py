@@ -7,7 +7,7 @@ from statistics import mean
 from ..errors import UserError
 from .execute import execute
 from .plan import Run, check_runs, write_plan
-from .read import read_study, selection_top1, variant_name
+from .read import as_number, read_study, selection_top1, variant_name
 
 
 def check_tuning(variants, options):
@@ -70,7 +70,7 @@ def read_tried(study):
             value: mean(selection_top1(members)) if all("metrics" in run for run in members) else None
             for value, members in values.items()
         }
-        tried[name] = dict(sorted(scores.items(), key=lambda item: (_number(item[0]), item[0])))
+        tried[name] = dict(sorted(scores.items(), key=lambda item: (as_number(item[0]), item[0])))
     return tried
 
 
@@ -85,12 +85,4 @@ def choose(scores, variant):
 def at_edge(scores, value):
     """Return whether a chosen number is the lowest or the highest that was tried."""
     values = list(scores)
-    return len(values) > 1 and _number(value) < math.inf and value in (values[0], values[-1])
-
-
-def _number(value):
-    """Return the number that a text names; infinity if it names none, so that it comes last."""
-    try:
-        return float(value)
-    except ValueError:
-        return math.inf
+    return len(values) > 1 and as_number(value) < math.inf and value in (values[0], values[-1])

@@ -78,7 +78,7 @@ def test_power_of_the_seeds():
     assert smallest_effect(2, 0.05 / 100) > smallest_effect(2, 0.05) > smallest_effect(50, 0.05)
     text = describe_power(groups(runs(None, 0.70, 0.71, 0.72), runs(None, 0.6, 0.61, 0.62, schedule="step")))
     assert "deviation over seeds is 1.00 points" in text
-    assert "is 3.1 points; it would take 17 seeds to show 1 and 64" in text
+    assert "is 3.1 points, less where both deviate less; it would take 17 seeds to show 1 and 64" in text
     assert describe_power(groups(runs(None, 0.5), runs(None, 0.6, schedule="step"))) is None
     low, high = confidence_interval([0.50, 0.51, 0.52])
     assert (low, high) == pytest.approx((0.4852, 0.5348), abs=1e-4)  # t(0.975, 2) = 4.303
