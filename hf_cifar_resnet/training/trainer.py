@@ -267,9 +267,8 @@ class CifarTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = self._mixed(self._normalized(inputs))
         outputs = model(**inputs, label_smoothing=self.args.label_smoothing_factor)
-        with torch.no_grad():
-            correct = label_share(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
-            values = torch.stack([outputs.loss, correct])
+        correct = label_share(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
+        values = torch.stack([outputs.loss.detach(), correct])  # copies: compiled models reuse memory
         learning_rate = self.optimizer.param_groups[0]["lr"]
         self.figures.add(values, len(inputs["labels"]), self.state.global_step + 1, learning_rate)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
