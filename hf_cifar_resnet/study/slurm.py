@@ -116,8 +116,9 @@ class SlurmEngine:
     def stop(self):
         """Stop watching the jobs, which go on."""
         self._stopped.set()
-        if self._queue:
-            print("jobs go on: start the study again to watch them, --report shows what is finished, scancel ends them")
+        with self._lock:  # for a job that is being submitted
+            if self._queue:
+                print("jobs go on: start the study again to watch, --report shows what is finished, scancel ends them")
 
     def _submit_once(self, job, folder):
         with self._lock:
