@@ -4,7 +4,7 @@ import numpy as np
 
 from ..evaluation import analysis
 from . import run_record
-from .plots import COLOURS, new_figure
+from .plots import COLOURS, add_legend, new_figure
 
 # With more classes, the cells of a confusion matrix have no room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25
@@ -112,7 +112,7 @@ def plot_reliability(found, path):
         lower.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
         for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
             axis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    add_legend(figure, axes[0], "outside lower center")
     figure.savefig(path, dpi=120)
 
 

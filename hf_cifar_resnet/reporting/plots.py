@@ -92,11 +92,11 @@ def plot_study(histories, path, split):
         _label_epochs(panel, title)
         if column in ("eval_top1", "train_accuracy"):
             panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    _add_legend(figure, axes[0], "outside lower center")
+    add_legend(figure, axes[0], "outside lower center")
     figure.savefig(path, dpi=120)
 
 
-def _add_legend(figure, axes, place):
+def add_legend(figure, axes, place):
     """Add a legend of the lines in `axes` outside of them, in as many columns as fit into the figure, at most three."""
     handles, labels = axes.get_legend_handles_labels()
     width = 0.6 + 0.085 * max(map(len, labels))  # inches: the line, and the characters of the longest label
@@ -145,7 +145,7 @@ def plot_values(tops, path, argument, title, chosen=None):
             axes.plot(at, top1, "o", markersize=10 + 2 * number, fillstyle="none", color=style(number)["color"])
     axes.set(xlabel=argument, ylabel=title)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    _add_legend(figure, axes, "outside upper center")
+    add_legend(figure, axes, "outside upper center")
     figure.savefig(path, dpi=120)
 
 

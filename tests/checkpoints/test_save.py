@@ -73,7 +73,8 @@ def test_damaged_checkpoint_is_refused_and_replaced_by_resuming(run, make_traine
         (path / name).unlink()
     truncate(path / "model.safetensors")
     trainer = make_trainer("run", **SAVING)
-    with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: model.safetensors has been") as refused:
+    damage = "checkpoint-4 cannot be resumed: model.safetensors has been changed"
+    with pytest.raises(UserError, match=damage) as refused:
         trainer.train(resume_from_checkpoint=str(path))
     assert "\n" not in str(refused.value)
     trainer.train(resume_from_checkpoint=True)
