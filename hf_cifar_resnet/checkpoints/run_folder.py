@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from ..errors import UserError, as_user_error
 from ..hub import client
 from ..reporting.run_files import METRICS_JSON, STUDY_JSON, list_checkpoints
-from .portable import read_portable
+from .pickle_free import read_pickle_free
 from .resume import find_last_resumable, find_resumable
 
 try:
@@ -140,4 +140,4 @@ def _download(args):
     if list_checkpoints(args.output_dir):
         raise UserError(f"{flag}: {args.output_dir} has checkpoints of its own; choose another folder")
     with as_user_error(f"{flag} {args.resume_from_checkpoint}", client.HubError):
-        return read_portable(client.download(args.resume_from_checkpoint), args.output_dir)
+        return read_pickle_free(client.download(args.resume_from_checkpoint), args.output_dir)

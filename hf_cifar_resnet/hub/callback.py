@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..checkpoints.portable import write_portable
+from ..checkpoints.pickle_free import write_pickle_free
 from ..checkpoints.save import EMA_FILE
 from ..errors import UserError
 from ..reporting.run_files import WEIGHTS
@@ -67,7 +67,7 @@ class HubCallback(TrainerCallback):
         pushes = [(self._stage(best, state, staging / "model"), self.args.hub_revision)]
         if self.args.hub_strategy in ("checkpoint", "all_checkpoints"):
             folder = self._stage(checkpoint, state, staging / "state")
-            write_portable(checkpoint, folder, best if best != checkpoint else None)
+            write_pickle_free(checkpoint, folder, best if best != checkpoint else None)
             pushes.append((folder, LAST if self.args.hub_strategy == "checkpoint" else checkpoint.name))
         return pushes
 

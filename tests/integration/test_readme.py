@@ -16,7 +16,7 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 
 from hf_cifar_resnet import CifarTrainer
-from hf_cifar_resnet.checkpoints.portable import write_portable
+from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.training.parser import parse_arguments
 
@@ -101,7 +101,7 @@ RUN_ELSEWHERE = [*ON_HUB, *IN_CI, TWO_PROCESSES]
 def test_commands_on_the_hub(finished, tmp_path):
     """USER/my-model has the model and the state of a run of six steps."""
     (tmp_path / "state").mkdir()
-    write_portable(finished.folder / "checkpoint-6", tmp_path / "state")
+    write_pickle_free(finished.folder / "checkpoint-6", tmp_path / "state")
     commands = []
     for command in ON_HUB:
         words = shlex.split(command.replace("USER/", f"{USER}/").replace("runs/my-run", str(finished.folder)))

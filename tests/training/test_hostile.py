@@ -8,7 +8,7 @@ import pytest
 import torch
 from trainer_fixtures import at
 
-from hf_cifar_resnet.checkpoints.portable import write_portable
+from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.checkpoints.save import write_manifest
 from hf_cifar_resnet.errors import UserError
 
@@ -35,7 +35,7 @@ def test_pickle_in_a_checkpoint_is_not_pushed(checkpoint, tmp_path, trap, name):
     torch.save({"a": trap}, checkpoint / name)
     (tmp_path / "pushed").mkdir()
     with pytest.raises(UnpicklingError):
-        write_portable(checkpoint, tmp_path / "pushed")
+        write_pickle_free(checkpoint, tmp_path / "pushed")
 
 
 def test_newest_checkpoints_stay_when_the_clock_goes_backwards(make_trainer, tmp_path):

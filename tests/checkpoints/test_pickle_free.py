@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from hf_cifar_resnet.checkpoints.portable import read_portable, write_portable
+from hf_cifar_resnet.checkpoints.pickle_free import read_pickle_free, write_pickle_free
 from hf_cifar_resnet.checkpoints.resume import find_best, reason_not_to_resume
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
@@ -45,12 +45,12 @@ def run(make_trainer, make_model, make_dataset):
 def test_resumed_from_it_a_run_ends_with_the_same_bytes(tmp_path, run):
     whole = run("whole", save_total_limit=None)
     (tmp_path / "pushed").mkdir()
-    write_portable(tmp_path / "whole" / "checkpoint-4", tmp_path / "pushed", tmp_path / "whole" / "checkpoint-2")
+    write_pickle_free(tmp_path / "whole" / "checkpoint-4", tmp_path / "pushed", tmp_path / "whole" / "checkpoint-2")
     suffixes = {path.suffix for path in (tmp_path / "pushed").rglob("*") if path.is_file()}
     assert suffixes <= {".safetensors", ".json", ".py"}
     assert str(tmp_path).encode() not in b"".join(p.read_bytes() for p in (tmp_path / "pushed").glob("*.json*"))
     pushed = shutil.move(tmp_path / "pushed", tmp_path / "elsewhere")
-    checkpoint = read_portable(pushed, tmp_path / "resumed")
+    checkpoint = read_pickle_free(pushed, tmp_path / "resumed")
     assert checkpoint == tmp_path / "resumed" / "checkpoint-4"
     resumed = run("resumed", resume=str(checkpoint))
     for folder in ("checkpoint-8", "checkpoint-10"):
@@ -67,8 +67,8 @@ def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
     state |= {"best_global_step": 2, "best_model_checkpoint": str(best)}
     (tmp_path / "whole" / "checkpoint-6" / "trainer_state.json").write_text(json.dumps(state))
     (tmp_path / "pushed").mkdir()
-    write_portable(tmp_path / "whole" / "checkpoint-6", tmp_path / "pushed", best)
-    checkpoint = read_portable(tmp_path / "pushed", tmp_path / "there")
+    write_pickle_free(tmp_path / "whole" / "checkpoint-6", tmp_path / "pushed", best)
+    checkpoint = read_pickle_free(tmp_path / "pushed", tmp_path / "there")
     brought = tmp_path / "there" / "checkpoint-2"
     assert find_best(checkpoint) == brought and reason_not_to_resume(checkpoint, needs_best=True) is None
     assert (brought / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
@@ -77,5 +77,5 @@ def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
 def test_revision_without_a_state(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="holds a model, but not the state of its training"):
-        read_portable(tmp_path, tmp_path / "there")
+        read_pickle_free(tmp_path, tmp_path / "there")
     assert not (tmp_path / "there").exists()

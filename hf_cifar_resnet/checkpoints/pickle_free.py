@@ -17,7 +17,7 @@ _BEST = "best"
 _PICKLED = (".pt", ".pth")
 
 
-def write_portable(checkpoint, folder, best=None):
+def write_pickle_free(checkpoint, folder, best=None):
     """Write a checkpoint into a folder without a pickle, with the model of the checkpoint `best` if that is another."""
     for path in checkpoint.iterdir():
         if path.suffix in _PICKLED:
@@ -40,9 +40,9 @@ def write_portable(checkpoint, folder, best=None):
             shutil.copy(path, folder / _BEST)
 
 
-def read_portable(folder, output_dir):
+def read_pickle_free(folder, output_dir):
     """
-    Turn what [`write_portable`] wrote into `checkpoint-N` folders of `output_dir`, and return the one to resume from.
+    Turn what [`write_pickle_free`] wrote into `checkpoint-N` folders of `output_dir`, and return the one to resume.
     Raises [`UserError`] if the folder holds no such state.
     """
     folder, output_dir = Path(folder), Path(output_dir)
