@@ -199,8 +199,8 @@ def test_dataset(table, fraction):
     from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
     from datasets import Image as ImageFeature
 
-    from hf_cifar_resnet.data.dataset import decode
-    from hf_cifar_resnet.data.sources import split
+    from hf_cifar_resnet.data.dataset import decode_images
+    from hf_cifar_resnet.data.sources import split_dataset
 
     features = {
         "image": ImageFeature(), "any image": ImageFeature(), "class": ClassLabel(names=["a", "b", "c"]),
@@ -210,8 +210,10 @@ def test_dataset(table, fraction):
     features = Features({column: features[kind] for column, kind in kinds.items()})
     raw = DatasetDict({name: Dataset.from_dict(columns, features=features) for name, columns in splits.items()})
     try:
-        parts, names, superclass_of, _ = split(raw, DataArguments(validation_fraction=fraction, max_eval_samples=2))
-        images = {name: decode(part, 8) for name, part in parts.items()}
+        parts, names, superclass_of, _ = split_dataset(
+            raw, DataArguments(validation_fraction=fraction, max_eval_samples=2)
+        )
+        images = {name: decode_images(part, 8) for name, part in parts.items()}
     except UserError as error:
         one_line(error)
         return

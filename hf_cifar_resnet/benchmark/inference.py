@@ -9,15 +9,15 @@ import torch
 from ..inference.convert import Deployed, onnx_callable, quantize_static, require_module, write_onnx
 
 BATCH_SIZES = (1, 32, 256)  # by default
-DEFAULT_ENGINES = ("eager", "channels_last", "compiled")
+DEFAULT_RUNTIMES = ("eager", "channels_last", "compiled")
 # ONNX Runtime, from the extra `export`, and OpenVINO, which no extra installs: on the CPU, with torch's threads.
-ONNX_ENGINES = ("onnx", "onnx-int8", "openvino")
-ENGINES = (*DEFAULT_ENGINES, "folded", *ONNX_ENGINES)
+ONNX_RUNTIMES = ("onnx", "onnx-int8", "openvino")
+RUNTIMES = (*DEFAULT_RUNTIMES, "folded", *ONNX_RUNTIMES)
 
 
-def make_engine(name, model, pixels):
+def make_runtime(name, model, pixels):
     """Return a function that predicts logits (batch, num_labels) of `pixel_values` that are on the model's device."""
-    if name in ONNX_ENGINES:
+    if name in ONNX_RUNTIMES:
         batch = pixels.cpu().numpy()
         predict = _load_onnx(name, model, batch)
         return lambda: torch.from_numpy(predict(batch))
@@ -32,7 +32,7 @@ def make_engine(name, model, pixels):
 
 
 def _load_onnx(name, model, batch):
-    """Return the engine's function from `pixel_values` to logits; its 8-bit ranges are good for timing alone."""
+    """Return the runtime's function from `pixel_values` to logits; its 8-bit ranges are good for timing alone."""
     with tempfile.TemporaryDirectory() as folder:
         path, int8 = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         write_onnx(Deployed(model), batch.shape[-1], path)
@@ -46,13 +46,13 @@ def _load_onnx(name, model, batch):
         return onnx_callable(int8 if name == "onnx-int8" else path)
 
 
-def make_ways(model, image_size, args, engines, batch_sizes):
-    """Return `{batch size: {engine: work}}` for [`take_turns`], in bf16 if `args` have it."""
+def make_ways(model, image_size, args, runtimes, batch_sizes):
+    """Return `{batch size: {runtime: work}}` for [`take_turns`], in bf16 if `args` have it."""
     model, ways = model.to(args.device).eval(), {}
     for batch_size in batch_sizes:
         pixels = torch.randn(batch_size, 3, image_size, image_size, device=args.device)
         ways[batch_size] = {
-            name: _make_work(make_engine(name, copy.deepcopy(model), pixels), batch_size, args) for name in engines
+            name: _make_work(make_runtime(name, copy.deepcopy(model), pixels), batch_size, args) for name in runtimes
         }
     return ways
 

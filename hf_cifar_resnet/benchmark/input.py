@@ -11,9 +11,9 @@ from albumentations.pytorch import ToTensorV2
 from torchvision import transforms as T
 
 from ..data.augment import Augmenter
-from ..data.dataset import ImageDataset, channel_statistics, collate, decode
+from ..data.dataset import ImageDataset, channel_statistics, collate, decode_images
 from ..data.policies import PADDING, build_policy
-from ..data.sources import load_raw, split
+from ..data.sources import load_raw, split_dataset
 
 OURS, OFFICIAL, NOTEBOOK = "ours", "official example", "notebook"
 MEMORY = "one memory pass"
@@ -27,16 +27,16 @@ def make_ways(data_args, batch_size, seed=0):
     alone, the least that any way to float32 does.
     """
     raw, _ = load_raw(data_args)
-    parts, *_ = split(raw, dataclasses.replace(data_args, validation_fraction=0))
+    parts, *_ = split_dataset(raw, dataclasses.replace(data_args, validation_fraction=0))
     part = parts["train"].select_columns(["image", "row", "label"])
-    images, labels = decode(part, data_args.image_size), np.array(part["label"][:])
+    images, labels = decode_images(part, data_args.image_size), np.array(part["label"][:])
     mean, std = channel_statistics(images)
     policy = build_policy("seed", data_args.image_size, data_args.color_jitter)
     ours = ImageDataset(images, labels, mean, std, Augmenter(policy, seed))
     settings = data_args.image_size, data_args.color_jitter, mean, std
     return {
         OURS: Batches(ours, batch_size, collate),
-        "ours, bytes": Batches(ours.as_bytes(), batch_size, collate),
+        "ours, bytes": Batches(ours.without_normalization(), batch_size, collate),
         NOTEBOOK: Batches(Notebook(images, labels, *settings), batch_size),
         OFFICIAL: Batches(part.with_transform(OfficialExample(*settings)), batch_size),
         MEMORY: Batches(ImageDataset(images, labels, mean, std), batch_size, collate),

@@ -64,7 +64,7 @@ class TurnsCallback(TrainerCallback):
         profiles = len(self.seconds[OURS]) == self.windows
         if self._done == self.settle:
             wait_for(args.device)
-            self._waited_before, self._started = self.trainer.figures.waited, time.perf_counter()
+            self._waited_before, self._started = self.trainer.train_metrics.waited, time.perf_counter()
             if profiles:
                 self._profiler = torch.profiler.profile()
                 self._profiler.start()
@@ -75,7 +75,7 @@ class TurnsCallback(TrainerCallback):
         elif self._done == self.settle + self.steps:
             wait_for(args.device)
             self.seconds[OURS].append(time.perf_counter() - self._started)
-            self.waited += self.trainer.figures.waited - self._waited_before
+            self.waited += self.trainer.train_metrics.waited - self._waited_before
             for name, loop in self.others.items():
                 loop.train(self.settle)
                 self.seconds[name].append(time_steps(loop.train, self.steps, args.device))

@@ -57,7 +57,7 @@ def load_data_for(name, data_args, model, processor, needed):
         "random_erasing": 0.0,
     }
     data = load_splits(**options, needed=needed)
-    if difference := describe_class_difference(label_names(model), data.label_names):
+    if difference := find_class_difference(label_names(model), data.label_names):
         raise UserError(
             f"the classes of the checkpoint {name} and of the dataset {data_args.dataset_name} differ: {difference}; "
             "name the right dataset with --dataset_name"
@@ -67,7 +67,7 @@ def load_data_for(name, data_args, model, processor, needed):
     return data
 
 
-def describe_class_difference(known, found):
+def find_class_difference(known, found):
     """Return how two lists of class names differ, in a few words, or None where they are equal."""
 
     def shorten(words):

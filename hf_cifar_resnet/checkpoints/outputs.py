@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError, as_user_error
-from ..reporting.run_files import RUN_FILES, is_run
+from ..reporting.run_files import RUN_FILES, holds_model_or_run
 from .save import MANIFEST, TRAINER_STATE
 
 
@@ -25,7 +25,7 @@ def check_output(flag, path, inputs=(), ending=None):
         raise UserError(f"{flag} {path} is one of the inputs, which it would replace: choose another name")
     place = Path(os.path.realpath(path))
     _check_place(flag, path, place.parent)
-    if any(map(place.match, RUN_FILES)) and is_run(place.parent):
+    if any(map(place.match, RUN_FILES)) and holds_model_or_run(place.parent):
         raise UserError(f"{flag} {path} is a file of the run in {place.parent}: choose another name")
     if place.is_dir():
         raise UserError(f"{flag} {path} cannot be written: {os.strerror(errno.EISDIR)}")
@@ -35,7 +35,7 @@ def check_output_folder(flag, folder):
     """Check the folder that `flag` names, which need not exist, as [`check_output`] does. It may be no run either."""
     place = Path(os.path.realpath(folder))
     _check_place(flag, folder, next(parent for parent in (place, *place.parents) if parent.exists()))
-    if is_run(place):
+    if holds_model_or_run(place):
         raise UserError(f"{flag} {folder} is the folder of a run: choose another, such as {Path(folder, 'analysis')}")
 
 

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import safe_globals
 
+from ..documents import read_json
 from ..errors import UserError
 from ..reporting.run_files import checkpoint_path, step_of
-from ..reporting.run_record import read_json, redact, write_json
+from ..reporting.run_record import redact, write_json
+from .resume import LARGEST_STATE
 from .save import MANIFEST, TRAINER_STATE, write_manifest
 
 _BEST = "best"
@@ -30,7 +32,7 @@ def write_pickle_free(checkpoint, folder, best=None):
             write_json(redact(read_json(path)), folder / path.name)
         elif path.suffix in (".safetensors", ".py"):
             shutil.copy(path, folder)
-    state = read_json(checkpoint / TRAINER_STATE)
+    state = read_json(checkpoint / TRAINER_STATE, LARGEST_STATE)
     if state["best_model_checkpoint"]:  # a path of this machine
         state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
     write_json(state, folder / TRAINER_STATE)
@@ -51,7 +53,7 @@ def read_pickle_free(folder, output_dir):
             "--resume_from_checkpoint: that revision holds a model, but not the state of its training; "
             "--hub_strategy checkpoint pushes it, to the branch last-checkpoint"
         )
-    state = read_json(folder / TRAINER_STATE)
+    state = read_json(folder / TRAINER_STATE, LARGEST_STATE)
     if (folder / _BEST).is_dir():
         best = checkpoint_path(output_dir, step_of(state["best_model_checkpoint"]))
         shutil.copytree(folder / _BEST, best)

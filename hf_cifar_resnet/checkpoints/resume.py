@@ -13,7 +13,7 @@ from ..documents import read_json
 from ..errors import UserError, one_line
 from ..reporting.run_files import RUN_JSON, TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
 from ..reporting.run_record import plain
-from .load import describe_class_difference
+from .load import find_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
 
 LARGEST_STATE = 2**30  # bytes of a Trainer's state, which has some 300 for each log
@@ -79,7 +79,7 @@ def check_fits(checkpoint, model, args):
         raise ValueError(f"it was trained with --optim {optim}, not {plain(args.optim)}, and holds its state")
     names = read_json(checkpoint / "config.json").get("id2label") or {}
     names, wanted = ([labels[key] for key in sorted(labels, key=int)] for labels in (names, model.config.id2label))
-    if difference := describe_class_difference(names, wanted):
+    if difference := find_class_difference(names, wanted):
         raise ValueError(f"its classes and those of the dataset differ: {difference}")
     _check_weights(checkpoint / WEIGHTS, model, "; weights in other formats might run code and are not read")
     if args.ema_decay:
@@ -93,7 +93,7 @@ def _check_weights(path, model, if_missing):
         saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
     wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     if differ := [name for name in [*wanted, *saved] if wanted.get(name) != saved.get(name)]:
-        raise ValueError(f"it is one of another model, as {differ[0]} shows")
+        raise ValueError(f"it belongs to another model: {differ[0]} differs")
 
 
 @contextmanager
@@ -122,22 +122,22 @@ def has_ended(checkpoint, planned):
     return state["global_step"] >= planned or (stopped and state["global_step"] < state["max_steps"])
 
 
-def figures_file(process):
-    return f"figures_{process}.json"
+def train_metrics_file(process):
+    return f"train_metrics_{process}.json"
 
 
-def saved_figures(checkpoint, args):
-    """Return this process's training figures; if the number of processes changed, only those of all processes."""
-    if len(list(checkpoint.glob(figures_file("*")))) == args.world_size:
-        return read_json(checkpoint / figures_file(args.process_index))
+def saved_train_metrics(checkpoint, args):
+    """Return this process's training metrics; if the number of processes changed, only those of all processes."""
+    if len(list(checkpoint.glob(train_metrics_file("*")))) == args.world_size:
+        return read_json(checkpoint / train_metrics_file(args.process_index))
     if args.process_index == 0:
-        print("Resumed with another number of processes: not to the same bits")
-    figures = read_json(checkpoint / figures_file(0))
-    return {name: value for name, value in figures.items() if name.endswith("_in_all")}
+        print("Resumed with another number of processes: the result will differ from that of an uninterrupted run")
+    metrics = read_json(checkpoint / train_metrics_file(0))
+    return {name: value for name, value in metrics.items() if name.endswith("_in_all")}
 
 
 class ResumedCallback(TrainerCallback):
-    """Point the state to the best checkpoint where the run is now, and lay out the moments as the weights are here."""
+    """Correct the path of the best checkpoint, if the run was moved, and the memory format of the moments."""
 
     def __init__(self, checkpoint):
         self.checkpoint = checkpoint
@@ -170,7 +170,7 @@ def changed_arguments(record, checkpoint):
     return dict(sorted(changed.items()))
 
 
-def describe_other_dataset(record, checkpoint):
+def find_dataset_difference(record, checkpoint):
     """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
     then, now = before.get("dataset", {}), record["dataset"]

@@ -23,7 +23,7 @@ except ImportError:  # Windows
 LOCK = ".lock"
 
 
-def output_folder(args, name):
+def choose_run_folder(args, name):
     """
     Choose the folder of this run, which is not created yet: `--output_dir`, or `runs/NAME` with a number if it exists.
     Raises [`UserError`] if `--output_dir` holds a study, or a run that this one does not resume.
@@ -60,7 +60,7 @@ def holds_run(folder):
 
 
 @contextmanager
-def run_folder(args):
+def lock_run_folder(args):
     """
     Create the folder of the run, on rank 0, and lock it for the duration of the context; it is removed again after an
     error before anything was written. Raises [`UserError`] if it cannot be written, or another run is writing into it.

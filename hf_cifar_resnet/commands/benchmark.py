@@ -60,7 +60,7 @@ def _measure_step(options, model_args, data_args, args):
 def _measure_batch_size(options, model_args, data, args):
     set_seed(args.seed)
     model = build_model(model_args, data)
-    args = args.suited_to(model)
+    args = args.with_precision_for(model)
     print(f"batch {args.per_device_train_batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
     others = [precision for precision in options.precisions if precision != args.precision]
     with tempfile.TemporaryDirectory() as args.output_dir:
@@ -83,11 +83,11 @@ def _measure_batch_size(options, model_args, data, args):
 def _measure_inference(options, model_args, data_args, args):
     data, found = load_data(data_args, args), {}
     sizes = options.batch_sizes or inference.BATCH_SIZES
-    ways = inference.make_ways(build_model(model_args, data), data.image_size, args, options.engines, sizes)
-    for batch_size, engines in ways.items():
+    ways = inference.make_ways(build_model(model_args, data), data.image_size, args, options.runtimes, sizes)
+    for batch_size, runtimes in ways.items():
         print(f"batch {batch_size}")
-        rates = timing.take_turns(engines, options.repeats)
-        found[str(batch_size)] = _print_table(rates, options.engines[:1], "images/s")
+        rates = timing.take_turns(runtimes, options.repeats)
+        found[str(batch_size)] = _print_table(rates, options.runtimes[:1], "images/s")
     return {"batch_sizes": found}
 
 
@@ -121,7 +121,7 @@ def _parse(argv, prog):
     parser.add_argument("--precisions", nargs="+", default=(), choices=("fp32", "bf16"),
                         help="step: also time the bare loop in these")  # fmt: skip
     parser.add_argument("--profile", action="store_true", help="step: also print which operations take its time")
-    parser.add_argument("--engines", nargs="+", default=inference.DEFAULT_ENGINES, choices=inference.ENGINES,
+    parser.add_argument("--runtimes", nargs="+", default=inference.DEFAULT_RUNTIMES, choices=inference.RUNTIMES,
                         help="inference: what runs the model")  # fmt: skip
     sizes = f"images per batch (default: input 256, step the training batch, inference {inference.BATCH_SIZES})"
     parser.add_argument("--batch_sizes", nargs="+", type=positive, help=sizes)

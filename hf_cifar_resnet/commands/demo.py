@@ -28,7 +28,7 @@ def main(argv, prog=None):
         if options.space is not None:
             _make_space(options, title, examples)
             return
-        blocks = page.build(model.to(device_for(options.use_cpu)), processor, title, examples)
+        blocks = page.build_page(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
         port = f"port {options.port}" if options.port else "any port that it tried"
         where = f"the page cannot be served at {port}, which may be taken: choose another --port"

@@ -7,13 +7,14 @@ from ..checkpoints.load import find_checkpoint
 from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
 from ..checkpoints.save import find_damage, replacing_files, write_manifest
 from ..data.arguments import DataArguments
+from ..documents import read_json
 from ..errors import UserError, as_user_error
 from ..evaluation import analysis
 from ..reporting import run_record
 from ..reporting.error_report import write_analysis
+from ..training.evaluators import load_evaluator, scoring_arguments, training_precision
 from ..training.parser import CifarArgumentParser, parse_with_run_record
-from ..training.processes import leave_processes_at_exit
-from ..training.scorers import load_scorer, recorded_precision, scoring_arguments
+from ..training.processes import destroy_process_group_at_exit
 from . import positive
 
 SIGNIFICANCE = 0.05
@@ -24,40 +25,40 @@ def main(argv, prog=None):
     options, data_args = _parse(argv, prog)
     args = scoring_arguments(options.checkpoint, options.use_cpu, options.precision, options.batch_size)
     needed = {options.split, "validation"} if options.calibrate else {options.split}
-    scorer = load_scorer([options.checkpoint, *options.others], args, data_args, needed)
+    evaluator = load_evaluator([options.checkpoint, *options.others], args, data_args, needed)
     # Loaded before anything is computed, since it may be missing.
-    rival = load_scorer([options.compare], args, data_args, {options.split}) if options.compare else None
+    rival = load_evaluator([options.compare], args, data_args, {options.split}) if options.compare else None
 
-    split = getattr(scorer.data, options.split)
-    logits, scores = scorer.predict(options.split)
-    lines = [f"{scorer.name} on {options.split} of {data_args.dataset_name}, {len(split):,} images"]
+    split = getattr(evaluator.data, options.split)
+    logits, scores = evaluator.predict(options.split)
+    lines = [f"{evaluator.name} on {options.split} of {data_args.dataset_name}, {len(split):,} images"]
     lines += _score_lines(scores)
     if options.ensemble:
         lines.append("its members alone:")
         for member in scores["members"]:
             lines.append(f"  {member['checkpoint']}: {', '.join(map(' '.join, _formatted(member).items()))}")
-    temperature = scorer.temperature
+    temperature = evaluator.temperature
     if options.calibrate:
-        validation = scorer.data.validation
-        temperature = analysis.fit_temperature(scorer.predict("validation")[0], validation.labels.numpy())
+        validation = evaluator.data.validation
+        temperature = analysis.fit_temperature(evaluator.predict("validation")[0], validation.labels.numpy())
         lines.append(f"temperature {temperature:.4g}, fitted on {len(validation):,} validation images and saved")
     if options.flip:
-        mirrored, _ = scorer.predict(options.split, mirrored=True)
-        scores["flip"] = scorer.score(analysis.log_mean_probabilities([logits, mirrored]), split)
+        mirrored, _ = evaluator.predict(options.split, mirrored=True)
+        scores["flip"] = evaluator.score(analysis.log_mean_probabilities([logits, mirrored]), split)
         lines += ["with the mirror image's probabilities averaged in (--flip):", *_score_lines(scores["flip"])]
     if rival is not None:
         scores["comparison"], compared = _compare(logits, split, rival, options.split)
         lines += compared
-    if scorer.trainer.is_world_process_zero():
+    if evaluator.trainer.is_world_process_zero():
         if options.output_dir:
-            lines += _analyse(options.output_dir, logits, split, scorer.data, temperature)
+            lines += _analyse(options.output_dir, logits, split, evaluator.data, temperature)
         if options.json:
             with atomic_write(options.json) as file:
                 run_record.write_json(scores, file)
         if options.calibrate:
             _save_temperature(temperature, Path(options.checkpoint))
         print("\n".join(lines))
-    leave_processes_at_exit()
+    destroy_process_group_at_exit()
     return scores
 
 
@@ -79,8 +80,9 @@ def _compare(logits, split, rival, split_name):
     verdict = "they differ" if found["p"] < SIGNIFICANCE else "no difference shown"
     return found, [
         f"compared with {rival.name}, top1 {found['top1']:.2%}:",
-        f"  right only here {found['only_first']:,}, only there {found['only_second']:,}, both {found['both']:,}, "
-        f"neither {found['neither']:,}; exact McNemar test p = {found['p']:.3g}: {verdict} at {SIGNIFICANCE:.0%}",
+        f"  only the first is right {found['only_first']:,}, only the second {found['only_second']:,}, both "
+        f"{found['both']:,}, neither {found['neither']:,}; "
+        f"exact McNemar test p = {found['p']:.3g}: {verdict} at {SIGNIFICANCE:.0%}",
     ]
 
 
@@ -102,7 +104,7 @@ def _save_temperature(temperature, folder):
     """Save the temperature in config.json; a verified checkpoint stays verified."""
     path = folder / "config.json"
     verified = find_damage(folder) is None
-    config = run_record.read_json(path) | {"calibration_temperature": temperature}
+    config = read_json(path) | {"calibration_temperature": temperature}
     with atomic_write(path) as file:
         run_record.write_json(config, file)
     if verified:
@@ -130,7 +132,7 @@ def _parse(argv, prog):
         check_output("--json", options.json)
     if options.output_dir is not None:
         check_output_folder("--output_dir", options.output_dir)
-    options.precision = options.precision or recorded_precision(record, options.use_cpu)
+    options.precision = options.precision or training_precision(record, options.use_cpu)
     _check_ensemble(options)
     if options.calibrate and not Path(options.checkpoint).is_dir():
         raise UserError(f"--calibrate saves into the checkpoint: download {options.checkpoint} to a folder first")
@@ -157,4 +159,4 @@ def _check_ensemble(options):
         if folder in folders[:number]:
             raise UserError(f"--ensemble: {names[number]} is named twice")
     if options.calibrate:
-        raise UserError("--calibrate is of one checkpoint, and --ensemble of several: give one or the other")
+        raise UserError("--calibrate needs a single checkpoint, and --ensemble several: give one or the other")

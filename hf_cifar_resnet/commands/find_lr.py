@@ -15,9 +15,9 @@ from ..reporting.plots import plot_lr_range
 from ..reporting.run_record import write_csv
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
-from ..training.figures import NonFiniteError
 from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
+from ..training.train_metrics import NonFiniteError
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
@@ -78,7 +78,7 @@ def _parse(argv, prog):
     if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
         raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
     if options.optim in SCHEDULE_FREE:
-        raise UserError(f"find-lr is a schedule, and {options.optim} takes none: use study --tune learning_rate=...")
+        raise UserError(f"find-lr is for schedules, and {options.optim} has none: use study --tune learning_rate=...")
     check_output("--output", options.output, ending=".png")
     # These come after the user's words, since they define the test.
     factor = json.dumps({"final_factor": options.end_lr / options.start_lr})

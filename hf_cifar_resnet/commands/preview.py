@@ -24,7 +24,7 @@ def main(argv, prog=None):
     rows = [int((labels == label).nonzero()[0]) for label in labels.unique()[: options.images].tolist()]
     names = [data.label_names[labels[row]] for row in rows]
     columns = [("before", data.train.images[rows])]
-    augmented = data.train.as_bytes()
+    augmented = data.train.without_normalization()
     for epoch in range(options.columns):
         batch = augmented.__getitems__([epoch * len(augmented) + row for row in rows])
         columns.append((f"epoch {epoch + 1}", batch["pixel_values"].numpy()))

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..checkpoints.run_folder import holds_run, run_folder
+from ..checkpoints.run_folder import holds_run, lock_run_folder
 from ..errors import UserError
 from ..reporting import run_record
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
@@ -22,8 +22,8 @@ def main(argv, prog=None):
     if (folder / BEST_JSON).exists() or holds_run(folder):
         raise UserError(f"--output_dir {folder} holds a search or a run already: choose another")
     data = load_data(data_args, args)
-    args = args.suited_to(build_model(model_args, data))
-    with run_folder(args):
+    args = args.with_precision_for(build_model(model_args, data))
+    with lock_run_folder(args):
         trainer = build_trainer(
             None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data)
         )

@@ -3,7 +3,7 @@ Compare learning-rate schedules: every schedule with every seed, each an ordinar
 
 hf-cifar-resnet study --schedules constant cosine one_cycle --seeds 42 43 44 --config quickstart
 
-Or an ablation study: the full recipe, and the recipe without each of its parts.
+Or an ablation study: the full recipe, and each ablation of it.
 
 hf-cifar-resnet study --config strong --schedules cosine --without ema:ema_decay=0 --seeds 42 43 44
 
@@ -28,7 +28,7 @@ from ..errors import LineParser, UserError
 from ..reporting import run_files
 from ..study import cooldowns, report
 from ..study.cooldowns import check_cooldowns, execute_with_branches
-from ..study.execute import execute, score_ensembles
+from ..study.execute import execute_runs, score_ensembles
 from ..study.local import LocalEngine
 from ..study.plan import argument_name, check_runs, plan_runs, plan_variants, write_plan
 from ..study.read import variant_name
@@ -54,7 +54,7 @@ def main(argv, prog=None):
     check_runs(runs, common)
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs, common)
-    # An exception, so that `execute` ends the current runs, which save a checkpoint to resume from.
+    # An exception, so that `execute_runs` ends the current runs, which save a checkpoint to resume from.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.tune:
         check_tuning(variants, options)
@@ -62,7 +62,7 @@ def main(argv, prog=None):
         for run in runs:
             run.tuned = {options.tune.name: chosen[variant_name(run.entry())]}
     write_plan(folder, runs, options, common)
-    execute_all = execute_with_branches if options.cooldowns else execute
+    execute_all = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, common, options.engine)
     if len(failed) < len(runs):
         score_ensembles(folder, use_cpu=parse_arguments([*common, *runs[0].arguments()])[-1].use_cpu)
@@ -81,7 +81,7 @@ def _parse(argv, prog):
     parser.add_argument("--vary", action="append", default=[], metavar="NAME=A,B",
                         help="also vary this argument of `train`; repeatable")  # fmt: skip
     parser.add_argument("--without", action="append", default=[], metavar="PART:NAME=VALUE,...",
-                        help="ablation: also run with these arguments, without that part; repeatable")  # fmt: skip
+                        help='ablation: also run with these arguments, as "without PART"; repeatable')  # fmt: skip
     parser.add_argument("--tune", metavar="NAME=A,B|NAME=LOW:HIGH[:log]",
                         help="choose this argument for each schedule on validation")  # fmt: skip
     parser.add_argument(

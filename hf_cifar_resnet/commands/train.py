@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import reports_user_errors
 from ..reporting import run_record
-from ..reporting.card import write_results
+from ..reporting.card import write_run_files
 from ..training import preemption, processes
 from ..training.parser import parse_arguments
 
@@ -35,8 +35,8 @@ def main(argv=None, prog=None):
 def _train(model_args, data_args, args, command, preempted):
     from transformers import set_seed
 
-    from ..checkpoints.resume import changed_arguments, describe_other_dataset, resume_error
-    from ..checkpoints.run_folder import find_resume_checkpoint, output_folder, run_folder
+    from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error
+    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
     from ..training.build import build_model, build_trainer, find_pretrained, load_data, quieten_libraries
@@ -49,23 +49,23 @@ def _train(model_args, data_args, args, command, preempted):
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args)
     model = build_model(model_args, data, start)
-    args = args.suited_to(model)
-    args.output_dir = output_folder(args, run_record.run_name(data_args, model.config, args))
+    args = args.with_precision_for(model)
+    args.output_dir = choose_run_folder(args, run_record.run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or Path(args.output_dir).name
     record = run_record.make_record(model, data, model_args, data_args, args, command)
-    publisher = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
+    hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     resume = find_resume_checkpoint(args)
     if resume:
-        if reason := describe_other_dataset(record, resume):
+        if reason := find_dataset_difference(record, resume):
             raise resume_error(resume, reason)
         record["changed_arguments"] = changed_arguments(record, resume)
-    callbacks = [RunRecordCallback(record), preempted, *([publisher] if publisher else [])]
-    with run_folder(args):
-        preempted.mark_in(args.output_dir)
+    callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]
+    with lock_run_folder(args):
+        preempted.watch_folder(args.output_dir)
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
-            print(start_block(record, args, publisher, resume), flush=True)
+            print(start_block(record, args, hub, resume), flush=True)
 
         trainer.train(resume_from_checkpoint=resume)
         preempted.check()
@@ -73,14 +73,14 @@ def _train(model_args, data_args, args, command, preempted):
         metrics = finish(trainer, record, data, data_args.eval_split)
     if trainer.is_world_process_zero():
         print(end_block(metrics, args), flush=True)
-        if publisher:
-            print(f"{'Pushed':<10} {publisher.finish()}", flush=True)
-    processes.leave_processes_at_exit()
+        if hub:
+            print(f"{'Pushed':<10} {hub.finish()}", flush=True)
+    processes.destroy_process_group_at_exit()
     return metrics
 
 
 def finish(trainer, record, data, eval_split):
-    """Score the test split, for the only time in a run, write the model and its records, and return the metrics."""
+    """Score the test split, for the only time in a run, save the model and the run's files, and return the metrics."""
     from ..evaluation.analysis import most_confused
 
     output = trainer.predict(data.test, metric_key_prefix="test")
@@ -90,5 +90,5 @@ def finish(trainer, record, data, eval_split):
     metrics = run_record.make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        write_results(trainer.args.output_dir, record, metrics, run_record.history(trainer.state.log_history))
+        write_run_files(trainer.args.output_dir, record, metrics, run_record.history(trainer.state.log_history))
     return metrics

@@ -72,7 +72,7 @@ def read_rgb_array(source, size=IMAGE_SIZE):
             return to_rgb_array(image, size)
 
 
-def decode(dataset, size=IMAGE_SIZE, column=None):
+def decode_images(dataset, size=IMAGE_SIZE, column=None):
     """
     Return all images of a `datasets.Dataset` as one uint8 array (n, size, size, 3).
 
@@ -180,7 +180,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.augmenter = augmenter
         self.normalizes = True
 
-    def as_bytes(self):
+    def without_normalization(self):
         """Return a copy whose `pixel_values` are uint8 (batch, height, width, 3), to be normalised on the device."""
         dataset = copy.copy(self)
         dataset.normalizes = False

@@ -77,7 +77,7 @@ def _span(size, kept, rng):
 
 def label_share(classes, labels):
     """
-    Return the share of each label that the predicted `classes` (batch,) have: 1 or 0 for class numbers (batch,), a
+    Return the weight (batch,) that labels give to predicted classes (batch,): 1 or 0 for class numbers (batch,), a
     probability for class probabilities (batch, num_labels).
     """
     if labels.ndim == 1:

@@ -12,7 +12,7 @@ from ..choices import DEFAULT_DATASET, IMAGE_SIZE
 from ..errors import UserError, as_user_error, one_line
 from .arguments import DataArguments
 from .augment import Augmenter
-from .dataset import ImageDataset, channel_statistics, decode
+from .dataset import ImageDataset, channel_statistics, decode_images
 from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100
@@ -80,8 +80,8 @@ def load_splits(dataset_name=DEFAULT_DATASET, *, seed=42, needed=SPLITS, **optio
         args = DataArguments(dataset_name, **options)
         policy = build_policy(args.augmentation, args.image_size, args.color_jitter, args.random_erasing)
     raw, commit = load_raw(args)
-    parts, label_names, superclass_of, superclass_names = split(raw, args, needed)
-    images = {name: decode(part, args.image_size, args.image_column_name) for name, part in parts.items()}
+    parts, label_names, superclass_of, superclass_names = split_dataset(raw, args, needed)
+    images = {name: decode_images(part, args.image_size, args.image_column_name) for name, part in parts.items()}
     mean, std = args.image_mean, args.image_std
     if mean is None:
         mean, std = channel_statistics(images["train"])
@@ -148,7 +148,7 @@ def _hash_folder(folder):
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
-def split(raw, args, needed=SPLITS):
+def split_dataset(raw, args, needed=SPLITS):
     """
     Return the needed splits as a dict of `datasets.Dataset` with columns image, label and row; the label names; and the
     superclass of each label and the superclasses' names, or None and None.

@@ -69,7 +69,7 @@ def reliability(probs, labels, num_bins=NUM_BINS):
 
 
 def negative_log_likelihood(logits, labels, temperature=1.0):
-    """The mean of minus the log probability of the label, in float64, at a temperature."""
+    """The mean of minus the log probability of `labels` (n,), given `logits` (n, num_labels), at a temperature."""
     log_probs = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
     return float(-np.take_along_axis(log_probs, np.asarray(labels)[:, None], axis=1).mean())
 
@@ -77,7 +77,7 @@ def negative_log_likelihood(logits, labels, temperature=1.0):
 def fit_temperature(logits, labels):
     """
     Fit the temperature with the lowest negative log-likelihood, from 0.05 to 20 (Guo et al. 2017, section 4.2), on
-    images that the model is neither trained nor tested on: the validation split.
+    logits (n, num_labels) and labels (n,) of images that the model is neither trained nor tested on (validation).
     """
     from scipy.optimize import minimize_scalar
 

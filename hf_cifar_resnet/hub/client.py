@@ -13,7 +13,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from ..errors import one_line
 
 # The files of a model's repository: no pickle, and no code but the model's own.
-PUBLISHED = (".safetensors", ".json", ".py", ".md", ".png")
+PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
 # Seconds before each new attempt; the Hub may ask for longer waits, up to a limit.
 WAITS, LONGEST_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
@@ -52,7 +52,7 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
     temporary.
     """
     if names is None:
-        paths = (path for path in Path(folder).rglob("*") if path.suffix in PUBLISHED)
+        paths = (path for path in Path(folder).rglob("*") if path.suffix in PUSHED_SUFFIXES)
         names = sorted(path.relative_to(folder).as_posix() for path in paths)
     _check_secrets(folder, names, token)
 
@@ -79,7 +79,7 @@ def is_reference(text):
 def download(reference):
     """Download `user/repo[@revision]` into the Hub's cache and return its folder. Raises [`HubError`]."""
     repo_id, _, revision = str(reference).partition("@")
-    patterns = [f"*{suffix}" for suffix in PUBLISHED]
+    patterns = [f"*{suffix}" for suffix in PUSHED_SUFFIXES]
     return _retry(lambda: Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns)), repo_id)
 
 

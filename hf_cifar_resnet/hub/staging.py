@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from ..documents import read_json
 from ..errors import UserError, as_user_error
 from ..reporting import run_files
-from ..reporting.card import model_card, write_results
+from ..reporting.card import model_card, write_run_files
 from ..reporting.run_record import redact, write_json
 
 _NEEDED = ("config.json", "preprocessor_config.json", run_files.CARD, run_files.METRICS_JSON, run_files.RUN_JSON)
@@ -57,7 +57,7 @@ def stage_checkpoint(checkpoint, repo_id, folder, record, metrics, rows, weights
     for path in _own_files(checkpoint, (*run_files.MODEL_FILES, run_files.TRAINING_ARGS_JSON)):
         shutil.copy(path, folder)
     shutil.copy(Path(checkpoint, weights), folder / run_files.WEIGHTS)
-    write_results(folder, _with_path(record, repo_id), metrics, rows)
+    write_run_files(folder, _with_path(record, repo_id), metrics, rows)
     _redact_files(folder)
 
 

@@ -41,7 +41,7 @@ def upright_rgb(image):
 
 
 @torch.inference_mode()
-def look(model, processor, image):
+def predict_with_activation_map(model, processor, image):
     """
     Return for a PIL image the probability of each label name (dict), the image that the model sees, uint8 (size, size,
     3), and the class-activation map of the most probable class, float (h, w).
@@ -75,7 +75,7 @@ def overlay(seen, activations):
 
 
 @contextmanager
-def explained():
+def reporting_unreadable_images():
     """Show a message where a file cannot be opened or read, which Gradio would report as "Error" only."""
     try:
         yield
@@ -83,14 +83,14 @@ def explained():
         raise gr.Error(UNREADABLE, print_exception=False) from error
 
 
-def build(model, processor, title, examples=()):
+def build_page(model, processor, title, examples=()):
     """Return the page, a `gradio.Blocks` that is ready to launch; `examples` are paths of images to try."""
 
-    @explained()
+    @reporting_unreadable_images()
     def answer(image):
         if image is None:
             return None, None, None
-        probabilities, seen, activations = look(model, processor, image)
+        probabilities, seen, activations = predict_with_activation_map(model, processor, image)
         return probabilities, enlarge(seen), overlay(seen, activations)
 
     size = processor.size["height"]
@@ -100,7 +100,7 @@ def build(model, processor, title, examples=()):
             with gr.Column():
                 image = gr.Image(type="pil", image_mode=None, sources=["upload", "clipboard"], height=320)
                 # Gradio opens the file before it calls `answer`.
-                image.preprocess = explained()(image.preprocess)
+                image.preprocess = reporting_unreadable_images()(image.preprocess)
             with gr.Column():
                 shown = [gr.Label(num_top_classes=TOP_K, label="Labels")]
                 with gr.Row():

@@ -17,9 +17,9 @@ APP = '''"""Show the predictions of the model {checkpoint} for an image."""
 
 from pathlib import Path
 
-from page import build, load
+from page import build_page, load
 
-demo = build(*load({repo_id!r}, {revision!r}), {title!r}, sorted(Path(__file__).parent.glob("examples/*")))
+demo = build_page(*load({repo_id!r}, {revision!r}), {title!r}, sorted(Path(__file__).parent.glob("examples/*")))
 
 if __name__ == "__main__":
     demo.launch()

@@ -64,7 +64,7 @@ def model_card(record, metrics):
     )
 
 
-def write_results(folder, record, metrics, rows):
+def write_run_files(folder, record, metrics, rows):
     """Write run.json, history.csv, README.md, metrics.json and curves.png of a run into an existing folder."""
     folder = Path(folder)
     run_record.write_json(record, folder / run_files.RUN_JSON)

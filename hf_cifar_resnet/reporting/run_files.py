@@ -15,7 +15,7 @@ PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, METRICS_JSON, RUN_JSO
 RUN_FILES = (*PUSHED_FILES, HISTORY_CSV)
 
 
-def is_run(folder):
+def holds_model_or_run(folder):
     """Whether a folder holds a run, or a model alone."""
     return any((folder / name).is_file() for name in ("config.json", RUN_JSON))
 

@@ -94,12 +94,8 @@ def write_json(content, path):
     Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
 # The arguments that decide a run's result, in the order in which a reader asks for them.
-_RECORDED_ARGUMENTS = (
+_RUN_ARGUMENTS = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "scaled_learning_rate", "optim_args", "weight_decay",
     "max_grad_norm", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share",
@@ -165,7 +161,7 @@ def make_record(model, data, model_args, data_args, args, command):
             **data.provenance,
             "num_labels": len(data.label_names),
             **sizes,
-            # Identifies the split that the best checkpoint is chosen on: see `describe_other_dataset`.
+            # Identifies the split that the best checkpoint is chosen on: see `find_dataset_difference`.
             "scored_images": getattr(data, data_args.eval_split).digest(),
         },
         "model": {
@@ -175,7 +171,7 @@ def make_record(model, data, model_args, data_args, args, command):
             "parameters": model.num_parameters(),
             "base": model_args.model_name_or_path,
         },
-        "arguments": {name: plain(getattr(args, name)) for name in _RECORDED_ARGUMENTS}
+        "arguments": {name: plain(getattr(args, name)) for name in _RUN_ARGUMENTS}
         | {"augmentation": data_args.augmentation},
         "model_arguments": vars(model_args),
         "data_arguments": vars(data_args),

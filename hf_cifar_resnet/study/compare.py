@@ -48,7 +48,7 @@ def compare(groups):
     return " ".join([*said, "(Welch's t-test, Holm-corrected, 5%.)"])
 
 
-def describe_power(groups):
+def report_power(groups):
     """
     Return a paragraph on what differences these seeds can show, or None without two seeds of each variant.
 
@@ -130,7 +130,7 @@ def seeds_needed(effect, significance):
 
 
 def ablation_baselines(groups):
-    """Return, for each variant that leaves a part out, the variant with all parts, where that was run."""
+    """Return, for each ablation, the variant of the full recipe that it is compared with, if that was run."""
     full = {name: variant_name(members[0], ablated=False) for name, members in groups.items()}
     return {name: other for name, other in full.items() if other != name and other in groups}
 

@@ -14,7 +14,7 @@ from ..checkpoints.save import rotate_checkpoints
 from ..errors import UserError
 from ..reporting import run_files, run_record
 from ..training.parser import parse_arguments
-from .execute import execute
+from .execute import execute_runs
 
 SCHEDULE = "warmup_stable_decay"
 EPOCHS = "num_train_epochs"
@@ -78,11 +78,11 @@ def branch_off(run, trunk):
 def execute_with_branches(runs, common, engine):
     """Execute the longest runs and all others that are no branch, then the branches. Return those that failed."""
     branches = plan_branches(runs)
-    failed = execute([run for run in runs if run.name not in branches], common, engine)
+    failed = execute_runs([run for run in runs if run.name not in branches], common, engine)
     ready = [run for run in runs if run.name in branches and branches[run.name] not in failed]
     for run in ready:
         branch_off(run, branches[run.name])
-    failed += [run for run in runs if run.name in branches and run not in ready] + execute(ready, common, engine)
+    failed += [run for run in runs if run.name in branches and run not in ready] + execute_runs(ready, common, engine)
     if not failed:
         for trunk in branches.values():
             last = run_files.list_checkpoints(trunk.folder)[-1]

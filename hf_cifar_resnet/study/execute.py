@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from tqdm.auto import tqdm
 
 from ..checkpoints.outputs import atomic_write
+from ..documents import read_json
 from ..errors import UserError
 from ..reporting import run_files, run_record
-from .read import ENSEMBLES_JSON, group, read_ensembles, read_study, variant_name
+from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, variant_name
 
 LOG = "train.log"
 
 
-def execute(runs, common, engine):
+def execute_runs(runs, common, engine):
     """
     Execute the runs that are not finished, and return those that failed.
 
@@ -56,7 +57,7 @@ def _execute_run(run, common, engine, bar):
         return f"FAILED: {failure.strerror or failure}"
     if not run.finished:
         return f"FAILED{f' ({error})' if error else ''}, see {log}"
-    metrics = run_record.read_json(run.folder / run_files.METRICS_JSON)
+    metrics = read_json(run.folder / run_files.METRICS_JSON)
     return f"test top-1 {metrics['test']['top1']:.2%} after {metrics['timing']['train_seconds']:.0f} s of training"
 
 
@@ -81,12 +82,12 @@ def score_ensembles(folder, use_cpu):
 
     Variants with unfinished runs are left out; scores that are there already are kept.
     """
-    from ..training.scorers import score_ensemble
+    from ..training.evaluators import score_ensemble
 
     finished, unfinished = read_study(folder)
     incomplete = {variant_name(run) for run in unfinished if not run["tuning"]}
     known = {tuple(each["runs"]): each for each in read_ensembles(folder)}
-    for variant, members in group([run for run in finished if not run["tuning"]]).items():
+    for variant, members in group_runs([run for run in finished if not run["tuning"]]).items():
         names = tuple(run["folder"] for run in members)
         if len(names) < 2 or names in known or variant in incomplete:
             continue

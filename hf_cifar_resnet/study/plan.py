@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..documents import read_json
 from ..errors import UserError, as_user_error
 from ..reporting import run_files, run_record
 from ..training.optimizers import SCHEDULE_FREE
@@ -87,7 +88,7 @@ def argument_name(text):
 
 
 def plan_variants(schedules, vary, without):
-    """Return every schedule with every combination of varied values, and with and without each part."""
+    """Return every schedule with every combination of varied values, for the full recipe and each ablation."""
     return [
         Variant(schedule, dict(zip(vary, values, strict=True)), part, without.get(part, {}))
         for schedule, part, *values in itertools.product(schedules, [None, *without], *vary.values())
@@ -123,7 +124,7 @@ def write_plan(folder, runs, options, common):
     path = folder / run_files.STUDY_JSON
     vary, without, entries = sorted(options.vary), dict(options.without), [run.entry() for run in runs]
     if path.is_file():
-        before = run_record.read_json(path)
+        before = read_json(path)
         ablations = before.get("without", {})
         without = ablations | without
         changed = any(without[part] != settings for part, settings in ablations.items())

@@ -1,8 +1,10 @@
 """Read the runs of a study with their metrics, and group them by what is compared."""
 
+import json
 import math
 from collections import defaultdict
 
+from ..documents import read_json
 from ..errors import UserError
 from ..reporting import run_files, run_record
 
@@ -20,7 +22,7 @@ def read_study(folder):
     """
     study = folder / run_files.STUDY_JSON
     if study.is_file():
-        runs = run_record.read_json(study).get("runs")
+        runs = read_json(study).get("runs")
         if runs is None:
             raise UserError(f"{study} is of an older version: start the study again, which keeps its finished runs")
     else:
@@ -30,8 +32,8 @@ def read_study(folder):
         place = folder / run["folder"]
         if (place / run_files.METRICS_JSON).is_file():
             records = {
-                "run": run_record.read_json(place / run_files.RUN_JSON),
-                "metrics": run_record.read_json(place / run_files.METRICS_JSON),
+                "run": read_json(place / run_files.RUN_JSON),
+                "metrics": read_json(place / run_files.METRICS_JSON),
                 "history": run_record.read_history(place / run_files.HISTORY_CSV),
             }
             finished.append(run | records)
@@ -54,7 +56,7 @@ def as_number(value):
 
 
 def _single_run(path):
-    arguments = run_record.read_json(path)["arguments"]
+    arguments = read_json(path)["arguments"]
     kind = {"schedule": arguments["lr_scheduler_type"], "seed": arguments["seed"], "varied": {}, "without": None}
     return {"folder": path.parent.name, **kind}
 
@@ -65,7 +67,7 @@ def variant_name(run, ablated=True):
     return ", ".join([run["schedule"], *without, *(f"{name} {value}" for name, value in run["varied"].items())])
 
 
-def group(runs):
+def group_runs(runs):
     """Group runs by variant. Raises [`UserError`] for two runs of one variant and seed, which are one result."""
     groups = defaultdict(dict)
     for run in runs:
@@ -79,7 +81,7 @@ def group(runs):
 def read_ensembles(folder):
     """Return the ensembles of a study: a list of dicts of `runs` (folders) and `test` (scores)."""
     path = folder / ENSEMBLES_JSON
-    return run_record.read_json(path) if path.is_file() else []
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def test_top1(members):

@@ -9,9 +9,9 @@ from jinja2 import Template
 from ..errors import UserError
 from ..reporting import run_record
 from ..reporting.plots import plot_study, plot_study_final, plot_values
-from .compare import ablation_baselines, compare, confidence_interval, describe_power, ranked
+from .compare import ablation_baselines, compare, confidence_interval, ranked, report_power
 from .cooldowns import EPOCHS
-from .read import group, read_ensembles, read_study, test_top1, variant_name
+from .read import group_runs, read_ensembles, read_study, test_top1, variant_name
 from .tune import at_edge, choose, read_tried
 
 
@@ -31,7 +31,7 @@ def write_report(folder, targets=None):
         raise UserError(f"there is no finished run in {folder}")
     shown = runs or finished
     targets = sorted(targets) if targets else choose_targets(shown)
-    groups = group(runs)
+    groups = group_runs(runs)
     rows = [
         {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **run["tuned"]}
         | ({"tuning": run["tuning"]} if run["tuned"] else {})
@@ -92,7 +92,7 @@ def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_
         tuned=first["tuned"],
         ablations=ablation_baselines(groups),
         comparison=groups and compare(groups),
-        power=groups and describe_power(groups),
+        power=groups and report_power(groups),
         table=groups and _table(groups, targets, first["metrics"]["selected_on"], ensembles),
         ensembles=ensembles,
         unfinished=unfinished,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import UserError, as_user_error
-from ..training.figures import NonFiniteError
+from ..training.train_metrics import NonFiniteError
 
 BEST_JSON = "search.json"
 # What can change between trials: the Trainer sets it after the arguments were checked and divided over devices.

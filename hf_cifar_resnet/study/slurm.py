@@ -104,7 +104,7 @@ class SlurmEngine:
             line, queued = "", True
             while queued:
                 if self._stopped.wait(POLL):
-                    raise InterruptedError("the study was stopped, and its job goes on")
+                    raise InterruptedError("the study was stopped, and its job continues")
                 with self._lock:
                     queued = self._is_queued(folder)
                 for part in file:
@@ -114,11 +114,11 @@ class SlurmEngine:
                         line = ""
 
     def stop(self):
-        """Stop watching the jobs, which go on."""
+        """Stop watching the jobs, which continue."""
         self._stopped.set()
         with self._lock:  # for a job that is being submitted
             if self._queue:
-                print("jobs go on: start the study again to watch, --report shows what is finished, scancel ends them")
+                print("jobs continue: start the study again to watch them, or stop them with scancel")
 
     def _submit_once(self, job, folder):
         with self._lock:

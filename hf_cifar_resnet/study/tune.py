@@ -5,7 +5,7 @@ from dataclasses import asdict
 from statistics import mean
 
 from ..errors import UserError
-from .execute import execute
+from .execute import execute_runs
 from .plan import Run, check_runs, write_plan
 from .read import as_number, read_study, selection_top1, variant_name
 
@@ -46,7 +46,7 @@ def tune(study, variants, options, common):
         ]
         check_runs(runs, common)
         write_plan(study, runs, options, common)
-        execute(runs, common, options.engine)
+        execute_runs(runs, common, options.engine)
         tried = read_tried(study)
         for name, trial in trials.items():
             score = tried[name][values[name][0]]

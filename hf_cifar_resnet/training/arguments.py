@@ -80,10 +80,10 @@ class CifarTrainingArguments(TrainingArguments):
     num_train_epochs: float = option(50.0, "epochs")
     learning_rate: float = option(1e-3, "the peak of the schedule, before --lr_scaling")
     lr_scheduler_type: str = option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
-    optim: str = option("adamw_torch_fused", "or sgd, muon, schedule_free_adamw, or another of the Trainer's")
-    weight_decay: float = option(1e-4, "of the optimizer; none on biases and BatchNorm")
-    label_smoothing_factor: float = option(0.1, "of the training loss; evaluation losses are plain")
-    per_device_train_batch_size: int | None = option(None, "instead of --global_batch_size")
+    optim: str = option("adamw_torch_fused", "such as sgd, muon, schedule_free_adamw; any of the Trainer's")
+    weight_decay: float = option(1e-4, "weight decay, except on biases and BatchNorm")
+    label_smoothing_factor: float = option(0.1, "label smoothing of the training loss; evaluations have none")
+    per_device_train_batch_size: int | None = option(None, "images per device and step; replaces --global_batch_size")
     per_device_eval_batch_size: int = option(256, "images per device and step of evaluation")
     eval_strategy: str = option("epoch", "when to evaluate: no, steps or epoch")
     save_strategy: str = option("epoch", "when to save: no, steps, epoch or best")
@@ -93,20 +93,20 @@ class CifarTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = option("top1", "loss, top1, top5 or superclass of the evaluation split")
     bf16: bool | None = option(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
     fp16: bool | None = option(None, "float16 autocast")
-    dataloader_num_workers: int | None = option(None, "of training images; 0 on a CPU, up to 8 a GPU if not given")
+    dataloader_num_workers: int | None = option(None, "loader workers; by default none on a CPU, up to 8 a GPU")
     dataloader_persistent_workers: bool | None = option(None, "on by default if there are workers")
     remove_unused_columns: bool = option(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.
     logging_nan_inf_filter: bool = option(False, "hide losses that are not finite")
     ddp_find_unused_parameters: bool | None = option(
-        False, "let DDP look for parameters without gradients; there are none"
+        False, "DDP: search for unused parameters, of which there are none"
     )
     # Evaluations and checkpoints use the statistics of rank 0.
     ddp_broadcast_buffers: bool | None = option(False, "broadcast the BatchNorm statistics at every step")
     eval_accumulation_steps: int | None = option(16, "batches of logits to keep on the device while evaluating")
     tf32: bool | None = option(None, "TF32 for fp32 operations; by default on if the GPU has it")
-    restore_callback_states_from_checkpoint: bool = option(True, "resume early stopping where it was")
-    hub_strategy: str = option("end", "push at the end; or at every_save too; checkpoint: with the state to resume")
+    restore_callback_states_from_checkpoint: bool = option(True, "restore the state of early stopping")
+    hub_strategy: str = option("end", "when to push: end, every_save, or checkpoint (with the state to resume)")
     disable_tqdm: bool | None = option(None, "no progress bar; by default if the output is not a terminal")
 
     def __post_init__(self):
@@ -216,7 +216,7 @@ class CifarTrainingArguments(TrainingArguments):
         ratio = self.global_batch_size / LR_BATCH
         return self.learning_rate * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
 
-    def suited_to(self, model):
+    def with_precision_for(self, model):
         """Return a copy with bf16 if nobody chose a precision and the CPU is faster with it, else these arguments."""
         if self.precision_source != OUR_DEFAULT or self.bf16 or not is_faster_in_bf16(model, self.device):
             return self

@@ -31,7 +31,7 @@ class EpochBoundary(TrainerCallback):
     Defers the last step's log, evaluation and save to the epoch's end, because a run that is resumed from a checkpoint
     between the two would skip those of the epoch's end.
 
-    It also logs the training figures before every evaluation, after which training may stop. It has to be the last
+    It also logs the training metrics before every evaluation, after which training may stop. It has to be the last
     callback.
     """
 

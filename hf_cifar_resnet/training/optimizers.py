@@ -14,7 +14,7 @@ MUON = "muon"
 MUON_ARGUMENTS = {"momentum": float, "nesterov": lambda text: {"true": True, "false": False}[text.lower()],
                   "ns_steps": int, "conv_mode": str}  # fmt: skip
 # Training images from which the BatchNorm statistics of the averaged weights are computed.
-CALIBRATION_IMAGES = 5_000
+BATCHNORM_IMAGES = 5_000
 SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam")
 # What these optimizers count and sum up in their parameter groups, beside the settings.
 SCHEDULE_FREE_STATE = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")

@@ -132,11 +132,11 @@ def parse_with_run_record(parser, argv, others=None):
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
     record = _read_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
-    recorded = _parse_recorded(record.get("data_arguments") or {})
-    parser.set_defaults(dataset_name=recorded.get("dataset_name"))
-    # The recorded columns and revision do not fit another dataset.
-    if parser.parse_known_args(argv)[0].dataset_name == recorded.get("dataset_name"):
-        parser.set_defaults(**recorded)
+    given = _parse_data_arguments(record.get("data_arguments") or {})
+    parser.set_defaults(dataset_name=given.get("dataset_name"))
+    # The run's columns and revision do not fit another dataset.
+    if parser.parse_known_args(argv)[0].dataset_name == given.get("dataset_name"):
+        parser.set_defaults(**given)
     data_args, options = parser.parse(argv)
     return options, data_args, record
 
@@ -150,10 +150,10 @@ def _read_run_record(folder):
     return {}
 
 
-def _parse_recorded(recorded):
-    """Return recorded data arguments, validated like a command line because the checkpoint may be from anybody."""
+def _parse_data_arguments(given):
+    """Return a run's data arguments, validated like a command line because the checkpoint may be from anybody."""
     with as_user_error(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
-        given = {name: recorded[name] for name in DataArguments.__annotations__ if recorded.get(name) is not None}
+        given = {name: given[name] for name in DataArguments.__annotations__ if given.get(name) is not None}
         words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
         [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])
     return {name: getattr(parsed, name) for name in given}

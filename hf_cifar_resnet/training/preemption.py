@@ -1,5 +1,5 @@
 """
-Preemption: a run that is told to end saves a checkpoint first.
+Preemption: a checkpoint is saved before a signal ends a run.
 
 SIGTERM, SIGINT and SIGUSR1 end a run with an exit code that a script can test. During training, a checkpoint is saved
 after the current step (and the current evaluation); at any other time the program ends at once, to be resumed from the
@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from ..checkpoints.save import find_last_complete
 from ..errors import printable
-from .processes import is_launched, is_rank_0, leave_processes_at_exit
+from .processes import destroy_process_group_at_exit, is_launched, is_rank_0
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: a temporary failure, try again
 MARKER = "preempted"
@@ -42,8 +42,8 @@ class PreemptionCallback(TrainerCallback):
         self.signum = self.folder = None
         self.training = self.ending = self.stopped = False
 
-    def mark_in(self, folder):
-        """Remove the marker file of an earlier preemption from the run's folder, which gets one at a preemption."""
+    def watch_folder(self, folder):
+        """Set the run's folder, where a preemption leaves a marker file, and delete an earlier marker."""
         self.folder = folder
         if is_rank_0():
             Path(folder, MARKER).unlink(missing_ok=True)
@@ -70,7 +70,7 @@ class PreemptionCallback(TrainerCallback):
         control.should_save |= self._any_signal()
 
     def on_save(self, args, state, control, **kwargs):
-        # Not before the save: the checkpoint has to be one of a training that continues.
+        # Requested after the save, since a checkpoint that contained it would count as the end of the run.
         self.stopped = self._any_signal()
         control.should_training_stop |= self.stopped
 
@@ -93,7 +93,7 @@ class PreemptionCallback(TrainerCallback):
         if self.stopped and self._processes > 1:
             # When one process exits, the launcher ends the others, which may still have to print their message.
             torch.distributed.barrier(group=self._group)
-            leave_processes_at_exit()
+            destroy_process_group_at_exit()
         if self.stopped or self.signum is not None:
             raise Preempted(EXIT_CODE)
 

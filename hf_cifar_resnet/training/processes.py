@@ -40,7 +40,7 @@ def check_processes(args):
         raise UserError(f"accelerate launch was asked for several processes but started one. {hint}")
 
 
-def leave_processes_at_exit():
+def destroy_process_group_at_exit():
     """
     Destroy the process group when Python exits. Not to be called after a failure: it may wait for a lost process.
 

@@ -28,8 +28,8 @@ from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from . import schedules
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
-from .figures import FiguresCallback, TrainingFigures
-from .optimizers import CALIBRATION_IMAGES, MUON, SCHEDULE_FREE, Muon
+from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
+from .train_metrics import TrainMetrics, TrainMetricsCallback
 
 
 class CifarTrainer(Trainer):
@@ -53,15 +53,15 @@ class CifarTrainer(Trainer):
                  callbacks=None, **kwargs):  # fmt: skip
         if args.push_to_hub and not any(isinstance(callback, HubCallback) for callback in callbacks or ()):
             raise ValueError(
-                "push_to_hub needs the record of a run, which train.py has; from Python, train without it and "
+                "push_to_hub needs the run record that train.py writes; from Python, train without it and "
                 "then call push_to_hub of the model and of the image processor"
             )
         if model is not None:
-            args = args.suited_to(model)
+            args = args.with_precision_for(model)
         self._given = args
-        self.figures, self._ema = TrainingFigures(), None
-        self._scale = None
-        self._loaders = {}  # of evaluations and calibrations
+        self.train_metrics, self._ema = TrainMetrics(), None
+        self._normalization = None
+        self._loaders = {}  # of evaluations and of BatchNorm's statistics
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
         callbacks = [
@@ -93,7 +93,7 @@ class CifarTrainer(Trainer):
         if args.sync_batchnorm and args.world_size > 1:
             # Names and tensors stay the same, so that checkpoints load with ordinary BatchNorm.
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self._lay_out(self.model)
+        self._set_memory_format(self.model)
         # Batches have the same shape, so searching for cuDNN's fastest algorithm pays, unless deterministic.
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
         skip_missing_lomo()
@@ -114,9 +114,9 @@ class CifarTrainer(Trainer):
     # Data and optimizer
 
     def call_model_init(self, trial=None):
-        return self._lay_out(super().call_model_init(trial))
+        return self._set_memory_format(super().call_model_init(trial))
 
-    def _lay_out(self, model):
+    def _set_memory_format(self, model):
         self._memory_format = memory_format_for(model, self.args.device)
         if self.args.torch_compile and self._memory_format != torch.channels_last:
             raise UserError(
@@ -156,9 +156,9 @@ class CifarTrainer(Trainer):
                 "prefetch_factor": args.dataloader_prefetch_factor,
                 "multiprocessing_context": args.dataloader_multiprocessing_context,
             }
-        if isinstance(dataset, ImageDataset) and self._scale in (None, (dataset.mean, dataset.std)):
-            self._scale = dataset.mean, dataset.std
-            dataset = dataset.as_bytes()
+        if isinstance(dataset, ImageDataset) and self._normalization in (None, (dataset.mean, dataset.std)):
+            self._normalization = dataset.mean, dataset.std
+            dataset = dataset.without_normalization()
         loader = DataLoader(
             dataset,
             batch_size,
@@ -178,7 +178,7 @@ class CifarTrainer(Trainer):
     def _normalized(self, inputs):
         images = inputs["pixel_values"]
         if images.dtype == torch.uint8:
-            images = normalize(images, *self._scale)
+            images = normalize(images, *self._normalization)
         # The images' memory format decides that of all feature maps.
         return {**inputs, "pixel_values": images.contiguous(memory_format=self._memory_format)}
 
@@ -217,20 +217,20 @@ class CifarTrainer(Trainer):
             resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint, or True for the last complete one. If
                 the run had ended there, only its state and its model are loaded.
         """
-        args, checkpoint, self.figures = self.args, None, TrainingFigures()
+        args, checkpoint, self.train_metrics = self.args, None, TrainMetrics()
         with ExitStack() as stack:
             if resume_from_checkpoint:
                 checkpoint = resume.find_resumable(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
-                stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.figures.started))
+                stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.train_metrics.started))
                 resume.check_fits(checkpoint, self.model, args)
-                self.figures = TrainingFigures(**resume.saved_figures(checkpoint, args))
+                self.train_metrics = TrainMetrics(**resume.saved_train_metrics(checkpoint, args))
                 if resume.has_ended(checkpoint, self._planned_steps()):
                     return self._load_ended(checkpoint)
             self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
             self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
             resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
             # These come after all callbacks that may request logs, evaluations and saves.
-            last = EpochBoundary(), FiguresCallback(self.figures, self._train_sampler())
+            last = EpochBoundary(), TrainMetricsCallback(self.train_metrics, self._train_sampler())
             for callback in filter(None, (resumed, self._ema, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
@@ -251,13 +251,13 @@ class CifarTrainer(Trainer):
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         name = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
         self.model.load_state_dict(load_file(Path(best or checkpoint, name)))
-        self.log({"train_loss": self.figures.mean_loss()})
-        return TrainOutput(self.state.global_step, self.figures.mean_loss(), {})
+        self.log({"train_loss": self.train_metrics.mean_loss()})
+        return TrainOutput(self.state.global_step, self.train_metrics.mean_loss(), {})
 
     def get_batch_samples(self, *args):
         before = time.perf_counter()
         samples = super().get_batch_samples(*args)
-        self.figures.waited += time.perf_counter() - before
+        self.train_metrics.waited += time.perf_counter() - before
         return samples
 
     def floating_point_ops(self, inputs):
@@ -270,7 +270,7 @@ class CifarTrainer(Trainer):
         correct = label_share(outputs.logits.argmax(dim=-1), inputs["labels"]).sum()
         values = torch.stack([outputs.loss.detach(), correct])  # copies: compiled models reuse memory
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        self.figures.add(values, len(inputs["labels"]), self.state.global_step + 1, learning_rate)
+        self.train_metrics.add(values, len(inputs["labels"]), self.state.global_step + 1, learning_rate)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _mixed(self, inputs):
@@ -289,19 +289,19 @@ class CifarTrainer(Trainer):
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
-            logs |= self.figures.summary()
+            logs |= self.train_metrics.summary()
         elif "train_runtime" in logs:
             self._average_weights()  # before the Trainer loads the best model, whose weights are averages already
-            if self.figures.images_in_all:
+            if self.train_metrics.images_in_all:
                 # transformers' own loss is that of the steps since the run was resumed.
-                logs["train_loss"] = self.figures.mean_loss()
+                logs["train_loss"] = self.train_metrics.mean_loss()
         logs.pop("total_flos", None)
         super().log(logs, start_time)
 
     # Evaluation
 
     def evaluation_loop(self, *args, **kwargs):
-        with self.figures.paused(), self._ema.in_model() if self._ema else nullcontext():
+        with self.train_metrics.paused(), self._ema.in_model() if self._ema else nullcontext():
             self._average_weights()
             # All processes evaluate with the BatchNorm statistics of rank 0, which are saved.
             broadcast(list(self.model.buffers()))
@@ -321,7 +321,7 @@ class CifarTrainer(Trainer):
         """
         is_averaged = self.args.optim in SCHEDULE_FREE and self.optimizer is not None
         if is_averaged and self.optimizer.param_groups[0]["train_mode"]:
-            positions = self._train_sampler().order(0)[:CALIBRATION_IMAGES].tolist()
+            positions = self._train_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
             loader = self._kept_loader(self.train_dataset, self.args.per_device_train_batch_size, positions)
             with self.accelerator.autocast(), torch.random.fork_rng():  # dropout draws from it
                 self.optimizer.eval()
@@ -347,7 +347,7 @@ class CifarTrainer(Trainer):
             (folder / TRAINING_ARGS_JSON).write_text(self._given.to_json_string() + "\n", encoding="utf-8")
 
     def _write_progress(self, checkpoint):
-        content = json.dumps(self.figures.to_dict()) + "\n"
-        (checkpoint / resume.figures_file(self.args.process_index)).write_text(content, encoding="utf-8")
+        content = json.dumps(self.train_metrics.to_dict()) + "\n"
+        (checkpoint / resume.train_metrics_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
             self._ema.average.save(checkpoint)

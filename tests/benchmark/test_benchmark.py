@@ -86,7 +86,7 @@ def test_bare_loop_makes_the_steps_of_the_trainer(tmp_path):
 
 
 def test_inference(run):
-    figures, shown = run("inference", "--repeats 1 --engines eager channels_last --batch_sizes 1 3")
+    figures, shown = run("inference", "--repeats 1 --runtimes eager channels_last --batch_sizes 1 3")
     assert set(figures["batch_sizes"]) == {"1", "3"}
     assert all(set(found["rates"]) == {"eager", "channels_last"} for found in figures["batch_sizes"].values())
     assert "batch 3" in shown

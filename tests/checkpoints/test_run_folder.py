@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_cifar_resnet.checkpoints.run_folder import find_resume_checkpoint, output_folder, run_folder
+from hf_cifar_resnet.checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
 from hf_cifar_resnet.checkpoints.save import write_manifest
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
@@ -43,26 +43,26 @@ def test_default_folder_is_numbered_and_a_resumed_run_has_the_last(make_args, th
     for folder in there:
         Path("runs", folder).mkdir(parents=True)
     for resume, chosen in ((None, new), ("false", new), ("true", last)):
-        assert output_folder(make_args(resume_from_checkpoint=resume), "name") == str(Path("runs", chosen))
+        assert choose_run_folder(make_args(resume_from_checkpoint=resume), "name") == str(Path("runs", chosen))
     assert {path.name for path in Path("runs").glob("*")} == set(there)
 
 
 def test_resuming_by_path_continues_that_run(make_args):
     put_checkpoints("runs/mine", 3)
-    assert output_folder(make_args(resume_from_checkpoint="runs/mine/checkpoint-3"), "name") == "runs/mine"
+    assert choose_run_folder(make_args(resume_from_checkpoint="runs/mine/checkpoint-3"), "name") == "runs/mine"
 
 
 def test_given_folder_is_created_and_may_be_there(make_args):
     for _ in range(2):
-        assert output_folder(make_args(output_dir="a/b"), "name") == "a/b"
-        with run_folder(make_args(output_dir="a/b")):
+        assert choose_run_folder(make_args(output_dir="a/b"), "name") == "a/b"
+        with lock_run_folder(make_args(output_dir="a/b")):
             assert Path("a/b").is_dir()
     assert [path.name for path in Path("a/b").iterdir()] == [".lock"]
 
 
 def test_created_folders_are_removed_after_an_early_error(make_args):
     for there in ([], [".lock"]):
-        with pytest.raises(UserError), run_folder(make_args(output_dir="a/b")):
+        with pytest.raises(UserError), lock_run_folder(make_args(output_dir="a/b")):
             raise UserError("early")
         assert [path.name for path in Path().glob("a/b/.*")] == there
         Path("a/b").mkdir(parents=True, exist_ok=True)
@@ -76,17 +76,17 @@ def test_given_folder_with_a_run_is_refused_unless_resumed(make_args, finished):
     else:
         put_checkpoints("mine", 3)
     with pytest.raises(UserError, match="mine holds a run already: add --resume_from_checkpoint auto"):
-        output_folder(make_args(output_dir="mine"), "name")
+        choose_run_folder(make_args(output_dir="mine"), "name")
     with pytest.raises(UserError, match="holds a run already"):
-        output_folder(make_args(output_dir="mine", resume_from_checkpoint="false"), "name")
-    assert output_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
+        choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="false"), "name")
+    assert choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])
 def test_file_in_the_way(make_args, folder):
     Path("file").write_text("mine")
     with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
-        run_folder(make_args(output_dir=output_folder(make_args(output_dir=folder), "name"))).__enter__()
+        lock_run_folder(make_args(output_dir=choose_run_folder(make_args(output_dir=folder), "name"))).__enter__()
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
 
 
@@ -107,10 +107,10 @@ def test_two_runs_in_one_folder(make_args, tmp_path):
         try:
             assert other.stdout.readline() == b"locked\n"
             with pytest.raises(UserError, match="another run is writing into mine: wait for its end, or choose"):
-                run_folder(make_args(output_dir="mine")).__enter__()
+                lock_run_folder(make_args(output_dir="mine")).__enter__()
         finally:
             other.kill()
-    with run_folder(make_args(output_dir="mine")):  # the lock of a killed run is gone
+    with lock_run_folder(make_args(output_dir="mine")):  # the lock of a killed run is gone
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 1 and "BlockingIOError" in done.stderr
 
@@ -118,7 +118,7 @@ def test_two_runs_in_one_folder(make_args, tmp_path):
 def test_folder_that_cannot_be_written(make_args, mount):
     mount("ro")
     with pytest.raises(UserError, match="the output folder disk cannot be written: Read-only file system"):
-        run_folder(make_args(output_dir="disk")).__enter__()
+        lock_run_folder(make_args(output_dir="disk")).__enter__()
 
 
 # The checkpoint to resume from
@@ -146,7 +146,7 @@ def test_auto_resumes_or_begins(make_args):
     put_checkpoints("mine", 3)
     assert Path(find_resume_checkpoint(args)) == Path("mine/checkpoint-3")
     with pytest.raises(UserError, match="auto needs --output_dir"):
-        output_folder(make_args(resume_from_checkpoint="auto"), "name")
+        choose_run_folder(make_args(resume_from_checkpoint="auto"), "name")
 
 
 @pytest.mark.parametrize("value", ["true", "auto"])

@@ -57,7 +57,7 @@ def test_pixels_are_the_normalised_image(images):
 def test_bytes_to_normalise_elsewhere(dataset):
     """The same pixels, a quarter of their size."""
     positions = [5, 48 + 3, 5]
-    raw = dataset.as_bytes().__getitems__(positions)["pixel_values"]
+    raw = dataset.without_normalization().__getitems__(positions)["pixel_values"]
     assert (raw.dtype, raw.shape) == (torch.uint8, (3, 32, 32, 3))
     pixels = dataset.__getitems__(positions)["pixel_values"]
     assert normalize(raw, MEAN, STD).equal(pixels)

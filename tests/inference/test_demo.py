@@ -40,7 +40,7 @@ def test_the_map_is_exact(loaded):
     """Its mean and the bias are the logit: nothing of what decided is left out."""
     model, processor = loaded
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
-    probabilities, seen, activations = page.look(model, processor, image)
+    probabilities, seen, activations = page.predict_with_activation_map(model, processor, image)
     with torch.no_grad():
         logits = model(pixel_values=normalize(seen[None], processor.image_mean, processor.image_std)).logits[0]
         best = int(logits.argmax())
@@ -54,7 +54,7 @@ def test_the_map_is_exact(loaded):
 def test_the_image_is_shown_as_the_model_sees_it(loaded, mode, size):
     generator = np.random.default_rng(1)
     image = Image.fromarray(generator.integers(0, 256, (*size[::-1], 4), dtype=np.uint8), "RGBA").convert(mode)
-    _, seen, _ = page.look(*loaded, image)
+    _, seen, _ = page.predict_with_activation_map(*loaded, image)
     # As in training, up to a grey level where it is resized.
     assert np.abs(seen.astype(int) - to_rgb_array(image, 32)).max() <= 1
 
@@ -62,7 +62,7 @@ def test_the_image_is_shown_as_the_model_sees_it(loaded, mode, size):
 @pytest.mark.parametrize("levels", [np.full((9, 9), 0.5, "f"), np.full((9, 9), 9_000, np.uint16)])
 def test_pixels_that_are_no_grey_levels_are_not_shown_as_such(loaded, levels):
     with pytest.raises(ValueError, match="grey levels"):
-        page.look(*loaded, Image.fromarray(levels))
+        page.predict_with_activation_map(*loaded, Image.fromarray(levels))
 
 
 def test_the_overlay_marks_for_and_against():

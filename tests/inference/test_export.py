@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
-from hf_cifar_resnet.benchmark.inference import make_engine
+from hf_cifar_resnet.benchmark.inference import make_runtime
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.commands.export import main as export
 from hf_cifar_resnet.data.dataset import normalize
@@ -142,7 +142,7 @@ def test_engine_of_the_benchmark_agrees_with_the_model(checkpoint, reference, na
         pytest.importorskip("onnxruntime", reason=WITHOUT_ONNX)
     model = CifarResNetForImageClassification.from_pretrained(checkpoint).eval()
     _, pixels, logits = reference
-    predict = make_engine(name, model, pixels)
+    predict = make_runtime(name, model, pixels)
     with torch.inference_mode():
         np.testing.assert_allclose(predict(), logits, atol=tolerance)
 

@@ -14,8 +14,8 @@ from scipy.special import softmax
 from hf_cifar_resnet import CifarResNetForImageClassification, load_splits
 from hf_cifar_resnet.checkpoints.save import find_damage
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.documents import read_json
 from hf_cifar_resnet.evaluation.analysis import negative_log_likelihood
-from hf_cifar_resnet.reporting.run_record import read_json
 
 
 @pytest.fixture(scope="module")

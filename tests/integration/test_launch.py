@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.reporting.run_record import read_json
+from hf_cifar_resnet.documents import read_json
 
 from .conftest import TWO_PROCESSES
 
@@ -27,7 +27,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet import ImageDataset
-from hf_cifar_resnet.training.processes import leave_processes_at_exit
+from hf_cifar_resnet.training.processes import destroy_process_group_at_exit
 
 class WithPositions(ImageDataset):
     def __getitems__(self, positions):
@@ -61,7 +61,7 @@ for schedule in sys.argv[2:]:
 with open(f"{sys.argv[1]}/found-{args.process_index}.json", "w") as file:
     json.dump(found, file)
 del model, trainer
-leave_processes_at_exit()
+destroy_process_group_at_exit()
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.commands.train import main
-from hf_cifar_resnet.reporting.run_record import read_json
+from hf_cifar_resnet.documents import read_json
 from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER
 
 from .conftest import ENVIRONMENT

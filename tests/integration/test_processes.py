@@ -78,7 +78,7 @@ def test_one_process_alone_writes_what_all_share(whole, folder):
     assert any(path.endswith("model.safetensors") for path in inside["0"]) and len(inside["0"]) > 50
     # Each writes its part of a checkpoint: what it has counted and, by torch and unnoticed, its random numbers' state.
     folders = {f"checkpoint-{step}" for step in range(99)}
-    assert {Path(path).name for path in inside["1"]} - folders == {"figures_1.json"}
+    assert {Path(path).name for path in inside["1"]} - folders == {"train_metrics_1.json"}
 
 
 def test_finished_processes_have_no_threads_of_gloo(whole, folder):

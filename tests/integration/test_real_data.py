@@ -1,7 +1,7 @@
 """The real model on real CIFAR-100; skips where it is not there."""
 
 from hf_cifar_resnet.commands.train import main
-from hf_cifar_resnet.reporting.run_record import read_json
+from hf_cifar_resnet.documents import read_json
 
 
 def test_resnet50_trains_on_real_cifar100(shared_dataset, tmp_path):

@@ -169,7 +169,7 @@ def test_killed_run_is_reported_and_resumed_by_the_next_start(start, slurm, tmp_
     until(lambda: squeue(slurm, "%T") == ["RUNNING"])
     job = squeue(slurm, "%i")
     process.send_signal(signal.SIGINT)
-    assert "jobs go on" in process.communicate(timeout=60)[0]
+    assert "jobs continue" in process.communicate(timeout=60)[0]
     output = start().communicate(timeout=400)[0]
     assert squeue(slurm, "%i") in ([], job) and "test top-1" in output
     assert len(list((folder / "slurm").glob("*_submitted.pkl"))) == 2

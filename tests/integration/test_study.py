@@ -1,13 +1,15 @@
 """A study of two schedules, really run, stopped and resumed."""
 
 import csv
+import json
 import shutil
 
 import pytest
 
 from hf_cifar_resnet.checkpoints.run_folder import lock_folder
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.reporting.run_record import read_json, write_json
+from hf_cifar_resnet.documents import read_json
+from hf_cifar_resnet.reporting.run_record import write_json
 
 pytestmark = pytest.mark.slow
 SIZES = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 2 --use_cpu".split()
@@ -57,7 +59,9 @@ def test_the_seeds_of_each_schedule_are_scored_as_one(study, tmp_path, capsys):
     scores = read_json(tmp_path / "scores.json")
     shown = ["constant, ensemble of its 2 seeds", "1", f"{scores['top1']:.2%}", f"{scores['top5']:.2%}"]
     assert rows["constant"] == shown
-    [stored] = [each for each in read_json(folder / "ensembles.json") if each["runs"][0].startswith("constant")]
+    [stored] = [
+        each for each in json.loads((folder / "ensembles.json").read_text()) if each["runs"][0].startswith("constant")
+    ]
     scores.pop("members")
     assert stored == {"runs": ["constant-seed1", "constant-seed2"], "test": scores}
 

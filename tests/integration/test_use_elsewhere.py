@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from hf_cifar_resnet import CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments, ImageDataset
-from hf_cifar_resnet.reporting.run_record import read_json
+from hf_cifar_resnet.documents import read_json
 
 from .conftest import use_elsewhere
 

@@ -4,7 +4,7 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_cifar_resnet.reporting.card import model_card, write_results
+from hf_cifar_resnet.reporting.card import model_card, write_run_files
 
 RUN = {
     "command": ["train.py", "--config", "quickstart"],
@@ -139,6 +139,6 @@ def test_figures_are_written_before_the_picture(tmp_path):
     run["arguments"]["label_smoothing_factor"] = 0.0
     (tmp_path / "curves.png").mkdir()
     with pytest.raises(OSError):
-        write_results(tmp_path, run, METRICS, [])
+        write_run_files(tmp_path, run, METRICS, [])
     assert json.loads((tmp_path / "metrics.json").read_text()) == METRICS
     assert "73.45%" in (tmp_path / "README.md").read_text()

@@ -24,7 +24,7 @@ def printed(data):
     def lines(arguments):
         model_args, data_args, args = parse_arguments([*SMALL.split(), *arguments.split()])
         model = build_model(model_args, data)
-        args = args.suited_to(model)
+        args = args.with_precision_for(model)
         run = make_record(model, data, model_args, data_args, args, [])
         return dict(line.split(maxsplit=1) for line in start_block(run, args).splitlines())
 

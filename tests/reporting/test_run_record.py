@@ -2,10 +2,10 @@ import math
 
 import pytest
 
+from hf_cifar_resnet.documents import read_json
 from hf_cifar_resnet.reporting.run_record import (
     history,
     read_history,
-    read_json,
     redact,
     scores,
     write_history,

@@ -8,12 +8,12 @@ from hf_cifar_resnet.study.compare import (
     are_equivalent,
     compare,
     confidence_interval,
-    describe_power,
+    report_power,
     seeds_needed,
     smallest_effect,
 )
 from hf_cifar_resnet.study.plan import plan_runs, plan_variants
-from hf_cifar_resnet.study.read import group, variant_name
+from hf_cifar_resnet.study.read import group_runs, variant_name
 from hf_cifar_resnet.study.report import write_report
 from hf_cifar_resnet.study.tune import at_edge, choose
 from hf_cifar_resnet.training.parser import parse_arguments
@@ -76,10 +76,10 @@ def test_power_of_the_seeds():
     assert [seeds_needed(effect, 0.05) for effect in (0.5, 1.0)] == [64, 17] and seeds_needed(1e-3, 0.05) is None
     assert 0.22 * smallest_effect(3, 0.05) == pytest.approx(0.7, abs=0.05)
     assert smallest_effect(2, 0.05 / 100) > smallest_effect(2, 0.05) > smallest_effect(50, 0.05)
-    text = describe_power(groups(runs(None, 0.70, 0.71, 0.72), runs(None, 0.6, 0.61, 0.62, schedule="step")))
+    text = report_power(groups(runs(None, 0.70, 0.71, 0.72), runs(None, 0.6, 0.61, 0.62, schedule="step")))
     assert "deviation over seeds is 1.00 points" in text
     assert "is 3.1 points, less where both deviate less; it would take 17 seeds to show 1 and 64" in text
-    assert describe_power(groups(runs(None, 0.5), runs(None, 0.6, schedule="step"))) is None
+    assert report_power(groups(runs(None, 0.5), runs(None, 0.6, schedule="step"))) is None
     low, high = confidence_interval([0.50, 0.51, 0.52])
     assert (low, high) == pytest.approx((0.4852, 0.5348), abs=1e-4)  # t(0.975, 2) = 4.303
 
@@ -94,7 +94,7 @@ def test_a_value_is_chosen_by_validation_and_an_edge_is_named():
 def test_two_runs_of_one_schedule_and_seed_are_refused():
     first, second = runs(None, 0.5)[0] | {"folder": "a"}, runs(None, 0.5)[0] | {"folder": "b"}
     with pytest.raises(UserError, match="a and b have the same schedule and seed"):
-        group([first, second])
+        group_runs([first, second])
 
 
 def test_study_of_an_older_version_is_refused_in_one_line(tmp_path):

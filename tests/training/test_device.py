@@ -89,7 +89,7 @@ def test_precision_follows_cpu_and_model(cpu_with, make_trainer, make_model, ins
 def test_arguments_stay_as_they_were_given(cpu_with, make_args, make_model):
     cpu_with(*AMX)
     args = make_args()
-    suited = args.suited_to(make_model(stage_widths=[64, 64]))
+    suited = args.with_precision_for(make_model(stage_widths=[64, 64]))
     assert (args.precision, args.bf16, suited.precision, suited.bf16) == ("fp32", False, "bf16", True)
 
 

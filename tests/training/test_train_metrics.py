@@ -9,7 +9,7 @@ from trainer_fixtures import Recorder
 from hf_cifar_resnet.checkpoints.save import find_damage
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, normalize
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.training.figures import CHECK_EVERY
+from hf_cifar_resnet.training.train_metrics import CHECK_EVERY
 
 
 class Poisoned(ImageDataset):

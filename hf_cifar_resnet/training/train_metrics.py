@@ -1,4 +1,4 @@
-"""Training figures between two logs (loss, accuracy, speed), and the check that loss and weights are finite."""
+"""Training metrics between two logs (loss, accuracy, speed), and the check that loss and weights are finite."""
 
 import math
 import time
@@ -17,11 +17,11 @@ CHECK_EVERY = 50
 
 
 @dataclass
-class TrainingFigures:
+class TrainMetrics:
     """
-    The figures of this process, since the last log and since the start of the run.
+    The training metrics of this process, since the last log and since the start of the run.
 
-    A batch's figures stay on the device until they are read, because reading would stall a GPU at every step. They are
+    A batch's metrics stay on the device until they are read, because reading would stall a GPU at every step. They are
     added on the host, batch by batch, so that a resumed training has the same sums to the bit.
     """
 
@@ -47,7 +47,7 @@ class TrainingFigures:
         self._since = time.perf_counter() - self.seconds
 
     def to_dict(self):
-        """Return the figures as keyword arguments of [`TrainingFigures`], to be saved with a checkpoint."""
+        """Return the metrics as keyword arguments of [`TrainMetrics`], to be saved with a checkpoint."""
         self.read()
         self.seconds = time.perf_counter() - self._since
         return asdict(self)
@@ -105,17 +105,17 @@ class NonFiniteError(UserError):
     """A loss or a weight is not finite."""
 
 
-class FiguresCallback(TrainerCallback):
+class TrainMetricsCallback(TrainerCallback):
     """
-    Starts the clock of [`TrainingFigures`], and raises [`NonFiniteError`] for a loss that is not finite: within
+    Starts the clock of [`TrainMetrics`], and raises [`NonFiniteError`] for a loss that is not finite: within
     [`CHECK_EVERY`] steps, and before a log, evaluation or save. Weights are checked before an evaluation or save.
     """
 
-    def __init__(self, figures: TrainingFigures, sampler: EpochSampler):
-        self.figures, self.sampler = figures, sampler
+    def __init__(self, metrics: TrainMetrics, sampler: EpochSampler):
+        self.metrics, self.sampler = metrics, sampler
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.figures.start()
+        self.metrics.start()
 
     def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         used = control.should_evaluate or control.should_save
@@ -126,10 +126,10 @@ class FiguresCallback(TrainerCallback):
         self._check(args, model, train_dataloader)
 
     def _check(self, args, model, train_dataloader):
-        self.figures.read()
-        bad = self.figures.bad
+        self.metrics.read()
+        bad = self.metrics.bad
         if bad is None and model is not None and not _is_finite(model):
-            bad = self.figures.last
+            bad = self.metrics.last
         found = [each for each in gather_object([bad]) if each is not None]
         if found:
             step, learning_rate = min(found)

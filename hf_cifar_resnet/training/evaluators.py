@@ -41,7 +41,7 @@ def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=25
     return args
 
 
-def recorded_precision(record, use_cpu):
+def training_precision(record, use_cpu):
     """Return the precision in a run record; fp32 for fp16, which CPUs do not have, on a CPU."""
     precision = record.get("precision", "fp32")
     return "fp32" if precision == "fp16" and device_for(use_cpu).type == "cpu" else precision
@@ -50,35 +50,35 @@ def recorded_precision(record, use_cpu):
 def score_ensemble(names, use_cpu=False):
     """
     Return the scores (`loss`, `top1`, ...) of an ensemble of checkpoints (folders that training wrote, or Hub ids) on
-    the test split of the data of the first. Raises [`UserError`] as [`load_scorer`] does.
+    the test split of the data of the first. Raises [`UserError`] as [`load_evaluator`] does.
     """
     _, data_args, record = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
-    args = scoring_arguments(names[0], use_cpu, recorded_precision(record, use_cpu))
-    _, scores = load_scorer(names, args, data_args, {"test"}).predict("test")
+    args = scoring_arguments(names[0], use_cpu, training_precision(record, use_cpu))
+    _, scores = load_evaluator(names, args, data_args, {"test"}).predict("test")
     return {name: scores[name] for name in run_record.SCORES if name in scores}
 
 
-def load_scorer(names, args, data_args, needed):
+def load_evaluator(names, args, data_args, needed):
     """
-    Return the [`CheckpointScorer`] of one checkpoint, or the [`EnsembleScorer`] of several, with the `needed` splits.
+    Return the [`CheckpointEvaluator`] of one checkpoint, or the [`EnsembleEvaluator`] of several, with `needed` splits.
     Raises [`UserError`] if one cannot be loaded, or its classes are not those of the data.
     """
-    scorers = []
+    evaluators = []
     for name in names:
         model, processor = load.load_checkpoint(name)
         with args.main_process_first(desc="decoding the images"):
             data = load.load_data_for(name, data_args, model, processor, needed)
         trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
-        scorers.append(CheckpointScorer(name, model.config.calibration_temperature, data, trainer))
-    first, *others = scorers
+        evaluators.append(CheckpointEvaluator(name, model.config.calibration_temperature, data, trainer))
+    first, *others = evaluators
     if not others:
         return first
     # The temperature of a single checkpoint does not fit the ensemble.
-    return EnsembleScorer(f"ensemble of {len(scorers)} checkpoints", 1.0, first.data, first.trainer, scorers)
+    return EnsembleEvaluator(f"ensemble of {len(evaluators)} checkpoints", 1.0, first.data, first.trainer, evaluators)
 
 
 @dataclass
-class CheckpointScorer:
+class CheckpointEvaluator:
     """A checkpoint's Trainer, and the data as its image processor normalises them."""
 
     name: str
@@ -103,7 +103,7 @@ class CheckpointScorer:
 
 
 @dataclass
-class EnsembleScorer(CheckpointScorer):
+class EnsembleEvaluator(CheckpointEvaluator):
     """Checkpoints that predict together, with the data and the Trainer of the first."""
 
     members: list
