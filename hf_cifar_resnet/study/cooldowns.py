@@ -3,7 +3,7 @@ Accuracy against the budget from little more than one run: shorter budgets branc
 https://arxiv.org/abs/2405.18392).
 
 The learning rate of `warmup_stable_decay` is constant until the last fifth of a run. So a run of fewer epochs is the
-longest run up to there, and only its own decay is trained. Each branch ends with the bits of a run that was planned for
+longest run up to there, and only its own decay is trained. Each branch is bit-identical to a run that was planned for
 its budget.
 """
 
