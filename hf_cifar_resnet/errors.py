@@ -94,7 +94,7 @@ def reports_user_errors(function):
         except OSError as error:
             if error.filename is None or error.strerror is None:  # such as a lost connection
                 raise
-            _print_error(f"{error.filename} cannot be used: {error.strerror}{_variable_of(error.filename)}")
+            _print_error(f"{error.filename} cannot be used: {error.strerror}")
             sys.exit(2)
         except RuntimeError as error:
             if any(sign in str(error) for sign in _LOST):
@@ -119,14 +119,6 @@ def _flush_output():
 def _discard_output():
     # Python would otherwise try to flush the rest when it exits, and print a traceback.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _variable_of(path):
-    """Return a hint at the environment variable that sets this path or a folder above it, or an empty string."""
-    for name in ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TMPDIR"):
-        if os.environ.get(name) and Path(os.environ[name]) in (Path(str(path)), *Path(str(path)).parents):
-            return f" ({name} names it)"
-    return ""
 
 
 def _print_error(error):

@@ -5,7 +5,7 @@ import torch
 from accelerate import PartialState
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
-from hf_cifar_resnet.device import RUNS_AT_ONCE, count_cores, device_for, is_faster_in_bf16, memory_format_for
+from hf_cifar_resnet.device import RUNS_AT_ONCE, count_cores, device_for, memory_format_for
 
 AMX = ("amx_tile", "amx_bf16", "avx512_f")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -38,22 +38,6 @@ def test_device_is_the_one_that_accelerate_picks():
 def test_memory_format(cpu_with, device, instructions, shape, chosen):
     cpu_with(*instructions)
     assert memory_format_for(model(**shape), device) == chosen
-
-
-@pytest.mark.parametrize(
-    "device, instructions, shape, faster",
-    [
-        (CPU, AMX, {"depth": 18}, True),
-        (CPU, AMX, {"stage_widths": [64, 128]}, True),
-        (CPU, AMX, {"stage_widths": [16, 32, 64]}, False),
-        (CPU, ["amx_tile", "amx_int8", "avx512_bf16"], {"depth": 18}, False),
-        (CPU, [], {"depth": 18}, False),
-        (GPU, AMX, {"depth": 18}, False),
-    ],
-)
-def test_bf16_on_a_cpu(cpu_with, device, instructions, shape, faster):
-    cpu_with(*instructions)
-    assert is_faster_in_bf16(model(**shape), device) == faster
 
 
 def test_runs_at_once_share_the_cores(monkeypatch):

@@ -1,5 +1,4 @@
 import ast
-import os
 import subprocess
 import sys
 import textwrap
@@ -127,33 +126,6 @@ def test_unknown_name(name):
         exec(f"from hf_cifar_resnet import {name}")
 
 
-# How it is tested
-
-THEIRS = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_ENDPOINT": "http://127.0.0.1:9",
-    "HF_TOKEN": "hf_theirs",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HTTP_PROXY": "http://127.0.0.1:9",
-    "http_proxy": "http://127.0.0.1:9",
-    "WORLD_SIZE": "2",
-    "LOCAL_RANK": "1",
-    "ACCELERATE_MIXED_PRECISION": "bf16",
-    "WANDB_MODE": "nonsense",
-    "MPLBACKEND": "nonsense",
-}
-
-
-@pytest.mark.slow
-def test_tests_do_not_depend_on_the_environment_of_their_user():
-    """One with a Hub, one that trains and one that draws."""
-    tests = ["test_loopback_hub.py::test_upload_and_download", "training/test_trainer.py::test_same_seed_same_weights",
-             "reporting/test_plots.py::test_picture_shows_the_numbers"]  # fmt: skip
-    command = [sys.executable, "-m", "pytest", "--numprocesses", "0", *(f"tests/{test}" for test in tests)]
-    result = subprocess.run(command, cwd=REPOSITORY, env=os.environ | THEIRS, capture_output=True, text=True)
-    assert "3 passed" in result.stdout, result.stdout
-
-
 # How the package is laid out
 
 
@@ -184,23 +156,3 @@ def test_lowest_versions_are_the_bounds_of_the_package():
     bounds = lowest_versions(sum(project["optional-dependencies"].values(), project["dependencies"]))
     _, *pins = (REPOSITORY / "tests" / "lowest-versions.txt").read_text(encoding="utf-8").splitlines()
     assert lowest_versions(pins) == bounds and len(bounds) > 20
-
-
-# Pieces, so that this file does not name them itself.
-HOSTS = [
-    ".".join(parts)
-    for parts in (("pypi", "org"), ("python", "org", "simple"), ("pythonhosted", "org"), ("download", "pytorch", "org"))
-]
-
-
-def test_no_file_names_a_package_index():
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    if listed.returncode:
-        pytest.skip("not tested: package indexes in files, since this is no git checkout")
-    files = [REPOSITORY / name for name in listed.stdout.splitlines()]
-    assert len(files) > 10
-    texts = {file: file.read_bytes() for file in files if file.is_file()}
-    assert not [file for file, text in texts.items() if any(host.encode() in text for host in HOSTS)]

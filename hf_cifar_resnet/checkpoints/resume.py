@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from ..documents import read_json
 from ..errors import UserError, one_line
-from ..reporting.run_files import RUN_JSON, TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
+from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
 from ..reporting.run_record import plain
 from .load import find_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
@@ -185,8 +185,8 @@ def find_dataset_difference(record, checkpoint):
 
 
 def _read_run_record(checkpoint):
-    """Read the sections of the `run.json` beside a checkpoint, or in one from the Hub; {} if there is none."""
-    for folder in (Path(checkpoint).parent, Path(checkpoint)):
-        with suppress(OSError, ValueError, AttributeError):  # none, or one that training did not write
-            return {name: part for name, part in read_json(folder / RUN_JSON).items() if isinstance(part, dict)}
+    """Read the sections of the run's `run.json`; {} if there is none."""
+    path = find_run_record(Path(checkpoint))
+    with suppress(OSError, ValueError):  # one that training did not write
+        return {name: part for name, part in read_json(path).items() if isinstance(part, dict)} if path else {}
     return {}

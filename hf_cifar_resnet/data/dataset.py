@@ -7,7 +7,6 @@ import io
 import mmap
 import os
 import tempfile
-import threading
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +21,6 @@ from .augment import Augmenter
 
 # PIL warns above MAX_IMAGE_PIXELS, and `read_rgb_array` refuses such an image.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-LARGE = 2**24  # pixels
-_large = threading.Lock()
 
 
 def to_rgb_array(image, size=IMAGE_SIZE):
@@ -67,9 +64,7 @@ def read_rgb_array(source, size=IMAGE_SIZE):
             raise ValueError(f"{image.width:,} x {image.height:,} pixels are too many")
         if image.format == "EPS":
             raise ValueError("it is a program, which Ghostscript would have to run")
-        # One large image at a time: each takes up to seven bytes a pixel, and there may be many readers.
-        with _large if image.width * image.height > LARGE else contextlib.nullcontext():
-            return to_rgb_array(image, size)
+        return to_rgb_array(image, size)
 
 
 def decode_images(dataset, size=IMAGE_SIZE, column=None):

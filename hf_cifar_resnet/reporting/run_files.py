@@ -20,6 +20,11 @@ def holds_model_or_run(folder):
     return any((folder / name).is_file() for name in ("config.json", RUN_JSON))
 
 
+def find_run_record(folder):
+    """Return the `run.json` in a folder, or beside it if it is a checkpoint; None if there is none."""
+    return next((place / RUN_JSON for place in (folder, folder.parent) if (place / RUN_JSON).is_file()), None)
+
+
 def step_of(checkpoint):
     """N of a folder `checkpoint-N`, or None."""
     number = Path(checkpoint).name.removeprefix(_PREFIX)

@@ -125,7 +125,7 @@ def write_plan(folder, runs, options, common):
     vary, without, entries = sorted(options.vary), dict(options.without), [run.entry() for run in runs]
     if path.is_file():
         before = read_json(path)
-        ablations = before.get("without", {})
+        ablations = before["without"]
         without = ablations | without
         changed = any(without[part] != settings for part, settings in ablations.items())
         if (before["arguments"], before["varied"]) != (common, vary) or changed:
@@ -133,12 +133,12 @@ def write_plan(folder, runs, options, common):
                 f"{folder} holds a study with other arguments ({shlex.join(before['arguments'])}): "
                 "choose another --output_dir"
             )
-        entries = before.get("runs", []) + entries
+        entries = before["runs"] + entries
     known = {}
     for run in entries:
         kind = run["schedule"], run["without"], *sorted(run["varied"].items()), run["seed"]
         # A run with another choice of the tuned argument is not compared any more.
-        known[run["folder"] if run.get("tuning") else kind] = run
+        known[run["folder"] if run["tuning"] else kind] = run
     study = {"arguments": common, "varied": vary, "without": without, "runs": list(known.values())}
     with as_user_error(f"the folder {folder} cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)

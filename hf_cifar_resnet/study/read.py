@@ -22,13 +22,11 @@ def read_study(folder):
     """
     study = folder / run_files.STUDY_JSON
     if study.is_file():
-        runs = read_json(study).get("runs")
-        if runs is None:
-            raise UserError(f"{study} is of an older version: start the study again, which keeps its finished runs")
+        runs = read_json(study)["runs"]
     else:
         runs = [_single_run(path) for path in sorted(folder.glob(f"*/{run_files.RUN_JSON}"))]
     finished, unfinished = [], []
-    for run in ({"tuned": {}, "tuning": False} | run for run in runs):
+    for run in runs:
         place = folder / run["folder"]
         if (place / run_files.METRICS_JSON).is_file():
             records = {
@@ -57,8 +55,8 @@ def as_number(value):
 
 def _single_run(path):
     arguments = read_json(path)["arguments"]
-    kind = {"schedule": arguments["lr_scheduler_type"], "seed": arguments["seed"], "varied": {}, "without": None}
-    return {"folder": path.parent.name, **kind}
+    alone = {"varied": {}, "without": None, "tuned": {}, "tuning": False}
+    return {"folder": path.parent.name, "schedule": arguments["lr_scheduler_type"], "seed": arguments["seed"], **alone}
 
 
 def variant_name(run, ablated=True):

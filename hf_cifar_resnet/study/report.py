@@ -35,7 +35,7 @@ def write_report(folder, targets=None):
     rows = [
         {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **run["tuned"]}
         | ({"tuning": run["tuning"]} if run["tuned"] else {})
-        | figures(run, targets)
+        | run_metrics(run, targets)
         for run in finished
     ]
     run_record.write_history(rows, folder / "results.csv")
@@ -57,7 +57,7 @@ def choose_targets(runs):
     return sorted({math.floor(10 * value) / 10 for value in (min(best), max(best))} - {0.0})
 
 
-def figures(run, targets):
+def run_metrics(run, targets):
     """
     Return the numbers of one run that the tables show. Accuracies are 0 to 1; None is not measured or not reached. With
     few classes there is no top-5 accuracy.
@@ -108,7 +108,7 @@ def _table(groups, targets, selected_on, ensembles):
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
         columns |= {f"epochs_to_{target:g}": f"epochs to {target:.0%}", f"seconds_to_{target:g}": f"s to {target:.0%}"}
-    numbers = {name: [figures(run, targets) for run in members] for name, members in groups.items()}
+    numbers = {name: [run_metrics(run, targets) for run in members] for name, members in groups.items()}
     measured = {"interval", *(column for rows in numbers.values() for row in rows for column in row)}
     columns = {column: title for column, title in columns.items() if column in measured}
     scores_of = {tuple(each["runs"]): each["test"] for each in ensembles}

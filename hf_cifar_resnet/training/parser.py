@@ -131,7 +131,9 @@ def parse_with_run_record(parser, argv, others=None):
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
-    record = _read_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
+    path = run_files.find_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
+    with as_user_error(path, OSError, ValueError):
+        record = read_json(path) if path else {}
     given = _parse_data_arguments(record.get("data_arguments") or {})
     parser.set_defaults(dataset_name=given.get("dataset_name"))
     # The run's columns and revision do not fit another dataset.
@@ -139,15 +141,6 @@ def parse_with_run_record(parser, argv, others=None):
         parser.set_defaults(**given)
     data_args, options = parser.parse(argv)
     return options, data_args, record
-
-
-def _read_run_record(folder):
-    for place in (folder, folder.parent):
-        path = place / run_files.RUN_JSON
-        if path.is_file():
-            with as_user_error(path, OSError, ValueError):
-                return read_json(path)
-    return {}
 
 
 def _parse_data_arguments(given):

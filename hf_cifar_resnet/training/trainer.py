@@ -61,7 +61,6 @@ class CifarTrainer(Trainer):
         self._given = args
         self.train_metrics, self._ema = TrainMetrics(), None
         self._normalization = None
-        self._loaders = {}  # of evaluations and of BatchNorm's statistics
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
         callbacks = [
@@ -129,33 +128,26 @@ class CifarTrainer(Trainer):
         # `auto_find_batch_size` may have reduced the batch.
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // parts
-        drop_last = self.args.dataloader_drop_last
-        return self._make_loader(self.train_dataset, batch_size, sampler=self._train_sampler(), drop_last=drop_last)
+        # Images to evaluate are ready sooner than workers, which take seconds to start beside a GPU.
+        return self._make_loader(
+            self.train_dataset,
+            batch_size,
+            sampler=self._train_sampler(),
+            drop_last=self.args.dataloader_drop_last,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+        )
 
     def get_eval_dataloader(self, eval_dataset=None):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
     def get_test_dataloader(self, test_dataset):
-        return self._kept_loader(test_dataset, self.args.eval_batch_size)
-
-    def _kept_loader(self, dataset, batch_size, positions=None):
-        # Kept for each dataset, because its workers may persist.
-        key = id(dataset), positions is None
-        if key not in self._loaders:
-            self._loaders[key] = dataset, self._make_loader(dataset, batch_size, sampler=positions)
-        return self._loaders[key][1]
+        return self._make_loader(test_dataset, self.args.eval_batch_size)
 
     def _make_loader(self, dataset, batch_size, **options):
-        args = self.args
-        # Images to evaluate are ready sooner than workers, which take seconds to start beside a GPU.
-        if dataset is self.train_dataset or not isinstance(dataset, ImageDataset):
-            options |= {
-                "num_workers": args.dataloader_num_workers,
-                "persistent_workers": args.dataloader_persistent_workers,
-                "prefetch_factor": args.dataloader_prefetch_factor,
-                "multiprocessing_context": args.dataloader_multiprocessing_context,
-            }
         if isinstance(dataset, ImageDataset) and self._normalization in (None, (dataset.mean, dataset.std)):
             self._normalization = dataset.mean, dataset.std
             dataset = dataset.without_normalization()
@@ -163,8 +155,8 @@ class CifarTrainer(Trainer):
             dataset,
             batch_size,
             collate_fn=self.data_collator,
-            pin_memory=args.dataloader_pin_memory,
-            in_order=args.dataloader_in_order,
+            pin_memory=self.args.dataloader_pin_memory,
+            in_order=self.args.dataloader_in_order,
             # The seeds of workers are not drawn from the generator of dropout, which has to be reproducible.
             generator=torch.Generator(),
             **options,
@@ -322,7 +314,7 @@ class CifarTrainer(Trainer):
         is_averaged = self.args.optim in SCHEDULE_FREE and self.optimizer is not None
         if is_averaged and self.optimizer.param_groups[0]["train_mode"]:
             positions = self._train_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
-            loader = self._kept_loader(self.train_dataset, self.args.per_device_train_batch_size, positions)
+            loader = self._make_loader(self.train_dataset, self.args.per_device_train_batch_size, sampler=positions)
             with self.accelerator.autocast(), torch.random.fork_rng():  # dropout draws from it
                 self.optimizer.eval()
                 update_bn((self._normalized(batch)["pixel_values"] for batch in loader), self.model)

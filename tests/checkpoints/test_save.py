@@ -84,7 +84,7 @@ def test_damaged_checkpoint_is_refused_and_replaced_by_resuming(run, make_traine
 def test_checkpoint_of_another_model_is_refused(run, make_trainer, make_model):
     for other in ({"stage_widths": [16, 16]}, {"stage_depths": [1, 2]}):
         trainer = make_trainer("again", model=make_model(**other))
-        with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: it is one of another model") as refused:
+        with pytest.raises(UserError, match="checkpoint-4 cannot be resumed: it belongs to another model") as refused:
             trainer.train(resume_from_checkpoint=str(run / "checkpoint-4"))
         assert "\n" not in str(refused.value)
 

@@ -203,7 +203,7 @@ def test_what_is_varied_is_told_apart_whatever_it_is(study, tmp_path):
     for value in ("0.9", "0.95"):
         shutil.copytree(study[0] / RUNS[0], tmp_path / value)
         kind = {"schedule": "constant", "seed": 1, "varied": {"adam_beta1": value}, "without": None}
-        runs.append({"folder": value, **kind})
+        runs.append({"folder": value, "tuned": {}, "tuning": False, **kind})
     write_json({"arguments": SIZES, "varied": ["adam_beta1"], "without": {}, "runs": runs}, tmp_path / "study.json")
     cli(["study", "--report", str(tmp_path)])
     text = (tmp_path / "results.md").read_text()

@@ -68,17 +68,6 @@ def route(methods, path, stage):
     return register
 
 
-@route("GET", "/api/whoami-v2", "whoami")
-def whoami(request):
-    if request.user is None:
-        raise Refused(401, "Invalid username or password.")
-    user = request.user
-    token = {"displayName": "test", "role": "write" if user.write else "read", "createdAt": "2026-01-01T00:00:00.000Z"}
-    account = {"type": "user", "id": hashlib.sha1(user.name.encode()).hexdigest()[:24], "name": user.name}
-    auth = {"type": "access_token", "accessToken": token}
-    return Answer(account | {"fullname": user.name, "isPro": False, "orgs": [], "auth": auth})
-
-
 @route("POST", "/api/repos/create", "create")
 def create_repo(request):
     wanted, hub = request.json(), request.hub
@@ -176,7 +165,7 @@ def lfs_batch(request):
             return {"oid": oid, "size": size}
         repo.expected[oid] = size
         place = f"{repo.kind}s/{repo.id}/{oid}"
-        actions = {act: {"href": f"{request.hub.endpoint}/lfs-{act}/{place}"} for act in ("upload", "verify")}
+        actions = {act: {"href": f"{request.hub.endpoint}/lfs-{act}/{place}"} for act in ("upload",)}
         return {"oid": oid, "size": size, "actions": actions}
 
     return Answer({"transfer": "basic", "objects": [plan(wanted) for wanted in request.json()["objects"]]})
@@ -195,14 +184,6 @@ def lfs_upload(request):  # without a token: the address is the right to write, 
         raise Refused(400, "The content has another size or SHA-256 than was announced")
     repo.objects[oid] = data
     return Answer(b"")
-
-
-@route("POST", f"/lfs-verify/{STORE}", "lfs_verify")
-def lfs_verify(request):
-    repo, wanted = request.repo(write=True), request.json()
-    if len(repo.objects.get(wanted["oid"], b"")) != wanted["size"]:
-        raise Refused(404, "The object is not there", "EntryNotFound")
-    return Answer()
 
 
 @route("POST", f"{API}/commit/{REVISION}", "commit")

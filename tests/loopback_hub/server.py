@@ -25,7 +25,7 @@ from .store import Answer, Blob, Refused, Repo, User
 
 @dataclass
 class Fault:
-    """What goes wrong at the next requests of a stage, which is one of those `routes` names: whoami, create, commit...
+    """What goes wrong at the next requests of a stage, which is one of those `routes` names: create, commit...
 
     Without `status` and `cut` it is a 500. A cut breaks the connection in the middle of the request's body if it has
     one, else in the middle of the answer's; it never hits a HEAD, which has neither. `reset` cuts by TCP reset, not by

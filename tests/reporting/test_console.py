@@ -80,10 +80,7 @@ def test_learning_rate_and_optimizer_are_printed(printed):
     "instructions, arguments, told",
     [
         (["amx_tile", "amx_bf16"], "--depth 18", "bf16 (our default, since this CPU has AMX)"),
-        (["amx_tile", "amx_bf16"], "--depth 18 --bf16 false", "fp32 (flag)"),
-        (["amx_tile", "amx_bf16"], "", "fp32 (our default)"),
         ([], "--depth 18", "fp32 (our default)"),
-        ([], "--depth 18 --bf16", "bf16 (flag)"),
     ],
 )
 def test_precision_and_its_reason_are_printed(printed, cpu_with, instructions, arguments, told):

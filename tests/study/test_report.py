@@ -3,7 +3,6 @@
 import pytest
 
 from hf_cifar_resnet.errors import UserError
-from hf_cifar_resnet.reporting.run_record import write_json
 from hf_cifar_resnet.study.compare import (
     are_equivalent,
     compare,
@@ -14,7 +13,6 @@ from hf_cifar_resnet.study.compare import (
 )
 from hf_cifar_resnet.study.plan import plan_runs, plan_variants
 from hf_cifar_resnet.study.read import group_runs, variant_name
-from hf_cifar_resnet.study.report import write_report
 from hf_cifar_resnet.study.tune import at_edge, choose
 from hf_cifar_resnet.training.parser import parse_arguments
 
@@ -95,12 +93,6 @@ def test_two_runs_of_one_schedule_and_seed_are_refused():
     first, second = runs(None, 0.5)[0] | {"folder": "a"}, runs(None, 0.5)[0] | {"folder": "b"}
     with pytest.raises(UserError, match="a and b have the same schedule and seed"):
         group_runs([first, second])
-
-
-def test_study_of_an_older_version_is_refused_in_one_line(tmp_path):
-    write_json({"arguments": [], "varied": [], "without": {}}, tmp_path / "study.json")
-    with pytest.raises(UserError, match="is of an older version: start the study again"):
-        write_report(tmp_path)
 
 
 def test_variants_are_planned_seed_by_seed(tmp_path):
