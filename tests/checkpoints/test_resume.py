@@ -1,4 +1,4 @@
-"""A run that is resumed from a checkpoint ends with the bits of one that never stopped."""
+"""A run that is resumed from a checkpoint is bit-identical to one that never stopped."""
 
 import pytest
 from safetensors.torch import load_file

@@ -7,7 +7,7 @@ import pytest
 
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import POLICIES, build_policy
-from hf_cifar_resnet.data.transforms import FastColorJitter, PadAndCrop
+from hf_cifar_resnet.data.transforms import FastColorJitter
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 RAMP = np.stack(np.broadcast_arrays(*np.ogrid[0:256:8, 0:256:8], 128), axis=-1).astype(np.uint8)
@@ -47,20 +47,6 @@ def test_factors_and_orders_fill_their_ranges():
     assert len({tuple(params["order"]) for params in drawn}) == 24
 
 
-# Crops
-
-
-@pytest.mark.parametrize("shape", [(5, 9, 3), (3, 3, 3)])
-def test_crop_is_one_of_the_padded_image(shape):
-    """In another size than that of [`test_augment.py`], smaller than the padding too."""
-    image, padding = NOISE[: shape[0], : shape[1]], 4
-    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-    crop = PadAndCrop(padding)
-    for top, left in np.ndindex(9, 9):
-        expected = padded[top : top + shape[0], left : left + shape[1]]
-        assert np.array_equal(crop.apply(image, down=top - padding, right=left - padding), expected)
-
-
 # Without Compose's checks
 
 
@@ -89,14 +75,3 @@ def test_pixels_are_those_of_compose(name, p):
         image = direct(NOISE.copy(), 2, index)
         assert np.array_equal(image, whole(NOISE.copy(), 2, index))
         assert image.flags.c_contiguous
-
-
-def test_transform_with_a_call_of_its_own_is_called():
-    class Inverted(A.HorizontalFlip):
-        def __init__(self):
-            super().__init__(p=1.0)
-
-        def __call__(self, *args, **data):
-            return data | {"image": 255 - data["image"]}
-
-    assert np.array_equal(Augmenter(A.Compose([Inverted()]))(NOISE, 0, 0), 255 - NOISE)

@@ -204,7 +204,7 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, refuse
     [
         (["--ensemble"], "--ensemble needs two checkpoints or more"),
         (["RUN/checkpoint-6"], "add --ensemble"),
-        (["RUN/checkpoint-6", "--ensemble", "--calibrate"], "--calibrate is of one checkpoint"),
+        (["RUN/checkpoint-6", "--ensemble", "--calibrate"], "--calibrate needs a single checkpoint"),
         (["RUN/../run", "--ensemble"], "is named twice"),
         (["nowhere", "--ensemble"], "nowhere is neither a folder nor user/repo"),
         (["--calibrate", "--validation_fraction", "0"], "no validation split"),

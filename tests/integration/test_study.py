@@ -228,7 +228,7 @@ def test_parts_are_left_out_one_at_a_time(python, tmp_path, refused):
 
 
 def test_each_schedule_is_compared_with_the_rate_that_validation_chose(python, tmp_path):
-    """Tuned first, then fresh seeds; two runs at a time have the bits of one alone."""
+    """Tuned first, then fresh seeds; two runs at a time are bit-identical to one alone."""
     program = "-m hf_cifar_resnet study --tune learning_rate=0.01,0.1,1e30 --schedules constant --seeds 1 2 --jobs 2"
     result = python(*program.split(), "--output_dir", tmp_path / "out", *SIZES, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -164,9 +164,8 @@ def lfs_batch(request):
         if oid in repo.objects:
             return {"oid": oid, "size": size}
         repo.expected[oid] = size
-        place = f"{repo.kind}s/{repo.id}/{oid}"
-        actions = {act: {"href": f"{request.hub.endpoint}/lfs-{act}/{place}"} for act in ("upload",)}
-        return {"oid": oid, "size": size, "actions": actions}
+        address = f"{request.hub.endpoint}/lfs-upload/{repo.kind}s/{repo.id}/{oid}"
+        return {"oid": oid, "size": size, "actions": {"upload": {"href": address}}}
 
     return Answer({"transfer": "basic", "objects": [plan(wanted) for wanted in request.json()["objects"]]})
 
