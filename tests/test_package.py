@@ -23,7 +23,7 @@ MAY_IMPORT = {"model": set(), "data": set()}
 for rooms in (["evaluation"], ["reporting"], ["checkpoints", "hub"], ["training", "inference"], ["study", "benchmark"]):
     MAY_IMPORT |= {room: {*MAY_IMPORT, *rooms} - NEVER.get(room, set()) for room in rooms}
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
-ANYWHERE = {"device", "choices", "documents", "errors", "__init__"}
+ANYWHERE = {"device", "choices", "documents", "errors", "processes", "__init__"}
 
 
 def room(module):

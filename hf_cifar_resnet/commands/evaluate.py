@@ -10,11 +10,11 @@ from ..data.arguments import DataArguments
 from ..documents import read_json
 from ..errors import UserError, as_user_error
 from ..evaluation import analysis
+from ..processes import destroy_process_group_at_exit
 from ..reporting import run_record
 from ..reporting.error_report import write_analysis
 from ..training.evaluators import load_evaluator, scoring_arguments, training_precision
 from ..training.parser import CifarArgumentParser, parse_with_run_record
-from ..training.processes import destroy_process_group_at_exit
 from . import positive
 
 SIGNIFICANCE = 0.05

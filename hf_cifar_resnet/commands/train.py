@@ -7,10 +7,11 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 
 from pathlib import Path
 
+from .. import processes
 from ..errors import reports_user_errors
 from ..reporting import run_record
 from ..reporting.card import write_run_files
-from ..training import preemption, processes
+from ..training import preemption
 from ..training.parser import parse_arguments
 
 # Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
@@ -27,7 +28,7 @@ def main(argv=None, prog=None):
     Exit with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.preemption`].
     """
     arguments = parse_arguments(argv, prog)
-    command = processes.command_line(argv, prog)
+    command = run_record.command_line(argv, prog)
     with preemption.watch_signals(command) as preempted:
         return _train(*arguments, command, preempted)
 

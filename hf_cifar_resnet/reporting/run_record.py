@@ -4,6 +4,7 @@ import csv
 import json
 import platform
 import re
+import sys
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,6 +13,7 @@ import torch
 
 from .. import __version__
 from ..choices import BUILT_IN_DATASETS
+from ..processes import is_launched
 from .run_files import step_of
 
 # The entries of a training log, and the columns of a history that they fill.
@@ -79,10 +81,12 @@ def _redact_text(text):
     return _SECRET.sub("<HF_TOKEN>", flag + equals + rest)
 
 
-def redact_token(argv):
-    """Hide the value of `--hub_token` in a command line."""
-    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in argv]
-    return ["<HUB_TOKEN>" if before == "--hub_token" else word for before, word in pairwise(["", *hidden])]
+def command_line(argv, prog):
+    """Return the command line of this program, without its launcher and the value of `--hub_token`."""
+    program = prog.split() if prog else [sys.argv[0]] if is_launched() else ["python", sys.argv[0]]
+    words = sys.argv[1:] if argv is None else argv
+    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in words]
+    return [*program, *("<HUB_TOKEN>" if before == "--hub_token" else word for before, word in pairwise(["", *hidden]))]
 
 
 def write_csv(rows, path):

@@ -12,11 +12,11 @@ from ..data.sources import ImageSplits
 from ..device import device_for
 from ..errors import UserError, as_user_error
 from ..evaluation import analysis
+from ..processes import check_processes
 from ..reporting import run_record
 from .arguments import CifarTrainingArguments
 from .build import quieten_libraries
 from .parser import CifarArgumentParser, parse_with_run_record
-from .processes import check_processes
 from .trainer import CifarTrainer
 
 

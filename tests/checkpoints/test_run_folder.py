@@ -7,8 +7,8 @@ import pytest
 from hf_cifar_resnet.checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
 from hf_cifar_resnet.checkpoints.save import write_manifest
 from hf_cifar_resnet.errors import UserError
+from hf_cifar_resnet.processes import check_processes
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
-from hf_cifar_resnet.training.processes import check_processes
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet import ImageDataset
-from hf_cifar_resnet.training.processes import destroy_process_group_at_exit
+from hf_cifar_resnet.processes import destroy_process_group_at_exit
 
 class WithPositions(ImageDataset):
     def __getitems__(self, positions):

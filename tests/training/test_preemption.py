@@ -9,6 +9,7 @@ import torch
 from trainer_fixtures import at
 from transformers import TrainerCallback
 
+from hf_cifar_resnet.reporting.run_record import command_line
 from hf_cifar_resnet.training.preemption import (
     EXIT_CODE,
     MARKER,
@@ -16,7 +17,6 @@ from hf_cifar_resnet.training.preemption import (
     Preempted,
     watch_signals,
 )
-from hf_cifar_resnet.training.processes import command_line
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
 TIMINGS = ("images_per_second", "data_wait", "seconds", "train_loss")

@@ -3,12 +3,10 @@
 import atexit
 import gc
 import os
-import sys
 
 import torch
 
-from ..errors import UserError, as_user_error
-from ..reporting.run_record import redact_token
+from .errors import UserError, as_user_error
 
 
 def is_launched():
@@ -54,9 +52,3 @@ def destroy_process_group_at_exit():
             # Otherwise a Trainer's DistributedDataParallel may still hold the group.
             gc.collect()
             torch.distributed.destroy_process_group()
-
-
-def command_line(argv, prog):
-    """Return the command line of this program, without its launcher and with any token redacted."""
-    program = prog.split() if prog else [sys.argv[0]] if is_launched() else ["python", sys.argv[0]]
-    return [*program, *redact_token(sys.argv[1:] if argv is None else argv)]
