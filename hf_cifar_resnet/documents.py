@@ -1,6 +1,7 @@
 """Reading JSON and YAML files of unknown origin safely: limited size, plain values only, errors of one line."""
 
 import json
+import os
 
 from .errors import one_line
 
@@ -9,6 +10,8 @@ LARGEST_JSON, LARGEST_YAML = 2**24, 2**20  # bytes
 
 def read_json(path, largest=LARGEST_JSON):
     """Return the object in a JSON file as a dict. Raises `OSError`, or `ValueError` in one line that names no file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is not a regular file")  # reading from a pipe may never end
     return _read_mapping(path, largest, json.loads, "JSON", "a JSON object: {...}")
 
 
@@ -27,6 +30,8 @@ def _read_mapping(path, largest, parse, language, form):
         raise ValueError(f"it is larger than {largest:,} bytes")
     try:
         content = parse(content.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except Exception as error:  # constructors of YAML raise more than YAMLError
         problem = getattr(error, "problem", None) or one_line(error)
         raise ValueError(f"it is not valid {language}: {problem}") from error

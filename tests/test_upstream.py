@@ -56,7 +56,7 @@ RELIED_ON = [
         ["self.get_optimizer_cls_and_kwargs(self.args"],
     ),
     (
-        "training/trainer.py: `log` puts our figures in the place of transformers' own",
+        "training/trainer.py: `log` puts our metrics in the place of transformers' own",
         Trainer._maybe_log_save_evaluate,
         ['logs["loss"]', "self.log(logs"],
     ),

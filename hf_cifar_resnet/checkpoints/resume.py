@@ -174,8 +174,8 @@ def find_dataset_difference(record, checkpoint):
     """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
     then, now = before.get("dataset", {}), record["dataset"]
-    slices = [[each.get("data_arguments", {}).get(name) for name in _SCORED_IMAGES] for each in (before, record)]
-    if "scored_images" in then and slices[0] == slices[1]:
+    chosen = [[each.get("data_arguments", {}).get(name) for name in _SCORED_IMAGES] for each in (before, record)]
+    if "scored_images" in then and chosen[0] == chosen[1]:
         split = record["data_arguments"]["eval_split"]
         same = then["scored_images"] == now["scored_images"]
         return None if same else f"its run was evaluated on other images: the {split} split of {now['name']} changed"

@@ -80,8 +80,8 @@ def _compare(logits, split, rival, split_name):
     verdict = "they differ" if found["p"] < SIGNIFICANCE else "no difference shown"
     return found, [
         f"compared with {rival.name}, top1 {found['top1']:.2%}:",
-        f"  only the first is right {found['only_first']:,}, only the second {found['only_second']:,}, both "
-        f"{found['both']:,}, neither {found['neither']:,}; "
+        f"  images that only the first gets right: {found['only_first']:,}, only the second: {found['only_second']:,}, "
+        f"both: {found['both']:,}, neither: {found['neither']:,}; "
         f"exact McNemar test p = {found['p']:.3g}: {verdict} at {SIGNIFICANCE:.0%}",
     ]
 

@@ -3,7 +3,7 @@ Compare learning-rate schedules: every schedule with every seed, each an ordinar
 
 hf-cifar-resnet study --schedules constant cosine one_cycle --seeds 42 43 44 --config quickstart
 
-Or an ablation study: the full recipe, and each ablation of it.
+Or an ablation study: the full recipe, and the recipe without each of the named parts.
 
 hf-cifar-resnet study --config strong --schedules cosine --without ema:ema_decay=0 --seeds 42 43 44
 

@@ -63,7 +63,7 @@ def _train(model_args, data_args, args, command, preempted):
         record["changed_arguments"] = changed_arguments(record, resume)
     callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]
     with lock_run_folder(args):
-        preempted.watch_folder(args.output_dir)
+        preempted.set_folder(args.output_dir)
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
             print(start_block(record, args, hub, resume), flush=True)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
 
 from ..documents import read_json
 from ..errors import UserError, as_user_error
@@ -32,6 +33,10 @@ def stage_run(run_folder, repo_id, folder):
     missing = [name for name in _NEEDED if run_folder / name not in own] + [run_files.WEIGHTS] * (not weights)
     if missing:
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
+    for path in weights:
+        # It may be a pickle, or end in the middle.
+        with as_user_error(f"{path} holds no weights", SafetensorError), safe_open(path, framework="np"):
+            pass
     with as_user_error(f"{run_folder / run_files.CARD} is no UTF-8 text", UnicodeDecodeError):
         card = (run_folder / run_files.CARD).read_text(encoding="utf-8")
     for path in own:

@@ -21,8 +21,9 @@ def holds_model_or_run(folder):
 
 
 def find_run_record(folder):
-    """Return the `run.json` in a folder, or beside it if it is a checkpoint; None if there is none."""
-    return next((place / RUN_JSON for place in (folder, folder.parent) if (place / RUN_JSON).is_file()), None)
+    """Return the `run.json` in a folder or else beside it, for a checkpoint the other way round; None without one."""
+    places = (folder, folder.parent) if step_of(folder) is None else (folder.parent, folder)
+    return next((place / RUN_JSON for place in places if (place / RUN_JSON).is_file()), None)
 
 
 def step_of(checkpoint):

@@ -83,7 +83,7 @@ class CifarTrainingArguments(TrainingArguments):
     optim: str = option("adamw_torch_fused", "such as sgd, muon, schedule_free_adamw; any of the Trainer's")
     weight_decay: float = option(1e-4, "weight decay, except on biases and BatchNorm")
     label_smoothing_factor: float = option(0.1, "label smoothing of the training loss; evaluations have none")
-    per_device_train_batch_size: int | None = option(None, "images per device and step; replaces --global_batch_size")
+    per_device_train_batch_size: int | None = option(None, "images per device and step, instead of --global_batch_size")
     per_device_eval_batch_size: int = option(256, "images per device and step of evaluation")
     eval_strategy: str = option("epoch", "when to evaluate: no, steps or epoch")
     save_strategy: str = option("epoch", "when to save: no, steps, epoch or best")
@@ -93,7 +93,7 @@ class CifarTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = option("top1", "loss, top1, top5 or superclass of the evaluation split")
     bf16: bool | None = option(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
     fp16: bool | None = option(None, "float16 autocast")
-    dataloader_num_workers: int | None = option(None, "loader workers; by default none on a CPU, up to 8 a GPU")
+    dataloader_num_workers: int | None = option(None, "loader workers of training images; 0 on a CPU, up to 8 a GPU")
     dataloader_persistent_workers: bool | None = option(None, "on by default if there are workers")
     remove_unused_columns: bool = option(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.

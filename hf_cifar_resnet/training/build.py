@@ -45,7 +45,7 @@ def build_model(model_args, data, pretrained=None):
         model = load_model(pretrained, **model_args.given)
     known = label_names(model)
     if known != data.label_names:
-        print(f"New classifier for {len(data.label_names)} classes: the checkpoint has {len(known)} others")
+        print(f"New classifier for {len(data.label_names)} classes, which differ from the checkpoint's {len(known)}")
         model.config.id2label, model.config.label2id = data.id2label, data.label2id
         model.num_labels = len(data.label_names)
         model.classifier = nn.Linear(model.classifier.in_features, model.num_labels)

@@ -42,7 +42,7 @@ class PreemptionCallback(TrainerCallback):
         self.signum = self.folder = None
         self.training = self.ending = self.stopped = False
 
-    def watch_folder(self, folder):
+    def set_folder(self, folder):
         """Set the run's folder, where a preemption leaves a marker file, and delete an earlier marker."""
         self.folder = folder
         if is_rank_0():

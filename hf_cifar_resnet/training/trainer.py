@@ -5,6 +5,7 @@ import json
 import math
 import time
 from contextlib import ExitStack, nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -128,12 +129,19 @@ class CifarTrainer(Trainer):
         # `auto_find_batch_size` may have reduced the batch.
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // parts
-        # Images to evaluate are ready sooner than workers, which take seconds to start beside a GPU.
+        return self._make_train_loader(batch_size, self._train_sampler(), self.args.dataloader_drop_last)
+
+    @cached_property  # because its workers may persist
+    def _batchnorm_loader(self):
+        positions = self._train_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
+        return self._make_train_loader(self.args.per_device_train_batch_size, positions)
+
+    def _make_train_loader(self, batch_size, sampler, drop_last=False):
         return self._make_loader(
             self.train_dataset,
             batch_size,
-            sampler=self._train_sampler(),
-            drop_last=self.args.dataloader_drop_last,
+            sampler=sampler,
+            drop_last=drop_last,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
@@ -145,6 +153,7 @@ class CifarTrainer(Trainer):
         return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
     def get_test_dataloader(self, test_dataset):
+        # Without workers, which take seconds to start beside a GPU: the images are ready sooner.
         return self._make_loader(test_dataset, self.args.eval_batch_size)
 
     def _make_loader(self, dataset, batch_size, **options):
@@ -313,11 +322,9 @@ class CifarTrainer(Trainer):
         """
         is_averaged = self.args.optim in SCHEDULE_FREE and self.optimizer is not None
         if is_averaged and self.optimizer.param_groups[0]["train_mode"]:
-            positions = self._train_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
-            loader = self._make_loader(self.train_dataset, self.args.per_device_train_batch_size, sampler=positions)
             with self.accelerator.autocast(), torch.random.fork_rng():  # dropout draws from it
                 self.optimizer.eval()
-                update_bn((self._normalized(batch)["pixel_values"] for batch in loader), self.model)
+                update_bn((self._normalized(batch)["pixel_values"] for batch in self._batchnorm_loader), self.model)
 
     # Saving
 

@@ -137,7 +137,7 @@ def test_export_that_overflows_is_not_written(checkpoint, tmp_path, refused):
 
 
 @pytest.mark.parametrize("name, tolerance", [("eager", 0), ("folded", 1e-4), ("onnx", 1e-4), ("onnx-int8", 0.3)])
-def test_engine_of_the_benchmark_agrees_with_the_model(checkpoint, reference, name, tolerance):
+def test_runtime_of_the_benchmark_agrees_with_the_model(checkpoint, reference, name, tolerance):
     if "onnx" in name:
         pytest.importorskip("onnxruntime", reason=WITHOUT_ONNX)
     model = CifarResNetForImageClassification.from_pretrained(checkpoint).eval()

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 import re
 import resource
@@ -127,7 +128,7 @@ def test_wrong_configuration(checkpoint, image, refused, fields, told):
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("[" * 200_000 + "]" * 200_000, "maximum recursion depth"),
+        ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
         ("{", "not valid JSON"),
         ("[1]", "must hold a JSON object"),
         ("\0", "not valid JSON"),
@@ -158,6 +159,12 @@ def test_wrong_json(checkpoint, image, refused, name, text, told):
 def test_wrong_image_processor(checkpoint, image, refused, fields, told):
     change(checkpoint / "preprocessor_config.json", **fields)
     assert told in refused("predict", checkpoint, image)
+
+
+def test_pipe_in_a_checkpoint_is_not_waited_for(checkpoint, image, refused):
+    (checkpoint / "preprocessor_config.json").unlink()
+    os.mkfifo(checkpoint / "preprocessor_config.json")
+    assert "preprocessor_config.json: it is not a regular file" in refused("predict", checkpoint, image)
 
 
 def test_code_that_a_checkpoint_brings_or_names_is_not_run(checkpoint, image, tmp_path, capsys):

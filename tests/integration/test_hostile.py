@@ -62,7 +62,7 @@ BOMB = "\n".join(["a0: &a0 [1,1,1,1,1,1,1,1,1]", *(f"a{i}: &a{i} [{f'*a{i - 1},'
     [
         (BOMB, "unknown argument a0"),
         ("depth: &a [*a]", "depth takes one value, not a list"),
-        ("depth: " + "[" * 20_000, "maximum recursion depth"),
+        ("depth: " + "[" * 20_000, "nested too deeply"),
         ("depth: " + "1" * 2**21, "larger than 1,048,576 bytes"),
         ("depth: !!python/object/apply:os.system ['touch trapped']", "could not determine a constructor"),
         ("depth: 2001-99-99", "not valid YAML"),
@@ -103,6 +103,7 @@ def test_package_or_file_that_an_argument_needs(refused, tmp_path, typed, told):
         *(("run.json", text, "run.json.* not as training wrote it") for text in (b"{", b"[1]", b"[" * 100_000)),
         ("training_args.json", b"{", "training_args.json: it is not valid JSON"),
         ("README.md", b"\xff", "README.md is no UTF-8 text"),
+        ("model.safetensors", b"\x80\x04K\x01.", "model.safetensors holds no weights"),
     ],
 )
 def test_push_of_a_folder_with_a_file_that_is_none(finished, tmp_path, refused, name, content, told):

@@ -221,7 +221,7 @@ def test_fine_tuning_on_other_labels(trained, tmp_path, capsys):
     words = "--dataset_name shapes100 --max_train_samples 100 --max_eval_samples 100 --max_steps 1 --use_cpu".split()
     where = ["--model_name_or_path", str(trained.folder), "--output_dir", str(tmp_path / "shapes")]
     cli(["train", *words, *where, "--global_batch_size", "8"])
-    assert "New classifier for 100 classes: the checkpoint has 4 others" in capsys.readouterr().out
+    assert "New classifier for 100 classes, which differ from the checkpoint's 4" in capsys.readouterr().out
     assert load_file(tmp_path / "shapes" / "model.safetensors")["classifier.weight"].shape == (100, 32)
     assert str(tmp_path) not in (tmp_path / "shapes" / "README.md").read_text()
 

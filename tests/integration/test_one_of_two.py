@@ -58,7 +58,7 @@ except UserError as raised:
     found["error"] = str(raised)
 try:
     with watch_signals(["train.py"]) as preempted:
-        preempted.watch_folder(sys.argv[1])
+        preempted.set_folder(sys.argv[1])
         trainer = make(ImageDataset, [Sender(), preempted])
         trainer.train()
         preempted.check()

@@ -53,7 +53,7 @@ def train(make_trainer):
         try:
             with watch_signals(list(command)) as preempted:
                 trainer = make_trainer(callbacks=[*callbacks, preempted], **(RUN | options))
-                preempted.watch_folder(trainer.args.output_dir)
+                preempted.set_folder(trainer.args.output_dir)
                 trainer.train(resume_from_checkpoint=resume)
                 preempted.check()
         except Preempted as stopped:
@@ -155,7 +155,7 @@ def test_evaluation_without_a_save_is_followed_by_one_more_step(train):
 
 def test_signal_before_training_ends_at_once(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]) as preempted:
-        preempted.watch_folder(tmp_path)
+        preempted.set_folder(tmp_path)
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE and (tmp_path / MARKER).exists()
@@ -167,7 +167,7 @@ def test_signal_before_training_ends_at_once(tmp_path, capsys):
 def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_trainer, capsys):
     with pytest.raises(SystemExit) as stopped, watch_signals(["python", "train.py"]) as preempted:
         trainer = make_trainer(callbacks=[preempted], save_strategy="epoch")
-        preempted.watch_folder(trainer.args.output_dir)
+        preempted.set_folder(trainer.args.output_dir)
         trainer.train()
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("it went on")
