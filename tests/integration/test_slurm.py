@@ -168,7 +168,8 @@ def test_killed_run_is_reported_and_resumed_by_the_next_start(start, slurm, tmp_
     # Who stops watching does not stop the job, and whoever starts the study again watches the same job.
     until(lambda: squeue(slurm, "%T") == ["RUNNING"])
     job = squeue(slurm, "%i")
-    process.send_signal(signal.SIGINT)
+    # Not SIGINT, which a program ignores that a script has started in the background.
+    process.send_signal(signal.SIGTERM)
     assert "jobs continue" in process.communicate(timeout=60)[0]
     output = start().communicate(timeout=400)[0]
     assert squeue(slurm, "%i") in ([], job) and "test top-1" in output
