@@ -32,6 +32,8 @@ def _read_mapping(path, largest, parse, language, form):
         content = parse(content.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ImportError:  # says itself what is missing
+        raise
     except Exception as error:  # constructors of YAML raise more than YAMLError
         problem = getattr(error, "problem", None) or one_line(error)
         raise ValueError(f"it is not valid {language}: {problem}") from error
