@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
 from ..data.dataset import EpochSampler, collate
@@ -105,7 +106,8 @@ class BareLoop:
             batch = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in batch.items()}
             batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self.memory_format)
             with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                loss = self.model(**batch, label_smoothing=self.args.label_smoothing_factor).loss
+                logits = self.model(pixel_values=batch["pixel_values"]).logits.float()
+                loss = cross_entropy(logits, batch["labels"], label_smoothing=self.args.label_smoothing_factor)
             loss.backward()
             if self.args.max_grad_norm > 0:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)

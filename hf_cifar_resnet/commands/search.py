@@ -44,6 +44,8 @@ def _parse(argv, prog):
     parser.add_argument("--trials", type=positive, default=20, help="models to train")
     parser.set_defaults(output_dir="studies/search")
     model_args, data_args, args, options = parser.parse(argv)
+    if data_args.eval_split == "none":
+        raise UserError("search compares evaluations, and --eval_split none makes none: leave it out")
     space = [parse_dimension(text) for text in options.space]
     check_space(space, parser, argv)
     # Trials compete by their last evaluation, and the checkpoints of all trials would fill the disk.

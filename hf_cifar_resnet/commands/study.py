@@ -57,7 +57,7 @@ def main(argv, prog=None):
     # An exception, so that `execute_runs` ends the current runs, which save a checkpoint to resume from.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.tune:
-        check_tuning(variants, options)
+        check_tuning(variants, options, eval_split=parse_arguments([*common, *runs[0].arguments()])[1].eval_split)
         chosen = tune(folder, variants, options, common)
         for run in runs:
             run.tuned = {options.tune.name: chosen[variant_name(run.entry())]}

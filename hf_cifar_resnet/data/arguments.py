@@ -29,7 +29,9 @@ class DataArguments:
     label_column_name: str | None = option(None, "column of the labels; detected if not given")
     validation_fraction: float = option(0.1, "share of the training images held out, stratified")
     split_seed: int = option(0, "seed of the held-out images and of the samples")
-    eval_split: Literal["validation", "test"] = option("validation", "split for best model, plateau, early stopping")
+    eval_split: Literal["validation", "test", "none"] = option(
+        "validation", "split for best model, plateau, early stopping; none evaluates nothing while training"
+    )
     max_train_samples: int | None = option(None, "train on a stratified sample of this many images")
     max_eval_samples: int | None = option(None, "evaluate and test on stratified samples of this many images")
     image_size: int = option(IMAGE_SIZE, "height and width in pixels")
@@ -44,6 +46,11 @@ class DataArguments:
             raise UserError(f"--image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
         if not 0 <= self.validation_fraction < 1:
             raise UserError(f"--validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+        if self.eval_split == "none" and self.validation_fraction > 0:
+            raise UserError(
+                "--eval_split none would leave the held-out images unused: train on all images with "
+                "--validation_fraction 0, or evaluate on --eval_split validation"
+            )
         if self.split_seed < 0:
             raise UserError(f"--split_seed must not be negative, got {self.split_seed}")
         for name in ("max_train_samples", "max_eval_samples"):

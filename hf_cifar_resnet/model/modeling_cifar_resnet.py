@@ -166,7 +166,7 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values, labels=None, label_smoothing=0.0, output_hidden_states=None):
+    def forward(self, pixel_values, labels=None, output_hidden_states=None):
         """
         Return `loss`, the mean cross-entropy of the batch in float32 (if labels are given), `logits`
         `(batch, num_labels)` and, with `output_hidden_states`, the feature maps of the stem and of each stage as
@@ -176,14 +176,12 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalised images.
             labels (`torch.LongTensor` of shape `(batch,)`, or float `(batch, num_labels)`, *optional*): class numbers,
                 or class probabilities, in rows that sum to 1.
-            label_smoothing (`float`, defaults to 0.0): share of each label spread evenly over all classes (Szegedy et
-                al. 2015, https://arxiv.org/abs/1512.00567, section 7).
         """
         outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         logits = self.classifier(self.dropout(outputs.pooler_output.flatten(1)))
         loss = None
         if labels is not None:
-            loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+            loss = nn.functional.cross_entropy(logits.float(), labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
     @classmethod

@@ -14,7 +14,11 @@ def start_block(record, args, hub=None, resume=None):
     data = record["dataset"]
     selects = record["data_arguments"]["eval_split"]
     validation = f"{data['validation']:,} validation, " if data["validation"] else ""
-    how = "selected on test" if selects == "test" else "test is scored once, at the end"
+    how = {
+        "validation": "test is scored once, at the end",
+        "test": "selected on test",
+        "none": "nothing is evaluated while training; test is scored once, at the end",
+    }[selects]
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
     warmup = f", warmup {args.warmup_steps:g}" if args.warmup_steps else ""
     options = f" {args.lr_scheduler_kwargs}" if args.lr_scheduler_kwargs else ""

@@ -152,7 +152,7 @@ def make_record(model, data, model_args, data_args, args, command):
     sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
     on_hub = data_args.dataset_name not in BUILT_IN_DATASETS and not Path(data_args.dataset_name).exists()
     label = dataset_label(data_args.dataset_name)
-    name = model_name(model.config)
+    name, selected_on = model_name(model.config), data_args.eval_split
     return {
         "command": command,
         "dataset": {
@@ -166,7 +166,7 @@ def make_record(model, data, model_args, data_args, args, command):
             "num_labels": len(data.label_names),
             **sizes,
             # Identifies the split that the best checkpoint is chosen on: see `find_dataset_difference`.
-            "scored_images": getattr(data, data_args.eval_split).digest(),
+            "scored_images": getattr(data, "test" if selected_on == "none" else selected_on).digest(),
         },
         "model": {
             "name": name,
@@ -193,7 +193,7 @@ def make_record(model, data, model_args, data_args, args, command):
 def make_metrics(state, args, eval_split, test=None, most_confused=None):
     """
     Make the metrics of a run so far (`metrics.json`) from the Trainer's state. The best epoch was chosen on
-    `eval_split`; `test` and `most_confused` are of the saved model on the test split, once it has been scored.
+    `eval_split`, unless it is "none"; `test` and `most_confused` are of the saved model on the test split, once it has been scored.
     """
     # Nothing may have been logged yet.
     rows = history(state.log_history) or [{"step": state.global_step, "epoch": state.epoch}]

@@ -8,7 +8,7 @@ from statistics import mean, stdev, variance
 import numpy as np
 from scipy import optimize, stats
 
-from .read import selection_top1, test_top1, variant_name
+from .read import selection_split, selection_top1, test_top1, variant_name
 
 # Differences are claimed below this p-value, after Holm's correction for the number of comparisons.
 SIGNIFICANCE = 0.05
@@ -145,7 +145,7 @@ def _comparisons(groups):
     names, baselines = ranked(groups), ablation_baselines(groups)
     if baselines:
         return baselines, list(dict.fromkeys(baselines.values())), "Full recipe"
-    return dict.fromkeys(names[1:], names[0]), names[:1], f"Best on {groups[names[0]][0]['metrics']['selected_on']}"
+    return dict.fromkeys(names[1:], names[0]), names[:1], f"Best on {selection_split(groups[names[0]][0]['metrics'])}"
 
 
 def _describe(values):

@@ -89,6 +89,11 @@ def test_top1(members):
 
 
 def selection_top1(members):
-    """Return the top-1 accuracy, 0 to 1, of each run on the split that epochs were selected on."""
+    """Return the top-1 accuracy, 0 to 1, of each run on the split that epochs were selected on, or else on test."""
     metrics = [run["metrics"] for run in members]
-    return [(each[each["selected_on"]] or {}).get("top1", 0.0) for each in metrics]
+    return [(each[selection_split(each)] or {}).get("top1", 0.0) for each in metrics]
+
+
+def selection_split(metrics):
+    """Return the split on which a run selected its epoch; test for one that evaluated nothing before."""
+    return "test" if metrics["selected_on"] == "none" else metrics["selected_on"]

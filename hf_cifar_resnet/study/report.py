@@ -103,7 +103,7 @@ def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_
 
 def _table(groups, targets, selected_on, ensembles):
     columns = {"test_top1": "test top-1", "interval": "95% interval", "test_top5": "test top-5"}
-    if selected_on != "test":
+    if selected_on == "validation":
         columns = {"validation_top1": "validation top-1", "validation_top5": "validation top-5"} | columns
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:

@@ -10,8 +10,10 @@ from .plan import Run, check_runs, write_plan
 from .read import as_number, read_study, selection_top1, variant_name
 
 
-def check_tuning(variants, options):
-    """Raise [`UserError`] where the compared runs would not be independent of the choice."""
+def check_tuning(variants, options, eval_split):
+    """Raise [`UserError`] where there is nothing to choose on, or the compared runs would depend on the choice."""
+    if eval_split == "none":
+        raise UserError("--tune chooses by evaluations, and --eval_split none makes none: tune on validation first")
     if shared := sorted(set(options.tuning_seeds) & set(options.seeds)):
         raise UserError(f"--tuning_seeds and --seeds must differ, both have {shared[0]}: compare on fresh seeds")
     for variant in variants:

@@ -72,16 +72,16 @@ def load_data(data_args, args):
 
     data = load_splits(**vars(data_args), seed=args.seed)
     if data_args.eval_split == "validation" and data.validation is None:
-        raise UserError("there is no validation split to select on: hold some out, or add --eval_split test")
+        raise UserError("there is no validation split to select on: hold some out, add --eval_split test, or --eval_split none to evaluate nothing")
     known = score_names(len(data.label_names), data.superclass_of is not None)
-    if args.metric_for_best_model.removeprefix("eval_") not in known:
+    if data_args.eval_split != "none" and args.metric_for_best_model.removeprefix("eval_") not in known:
         raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
     return data
 
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """
-    Return a [`CifarTrainer`] that evaluates on `eval_split`; `kwargs` are passed on to it. Raises [`UserError`] if an
+    Return a [`CifarTrainer`] that evaluates on `eval_split`, or not at all if it is "none"; `kwargs` are passed on to it. Raises [`UserError`] if an
     argument needs a package that is not installed, or a feature that this model lacks.
     """
     from .trainer import CifarTrainer
@@ -91,7 +91,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
             model=model,
             args=args,
             train_dataset=data.train,
-            eval_dataset=getattr(data, eval_split),
+            eval_dataset=None if eval_split == "none" else getattr(data, eval_split),
             processing_class=data.image_processor(),
             superclass_of=data.superclass_of,
             **kwargs,

@@ -14,6 +14,7 @@ from ..documents import read_json, read_yaml
 from ..errors import LineParser, UserError, as_user_error
 from ..reporting import run_files
 from .arguments import CifarTrainingArguments, ModelArguments
+from .schedules import is_by_evaluations
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
@@ -60,11 +61,32 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         given, _ = self.parse_known_args(argv)
         if getattr(given, "config", None) is not None:
             argv = self._recipe_arguments(given, argv) + argv
+            given, _ = self.parse_known_args(argv)
+        if getattr(given, "eval_split", None) == "none" and CifarTrainingArguments in self.dataclass_types:
+            self._train_without_evaluations(argv)
         with as_user_error("", ValueError, TypeError, OSError, ImportError):
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
         if rest:
             raise UserError(self._unknown(rest[0]))
         return parsed
+
+    def _train_without_evaluations(self, argv):
+        """Set the defaults of a run that evaluates nothing. Raises [`UserError`] for arguments that need evaluations."""
+        self.set_defaults(eval_strategy="no", load_best_model_at_end=False)
+        given, _ = self.parse_known_args(argv)
+        needy = {
+            "lr_scheduler_type": is_by_evaluations(given.lr_scheduler_type),
+            "eval_strategy": given.eval_strategy != "no",
+            "load_best_model_at_end": given.load_best_model_at_end,
+            "early_stopping_patience": given.early_stopping_patience is not None,
+            "save_strategy": given.save_strategy == "best",
+            "eval_on_start": given.eval_on_start,
+        }
+        for name, needs_evaluations in needy.items():
+            if needs_evaluations:
+                raise UserError(
+                    f"--{name} {getattr(given, name)} needs evaluations, and --eval_split none makes none: leave one out"
+                )
 
     def _recipe_arguments(self, given, argv):
         recipe = read_recipe(given.config)

@@ -298,6 +298,11 @@ def dry_run(name, total_steps, learning_rate, warmup_steps=0, kwargs=None):
         scheduler.step()
 
 
+def is_by_evaluations(name: str) -> bool:
+    """Return whether a schedule follows evaluations."""
+    return name in _BY_EVALUATIONS
+
+
 def callbacks_for(name, kwargs):
     """Return the callbacks that a schedule needs."""
     return [_BY_EVALUATIONS[name](**kwargs)] if name in _BY_EVALUATIONS else []
