@@ -34,19 +34,25 @@ def printed(data):
 @pytest.mark.parametrize(
     "arguments, methods",
     [
-        ("", "augmentation seed"),
-        ("--mixup_alpha 0.2 --label_smoothing_factor 0.1", "augmentation seed, MixUp 0.2, label smoothing 0.1"),
+        ("", "augmentation crop_flip_jitter"),
+        (
+            "--mixup_alpha 0.2 --label_smoothing_factor 0.1",
+            "augmentation crop_flip_jitter, MixUp 0.2, label smoothing 0.1",
+        ),
         (
             "--augmentation cutout --mixup_alpha 0.2 --cutmix_alpha 1 --mixing_probability 0.5 --mixing_stop_epoch 0.9",
             "augmentation cutout, MixUp 0.2 or CutMix 1 in 50% of batches until 90% of the run",
         ),
-        ("--cutmix_alpha 1 --mixing_stop_epoch 5", "augmentation seed, CutMix 1 until epoch 5"),
+        ("--cutmix_alpha 1 --mixing_stop_epoch 5", "augmentation crop_flip_jitter, CutMix 1 until epoch 5"),
         (
             "--random_erasing 0.25 --dropout 0.1 --drop_path_rate 0.2 --ema_decay 0.9",
-            "augmentation seed, random erasing 0.25, dropout 0.1, drop path 0.2, "
+            "augmentation crop_flip_jitter, random erasing 0.25, dropout 0.1, drop path 0.2, "
             "EMA 0.9 (ema weights are evaluated and saved)",
         ),
-        ("--ema_decay 0.9 --saved_weights raw", "augmentation seed, EMA 0.9 (raw weights are evaluated and saved)"),
+        (
+            "--ema_decay 0.9 --saved_weights raw",
+            "augmentation crop_flip_jitter, EMA 0.9 (raw weights are evaluated and saved)",
+        ),
     ],
 )
 def test_methods_are_printed(printed, arguments, methods):
