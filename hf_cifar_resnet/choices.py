@@ -10,7 +10,7 @@ LR_BATCH = 256  # the batch size that `--lr_scaling` scales from
 IMAGE_SIZE = 32  # height and width, pixels
 MAX_IMAGE_SIZE = 1024
 AUGMENTATIONS = (
-    "crop_flip_jitter", "crop_flip_hole_or_noise", "crop_flip", "cutout", "trivial", "randaugment",
+    "crop_flip_jitter", "crop_flip_hole_or_noise", "crop_flip", "crop_only", "cutout", "trivial", "randaugment",
     "mild_trivial_cutout", "none",
 )  # fmt: skip
 DEFAULT_AUGMENTATION = AUGMENTATIONS[0]

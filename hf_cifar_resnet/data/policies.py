@@ -1,5 +1,6 @@
 """Augmentation policies: by name, or from a file of Albumentations."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -82,6 +83,8 @@ POLICIES = {
     "crop_flip_jitter": lambda size, jitter: [*crop_and_flip(), FastColorJitter(*jitter, p=1.0)],
     "crop_flip_hole_or_noise": _crop_flip_hole_or_noise,
     "crop_flip": lambda size, jitter: crop_and_flip(),
+    # For classes that are each other's mirror images, such as arrows, or no longer themselves, such as letters.
+    "crop_only": lambda size, jitter: [PadAndCrop(PADDING)],
     # A square of half the width, as the paper has for CIFAR-10.
     "cutout": lambda size, jitter: [*crop_and_flip(), Cutout(size // 2)],
     "trivial": lambda size, jitter: [*crop_and_flip(), A.OneOf(color_and_shape(size), p=1)],
@@ -121,6 +124,21 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
     if random_erasing:
         transforms.append(A.Erasing(ERASED_AREA, ERASED_RATIO, fill="random", p=random_erasing))
     return A.Compose(transforms)
+
+
+def describe(policy: A.BaseCompose) -> str:
+    """Return what a policy does, such as "pad and crop, horizontal flip"; for images left as they are, nothing."""
+    parts = list(dict.fromkeys(map(_describe_transform, policy.transforms)))  # those of one name differ in strength
+    if isinstance(policy, A.OneOf):
+        return f"one of ({', '.join(parts)})" if len(parts) > 2 else " or ".join(parts)
+    return f"{policy.n} of ({', '.join(parts)})" if isinstance(policy, A.SomeOf) else ", ".join(parts)
+
+
+def _describe_transform(transform):
+    if isinstance(transform, A.BaseCompose):
+        return describe(transform)
+    name = type(transform).__name__.removeprefix("Fast")
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
 def _read(name, image_size):
