@@ -31,7 +31,7 @@ def make_ways(data_args, batch_size, seed=0):
     part = parts["train"].select_columns(["image", "row", "label"])
     images, labels = decode_images(part, data_args.image_size), np.array(part["label"][:])
     mean, std = channel_statistics(images)
-    policy = build_policy("seed", data_args.image_size, data_args.color_jitter)
+    policy = build_policy("crop_flip_jitter", data_args.image_size, data_args.color_jitter)
     ours = ImageDataset(images, labels, mean, std, Augmenter(policy, seed))
     settings = data_args.image_size, data_args.color_jitter, mean, std
     return {

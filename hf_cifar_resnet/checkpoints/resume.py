@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 
+from ..choices import RENAMED
 from ..documents import read_json
 from ..errors import UserError, one_line
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
@@ -165,8 +166,11 @@ def changed_arguments(record, checkpoint):
     for section in ("arguments", "model_arguments", "data_arguments"):
         then, now = before.get(section, {}), json.loads(json.dumps(record[section]))
         for name in now.keys() & then.keys():
-            if then[name] != now[name]:
-                changed[name] = [*changed.get(name, [then[name]]), now[name]]
+            value = then[name]
+            if name == "augmentation":
+                value = RENAMED["augmentation policy"].get(str(value), value)
+            if value != now[name]:
+                changed[name] = [*changed.get(name, [value]), now[name]]
     return dict(sorted(changed.items()))
 
 

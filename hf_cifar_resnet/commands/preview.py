@@ -1,7 +1,7 @@
 """
 Draw training images before and after augmentation, and mixed if the recipe mixes, without training.
 
-hf-cifar-resnet preview --augmentation strong
+hf-cifar-resnet preview --augmentation randaugment
 """
 
 import torch

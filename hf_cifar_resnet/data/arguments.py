@@ -9,10 +9,12 @@ from ..choices import (
     AUGMENTATIONS,
     BUILT_IN_DATASETS,
     COLOR_JITTER,
+    DEFAULT_AUGMENTATION,
     DEFAULT_DATASET,
     IMAGE_SIZE,
     MAX_IMAGE_SIZE,
     POLICY_FORMATS,
+    current_name,
     option,
 )
 from ..errors import UserError
@@ -37,8 +39,12 @@ class DataArguments:
     image_size: int = option(IMAGE_SIZE, "height and width in pixels")
     image_mean: list[float] | None = option(None, "of the channels, 0 to 1; the training images' if not given")
     image_std: list[float] | None = option(None, "of the channels, 0 to 1; the training images' if not given")
-    augmentation: str = option("seed", f"policy: {', '.join(AUGMENTATIONS)}, or an Albumentations YAML or JSON file")
-    color_jitter: list[float] = option(lambda: [*COLOR_JITTER], "brightness, contrast, saturation, hue of policy seed")
+    augmentation: str = option(
+        DEFAULT_AUGMENTATION, f"policy: {', '.join(AUGMENTATIONS)}, or an Albumentations YAML or JSON file"
+    )
+    color_jitter: list[float] = option(
+        lambda: [*COLOR_JITTER], f"brightness, contrast, saturation, hue of {DEFAULT_AUGMENTATION}"
+    )
     random_erasing: float = option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
 
     def __post_init__(self):
@@ -60,6 +66,7 @@ class DataArguments:
             values = getattr(self, name)
             if values is not None and not (len(values) == 3 and all(map(math.isfinite, values))):
                 raise UserError(f"--{name} needs three numbers, got {values}")
+        self.augmentation = current_name("augmentation policy", self.augmentation)
         if self.augmentation not in AUGMENTATIONS and Path(self.augmentation).suffix not in POLICY_FORMATS:
             raise UserError(
                 f"unknown augmentation policy {self.augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}, "

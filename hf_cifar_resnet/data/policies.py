@@ -1,12 +1,13 @@
 """Augmentation policies: by name, or from a file of Albumentations."""
 
+import re
 import warnings
 from pathlib import Path
 
 import albumentations as A
 import numpy as np
 
-from ..choices import COLOR_JITTER, POLICY_FORMATS
+from ..choices import COLOR_JITTER, POLICY_FORMATS, current_name
 from ..documents import read_json, read_yaml
 from ..errors import one_line
 from .transforms import FastColorJitter, PadAndCrop
@@ -70,7 +71,7 @@ def color_and_shape(size, strength=1.0):
     ]
 
 
-def _notebook(size, jitter):
+def _crop_flip_hole_or_noise(size, jitter):
     """Return the original notebook's policy. Albumentations ignored its argument names, so the strengths are ours."""
     hole = (size // 4, size // 4)
     dropout = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=hole, hole_width_range=hole, fill=0, p=1.0)
@@ -79,9 +80,11 @@ def _notebook(size, jitter):
 
 # Each takes the size of the images and the strengths of the colour jitter, and returns the transforms.
 POLICIES = {
-    "seed": lambda size, jitter: [*crop_and_flip(), FastColorJitter(*jitter, p=1.0)],
-    "notebook": _notebook,
-    "crop": lambda size, jitter: crop_and_flip(),
+    "crop_flip_jitter": lambda size, jitter: [*crop_and_flip(), FastColorJitter(*jitter, p=1.0)],
+    "crop_flip_hole_or_noise": _crop_flip_hole_or_noise,
+    "crop_flip": lambda size, jitter: crop_and_flip(),
+    # For classes that are each other's mirror images, such as arrows, or no longer themselves, such as letters.
+    "crop_only": lambda size, jitter: [PadAndCrop(PADDING)],
     # A square of half the width, as the paper has for CIFAR-10.
     "cutout": lambda size, jitter: [*crop_and_flip(), Cutout(size // 2)],
     "trivial": lambda size, jitter: [*crop_and_flip(), A.OneOf(color_and_shape(size), p=1)],
@@ -89,7 +92,11 @@ POLICIES = {
     # random, up to a third of TrivialAugment's, instead of fixed.
     "randaugment": lambda size, jitter: [*crop_and_flip(), A.SomeOf(color_and_shape(size, 1 / 3), n=2, replace=True)],
     # One operation up to half of TrivialAugment's strengths, and a square of a quarter of the width.
-    "strong": lambda size, jitter: [*crop_and_flip(), A.OneOf(color_and_shape(size, 0.5), p=1), Cutout(size // 4)],
+    "mild_trivial_cutout": lambda size, jitter: [
+        *crop_and_flip(),
+        A.OneOf(color_and_shape(size, 0.5), p=1),
+        Cutout(size // 4),
+    ],
     "none": lambda size, jitter: [],
 }
 
@@ -102,7 +109,7 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
         name (`str`): one of `POLICIES`, or a YAML or JSON file that Albumentations wrote (`albumentations.save`).
         image_size (`int`): height and width in pixels.
         color_jitter (four floats): strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5) of policy
-            `seed`.
+            `crop_flip_jitter`.
         random_erasing (`float`): probability of filling a rectangle of each image with noise, after the policy.
 
     Raises:
@@ -112,11 +119,26 @@ def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=
         raise ValueError(f"color_jitter needs four strengths, 0 to 1 and hue 0 to 0.5, got {list(color_jitter)}")
     if not 0 <= random_erasing <= 1:
         raise ValueError(f"random_erasing must be a probability, 0 to 1, got {random_erasing}")
-    make = POLICIES.get(name)
+    make = POLICIES.get(current_name("augmentation policy", name))
     transforms = make(image_size, color_jitter) if make else [_read(name, image_size)]
     if random_erasing:
         transforms.append(A.Erasing(ERASED_AREA, ERASED_RATIO, fill="random", p=random_erasing))
     return A.Compose(transforms)
+
+
+def describe(policy: A.BaseCompose) -> str:
+    """Return what a policy does, such as "pad and crop, horizontal flip"; for images left as they are, nothing."""
+    parts = list(dict.fromkeys(map(_describe_transform, policy.transforms)))  # those of one name differ in strength
+    if isinstance(policy, A.OneOf):
+        return f"one of ({', '.join(parts)})" if len(parts) > 2 else " or ".join(parts)
+    return f"{policy.n} of ({', '.join(parts)})" if isinstance(policy, A.SomeOf) else ", ".join(parts)
+
+
+def _describe_transform(transform):
+    if isinstance(transform, A.BaseCompose):
+        return describe(transform)
+    name = type(transform).__name__.removeprefix("Fast")
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
 def _read(name, image_size):

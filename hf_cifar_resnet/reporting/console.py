@@ -5,6 +5,7 @@ import os
 import torch
 
 from ..choices import LR_BATCH
+from ..data.policies import build_policy, describe
 from ..errors import printable
 from .run_record import ACCURACIES, plain
 
@@ -79,7 +80,10 @@ def _methods(record, args):
     rest = [f"{name} {value:g}" for name, value in valued.items() if value]
     if args.ema_decay:
         rest[-1] += f" ({args.saved_weights} weights are evaluated and saved)"
-    return ", ".join([f"augmentation {data['augmentation']}", *mixing, *rest])
+    # Whether images are mirrored, above all: some classes are told apart by that alone.
+    steps = describe(build_policy(data["augmentation"], data["image_size"], data["color_jitter"]))
+    augmentation = f"augmentation {data['augmentation']}{f' ({steps})' if steps else ''}"
+    return ", ".join([augmentation, *mixing, *rest])
 
 
 def _unused_gpus(args):

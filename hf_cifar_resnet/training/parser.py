@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..choices import current_name
 from ..data.arguments import DataArguments
 from ..documents import read_json, read_yaml
 from ..errors import LineParser, UserError, as_user_error
@@ -123,6 +124,7 @@ def recipe_names():
 
 def read_recipe(name):
     """Return the arguments in a built-in recipe or a YAML file as a dict. Raises [`UserError`]."""
+    name = current_name("recipe", name)
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not file.is_file():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")

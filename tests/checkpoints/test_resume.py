@@ -45,7 +45,7 @@ def train(make_trainer, make_dataset, make_model, tmp_path):
         trainer = make_trainer(
             folder,
             model=make_model(dropout=0.2, drop_path_rate=0.2),
-            train=make_dataset(augmenter=Augmenter(build_policy("seed", 8), seed=1)),
+            train=make_dataset(augmenter=Augmenter(build_policy("crop_flip_jitter", 8), seed=1)),
             evaluate=make_dataset(24, seed=1),
             **(steps | options),
         )

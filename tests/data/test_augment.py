@@ -59,7 +59,7 @@ def test_crops_are_shifts_of_the_padded_image():
             crop = padded[top : top + 32, left : left + 32]
             crops[crop.tobytes()] = (top, left, False)
             crops[crop[:, ::-1].tobytes()] = (top, left, True)
-    augment = Augmenter(build_policy("seed", color_jitter=(0, 0, 0, 0)))
+    augment = Augmenter(build_policy("crop_flip_jitter", color_jitter=(0, 0, 0, 0)))
     seen = [crops[augment(IMAGE, 0, index).tobytes()] for index in range(600)]
     tops, lefts, flips = (Counter(values) for values in zip(*seen, strict=True))
     assert set(tops) == set(lefts) == set(range(9))
@@ -72,7 +72,7 @@ def hue_shifts(hue, value, color_jitter):
     """How far, in degrees, 300 augmentations move the hue of an image of one colour."""
     colour = cv2.cvtColor(np.array([[[hue, 1, value]]], dtype=np.float32), cv2.COLOR_HSV2RGB)
     image = np.broadcast_to(np.rint(colour * 255).astype(np.uint8), (32, 32, 3)).copy()
-    augment = Augmenter(build_policy("seed", color_jitter=color_jitter))
+    augment = Augmenter(build_policy("crop_flip_jitter", color_jitter=color_jitter))
     centres = np.stack([augment(image, 0, index)[16, 16] for index in range(300)])[None]
     moved = cv2.cvtColor(centres.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[0, :, 0] - hue
     return np.abs((moved + 180) % 360 - 180)
@@ -93,9 +93,9 @@ def test_hue_moves_by_no_more_than_its_strength(strength):
     assert 0.75 * 360 * strength <= furthest <= 360 * strength + 2
 
 
-def test_notebook_policy_cuts_a_hole_or_adds_noise_or_neither():
+def test_policy_cuts_a_hole_or_adds_noise_or_neither():
     grey = np.full((32, 32, 3), 200, dtype=np.uint8)
-    augment = Augmenter(build_policy("notebook"))
+    augment = Augmenter(build_policy("crop_flip_hole_or_noise"))
     kinds = Counter()
     whole_holes = 0
     for index in range(400):

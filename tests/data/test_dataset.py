@@ -31,7 +31,7 @@ def images(request, tmp_path):
 
 @pytest.fixture
 def dataset(images):
-    return ImageDataset(images, np.arange(48), MEAN, STD, Augmenter(build_policy("seed"), seed=5))
+    return ImageDataset(images, np.arange(48), MEAN, STD, Augmenter(build_policy("crop_flip_jitter"), seed=5))
 
 
 # Batches

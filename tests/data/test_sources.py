@@ -266,7 +266,7 @@ def test_seed_and_epoch_change_the_augmentation_of_training_images_alone(cifar_l
         ({"validation_fraction": 0.999}, "--validation_fraction 0.999 leaves no training images of 80"),
         ({"max_train_samples": 0}, "--max_train_samples must be at least 1, got 0"),
         ({"max_eval_samples": -3}, "--max_eval_samples must be at least 1, got -3"),
-        ({"augmentation": "stronk"}, "'stronk': choose one of seed, notebook, crop, .*, none"),
+        ({"augmentation": "stronk"}, "'stronk': choose one of crop_flip_jitter, .*, none"),
         ({"augmentation": "no/mine.json"}, "there is no augmentation policy file no/mine.json"),
         ({"image_mean": [0.1, 0.2, 0.3]}, "both --image_mean and --image_std"),
         ({"random_erasing": 2}, "random_erasing must be a probability"),

@@ -41,7 +41,7 @@ class Noting(CifarTrainer):
 
 images, labels = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8), np.arange(50) % 5
 scale = [0.5] * 3, [0.25] * 3
-train = WithPositions(images, labels, *scale, Augmenter(build_policy("seed"), 42))
+train = WithPositions(images, labels, *scale, Augmenter(build_policy("crop_flip_jitter"), 42))
 shape = dict(block="basic", stage_depths=[1, 1], stage_widths=[16, 32], num_labels=5)
 # Nothing is improvement enough, so that the plateau is cut alike whatever the figures.
 plateau = {"patience": 0, "threshold": 0.9}

@@ -88,7 +88,7 @@ def substitute(command, place, run):
     if "--dataset_name" not in words:
         words += ["--dataset_name", "shapes100"]
     if "--depth" not in words and "--block" not in words:
-        words += TINY_MODEL.split() if "seed" not in words else ["--depth", "18"]
+        words += TINY_MODEL.split() if "notebook" not in words else ["--depth", "18"]
     return words
 
 
@@ -235,7 +235,7 @@ def bash():
 def test_every_command_of_the_loop_over_the_recipes_parses(bash, tmp_path, capsys):
     listed = bash('echo STUDY "${*@Q}"', f"mkdir() {{ :; }}; cp() {{ :; }}\n{LOOP}", tmp_path)
     commands = [shlex.split(line)[1:] for line in listed.stdout.splitlines() if line.startswith("STUDY ")]
-    assert len(commands) == 16 and {words[2] for words in commands} >= {"seed", "small", "fast", "strong", "long"}
+    assert len(commands) == 16 and {words[2] for words in commands} >= {"notebook", "small", "fast", "strong", "long"}
     for command, *words in commands:
         assert parses(command, words, tmp_path, capsys), words
 

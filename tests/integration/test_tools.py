@@ -43,10 +43,10 @@ def test_preview_draws_what_training_will_see(tmp_path, capsys):
             return sheet.width
 
     # Before and four after; with mixing two more.
-    assert width("--augmentation", "strong") * 7 == pytest.approx(
+    assert width("--augmentation", "mild_trivial_cutout") * 7 == pytest.approx(
         width("--augmentation", "none", "--cutmix_alpha", "1") * 5, rel=0.01
     )
-    assert "Policy strong on 2 images of shapes100" in capsys.readouterr().out
+    assert "Policy mild_trivial_cutout on 2 images of shapes100" in capsys.readouterr().out
 
 
 @pytest.mark.lowest
@@ -80,7 +80,10 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["search", "--space", "learning_rate=1,2", "learning_rate=1:2"], "--space learning_rate is given twice"),
         (["search", "--space", "learning_rate=1,x"], "invalid float value: 'x'"),
         (["evaluate", "nowhere"], "is neither a folder nor user/repo"),
-        (["preview", "--augmentation", "stronk"], "unknown augmentation policy 'stronk': choose one of seed"),
+        (
+            ["preview", "--augmentation", "stronk"],
+            "unknown augmentation policy 'stronk': choose one of crop_flip_jitter",
+        ),
         (["preview", "--augmentation", "mine.yaml"], "there is no augmentation policy file mine.yaml"),
         (["preview", "--images", "0"], "must be at least 1"),
         (["fly"], "there is no command fly; choose one of train"),

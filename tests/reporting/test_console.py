@@ -8,6 +8,7 @@ from hf_cifar_resnet.reporting.run_record import make_record, model_name
 from hf_cifar_resnet.training.build import build_model, load_data
 from hf_cifar_resnet.training.parser import parse_arguments
 
+DEFAULT = "crop_flip_jitter (pad and crop, horizontal flip, color jitter)"
 SMALL = "--use_cpu --config quickstart --max_train_samples 200 --max_eval_samples 100 --output_dir nowhere"
 
 
@@ -34,19 +35,28 @@ def printed(data):
 @pytest.mark.parametrize(
     "arguments, methods",
     [
-        ("", "augmentation seed"),
-        ("--mixup_alpha 0.2 --label_smoothing_factor 0.1", "augmentation seed, MixUp 0.2, label smoothing 0.1"),
+        ("", f"augmentation {DEFAULT}"),
+        (
+            "--mixup_alpha 0.2 --label_smoothing_factor 0.1",
+            f"augmentation {DEFAULT}, MixUp 0.2, label smoothing 0.1",
+        ),
         (
             "--augmentation cutout --mixup_alpha 0.2 --cutmix_alpha 1 --mixing_probability 0.5 --mixing_stop_epoch 0.9",
-            "augmentation cutout, MixUp 0.2 or CutMix 1 in 50% of batches until 90% of the run",
+            "augmentation cutout (pad and crop, horizontal flip, cutout), "
+            "MixUp 0.2 or CutMix 1 in 50% of batches until 90% of the run",
         ),
-        ("--cutmix_alpha 1 --mixing_stop_epoch 5", "augmentation seed, CutMix 1 until epoch 5"),
+        ("--augmentation crop_only", "augmentation crop_only (pad and crop)"),
+        ("--augmentation none --random_erasing 0.5", "augmentation none, random erasing 0.5"),
+        ("--cutmix_alpha 1 --mixing_stop_epoch 5", f"augmentation {DEFAULT}, CutMix 1 until epoch 5"),
         (
             "--random_erasing 0.25 --dropout 0.1 --drop_path_rate 0.2 --ema_decay 0.9",
-            "augmentation seed, random erasing 0.25, dropout 0.1, drop path 0.2, "
+            f"augmentation {DEFAULT}, random erasing 0.25, dropout 0.1, drop path 0.2, "
             "EMA 0.9 (ema weights are evaluated and saved)",
         ),
-        ("--ema_decay 0.9 --saved_weights raw", "augmentation seed, EMA 0.9 (raw weights are evaluated and saved)"),
+        (
+            "--ema_decay 0.9 --saved_weights raw",
+            f"augmentation {DEFAULT}, EMA 0.9 (raw weights are evaluated and saved)",
+        ),
     ],
 )
 def test_methods_are_printed(printed, arguments, methods):

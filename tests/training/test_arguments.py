@@ -4,9 +4,18 @@ from dataclasses import replace
 
 import pytest
 
+from hf_cifar_resnet.checkpoints.resume import changed_arguments
+from hf_cifar_resnet.choices import AUGMENTATIONS, current_name
+from hf_cifar_resnet.data.arguments import DataArguments
+from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
-from hf_cifar_resnet.training.parser import parse_arguments, recipe_names
+from hf_cifar_resnet.training.parser import (
+    CifarArgumentParser,
+    parse_arguments,
+    parse_with_run_record,
+    recipe_names,
+)
 
 
 @pytest.fixture
@@ -79,6 +88,56 @@ def test_no_is_a_word_where_it_is_a_value(parse_yaml):
     args = parse_yaml("eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: no\nbf16: yes\nfp16: False\n")[2]
     assert (args.eval_strategy, args.save_strategy, args.load_best_model_at_end) == ("no", "no", False)
     assert (args.bf16, args.fp16) == (True, False)
+
+
+FORMER_POLICIES = [
+    ("seed", "crop_flip_jitter"), ("notebook", "crop_flip_hole_or_noise"), ("crop", "crop_flip"),
+    ("strong", "mild_trivial_cutout"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def warned(caplog):
+    """The warnings, which are logged once a process."""
+    current_name.cache_clear()
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("former, present", FORMER_POLICIES)
+@pytest.mark.parametrize("given", ["command line", "recipe", "run record", "Python"])
+def test_former_name_of_a_policy(parse, parse_yaml, tmp_path, warned, given, former, present):
+    if given == "command line":
+        data_args = parse(f"--augmentation {former}")[1]
+    elif given == "recipe":
+        data_args = parse_yaml(f"augmentation: {former}\n")[1]
+    elif given == "run record":
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "run.json").write_text(json.dumps({"data_arguments": {"augmentation": former}}))
+        data_args = parse_with_run_record(CifarArgumentParser(DataArguments), [str(tmp_path)])[1]
+    else:
+        data_args = DataArguments(augmentation=former)
+    assert data_args.augmentation == present
+    assert warned() == [f"the augmentation policy {former} is called {present} now; the former name still works"]
+    DataArguments(augmentation=former)
+    assert len(warned()) == 1
+    assert repr(build_policy(former)) == repr(build_policy(present))
+
+
+def test_former_name_of_the_notebooks_recipe(parse, warned):
+    former = parse("--config seed --seed 7")
+    assert warned() == ["the recipe seed is called notebook now; the former name still works"]
+    assert [vars(each) for each in former[:2]] == [vars(each) for each in parse("--config notebook")[:2]]
+    assert (former[2].weight_decay, former[2].seed) == (1e-4, 7) and len(warned()) == 1
+    assert "seed" not in recipe_names() and not set(dict(FORMER_POLICIES)) & set(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize(
+    "before, changed", [("seed", {}), ("crop", {"augmentation": ["crop_flip", "crop_flip_jitter"]})]
+)
+def test_former_name_is_no_change_when_a_run_is_resumed(parse, tmp_path, before, changed):
+    (tmp_path / "run.json").write_text(json.dumps({"data_arguments": {"augmentation": before}}))
+    record = {"arguments": {}, "model_arguments": {}, "data_arguments": vars(parse()[1])}
+    assert changed_arguments(record, tmp_path / "checkpoint-1") == changed
 
 
 @pytest.mark.parametrize(
@@ -244,12 +303,12 @@ def test_batch_arithmetic(parse, line, per_device, whole):
 # Arguments of a schedule
 
 
-PLATEAU_OF_SEED = {"factor": 0.5, "patience": 3, "threshold": 1e-3, "min_lr": 1e-4}
+PLATEAU_OF_NOTEBOOK = {"factor": 0.5, "patience": 3, "threshold": 1e-3, "min_lr": 1e-4}
 
 
-@pytest.mark.parametrize("schedule, kept", [("cosine", {}), ("reduce_lr_on_plateau", PLATEAU_OF_SEED)])
+@pytest.mark.parametrize("schedule, kept", [("cosine", {}), ("reduce_lr_on_plateau", PLATEAU_OF_NOTEBOOK)])
 def test_arguments_of_the_schedule_of_a_recipe_are_for_no_other(parse, schedule, kept):
-    assert parse(f"--config seed --lr_scheduler_type {schedule}")[2].lr_scheduler_kwargs == kept
+    assert parse(f"--config notebook --lr_scheduler_type {schedule}")[2].lr_scheduler_kwargs == kept
 
 
 @pytest.mark.parametrize(

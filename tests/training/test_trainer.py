@@ -289,7 +289,9 @@ def test_same_seed_same_weights(make_trainer, make_model, make_dataset):
     """With dropout and augmentation; every epoch has each image once."""
 
     def train(seed):
-        dataset = make_dataset(kind=Remembering, augmenter=Augmenter(build_policy("seed", image_size=8), seed))
+        dataset = make_dataset(
+            kind=Remembering, augmenter=Augmenter(build_policy("crop_flip_jitter", image_size=8), seed)
+        )
         options = {"learning_rate": 0.01, "num_train_epochs": 2, "seed": seed}
         trainer = make_trainer(model=make_model(dropout=0.2), train=dataset, **options)
         trainer.train()
