@@ -76,6 +76,7 @@ def make_args(tmp_path):
     def make(folder="run", **options):
         quiet = {
             "use_cpu": True,
+            "bf16": False,  # the same figures on every CPU
             "global_batch_size": 8,
             "num_train_epochs": 1,
             "logging_strategy": "steps",

@@ -193,7 +193,8 @@ def make_record(model, data, model_args, data_args, args, command):
 def make_metrics(state, args, eval_split, test=None, most_confused=None):
     """
     Make the metrics of a run so far (`metrics.json`) from the Trainer's state. The best epoch was chosen on
-    `eval_split`, unless it is "none"; `test` and `most_confused` are of the saved model on the test split, once it has been scored.
+    `eval_split`, unless it is "none"; `test` and `most_confused` are of the saved model on the test split, once it has
+    been scored.
     """
     # Nothing may have been logged yet.
     rows = history(state.log_history) or [{"step": state.global_step, "epoch": state.epoch}]

@@ -222,7 +222,7 @@ class CifarTrainingArguments(TrainingArguments):
             return self
         suited = copy.copy(self)
         suited.bf16, suited.mixed_precision = True, "bf16"
-        suited.precision_source = f"{OUR_DEFAULT}, since this CPU has AMX"
+        suited.precision_source = f"{OUR_DEFAULT}, in which this CPU is faster"
         return suited
 
     @property

@@ -72,7 +72,7 @@ def load_data(data_args, args):
 
     data = load_splits(**vars(data_args), seed=args.seed)
     if data_args.eval_split == "validation" and data.validation is None:
-        raise UserError("there is no validation split to select on: hold some out, add --eval_split test, or --eval_split none to evaluate nothing")
+        raise UserError("there is no validation split to select on: hold some out, or add --eval_split test or none")
     known = score_names(len(data.label_names), data.superclass_of is not None)
     if data_args.eval_split != "none" and args.metric_for_best_model.removeprefix("eval_") not in known:
         raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
@@ -81,8 +81,8 @@ def load_data(data_args, args):
 
 def build_trainer(model, args, data, eval_split, **kwargs):
     """
-    Return a [`CifarTrainer`] that evaluates on `eval_split`, or not at all if it is "none"; `kwargs` are passed on to it. Raises [`UserError`] if an
-    argument needs a package that is not installed, or a feature that this model lacks.
+    Return a [`CifarTrainer`] that evaluates on `eval_split`, or not at all if it is "none"; `kwargs` are passed on to
+    it. Raises [`UserError`] if an argument needs a package that is not installed, or a feature that this model lacks.
     """
     from .trainer import CifarTrainer
 

@@ -72,7 +72,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         return parsed
 
     def _train_without_evaluations(self, argv):
-        """Set the defaults of a run that evaluates nothing. Raises [`UserError`] for arguments that need evaluations."""
+        """Set the defaults of a run without evaluations. Raises [`UserError`] for arguments that need them."""
         self.set_defaults(eval_strategy="no", load_best_model_at_end=False)
         given, _ = self.parse_known_args(argv)
         needy = {
@@ -85,9 +85,8 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         }
         for name, needs_evaluations in needy.items():
             if needs_evaluations:
-                raise UserError(
-                    f"--{name} {getattr(given, name)} needs evaluations, and --eval_split none makes none: leave one out"
-                )
+                argument = f"--{name} {getattr(given, name)}"
+                raise UserError(f"{argument} needs evaluations, and --eval_split none makes none: leave one out")
 
     def _recipe_arguments(self, given, argv):
         recipe = read_recipe(given.config)

@@ -89,7 +89,7 @@ def test_learning_rate_and_optimizer_are_printed(printed):
 @pytest.mark.parametrize(
     "instructions, arguments, told",
     [
-        (["amx_tile", "amx_bf16"], "--depth 18", "bf16 (our default, since this CPU has AMX)"),
+        (["amx_tile", "amx_bf16"], "--depth 18", "bf16 (our default, in which this CPU is faster)"),
         ([], "--depth 18", "fp32 (our default)"),
     ],
 )

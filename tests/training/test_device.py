@@ -77,7 +77,13 @@ def test_bf16_needs_no_word_about_the_cpu(make_trainer, make_model):
 
 @pytest.mark.parametrize(
     "instructions, width, options, precision",
-    [(AMX, 64, {}, "bf16"), (AMX, 64, {"bf16": False}, "fp32"), (AMX, 16, {}, "fp32"), ((), 64, {}, "fp32")],
+    [
+        (AMX, 16, {"bf16": None}, "bf16"),
+        (["avx512_bf16"], 16, {"bf16": None}, "bf16"),
+        (AMX, 64, {"bf16": False}, "fp32"),
+        (["avx512_bf16"], 8, {"bf16": None}, "fp32"),
+        (["avx512_f"], 64, {"bf16": None}, "fp32"),
+    ],
 )
 def test_precision_follows_cpu_and_model(cpu_with, make_trainer, make_model, instructions, width, options, precision):
     cpu_with(*instructions)
@@ -88,7 +94,7 @@ def test_precision_follows_cpu_and_model(cpu_with, make_trainer, make_model, ins
 
 def test_arguments_stay_as_they_were_given(cpu_with, make_args, make_model):
     cpu_with(*AMX)
-    args = make_args()
+    args = make_args(bf16=None)
     suited = args.with_precision_for(make_model(stage_widths=[64, 64]))
     assert (args.precision, args.bf16, suited.precision, suited.bf16) == ("fp32", False, "bf16", True)
 
