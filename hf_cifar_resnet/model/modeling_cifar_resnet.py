@@ -40,30 +40,39 @@ class CifarBasicBlock(DropPathBlock, BasicBlock): ...
 class CifarBottleneck(DropPathBlock, Bottleneck): ...
 
 
-class CifarResNetBackbone(torchvision.models.ResNet):
+def make_stage(block, in_channels, width, depth, stride):
+    """Return `depth` blocks, of which the first has the stride, with torchvision's names of parameters."""
+    out_channels = width * block.expansion
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_channels))
+    first = block(in_channels, width, stride, downsample)
+    return nn.Sequential(first, *(block(out_channels, width) for _ in range(depth - 1)))
+
+
+class CifarResNetBackbone(nn.Module):
     """
     torchvision's ResNet without its classifier, with the configuration's stem, widths and number of stages.
 
-    torchvision's constructor is not called, because it fixes the stem and the widths; the blocks, `_make_layer` and
-    the names of all parameters are torchvision's.
+    The blocks and the names of all parameters are torchvision's, whose own class fixes the stem and the widths.
     """
 
     def __init__(self, config):
-        nn.Module.__init__(self)
-        self._norm_layer = nn.BatchNorm2d
-        self.inplanes = config.stage_widths[0]
-        self.groups, self.base_width, self.dilation = 1, 64, 1
+        super().__init__()
+        channels = config.stage_widths[0]
         imagenet = config.stem == "imagenet"
         kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
-        self.conv1 = nn.Conv2d(config.num_channels, self.inplanes, kernel, stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(self.inplanes)
+        self.conv1 = nn.Conv2d(config.num_channels, channels, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
         block = CifarBottleneck if config.block == "bottleneck" else CifarBasicBlock
         self.stage_names = [f"layer{i + 1}" for i in range(len(config.stage_depths))]
         for i, name in enumerate(self.stage_names):
-            stage = self._make_layer(block, config.stage_widths[i], config.stage_depths[i], stride=1 if i == 0 else 2)
-            self.add_module(name, stage)
+            width, stride = config.stage_widths[i], 1 if i == 0 else 2
+            self.add_module(name, make_stage(block, channels, width, config.stage_depths[i], stride))
+            channels = width * block.expansion
         blocks = [block for name in self.stage_names for block in getattr(self, name)]
         for number, residual_block in enumerate(blocks, 1):
             residual_block.drop_path = config.drop_path_rate * number / len(blocks)
@@ -72,7 +81,7 @@ class CifarResNetBackbone(torchvision.models.ResNet):
             last.starts_at_zero = config.zero_init_residual
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.total_stride = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
-        self.num_features = self.inplanes
+        self.num_features = channels
 
     def forward(self, pixel_values):
         """Return the feature maps of the stem and of each stage, `(batch, channels, height, width)`."""

@@ -1,8 +1,7 @@
 """Build the data, the model and the Trainer of a run from its arguments."""
 
+import copy
 import logging
-
-from torch import nn
 
 from ..checkpoints.load import find_checkpoint, label_names, load_model, load_processor
 from ..errors import UserError, as_user_error
@@ -46,10 +45,11 @@ def build_model(model_args, data, pretrained=None):
     known = label_names(model)
     if known != data.label_names:
         print(f"New classifier for {len(data.label_names)} classes, which differ from the checkpoint's {len(known)}")
-        model.config.id2label, model.config.label2id = data.id2label, data.label2id
-        model.num_labels = len(data.label_names)
-        model.classifier = nn.Linear(model.classifier.in_features, model.num_labels)
-        model._init_weights(model.classifier)
+        config = copy.deepcopy(model.config)
+        config.id2label, config.label2id = data.id2label, data.label2id
+        fresh = CifarResNetForImageClassification(config)
+        fresh.resnet.load_state_dict(model.resnet.state_dict())
+        return fresh
     return model
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
 from ..checkpoints.save import EMA_FILE
@@ -31,27 +32,28 @@ class WeightAverage:
         floating = [name for name, tensor in self.weights.items() if tensor.is_floating_point()]
         self._floats = [[tensors[name] for name in floating] for tensors in (self.average, self.weights)]
 
-    @torch.no_grad()
     def update(self, step):
         """Update the average after optimizer step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(*self._floats, 1 - decay)
+        get_ema_multi_avg_fn(decay)(*self._floats, None)  # the third is a count, which it does not use
 
     @torch.no_grad()
     def copy_to_model(self):
         """Copy the averages into the model."""
-        torch._foreach_copy_(list(self.weights.values()), list(self.average.values()))
+        for name, tensor in self.weights.items():
+            tensor.copy_(self.average[name])
 
     @contextmanager
     def in_model(self):
         """Swap the averages into the model within a context."""
-        own = [tensor.clone() for tensor in self.weights.values()]
+        own = {name: tensor.clone() for name, tensor in self.weights.items()}
         self.copy_to_model()
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(list(self.weights.values()), own)
+                for name, tensor in self.weights.items():
+                    tensor.copy_(own[name])
 
     def save(self, folder):
         """Write `ema.safetensors`, with the names and shapes of `model.safetensors`."""
