@@ -3,11 +3,8 @@ The commands and programs of all READMEs are run, with other data, sizes and fol
 parsed.
 """
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -178,12 +175,11 @@ def test_every_recipe_and_schedule_is_named():
 # What the documents show and [`test_command`] does not run: it may take days, or name data that is not here.
 
 DOCUMENTS = [*GUIDES, *MODEL_CARDS]
-LOOP = re.search(r"```bash\n(for .*?\ndone\n)```", (REPOSITORY / "model_cards" / "README.md").read_text(), re.S)[1]
 
 
 def shown_commands(document):
     """The other command lines of `study`, `train` and `benchmark` in a document's blocks and texts: (command, rest)."""
-    text = document.read_text(encoding="utf-8").replace(LOOP, "")
+    text = read(document)
     if document in GUIDES:
         text = re.sub(r"^```bash.*?^```", "", text, flags=re.S | re.M)
     text = text.replace("\\\n", " ")
@@ -216,40 +212,6 @@ def test_shown_commands_parse(document, tmp_path, monkeypatch, capsys):
         Path(name).write_text(recipe, encoding="utf-8")
     for command, line in shown_commands(document):
         assert parses(command, shlex.split(line), tmp_path, capsys), line
-
-
-@pytest.fixture
-def bash():
-    """Runs a script in bash, with the shell function `hf-cifar-resnet` that is given."""
-
-    def run(function, script, cwd):
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", f"hf-cifar-resnet() {{ {function}; }}\n{script}"],
-            cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-
-    return run
-
-
-def test_every_command_of_the_loop_over_the_recipes_parses(bash, tmp_path, capsys):
-    listed = bash('echo STUDY "${*@Q}"', f"mkdir() {{ :; }}; cp() {{ :; }}\n{LOOP}", tmp_path)
-    commands = [shlex.split(line)[1:] for line in listed.stdout.splitlines() if line.startswith("STUDY ")]
-    assert len(commands) == 16 and {words[2] for words in commands} >= {"notebook", "small", "fast", "strong", "long"}
-    for command, *words in commands:
-        assert parses(command, words, tmp_path, capsys), words
-
-
-def test_the_loop_over_the_recipes_writes_the_cards(bash, tmp_path):
-    tiny = f"{TINY_DATA} {TINY_MODEL} --dataset_name shapes100 --seeds 42"
-    first = re.sub(r"for row in (\S+).*?; do", r"for row in \1; do", LOOP, flags=re.S)
-    once = first.replace("for data in cifar100 cifar10;", "for data in cifar100;")
-    result = bash(f'"{sys.executable}" -m hf_cifar_resnet "$@" {tiny}', once, tmp_path)
-    assert result.returncode == 0, result.stderr
-    card = tmp_path / "model_cards" / "fast-cifar100"
-    assert "| one_cycle | 1 |" in (card / "README.md").read_text()
-    files = {"README.md", "study.json", "results.csv", "ensembles.json", "curves.png", "final.png"}
-    assert {path.name for path in card.iterdir()} == files
 
 
 ROWS = re.findall(r"^\| (.+?) \| .+ \| `(\w+\.py)::(test_\w+)` \|$", read(FAULTS), re.M)
