@@ -11,7 +11,7 @@ import tempfile
 import torch
 from transformers import set_seed
 
-from ..benchmark import ceilings, inference, input, startup, step, timing
+from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError
 from ..reporting.run_record import hardware, write_json
@@ -72,9 +72,6 @@ def _measure_batch_size(options, model_args, data, args):
     minutes = 50 * step.EPOCH / speed / 60
     print(f"our Trainer waited for data {waiting:.1%} of its time; 50 epochs of {step.EPOCH:,} images would take it "
           f"{minutes:,.1f} minutes")  # fmt: skip
-    if args.device.type == "cuda":
-        found["ceilings"] = ceilings.shares(build_model(model_args, data), args, data.image_size, speed)
-        print("\n".join(f"{name:<24} {value:.3g}" for name, value in found["ceilings"].items()))
     if profile:
         print(profile)
     return found | {"data_wait": waiting, "minutes_for_50_epochs": minutes, "profile": profile}
@@ -91,10 +88,6 @@ def _measure_inference(options, model_args, data_args, args):
     return {"batch_sizes": found}
 
 
-def _measure_startup(options, model_args, data_args, args):
-    return _print_table(startup.measure(options.repeats), (startup.PARSER,), "seconds")
-
-
 def _print_table(rates, baselines, unit):
     ratios = {name: timing.compare(rates, name) for name in baselines}
     print(timing.table(rates, ratios, unit), flush=True)
@@ -106,7 +99,6 @@ KINDS = {
     "input": (_measure_input, 9),
     "step": (_measure_step, 20),
     "inference": (_measure_inference, 9),
-    "startup": (_measure_startup, 5),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, load_splits
-from hf_cifar_resnet.benchmark import ceilings, input, step
+from hf_cifar_resnet.benchmark import input, step
 from hf_cifar_resnet.commands.benchmark import main
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
@@ -75,7 +75,7 @@ def test_bare_loop_makes_the_steps_of_the_trainer(tmp_path):
     models = [CifarResNetForImageClassification(CifarResNetConfig(**shape)) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     args = CifarTrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, max_steps=1, global_batch_size=16, weight_decay=0.1, eval_strategy="no",
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, max_steps=1, global_batch_size=16, weight_decay=0.1, eval_strategy="no",
         save_strategy="no", load_best_model_at_end=False,
     )  # fmt: skip
     trainer = CifarTrainer(model=models[0], args=args, train_dataset=data.train, eval_dataset=data.test)
@@ -90,23 +90,6 @@ def test_inference(run):
     assert set(figures["batch_sizes"]) == {"1", "3"}
     assert all(set(found["rates"]) == {"eager", "channels_last"} for found in figures["batch_sizes"].values())
     assert "batch 3" in shown
-
-
-@pytest.mark.slow
-def test_startup(run):
-    figures, _ = run("startup", "--repeats 1")
-    seconds = {name: value["median"] for name, value in figures["rates"].items()}
-    assert figures["unit"] == "seconds"
-    assert seconds["hf-cifar-resnet --help"] < seconds["train --help"] < seconds["first step"]
-
-
-def test_ceilings():
-    device = torch.device("cpu")
-    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.ReLU())
-    flops, moved = ceilings.cost_of_image(layers, 10, device, torch.float32)
-    assert (flops, moved) == (2 * 3 * 8 * 9 * 100, 4 * 100 * (3 + 8 + 8 + 8))
-    assert ceilings.measure_matmul(device, torch.float32, size=64, repeats=2) > 0
-    assert ceilings.measure_bandwidth(device, size=1000, repeats=2) > 0
 
 
 @pytest.mark.parametrize(

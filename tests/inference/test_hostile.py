@@ -242,7 +242,7 @@ def test_wrong_weights(checkpoint, image, refused, name, changed, told):
         ("preview --output run/README.md", "must end in .png"),
         ("find-lr --config quickstart --use_cpu --output run/history.png", "history.csv is a file of the run"),
         ("find-lr --config quickstart --use_cpu --output nowhere/x.png", "there is no folder"),
-        ("benchmark startup --use_cpu --json run/run.json", "is a file of the run"),
+        ("benchmark input --use_cpu --json run/run.json", "is a file of the run"),
     ],
 )
 def test_output_replaces_nothing_that_is_needed(checkpoint, image, tmp_path, monkeypatch, refused, arguments, told):
