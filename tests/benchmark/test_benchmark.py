@@ -13,7 +13,7 @@ from hf_cifar_resnet.commands.benchmark import main
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 
-TINY = "--use_cpu --block basic --stage_depths 1 1 --stage_widths 16 32 --max_train_samples 200 --max_eval_samples 100"
+TINY = "--use_cpu --bf16 false --block basic --stage_depths 1 1 --stage_widths 16 32 --max_train_samples 200"
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def test_bare_loop_makes_the_steps_of_the_trainer(tmp_path):
     models = [CifarResNetForImageClassification(CifarResNetConfig(**shape)) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     args = CifarTrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, max_steps=1, global_batch_size=16, weight_decay=0.1, eval_strategy="no",
-        save_strategy="no", load_best_model_at_end=False,
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, max_steps=1, global_batch_size=16, weight_decay=0.1,
+        eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
     )  # fmt: skip
     trainer = CifarTrainer(model=models[0], args=args, train_dataset=data.train, eval_dataset=data.test)
     trainer.train()
