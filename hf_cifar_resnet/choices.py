@@ -1,6 +1,7 @@
 """Choices and defaults that the command line shows in --help, apart from modules that take seconds to import."""
 
 import logging
+import os
 from dataclasses import field
 from functools import cache
 
@@ -35,10 +36,8 @@ STEMS = ("cifar", "imagenet")
 @cache
 def current_name(kind: str, name: str) -> str:
     """Return the present name for a former one, of which a warning is logged once, and any other name as it is."""
-    from .processes import is_rank_0
-
     current = RENAMED[kind].get(name, name)
-    if current != name and is_rank_0():
+    if current != name and os.environ.get("RANK", "0") == "0":
         text = "the %s %s is called %s now; the former name still works"
         logging.getLogger(__name__).warning(text, kind, name, current)
     return current

@@ -86,6 +86,22 @@ def limit_file_size():
     limit()
 
 
+@pytest.fixture
+def limit_memory():
+    """Sets how many bytes this process may still allocate; skips the test where /proc does not say what it has."""
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+
+    def limit(more):
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+        except OSError:
+            pytest.skip("not tested: a full memory, since /proc does not say what this process has")
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, most))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_AS, (before, most))
+
+
 class Trap:
     """Unpickled, it makes a file."""
 

@@ -9,14 +9,14 @@ from ..checkpoints.load import load_checkpoint
 from ..checkpoints.outputs import atomic_write, check_output
 from ..device import device_for
 from ..errors import LineParser, UserError, printable
-from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, find_images
+from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, describe_left_out, find_images
 from . import positive
 
 
 def main(argv, prog=None):
     """Print or write a prediction for each image. List the files that cannot be read, and then exit with 1."""
     options = _parse(argv, prog)
-    paths = find_images(options.images)
+    paths, left_out = find_images(options.images)
     if options.output is not None:
         check_output("--output", options.output, inputs=paths)
     model, processor = load_checkpoint(options.checkpoint)
@@ -40,6 +40,9 @@ def main(argv, prog=None):
         hidden = file.isatty() or not sys.stderr.isatty()
         with tqdm(total=len(paths), unit="img", disable=hidden) as bar:
             FORMATS[options.format](answers(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
+    if left_out:
+        line = f"left out: {describe_left_out(left_out)}; a file that is named itself is read whatever its ending"
+        print(printable(line), file=sys.stderr)
     if unreadable:
         print(f"{len(unreadable):,} of {len(paths):,} files could not be read:", file=sys.stderr)
         print(*(f"  {line}" for line in unreadable), sep="\n", file=sys.stderr)

@@ -2,16 +2,22 @@
 
 import contextlib
 import copy
+import errno
 import hashlib
 import io
+import math
 import mmap
 import os
-import tempfile
+import shutil
+import time
 import warnings
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
+import psutil
 import torch
 from PIL import ExifTags, Image, ImageOps
 
@@ -19,13 +25,15 @@ from ..choices import IMAGE_SIZE
 from ..errors import UserError, one_line
 from .augment import Augmenter
 
+STALE_SECONDS = 3600  # after which a file that is being written is taken for one that a killed process left
 # PIL warns above MAX_IMAGE_PIXELS, and `read_rgb_array` refuses such an image.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def to_rgb_array(image, size=IMAGE_SIZE):
+def to_rgb_array(image, size=IMAGE_SIZE, mode=None):
     """
-    Return a PIL image of any mode and size as uint8 (size, size, 3): upright, RGB on white, resized with antialiasing.
+    Return a PIL image of any mode and size as uint8 (size, size, 3): upright, RGB on white, resized with antialiasing;
+    converted to `mode` before, if one is given.
 
     The image processor that is saved with a model gives the same pixels, up to one grey level if it resizes.
 
@@ -40,6 +48,8 @@ def to_rgb_array(image, size=IMAGE_SIZE):
             raise ValueError("its pixels are fractions from 0 to 1, not grey levels from 0 to 255: scale it to 8 bits")
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise transposing would copy
         image = ImageOps.exif_transpose(image)
+    if mode is not None and image.mode != mode:
+        image = image.convert(mode)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -49,7 +59,7 @@ def to_rgb_array(image, size=IMAGE_SIZE):
     return np.asarray(image)
 
 
-def read_rgb_array(source, size=IMAGE_SIZE):
+def read_rgb_array(source, size=IMAGE_SIZE, mode=None):
     """
     Read an image file, a path or a stream, as [`to_rgb_array`] returns it.
 
@@ -64,56 +74,93 @@ def read_rgb_array(source, size=IMAGE_SIZE):
             raise ValueError(f"{image.width:,} x {image.height:,} pixels are too many")
         if image.format == "EPS":
             raise ValueError("it is a program, which Ghostscript would have to run")
-        return to_rgb_array(image, size)
+        return to_rgb_array(image, size, mode)
 
 
 def decode_images(dataset, size=IMAGE_SIZE, column=None):
     """
     Return all images of a `datasets.Dataset` as one uint8 array (n, size, size, 3).
 
-    The array is written to the `datasets` cache and memory-mapped, so that a dataset on disk is decoded once per
-    machine. It stays in memory if the cache cannot be written.
+    The array is written to the `datasets` cache, an image at a time, and memory-mapped, so that a dataset on disk is
+    decoded once per machine and may be larger than the memory. It is in memory if the cache cannot be written.
 
     Args:
         dataset: with the columns image and row (the number of the image in its split).
         column (`str`, *optional*): the original name of the image column, if it was given.
 
     Raises:
-        UserError: naming the image that cannot be decoded.
+        UserError: naming the image that cannot be decoded, or what does not fit.
     """
     from datasets import config
 
-    if not dataset.cache_files:
-        return _decode_all(dataset, size)
-    files = [Path(file["filename"]) for file in dataset.cache_files]
-    source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = hashlib.sha256(repr((source, column)).encode())
-    digest.update(np.asarray(dataset["row"][:]).tobytes())
-    path = Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v3-{digest.hexdigest()}-{size}.npy")
-    with contextlib.suppress(OSError, ValueError, EOFError):  # it is absent or damaged
-        images = np.load(path, mmap_mode="r")
-        if images.shape == (len(dataset), size, size, 3):
-            return images
-    images = _decode_all(dataset, size)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-            np.save(Path(temporary, path.name), images)
-            os.replace(Path(temporary, path.name), path)
-        return np.load(path, mmap_mode="r")
+    shape = (len(dataset), size, size, 3)
+    reason = "the dataset is not on disk"
+    if dataset.cache_files:
+        files = [Path(file["filename"]) for file in dataset.cache_files]
+        source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        digest = hashlib.sha256(repr((source, column, dataset.features["image"].mode)).encode())
+        digest.update(np.asarray(dataset["row"][:]).tobytes())
+        path = Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v4-{digest.hexdigest()}-{size}.npy")
+        with contextlib.suppress(OSError, ValueError, EOFError):  # it is absent or damaged
+            images = np.load(path, mmap_mode="r")
+            if images.shape == shape:
+                return images
+        try:
+            _write_images(_decoded(dataset, size), shape, path)
+            return np.load(path, mmap_mode="r")
+        except OSError as error:
+            reason = f"{path.parent}: {error.strerror or one_line(error)}"
+    images = _empty(shape, f"the images of split {dataset.split}", reason)
+    for i, image in enumerate(_decoded(dataset, size)):
+        images[i] = image
     return images
 
 
-def _decode_all(dataset, size):
+def _write_images(images: Iterable[np.ndarray], shape: tuple[int, ...], path: Path):
+    """Write uint8 images as one array of this shape to a file of numpy's. Raises `OSError`, and leaves nothing then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for partial in path.parent.glob("*.partial"):  # a process that lives writes to its own all the time
+        with contextlib.suppress(FileNotFoundError):
+            if partial.stat().st_mtime < time.time() - STALE_SECONDS:
+                partial.unlink()
+    if math.prod(shape) > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    partial = path.with_name(f"{uuid4().hex}.partial")
+    try:
+        # Written, not mapped: on a full disk a write raises an error, where a mapped page would kill the process.
+        with open(partial, "xb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for image in images:
+                file.write(image.tobytes())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _empty(shape: tuple[int, ...], what: str, reason: str) -> np.ndarray:
+    """Return an uninitialised uint8 array. Raises [`UserError`] if the memory cannot hold it."""
+    needed, free = math.prod(shape), psutil.virtual_memory().available
+    with contextlib.suppress(MemoryError):
+        if needed <= free:
+            return np.empty(shape, dtype=np.uint8)
+    raise UserError(
+        f"{what} need {needed / 1e9:,.2f} GB at {shape[1]} x {shape[2]} pixels, but fit neither into the memory "
+        f"({free / 1e9:,.2f} GB) nor into the cache ({reason}): choose a smaller --image_size or fewer images, or set "
+        "HF_DATASETS_CACHE to a folder with more space"
+    )
+
+
+def _decoded(dataset, size: int) -> Iterator[np.ndarray]:
+    """Yield the images of a dataset one after another, uint8 (size, size, 3). Raises [`UserError`], naming one."""
     from datasets import Image as ImageFeature
 
-    encoded = dataset.cast_column("image", ImageFeature(decode=False))
-    images = np.empty((len(dataset), size, size, 3), dtype=np.uint8)
-    for i, row in enumerate(encoded):
+    mode = dataset.features["image"].mode
+    for row in dataset.cast_column("image", ImageFeature(decode=False)):
         source = row["image"]
         try:
             stream = io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]
-            images[i] = read_rgb_array(stream, size)
+            image = read_rgb_array(stream, size, mode)
         except Exception as error:  # PIL's decoders raise errors of any type
             file = f" ({source['path']})" if source and source["path"] else ""
             # Python's message for a missing image and PIL's for an unknown format do not help a user.
@@ -122,7 +169,7 @@ def _decode_all(dataset, size):
             raise UserError(
                 f"image {row['row']} of split {dataset.split}{file} cannot be decoded: {reason}. Remove or replace it."
             ) from error
-    return images
+        yield image
 
 
 def channel_statistics(images):

@@ -13,6 +13,7 @@ from ..errors import UserError, as_user_error, one_line
 from .arguments import DataArguments
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode_images
+from .hub_cache import of_revision
 from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100
@@ -124,6 +125,8 @@ def load_raw(args):
         builder = datasets.load_dataset_builder(
             os.path.abspath(name) if is_folder else name, args.dataset_config_name, **options
         )
+        if not is_folder:
+            builder = of_revision(builder, name, args.dataset_config_name, args.dataset_revision)
         builder.download_and_prepare()
         return builder.as_dataset(), None if is_folder else builder.hash
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors

@@ -4,6 +4,8 @@ import csv
 import glob
 import json
 import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,23 +17,58 @@ from ..data.dataset import normalize, read_rgb_array
 from ..errors import UserError, one_line, printable
 
 MAX_NAME_WIDTH = 60
+ENDINGS_SHOWN = 5  # of files that are left out
 
 
-def find_images(places):
-    """Find the image files among files, folders (with those below) and globs. Raises [`UserError`] if one has none."""
-    paths, endings = [], tuple(Image.registered_extensions())
+def find_images(places: Iterable[str]) -> tuple[list[str], Counter[str]]:
+    """
+    Find the image files among files, folders (with those below, but nothing hidden) and globs.
+
+    Return their paths, and the number of files in the folders that are left out, by their endings. Raises [`UserError`]
+    for a place without images.
+    """
+    paths, left_out, endings = [], Counter(), tuple(Image.registered_extensions())
     for place in places:
         if os.path.isdir(place):
-            below = (os.path.join(parent, name) for parent, _, names in os.walk(place) for name in names)
-            found = sorted(path for path in below if path.lower().endswith(endings))
+            below = sorted(_files_below(place))
+            found = [path for path in below if path.lower().endswith(endings)]
+            left_out.update(os.path.splitext(path)[1].lower() for path in below if not path.lower().endswith(endings))
         elif os.path.exists(place):
             found = [place]
         else:
             found = sorted(path for path in glob.glob(place, recursive=True) if not os.path.isdir(path))
+        if not found and os.path.isdir(place):
+            others = f", but {describe_left_out(left_out)}" if left_out else ""
+            raise UserError(f"the folder {place} holds no images{others}")
         if not found:
-            raise UserError(f"the folder {place} holds no images" if os.path.isdir(place) else f"there is no {place}")
+            raise UserError(f"there is no {place}")
         paths += found
-    return paths
+    return paths, left_out
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Yield the files in a folder, in those below and in those that it links to, but nothing hidden."""
+
+    def refuse(error):
+        raise error  # `os.walk` would leave out a folder that cannot be read
+
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = os.path.realpath(parent)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
+
+
+def describe_left_out(left_out: Counter[str]) -> str:
+    """Return in words what [`find_images`] leaves out, such as "3 other files (2 .heic, 1 without an ending)"."""
+    kinds = [f"{count:,} {ending or 'without an ending'}" for ending, count in left_out.most_common(ENDINGS_SHOWN)]
+    more = ", ..." if len(left_out) > ENDINGS_SHOWN else ""
+    total = left_out.total()
+    return f"{total:,} other file{'s' if total > 1 else ''} ({', '.join(kinds)}{more})"
 
 
 class Predictor:

@@ -1,6 +1,8 @@
 import pickle
+import tracemalloc
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -144,6 +146,33 @@ def test_images_are_decoded_once_and_again_when_they_change(tmp_path, make_image
     changed, other_file, *_ = write_and_load(seed=1)
     assert other_file != first_file[0]
     assert np.array_equal(changed, np.stack([np.asarray(image) for image in make_images(6, seed=1)]))
+
+
+def test_images_are_decoded_without_holding_all_in_memory(tmp_path, make_images, write_parquet):
+    for split in ("train", "test"):
+        write_parquet(split, {"image": make_images(30), "label": [0, 1, 2] * 10}, FEATURES)
+    load_splits(str(tmp_path), image_size=8)  # what is loaded but once
+    tracemalloc.start()
+    try:
+        images = load_splits(str(tmp_path), image_size=512, validation_fraction=0).train.images
+        assert tracemalloc.get_traced_memory()[1] < images.nbytes / 2
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(images[29], to_rgb_array(make_images(30)[29], 512))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "RGBA", "LA", "I"])
+@pytest.mark.parametrize("stored", ["RGB", "RGBA"])
+def test_declared_mode_of_a_column(tmp_path, make_images, write_parquet, mode, stored):
+    """The pixels are those that the dataset shows, on white."""
+    noise = np.random.default_rng(1).integers(0, 256, (4, 32, 32, len(stored)), dtype=np.uint8)
+    for split in ("train", "test"):
+        columns = {"image": list(map(Image.fromarray, noise)), "label": [0, 1] * 2}
+        write_parquet(split, columns, FEATURES | {"image": ImageFeature(mode=mode)})
+    shown = datasets.load_dataset(str(tmp_path), split="train")["image"]
+    assert shown[0].mode == mode
+    images = load_splits(str(tmp_path), validation_fraction=0).train.images
+    assert np.array_equal(images, np.stack([to_rgb_array(image) for image in shown]))
 
 
 def test_image_columns_of_one_file_are_cached_apart(tmp_path, make_images, write_parquet):

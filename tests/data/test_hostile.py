@@ -115,7 +115,34 @@ def test_cache_on_a_full_disk_is_done_without(cached, limit_file_size):
         path.unlink()
     limit_file_size(10_000)
     assert np.array_equal(load(folder).train.images, images) and not any(path.exists() for path in files)
-    assert not list(files[0].parent.glob("tmp*"))
+    assert not list(files[0].parent.glob("*.partial"))
+
+
+def test_images_that_fit_neither_on_disk_nor_into_memory(
+    tmp_path, write_parquet, make_images, limit_file_size, limit_memory
+):
+    for split in ("train", "test"):
+        write_parquet(split, {"image": make_images(60), "label": [0, 1] * 30}, FEATURES)
+    folder = str(tmp_path)
+    load(folder)
+    limit_file_size(10_000)
+    limit_memory(50_000_000)
+    message = r"images of split train need 0.19 GB at 1024 x 1024 pixels, .* nor into the cache \(.*: File too large\)"
+    with pytest.raises(UserError, match=message):
+        load_splits(folder, validation_fraction=0, image_size=1024)
+
+
+def test_unfinished_file_of_a_killed_process_is_deleted(cached):
+    folder, images, files = cached
+    for path in files:
+        path.unlink()
+    stale, alive = files[0].with_name("stale.partial"), files[0].with_name("alive.partial")
+    for path in (stale, alive):
+        path.write_bytes(b"part")
+    os.utime(stale, (0, 0))
+    assert np.array_equal(load(folder).train.images, images)
+    assert not stale.exists() and alive.exists() and all(path.exists() for path in files)
+    alive.unlink()
 
 
 # Policies

@@ -8,11 +8,15 @@ import os
 import resource
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.inference.predict import find_images
+
+from .conftest import COLOURS
 
 
 def predicted(capsys, *arguments):
@@ -46,14 +50,55 @@ def test_agrees_with_the_pipeline_of_transformers(colour_checkpoint, write_image
             assert answers[path][0]["score"] == pytest.approx(theirs[0]["score"], abs=1e-5)
 
 
+def test_card_says_where_the_pipeline_differs(colour_checkpoint, write_image, tmp_path, capsys):
+    """Invisible red is red for the pipeline, and white for us; a dark image of 16 bits is too bright for us."""
+    from transformers import pipeline
+
+    clear, deep = str(tmp_path / "clear.png"), str(tmp_path / "deep.png")
+    Image.new("RGBA", (32, 32), (*COLOURS["red"], 0)).save(clear)
+    Image.fromarray(np.full((32, 32), 30_000, dtype=np.uint16)).save(deep)
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
+    red, white = write_image("red.png", "red"), str(tmp_path / "white.png")
+    answers = predicted(capsys, colour_checkpoint, clear, white)
+    assert answers[clear] == answers[white]
+    classify = pipeline("image-classification", model=str(colour_checkpoint))
+    assert classify(clear) == classify(red) and classify(deep)
+    with pytest.raises(SystemExit):
+        predicted(capsys, colour_checkpoint, deep)
+    assert "deep.png: its pixels are not all grey levels" in capsys.readouterr().err
+
+
 def test_folders_and_globs(write_image, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("a/2.png", "a/1.png", "a/deep/3.JPG", "b/4.png"):
         write_image(path, "red")
-    (tmp_path / "a" / "notes.txt").write_text("no image")
-    assert find_images(["a"]) == ["a/1.png", "a/2.png", "a/deep/3.JPG"]
-    assert find_images(["*/[24].png", "a/1.png"]) == ["a/2.png", "b/4.png", "a/1.png"]
-    assert find_images(["**/3.*"]) == ["a/deep/3.JPG"]
+    assert find_images(["a"]) == (["a/1.png", "a/2.png", "a/deep/3.JPG"], {})
+    assert find_images(["*/[24].png", "a/1.png"]) == (["a/2.png", "b/4.png", "a/1.png"], {})
+    assert find_images(["**/3.*"]) == (["a/deep/3.JPG"], {})
+
+
+def test_hidden_files_are_no_images_and_links_are_followed(write_image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("a/1.png", "a/._1.png", "a/.ipynb_checkpoints/1-checkpoint.png", ".b/2.png", "elsewhere/3.png"):
+        write_image(path, "red")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "a")
+    assert find_images(["a"]) == (["a/1.png", "a/link/3.png"], {})
+    # What is named itself is not hidden.
+    assert find_images([".b", "a/._1.png"]) == ([".b/2.png", "a/._1.png"], {})
+
+
+def test_other_files_in_a_folder_are_counted(colour_checkpoint, write_image, tmp_path, capsys, refused):
+    write_image("images/1.png", "red")
+    for name in ("2.heic", "3.HEIC", "noending", "notes.txt", ".DS_Store"):
+        (tmp_path / "images" / name).write_text("no image")
+    cli(["predict", str(colour_checkpoint), str(tmp_path / "images"), "--use_cpu"])
+    captured = capsys.readouterr()
+    assert captured.out.split()[1] == "red"
+    [line] = captured.err.splitlines()
+    assert line.startswith("left out: 4 other files (2 .heic, 1 without an ending, 1 .txt); ")
+    (tmp_path / "images" / "1.png").unlink()
+    assert "holds no images, but 4 other files (2 .heic" in refused("predict", colour_checkpoint, tmp_path / "images")
 
 
 @pytest.mark.parametrize("batch_size", [2, 100])

@@ -5,7 +5,7 @@ import pytest
 # What is typed after `--use_cpu --output_dir OUT --config quickstart`, and a part of the answer.
 TYPED = {
     "missing folder": ("--dataset_name ./nowhere", "no such folder"),
-    "unknown recipe": ("--config nothing", "there is no such recipe or file; recipes: fast, long, quickstart"),
+    "unknown recipe": ("--config nothing", "there is no such recipe or file; recipes: fast, long, notebook"),
     "negative epochs": ("--num_train_epochs -1", "num_train_epochs must be above 0"),
     "no number": ("--learning_rate fast", "invalid float value"),
     "impossible depth": ("--depth 21", "depth must be one of 18, 34, 50, 101, 152, 20, 32, 44, 56"),

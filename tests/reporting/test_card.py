@@ -116,6 +116,13 @@ def test_card_of_a_run_that_logged_no_training(saved_card):
         assert "None" not in saved_card(metrics=METRICS | {name: missing}).text
 
 
+def test_images_that_the_pipeline_takes_otherwise_are_stated_beside_it(saved_card):
+    """What it does: tests/inference/test_predict.py."""
+    text = saved_card().text
+    use = text[text.index("## How to use it") : text.index("## How it was trained")]
+    assert "`pipeline` drops the transparency" in use and "16 bits" in use
+
+
 def test_mixed_labels_are_stated(saved_card):
     plain = saved_card().text
     assert "with augmentation." in plain and "mixed" not in plain
