@@ -23,6 +23,7 @@ SPLIT_NAMES = {
 }
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 LAYOUT = "a folder of images is laid out as split/class/image, such as train/cat/1.png"
+_TABLE_VERSION = 1  # of what `read_image_folder` makes, to be raised when it makes another, which has its own cache
 _TABLES = (".parquet", ".arrow", ".tar", ".zip", ".h5", ".hdf5", ".lance")
 _SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})(?=\D|$)")
 # Git-annex, DVC and the Hub's cache link equal files of different names to one that is named by its content.
@@ -227,7 +228,7 @@ def read_image_folder(folder: Folder, found: ImageFolder) -> datasets.DatasetDic
                 features=features,
                 gen_kwargs={"split": split},
                 split=datasets.NamedSplit(split),
-                fingerprint=f"{folder.digest}-{split}",
+                fingerprint=f"{_TABLE_VERSION}-{folder.digest}-{split}",
             )
             for split in found.images
         }

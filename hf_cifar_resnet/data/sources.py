@@ -290,13 +290,21 @@ def _find_splits(raw, needed):
 
 
 def _canonical(splits, args):
-    # The columns of the first split are those of all: `datasets` fills a column that a split lacks with None.
+    # `datasets` fills a column that a split lacks with None, unless the splits were saved one by one.
     first, model = next(iter(splits.items()))
     columns = model.column_names
     image_column = _find_column("image", args.image_column_name, IMAGE_COLUMNS, columns)
     label_column = _find_column("label", args.label_column_name, LABEL_COLUMNS, columns)
     superclasses = [name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column]
     superclass = next((name for name in superclasses if _is_of_classes(model.features[name])), None)
+    for name, part in splits.items():
+        for column in (image_column, label_column):
+            if column not in part.column_names:
+                raise UserError(f"the split {name} has no column {column}, which {first} has")
+        if _kind_of_labels(part.features[label_column]) != _kind_of_labels(model.features[label_column]):
+            raise UserError(
+                f"the labels of the split {name} are of another type than those of {first}: write both alike"
+            )
     labels = _label_names(splits, label_column)
     names = [str(label) for label in labels]
     renames = {image_column: "image", label_column: "label", superclass: "superclass"}
@@ -335,12 +343,18 @@ def _label_names(splits, column):
         if None in values:
             raise UserError(f"the column {column} is empty for some images: remove them or label them")
         names = sorted(value for value in values if isinstance(value, str) or value >= 0)
+    if not names:
+        raise UserError(f"the column {column} names no class; name the right one with --label_column_name")
     if len(names) > MAX_LABELS:
         raise UserError(
             f"the column {column} has {len(names):,} classes, and more than {MAX_LABELS:,} are not supported: name the "
             "right one with --label_column_name"
         )
     return names
+
+
+def _kind_of_labels(feature):
+    return isinstance(feature, datasets.ClassLabel), "string" in (getattr(feature, "dtype", None) or "")
 
 
 def _is_of_classes(feature):
@@ -370,8 +384,9 @@ def _check_classes(parts, names, needed):
     """
     used = {split: set(parts[split]["label"][:]) for split in ("train", "test") if split in parts}
     if len(names) < 2 or ("train" in needed and len(used["train"]) < 2):
-        alone = names[next(iter(used.get("train") or [0]))]
-        raise UserError(f"all training images are of one class, {alone}: there must be two or more to tell apart")
+        alone = names[next(iter(used.get("train", [0])))]
+        kind = "training images" if "train" in used else "images"
+        raise UserError(f"all {kind} are of one class, {alone}: there must be two or more to tell apart")
     alike = defaultdict(set)
     for number, name in enumerate(names):
         alike[re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold().strip())].add(number)

@@ -388,6 +388,26 @@ def test_saved_dataset_is_read_without_its_cache(tmp_path, table, layout):
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "test, told",
+    [
+        (lambda part: part.remove_columns("label"), "the split test has no column label, which train has"),
+        (lambda part: part.remove_columns("image"), "the split test has no column image, which train has"),
+        (lambda part: part.cast_column("label", Value("int64")), "labels of the split test are of another type"),
+        (lambda part: part.cast_column("label", Value("string")), "labels of the split test are of another type"),
+    ],
+)
+def test_saved_splits_that_are_not_alike_are_refused(tmp_path, table, test, told):
+    DatasetDict(train=table([0, 1]), test=test(table([0, 1]))).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=told):
+        load(tmp_path / "saved")
+
+
+def test_labels_of_which_none_is_a_class(write_tables, table):
+    with pytest.raises(UserError, match="the column label names no class"):
+        load(write_tables(train=table([-1, -1], Value("int64")), test=table([-1], Value("int64"))))
+
+
 # On the Hub
 
 COUNT = """
