@@ -159,7 +159,7 @@ def _load_folder(path, config_name):
     else:
         raw = folders.read_image_folder(folder, found)
     if left_out:
-        _warn(f"{len(left_out):,} files or folders of {path} are not read as images: {shorten(left_out)}")
+        _warn(f"in {path} are not read as images: {shorten(left_out)}")
     return raw
 
 

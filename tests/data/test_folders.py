@@ -210,7 +210,7 @@ def test_what_is_left_out_is_named_in_one_line(write, caplog, place):
     (folder / place).mkdir() if place.endswith("/") else (folder / place).write_bytes(b"x")
     assert classes(load(folder), "train") == TWO
     [line] = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-    assert line == f"1 files or folders of {folder} are not read as images: {place}"
+    assert line == f"in {folder} are not read as images: {place}"
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,14 @@ def test_image_of_no_certain_class_is_refused(write, noise, place):
     noise().save(folder / place)
     with pytest.raises(UserError, match=f"split/class/image.*move or remove.* {place}$"):
         load(folder)
+
+
+def test_many_that_are_left_out_are_counted(write, caplog):
+    folder = write({"train": TWO, "test": TWO})
+    for number in range(9):
+        (folder / "train" / "cat" / f"{number}.heic").touch()
+    load(folder)
+    assert "train/cat/0.heic, train/cat/1.heic, train/cat/2.heic and 6 more" in caplog.text
 
 
 def test_image_folder_is_decoded_once_and_changes_are_seen(write, noise):
@@ -252,8 +260,9 @@ def test_labels_of_a_metadata_file(with_metadata, caplog):
 
 
 def test_image_that_a_metadata_file_lacks_is_named(with_metadata, caplog):
-    assert classes(load(with_metadata([0, 1])), "train") == {"cat": 1, "dog": 1}
-    assert "1 files or folders" in caplog.text and "train/images/of train/2.png" in caplog.text
+    folder = with_metadata([0, 1])
+    assert classes(load(folder), "train") == {"cat": 1, "dog": 1}
+    assert f"in {folder} are not read as images: train/images/of train/2.png" in caplog.text
 
 
 def test_image_that_a_metadata_file_has_twice_is_refused(with_metadata):
