@@ -9,6 +9,7 @@ from pathlib import Path
 
 SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
 LONGEST = 2000  # characters of an error
+SHOWN = 3  # of many files or classes in a message
 # Parts of gloo's error message when another process of the group has died.
 _LOST = ("Connection closed by peer", "Connection reset by peer")
 
@@ -25,6 +26,12 @@ def printable(text):
 def one_line(error):
     """Return the message of an exception as one line; without a message, its type."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shorten(words):
+    """Return the first few words of a message's list, and how many more there are."""
+    more = f" and {len(words) - SHOWN:,} more" if len(words) > SHOWN else ""
+    return f"{', '.join(words[:SHOWN])}{more}"
 
 
 @contextmanager

@@ -13,11 +13,10 @@ from transformers.utils.logging import disable_progress_bar
 from ..data.arguments import DataArguments
 from ..data.sources import load_splits
 from ..documents import read_json
-from ..errors import UserError, as_user_error
+from ..errors import UserError, as_user_error, shorten
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
-CLASSES_SHOWN = 3  # in a message about classes that differ
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised weights mean nothing without their scales
 # Finite weights can still overflow.
 NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
@@ -69,11 +68,6 @@ def load_data_for(name, data_args, model, processor, needed):
 
 def find_class_difference(known, found):
     """Return how two lists of class names differ, in a few words, or None where they are equal."""
-
-    def shorten(words):
-        more = f" and {len(words) - CLASSES_SHOWN} more" if len(words) > CLASSES_SHOWN else ""
-        return f"{', '.join(words[:CLASSES_SHOWN])}{more}"
-
     if known == found:
         return None
     if len(known) == len(found):

@@ -64,8 +64,12 @@ class DataArguments:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            if values is not None and not (len(values) == 3 and all(map(math.isfinite, values))):
+            if values is None:
+                continue
+            if not (len(values) == 3 and all(map(math.isfinite, values))):
                 raise UserError(f"--{name} needs three numbers, got {values}")
+            if not 0 <= min(values) <= max(values) <= 1:
+                raise UserError(f"--{name} is on the scale 0 to 1, got {values}: divide grey levels by 255")
         self.augmentation = current_name("augmentation policy", self.augmentation)
         if self.augmentation not in AUGMENTATIONS and Path(self.augmentation).suffix not in POLICY_FORMATS:
             raise UserError(

@@ -97,7 +97,7 @@ def decode_images(dataset, size=IMAGE_SIZE, column=None):
     reason = "the dataset is not on disk"
     if dataset.cache_files:
         files = [Path(file["filename"]) for file in dataset.cache_files]
-        source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ctime_ns) for file in files]
         digest = hashlib.sha256(repr((source, column, dataset.features["image"].mode)).encode())
         digest.update(np.asarray(dataset["row"][:]).tobytes())
         path = Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v4-{digest.hexdigest()}-{size}.npy")

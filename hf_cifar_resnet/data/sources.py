@@ -1,15 +1,22 @@
 """Loading image classification datasets from the Hub, a folder or memory, and splitting them."""
 
-import hashlib
+import logging
 import os
 import re
+import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
+from huggingface_hub import try_to_load_from_cache
 
 from ..choices import DEFAULT_DATASET, IMAGE_SIZE
-from ..errors import UserError, as_user_error, one_line
+from ..errors import UserError, as_user_error, one_line, shorten
+from ..processes import is_rank_0
+from . import folders
 from .arguments import DataArguments
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode_images
@@ -21,11 +28,13 @@ from .shapes import shapes100
 BUILT_IN = {"shapes100": shapes100}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
-MAX_LABELS = 10**6
-# `datasets` infers no labels from a single folder.
-ONE_CLASS = "in a folder of images, train needs those of two classes or more, each in a folder of its own"
+MAX_LABELS = 10_000  # whose confusion matrix takes 800 MB
 SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
 SPLITS = ("train", "validation", "test")
+VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
+USED_SPLITS = ("train", *VALIDATION_SPLITS, "test")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -120,15 +129,9 @@ def load_raw(args):
             "for a pattern; rename it, or give a link to it of another name"
         )
     try:
-        options = {"description": _hash_folder(name)} if is_folder else {"revision": args.dataset_revision}
-        # What `datasets.load_dataset` does; its result does not know the commit.
-        builder = datasets.load_dataset_builder(
-            os.path.abspath(name) if is_folder else name, args.dataset_config_name, **options
-        )
-        if not is_folder:
-            builder = of_revision(builder, name, args.dataset_config_name, args.dataset_revision)
-        builder.download_and_prepare()
-        return builder.as_dataset(), None if is_folder else builder.hash
+        return (_load_folder(name, args.dataset_config_name), None) if is_folder else _load_from_hub(args)
+    except UserError as error:  # what is wrong with the files
+        raise UserError(f"the dataset {name} cannot be used: {error}") from error
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         # A DatasetGenerationError says only that something was wrong.
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
@@ -140,15 +143,109 @@ def load_raw(args):
         raise UserError(f"the dataset {name} cannot be loaded from the Hub: {reason}; {offline_ways}") from error
 
 
-def _hash_folder(folder):
+def _load_folder(path, config_name):
+    folder = folders.read_folder(path)
+    if saved := folders.find_saved(folder):
+        # `datasets` would read all .arrow files, those of the folder's own cache too.
+        loaded = {split: datasets.load_from_disk(place).with_format(None) for split, place in saved.items()}
+        _check_class_names(loaded, {})
+        return datasets.DatasetDict(loaded)
+    found = folders.find_image_folder(folder) if config_name is None else None
+    if found is None:
+        return _read(datasets.load_dataset_builder(folder.path, config_name, description=folder.digest))
+    left_out = found.left_out
+    if found.metadata:
+        raw, unlisted = _read_with_metadata(folder, found)
+        left_out = left_out + unlisted
+    else:
+        raw = folders.read_image_folder(folder, found)
+    if left_out:
+        _warn(f"in {path} are not read as images: {shorten(left_out)}")
+    return raw
+
+
+def _read_with_metadata(folder, found):
+    """Return images with the labels of metadata files, and which images those do not list."""
+    # Patterns would have `datasets` search the folder some 46 times, and find split names anywhere in a path.
+    data_files = {
+        split: datasets.data_files.DataFilesList(
+            [folder.absolute(path) for path in images + found.metadata[split]], [(folder.digest,)]
+        )
+        for split, images in found.images.items()
+    }
+    raw = _read(
+        datasets.load_dataset_builder(folder.path, data_files=data_files, description=folder.digest), check_files=False
+    )
+    listed = []
+    for split, part in raw.items():
+        column = next(name for name, feature in part.features.items() if isinstance(feature, datasets.Image))
+        images = part.select_columns(column).cast_column(column, datasets.Image(decode=False))[:][column]
+        listed += [(split, os.path.normpath(image["path"])) for image in images]
+    folders.check_paths((split, path, path) for split, path in listed)
+    known = {path for _, path in listed}
+    return raw, [path for images in found.images.values() for path in images if folder.absolute(path) not in known]
+
+
+def _load_from_hub(args):
+    """Return a dataset of the Hub and its commit."""
+    name, revision = args.dataset_name, args.dataset_revision
+    if args.dataset_config_name is None and (downloaded := folders.download_image_folder(name, revision)):
+        path, commit = downloaded
+        return _load_folder(path, None), commit
+    # What `datasets.load_dataset` does; its result does not know the commit.
+    builder = datasets.load_dataset_builder(name, args.dataset_config_name, revision=revision)
+    builder = of_revision(builder, name, args.dataset_config_name, revision)
+    return _read(builder), builder.hash
+
+
+def _read(builder, check_files=True):
+    data_files = builder.config.data_files or {}
+    if check_files:
+        folders.check_data_files(data_files, USED_SPLITS)
+    builder.download_and_prepare()
+    raw = builder.as_dataset()
+    _check_class_names(raw, data_files)
+    return raw
+
+
+def _check_class_names(raw, data_files):
     """
-    Return a hash of the sizes and times of all files in a folder. `datasets` uses modification times alone, which
-    copying preserves, and would take an older table from its cache.
+    Raise [`UserError`] if a class number means different classes in the splits, of which `datasets` reads the numbers
+    alone where their files name the classes differently.
     """
-    paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    found = sorted((path, os.stat(path)) for path in paths if os.path.isfile(path))
-    stats = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()
+    described = [(f"the split {split}", part.features) for split, part in raw.items() if split in USED_SPLITS]
+    files = [file for split, found in data_files.items() if split in USED_SPLITS for file in found]
+    described += [(os.path.basename(file), _stored_features(file)) for file in files]
+    names = {}
+    for place, features in described:
+        for column, feature in features.items():
+            if isinstance(feature, datasets.ClassLabel) and feature.names is not None:
+                first, known = names.setdefault(column, (place, feature.names))
+                if known != feature.names:
+                    differing = [f"{a} or {b}" for a, b in zip(known, feature.names, strict=False) if a != b]
+                    raise UserError(
+                        f"the numbers in the column {column} mean other classes in {first} than in {place} "
+                        f"({shorten(differing) or f'{len(known)} or {len(feature.names)} classes'}): "
+                        "write all splits with the same list of classes"
+                    )
+
+
+def _stored_features(file):
+    """Return the features that a parquet file describes, or nothing."""
+    if remote := re.fullmatch(r"hf://datasets/([^@]+)@([^/]+)/(.+)", file):
+        repo, commit, path = remote.groups()
+        file = try_to_load_from_cache(repo, path, revision=commit, repo_type="dataset")
+    if not isinstance(file, str) or not file.endswith(".parquet"):
+        return {}
+    try:
+        return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    except (OSError, pyarrow.ArrowException, ValueError, TypeError, KeyError):  # `datasets` has read it all the same
+        return {}
+
+
+def _warn(text):
+    if is_rank_0():
+        logger.warning(text)
 
 
 def split_dataset(raw, args, needed=SPLITS):
@@ -157,13 +254,15 @@ def split_dataset(raw, args, needed=SPLITS):
     superclass of each label and the superclasses' names, or None and None.
     """
     parts, names, superclass_of, superclass_names = _canonical(_find_splits(raw, needed), args)
+    _check_classes(parts, names, needed)
     fraction = args.validation_fraction
     if "train" in parts and "validation" not in parts and fraction > 0:
         labels = np.array(parts["train"]["label"][:])
-        held_out = stratified_sample(labels, max(1, round(fraction * len(labels))), args.split_seed)
-        kept = np.setdiff1d(np.arange(len(labels)), held_out)
-        if len(kept) == 0:
+        size = max(1, round(fraction * len(labels)))
+        if size >= len(labels):
             raise UserError(f"--validation_fraction {fraction} leaves no training images of {len(labels)}")
+        held_out = stratified_sample(labels, size, args.split_seed, leave_one=True)
+        kept = np.setdiff1d(np.arange(len(labels)), held_out)
         parts["validation"] = parts["train"].select(held_out)
         parts["train"] = parts["train"].select(kept)
     parts = {name: part for name, part in parts.items() if name in needed}
@@ -176,7 +275,7 @@ def split_dataset(raw, args, needed=SPLITS):
 
 def _find_splits(raw, needed):
     """Return the splits train, test and validation. A lone validation split becomes the test split."""
-    validation = next((name for name in ("validation", "valid", "val", "dev") if name in raw), None)
+    validation = next((name for name in VALIDATION_SPLITS if name in raw), None)
     test = "test" if "test" in raw else validation
     names = {"train": "train", "test": test, "validation": None if validation == test else validation}
     splits = {split: raw[name] for split, name in names.items() if name in raw}
@@ -193,14 +292,23 @@ def _find_splits(raw, needed):
 
 
 def _canonical(splits, args):
-    # The columns of the first split are those of all: `datasets` fills a column that a split lacks with None.
+    # `datasets` fills a column that a split lacks with None, unless the splits were saved one by one.
     first, model = next(iter(splits.items()))
     columns = model.column_names
     image_column = _find_column("image", args.image_column_name, IMAGE_COLUMNS, columns)
     label_column = _find_column("label", args.label_column_name, LABEL_COLUMNS, columns)
     superclasses = [name for name in SUPERCLASS_COLUMNS if name in columns and name != label_column]
     superclass = next((name for name in superclasses if _is_of_classes(model.features[name])), None)
-    names = _label_names(splits, label_column)
+    for name, part in splits.items():
+        for column in (image_column, label_column):
+            if column not in part.column_names:
+                raise UserError(f"the split {name} has no column {column}, which {first} has")
+        if _kind_of_labels(part.features[label_column]) != _kind_of_labels(model.features[label_column]):
+            raise UserError(
+                f"the labels of the split {name} are of another type than those of {first}: write both alike"
+            )
+    labels = _label_names(splits, label_column)
+    names = [str(label) for label in labels]
     renames = {image_column: "image", label_column: "label", superclass: "superclass"}
     for name, part in splits.items():
         if not isinstance(part.features[image_column], datasets.Image):
@@ -208,12 +316,11 @@ def _canonical(splits, args):
         part = part.select_columns([old for old in renames if old in part.column_names])
         part = part.rename_columns({old: renames[old] for old in part.column_names if old != renames[old]})
         part = part.add_column("row", range(len(part)))
-        if "string" in (getattr(part.features["label"], "dtype", None) or ""):
-            part = part.cast_column("label", datasets.ClassLabel(names=names))
-        _check_labels(part, name, len(names))
-        splits[name] = part
+        numbers = _number_labels(part["label"][:], part.features["label"], labels, name)
+        # Casting would copy the images.
+        splits[name] = part.remove_columns("label").add_column("label", numbers)
     superclass_of, superclass_names = _superclasses(splits[first], len(names)) if superclass else (None, None)
-    return splits, [str(name) for name in names], superclass_of, superclass_names
+    return splits, names, superclass_of, superclass_names
 
 
 def _find_column(kind, given, candidates, columns):
@@ -222,25 +329,34 @@ def _find_column(kind, given, candidates, columns):
         raise UserError(f"{flag} {given}: there is no such column; the dataset has: {listed}")
     found = given or next((name for name in candidates if name in columns), None)
     if found is None:
-        hint = f"; {ONE_CLASS}" if kind == "label" and columns == ["image"] else ""
-        raise UserError(f"found no {kind} column among: {listed}; name it with {flag}{hint}")
+        raise UserError(f"found no {kind} column among: {listed}; name it with {flag}")
     return found
 
 
 def _label_names(splits, column):
+    """Return the names of the classes: as they are declared, or the distinct labels, strings or integers from 0 up."""
     feature = next(iter(splits.values())).features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return feature.names
     if not _is_of_classes(feature):
         raise UserError(f"the column {column} holds no class labels; name the right one with --label_column_name")
-    values = {value for part in splits.values() for value in part.unique(column)}
-    if None in values:
-        raise UserError(f"the column {column} is empty for some images: remove them or label them")
-    if "string" in feature.dtype:
-        return sorted(values)
-    if max(values) >= MAX_LABELS:
-        raise UserError(f"the column {column} has the label {max(values)}, which is too large for a class number")
-    return list(range(max(values) + 1))
+    if isinstance(feature, datasets.ClassLabel):
+        names = feature.names
+    else:
+        values = {value for part in splits.values() for value in part.unique(column)}
+        if None in values:
+            raise UserError(f"the column {column} is empty for some images: remove them or label them")
+        names = sorted(value for value in values if isinstance(value, str) or value >= 0)
+    if not names:
+        raise UserError(f"the column {column} names no class; name the right one with --label_column_name")
+    if len(names) > MAX_LABELS:
+        raise UserError(
+            f"the column {column} has {len(names):,} classes, and more than {MAX_LABELS:,} are not supported: name the "
+            "right one with --label_column_name"
+        )
+    return names
+
+
+def _kind_of_labels(feature):
+    return isinstance(feature, datasets.ClassLabel), "string" in (getattr(feature, "dtype", None) or "")
 
 
 def _is_of_classes(feature):
@@ -248,16 +364,42 @@ def _is_of_classes(feature):
     return "int" in dtype or "string" in dtype
 
 
-def _check_labels(part, split_name, num_labels):
-    labels = part["label"][:]
+def _number_labels(labels, feature, names, split_name):
+    """Return labels as class numbers (n,)."""
     if set(labels) == {None}:
-        raise UserError(f"no image of split {split_name} has a label; {ONE_CLASS}")
+        raise UserError(f"no image of split {split_name} has a label")
+    known = range(len(names)) if isinstance(feature, datasets.ClassLabel) else names
+    number_of = {label: number for number, label in enumerate(known)}
     for row, label in enumerate(labels):
-        if label is None or not 0 <= label < num_labels:
+        if label not in number_of:
             raise UserError(
-                f"image {row} of split {split_name} has the label {label}, outside 0 to {num_labels - 1}: "
+                f"image {row} of split {split_name} has the label {label}, outside 0 to {known[-1]}: "
                 "remove it, or name another column with --label_column_name"
             )
+    return np.array([number_of[label] for label in labels])
+
+
+def _check_classes(parts, names, needed):
+    """
+    Raise [`UserError`] if there is no second class to tell one from, or a class is written differently in the splits;
+    warn of classes without images.
+    """
+    used = {split: set(parts[split]["label"][:]) for split in ("train", "test") if split in parts}
+    if len(names) < 2 or ("train" in needed and len(used["train"]) < 2):
+        alone = names[next(iter(used.get("train", [0])))]
+        kind = "training images" if "train" in used else "images"
+        raise UserError(f"all {kind} are of one class, {alone}: there must be two or more to tell apart")
+    alike = defaultdict(set)
+    for number, name in enumerate(names):
+        alike[re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold().strip())].add(number)
+    for same in alike.values():
+        if any(same & labels not in (same, set()) for labels in used.values()):
+            spellings = " and ".join(repr(names[number]) for number in sorted(same))
+            raise UserError(f"{spellings} look like one class, and some split lacks one of them: rename or merge them")
+    for split, kind in (("train", "training"), ("test", "test")):
+        if split in needed and (missing := [name for number, name in enumerate(names) if number not in used[split]]):
+            have = "1 class has" if len(missing) == 1 else f"{len(missing):,} classes have"
+            _warn(f"{have} no {kind} image: {shorten(missing)}")
 
 
 def _superclasses(part, num_labels):
@@ -272,9 +414,10 @@ def _superclasses(part, num_labels):
     return np.array([names.index(group) for group in groups]), [str(name) for name in names]
 
 
-def stratified_sample(labels, size, seed):
+def stratified_sample(labels, size, seed, leave_one=False):
     """
-    Return the sorted indices (size,) of a random sample of labels (n,) with the same share of every class.
+    Return the sorted indices (size,) of a random sample of labels (n,) with the same share of every class. With
+    `leave_one` no class is taken whole, even if the sample gets smaller.
 
     `Dataset.train_test_split(stratify_by_column=...)` refuses samples smaller than the number of classes and classes of
     one image, and would hold out other images than earlier runs did with the same seed.
@@ -287,6 +430,8 @@ def stratified_sample(labels, size, seed):
     # The largest remainders are rounded up; ties are broken at random.
     ties = rng.permutation(len(classes))
     by_remainder = ties[np.argsort(-(exact - take)[ties], kind="stable")]
+    if leave_one:
+        by_remainder = by_remainder[(counts - take)[by_remainder] > 1]
     take[by_remainder[: size - take.sum()]] += 1
     chosen = [order[labels[order] == label][:count] for label, count in zip(classes, take, strict=True)]
     return np.sort(np.concatenate(chosen))

@@ -1,0 +1,301 @@
+"""What a folder of a dataset holds: its files, and for a folder of images the split and the class of each."""
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePath
+
+import datasets
+from huggingface_hub import DatasetCard, HfApi, hf_hub_download, snapshot_download
+from PIL import Image
+
+from ..errors import UserError, shorten
+
+# As `datasets` knows them, in the order of preference.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+LAYOUT = "a folder of images is laid out as split/class/image, such as train/cat/1.png"
+_TABLE_VERSION = 1  # of what `read_image_folder` makes, to be raised when it makes another, which has its own cache
+_TABLES = (".parquet", ".arrow", ".tar", ".zip", ".h5", ".hdf5", ".lance")
+_SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})(?=\D|$)")
+# Git-annex, DVC and the Hub's cache link equal files of different names to one that is named by its content.
+_NAMED_BY_CONTENT = re.compile(r"[0-9a-f]{30}")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """
+    A folder's visible files, found in one walk that follows links.
+
+    Attributes:
+        path (`str`): absolute.
+        files (`dict`): the real path of each file, by its path in the folder, in the order of these. Among them is a
+            folder that holds nothing, as its path and a slash.
+        digest (`str`): of the names, sizes and times of all files.
+    """
+
+    path: str
+    files: Mapping[str, str]
+    digest: str
+
+    def absolute(self, path: str) -> str:
+        return os.path.join(self.path, *path.split("/"))
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """
+    Images in the folders of splits.
+
+    Attributes:
+        images (`dict`): the images of each split, as paths in the folder.
+        classes (`dict`): the class of each image, by its path; empty where metadata files are to give the labels.
+        metadata (`dict`): the metadata files of each split.
+        left_out (`list`): files that are no images of a split, and empty folders.
+    """
+
+    images: Mapping[str, list[str]]
+    classes: Mapping[str, str]
+    metadata: Mapping[str, list[str]]
+    left_out: list[str]
+
+
+def read_folder(path: str) -> Folder:
+    """Return a folder's files."""
+    root = os.path.abspath(path)
+    found = sorted(_scan(root, "", frozenset()))
+    # `datasets` uses modification times alone, which copying preserves, and would take an older table from its cache.
+    digest = hashlib.sha256(repr((root, [(name, stat) for name, _, stat in found])).encode(errors="surrogatepass"))
+    return Folder(root, {name: real for name, real, _ in found}, digest.hexdigest()[:32])
+
+
+def _scan(folder: str, prefix: str, above: frozenset) -> Iterator[tuple[str, str, tuple]]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that it lies in
+        return
+    with os.scandir(folder) as scanned:
+        entries = [entry for entry in scanned if not _is_hidden(entry.name)]
+    if not entries and prefix:
+        yield prefix, real, ()
+    for entry in entries:
+        if entry.is_dir():
+            yield from _scan(entry.path, f"{prefix}{entry.name}/", above | {real})
+            continue
+        target = os.path.join(real, entry.name)
+        if entry.is_symlink() and not _NAMED_BY_CONTENT.search(os.path.basename(os.path.realpath(target))):
+            target = os.path.realpath(target)
+        try:
+            stat = entry.stat()
+        except OSError:  # a link to nothing, which decoding names
+            stat = entry.stat(follow_symlinks=False)
+        yield prefix + entry.name, target, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def _is_hidden(name):
+    return name.startswith(".") or name in ("__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")
+
+
+def find_saved(folder: Folder) -> dict[str, str]:
+    """Return the folders of datasets that `Dataset.save_to_disk` has written, by the names of their splits."""
+    parents = [name.removesuffix("state.json") for name in folder.files if name.split("/")[-1] == "state.json"]
+    saved = [parent for parent in parents if f"{parent}dataset_info.json" in folder.files]
+    if len({PurePath(parent).name for parent in saved}) < len(saved):
+        raise UserError(f"it holds several saved datasets, {shorten(saved)}: give the folder of one")
+    return {PurePath(parent).name or "train": folder.absolute(parent) for parent in saved}
+
+
+def find_image_folder(folder: Folder) -> ImageFolder | None:
+    """
+    Return the images of a folder by split and class, or None if it does not hold images in folders of splits. Raises
+    [`UserError`] if the split or the class of an image is unclear, or two paths lead to one file.
+    """
+    split_folders = find_split_folders(folder.files)
+    card = _read_card(folder.files, folder.absolute)
+    if not split_folders or "configs" in card:
+        return None
+    images, metadata, left_out = {split: [] for split in split_folders}, defaultdict(list), []
+    for path in folder.files:
+        split = next((split for split, below in split_folders.items() if path.startswith(f"{below}/")), None)
+        if split and _is_image(path):
+            images[split].append(path)
+        elif split and PurePath(path).name in METADATA_FILES:
+            metadata[split].append(path)
+        elif split or _is_image(path):
+            left_out.append(path)
+    classes = {}
+    if metadata and "dataset_info" in card:  # may name the classes
+        return None
+    if not metadata:
+        below = {path: path.removeprefix(f"{split_folders[split]}/") for split in images for path in images[split]}
+        if misplaced := [path for path, rest in below.items() if rest.count("/") != 1]:
+            raise UserError(f"{LAYOUT}: move or remove what lies elsewhere, which is {shorten(misplaced)}")
+        classes = {path: rest.split("/")[0] for path, rest in below.items()}
+    check_paths((split, path, folder.files[path]) for split in images for path in images[split])
+    return ImageFolder(images, classes, metadata, left_out)
+
+
+def find_split_folders(paths: Collection[str]) -> dict[str, str]:
+    """
+    Return the folder of each split, or nothing if there are no images in any, or tables that are read instead.
+
+    The folders of splits are those of the topmost level that has one of a split's name, since classes may be named like
+    splits too. Raises [`UserError`] if two folders could be one split.
+    """
+    parents = [path.split("/")[:-1] for path in paths if _is_image(path)]
+    depth = _find_split_depth(parents)
+    if depth is None:
+        return {}
+    found = defaultdict(set)
+    for folder in {tuple(parts[: depth + 1]) for parts in parents if len(parts) > depth}:
+        if split := _split_of(folder[-1]):
+            found[split].add("/".join(folder))
+    folders = {}
+    for split in filter(found.get, SPLIT_NAMES):
+        exact = {folder for folder in found[split] if folder.split("/")[-1].lower() in SPLIT_NAMES[split]}
+        folders[split], *others = sorted(exact or found[split])
+        if others:
+            raise UserError(
+                f"the folders {', '.join([folders[split], *others])} could each be the split {split}: rename or move "
+                "all but one"
+            )
+    for path in paths:
+        is_table = path.lower().endswith(_TABLES) and PurePath(path).name not in METADATA_FILES
+        if is_table and (any(map(_split_of, path.split("/")[:-1])) or re.match(r"data/[^/]+-\d{5}-of-\d{5}", path)):
+            return {}
+    return folders
+
+
+def _find_split_depth(parents):
+    first = None
+    for depth in range(max(map(len, parents), default=0)):
+        names = {parts[depth] for parts in parents if len(parts) > depth}
+        splits = {_split_of(name) for name in names} - {None}
+        if len(splits) > 1 or any(name.lower() in words for name in names for words in SPLIT_NAMES.values()):
+            return depth
+        if splits and first is None:
+            first = depth
+    return first
+
+
+def _split_of(name):
+    """Return the split that a folder's name names, as a whole or as one of its words, or None."""
+    words = set(re.split(r"[-._ 0-9]+", name.lower()))
+    found = [split for split, names in SPLIT_NAMES.items() if words.intersection(names)]
+    return found[0] if len(found) == 1 else None
+
+
+@lru_cache
+def _image_endings():
+    return tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def _is_image(path):
+    return path.lower().endswith(_image_endings())
+
+
+def _read_card(paths, find):
+    """Return the metadata in the README, where there is one; `find` gives a file's path on this machine."""
+    if "README.md" not in paths:
+        return {}
+    text = Path(find("README.md")).read_text(encoding="utf-8", errors="replace")
+    if not text.lstrip().startswith("---"):  # of which huggingface_hub would warn
+        return {}
+    return DatasetCard(text, ignore_metadata_errors=True).data.to_dict()
+
+
+def read_image_folder(folder: Folder, found: ImageFolder) -> datasets.DatasetDict:
+    """Return images with the labels of their class folders, as `datasets` reads them but in a fraction of the time."""
+    names = sorted(set(found.classes.values()))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    number = {name: i for i, name in enumerate(names)}
+
+    def rows(split):
+        for path in found.images[split]:
+            yield {"image": folder.absolute(path), "label": number[found.classes[path]]}
+
+    return datasets.DatasetDict(
+        {
+            split: datasets.Dataset.from_generator(
+                rows,
+                features=features,
+                gen_kwargs={"split": split},
+                split=datasets.NamedSplit(split),
+                fingerprint=f"{_TABLE_VERSION}-{folder.digest}-{split}",
+            )
+            for split in found.images
+        }
+    )
+
+
+def download_image_folder(name: str, revision: str | None) -> tuple[str, str] | None:
+    """
+    Download a dataset of the Hub that holds images in folders of splits, and return its local folder and its commit.
+    Returns None for any other dataset. Without network, a complete copy in the cache is taken.
+    """
+    options = {"repo_id": name, "repo_type": "dataset"}
+    try:
+        commit = HfApi().dataset_info(name, revision=revision).sha
+        paths = HfApi().list_repo_files(**options, revision=commit)
+    except Exception:  # `datasets` says what it is, if there is no copy in the cache
+        try:
+            cached = Path(snapshot_download(**options, revision=revision, local_files_only=True, allow_patterns="*.md"))
+        except Exception:
+            return None
+        commit, paths = cached.name, list(read_folder(str(cached)).files)
+    visible = [path for path in paths if not any(map(_is_hidden, path.split("/")))]
+    split_folders = find_split_folders(visible)
+    has_metadata = any(PurePath(path).name in METADATA_FILES for path in visible)
+    if not split_folders or has_metadata:
+        return None
+    if "configs" in _read_card(visible, lambda file: hf_hub_download(**options, filename=file, revision=commit)):
+        return None
+    patterns = ["README.md", *(f"{folder}/*" for folder in split_folders.values())]
+    return snapshot_download(**options, revision=commit, allow_patterns=patterns), commit
+
+
+# Whether each file is there, once
+
+
+def check_paths(files: Iterable[tuple[str, str, str]]) -> None:
+    """Raise [`UserError`] if of files, each a split, a path and a real path, one is in two splits or twice in one."""
+    first = {}
+    for split, path, real in files:
+        if real in first:
+            other_split, other = first[real]
+            where = f"twice in {split}" if split == other_split else f"in the splits {other_split} and {split}"
+            link = "" if path == other else f", also as {path}"
+            raise UserError(f"the file {other} is {where}{link}: an image belongs to one split, once")
+        first[real] = split, path
+
+
+def check_data_files(data_files: Mapping[str, Iterable[str]], splits: Collection[str]) -> None:
+    """
+    Raise [`UserError`] if of the files that `datasets` has found for some splits one is in two or twice in one, or a
+    shard is missing.
+    """
+    used = {split: list(files) for split, files in data_files.items() if split in splits}
+    check_paths((split, file, _real_path(file)) for split, files in used.items() for file in files)
+    for split, files in used.items():
+        shards = defaultdict(set)
+        for file in files:
+            folder, _, name = file.replace("\\", "/").rpartition("/")
+            if parts := _SHARD.match(name):
+                shards[folder, parts[1], int(parts[3])].add(int(parts[2]))
+        for (_, stem, count), numbers in shards.items():
+            if missing := [f"{stem}-{i:05}-of-{count:05}" for i in range(count) if i not in numbers]:
+                raise UserError(f"files of the split {split} are missing: {shorten(missing)}. Add all {count}")
+        if len({(folder, stem) for folder, stem, _ in shards}) < len(shards):
+            raise UserError(f"the split {split} has the files of two versions, {shorten(files)}: remove one of them")
+
+
+def _real_path(file):
+    real = file if "://" in file else os.path.realpath(file)
+    return file if _NAMED_BY_CONTENT.search(os.path.basename(real)) else real
