@@ -18,6 +18,7 @@ from PIL import Image
 from hf_cifar_resnet import CifarTrainer
 from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.documents import read_yaml
 from hf_cifar_resnet.training.parser import parse_arguments
 
 from .conftest import TWO_PROCESSES, run_each, write_noise
@@ -63,6 +64,9 @@ def test_the_two_commands_for_a_fresh_machine_are_those_that_ci_runs():
         "python train.py --config quickstart",
         "python -m pytest",
     ]
+    jobs = read_yaml(REPOSITORY / ".github" / "workflows" / "ci.yml")["jobs"]
+    commands = [step["run"] for step in jobs["linux"]["steps"] if "run" in step]
+    assert commands[:2] == [IN_CI[0], f'{IN_CI[1]} -m "not slow"']
 
 
 @pytest.fixture(scope="module")
