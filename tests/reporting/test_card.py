@@ -102,7 +102,11 @@ PHOTOGRAPHS = "*80 Million Tiny Images*"
 @pytest.mark.parametrize(
     "dataset, stated, others",
     [
-        ({"name": "cifar100"}, [PHOTOGRAPHS, "baby, boy, girl, man and woman"], ["by a program", "None of its classes"]),
+        (
+            {"name": "cifar100"},
+            [PHOTOGRAPHS, "baby, boy, girl, man and woman"],
+            ["by a program", "None of its classes"],
+        ),
         ({"name": "cifar10"}, [PHOTOGRAPHS, "None of its classes is of people"], ["baby", "by a program"]),
         ({"name": "mine", "on_hub": False}, ["one-sided in its data"], [PHOTOGRAPHS, "by a program", "baby"]),
         ({"name": "shapes100", "built_in": True}, ["images were drawn by a program"], [PHOTOGRAPHS, "one-sided"]),
