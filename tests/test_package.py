@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from packaging.version import Version
 
 import hf_cifar_resnet
 from hf_cifar_resnet.cli import COMMANDS
+from hf_cifar_resnet.documents import read_yaml
 
 PACKAGE = Path(hf_cifar_resnet.__file__).parent
 REPOSITORY = PACKAGE.parent
@@ -156,3 +158,10 @@ def test_lowest_versions_are_the_bounds_of_the_package():
     bounds = lowest_versions(sum(project["optional-dependencies"].values(), project["dependencies"]))
     _, *pins = (REPOSITORY / "tests" / "lowest-versions.txt").read_text(encoding="utf-8").splitlines()
     assert lowest_versions(pins) == bounds and len(bounds) > 20
+
+
+def test_changelog_and_citation_name_the_version_of_the_package():
+    cited = read_yaml(REPOSITORY / "CITATION.cff")
+    released = re.findall(r"^## \[(\d\S*)\] - (\S+)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert released[0] == (cited["version"], cited["date-released"])
+    assert cited["version"] == hf_cifar_resnet.__version__

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from transformers import TrainerCallback, set_seed
+from transformers.utils import is_in_notebook
 
 from ..checkpoints.outputs import atomic_write, check_output
 from ..errors import UserError
@@ -42,6 +43,7 @@ class RangeTestCallback(TrainerCallback):
 def main(argv, prog=None):
     """Train for a few steps, draw the loss against the learning rate, print a suggestion and return it."""
     options, model_args, data_args, args = _parse(argv, prog)
+    args.disable_tqdm |= is_in_notebook()  # a table of every step would come with the bar
     quieten_libraries(args)
     set_seed(args.seed)
     data = load_data(data_args, args)

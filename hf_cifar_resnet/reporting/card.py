@@ -12,6 +12,31 @@ from .run_record import ACCURACIES, redact
 SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACIES.items()}
 # Characters that would start a tag, a cell, a link, an image or code, and their replacements.
 _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
+# What the cards of models say of these datasets, by their names. Barz and Denzler 2020 counted the duplicates.
+_CIFAR = {
+    "cifar10": {
+        "name": "CIFAR-10",
+        "people": "None of its classes is of people; some of its images may show people all the same.",
+        "duplicates": "3%",
+    },
+    "cifar100": {
+        "name": "CIFAR-100",
+        "people": "Five of its 100 classes show people: baby, boy, girl, man and woman, which make up the superclass "
+        "people. These are what the labellers saw in tiny pictures, not what the people would say of themselves, and "
+        "whether the accuracy differs with skin colour or origin was not measured. Do not use the model to tell "
+        "anyone's sex or age.",
+        "duplicates": "10%",
+    },
+}
+
+
+def _duration(seconds):
+    """Return a time such as 1 h 18 min, 2 min 5 s, or 53 s."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _literal(record):
@@ -25,6 +50,7 @@ def model_card(record, metrics):
 
     record = redact(record)
     dataset, base = record["dataset"], record["model"].get("base")
+    train_seconds = metrics["timing"]["train_seconds"]
     splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
     results = [
         EvalResult(
@@ -58,6 +84,9 @@ def model_card(record, metrics):
         record=_literal(record),
         metrics=_literal(metrics),
         citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],
+        cifar=_CIFAR.get(dataset["name"]),
+        version=printable(record["versions"].get("hf-cifar-resnet", "")),
+        train_time=None if train_seconds is None else _duration(train_seconds),
         splits=splits,
         score_names={name: text for name, text in SCORE_NAMES.items() if any(name in s for s in splits.values())},
         command=printable(shlex.join(record["command"])),

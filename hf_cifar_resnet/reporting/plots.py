@@ -180,14 +180,21 @@ def plot_lr_range(rates, losses, smoothed, suggestion, path):
     figure.savefig(path, dpi=120)
 
 
-def plot_images(names, columns, path):
-    """Plot a table of images with row `names`; `columns` are pairs of a title and images (rows, height, width, 3)."""
-    figure, axes = new_figure(len(columns), len(names), width=1.1, height=1.2)
+def plot_images(columns, path, title):
+    """
+    Plot a table of images; `columns` are triples of a title, images uint8 (rows, height, width, 3) and, for each image,
+    what stands under it, or None.
+    """
+    rows = len(columns[0][1])
+    figure, axes = new_figure(len(columns), rows, width=1.1, height=1.4)
+    figure.suptitle(title, fontsize="medium", wrap=True)
     for number, cell in enumerate(axes):
         row, column = divmod(number, len(columns))
-        title, images = columns[column]
-        cell.imshow(images[row])
-        cell.set(xticks=[], yticks=[], title=title if row == 0 else "")
-        if column == 0:
-            cell.set_ylabel(names[row])
+        heading, images, captions = columns[column]
+        cell.imshow(images[row], interpolation="nearest")
+        cell.set(xticks=[], yticks=[])
+        if row == 0:
+            cell.set_title(heading, fontsize="medium")
+        if captions:
+            cell.set_xlabel(captions[row], fontsize="small")
     figure.savefig(path, dpi=120)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_torch_tf32_available
+from transformers.utils import is_in_notebook, is_torch_tf32_available
 
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import count_cores, device_for, is_faster_in_bf16
@@ -107,7 +107,9 @@ class CifarTrainingArguments(TrainingArguments):
     tf32: bool | None = option(None, "TF32 for fp32 operations; by default on if the GPU has it")
     restore_callback_states_from_checkpoint: bool = option(True, "restore the state of early stopping")
     hub_strategy: str = option("end", "when to push: end, every_save, or checkpoint (with the state to resume)")
-    disable_tqdm: bool | None = option(None, "no progress bar; by default if the output is not a terminal")
+    disable_tqdm: bool | None = option(
+        None, "no progress bar; by default if the output is neither a terminal nor a notebook"
+    )
 
     def __post_init__(self):
         self._check_values()
@@ -194,7 +196,7 @@ class CifarTrainingArguments(TrainingArguments):
             # A blocking copy would wait for all queued work of the GPU.
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         if self.disable_tqdm is None:
-            self.disable_tqdm = not sys.stderr.isatty()
+            self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
 
     def _divide_batch(self):
         if self.n_gpu > 1:

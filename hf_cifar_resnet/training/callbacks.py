@@ -53,6 +53,9 @@ class EpochBoundary(TrainerCallback):
         self._deferred = []
 
 
+UNITS = ("img/s", "waiting for data")  # figures of which the name stands behind the value
+
+
 class EpochLineCallback(TrainerCallback):
     """Prints a line for each evaluation: loss, accuracies, learning rate, speed and cuts of the learning rate."""
 
@@ -66,37 +69,43 @@ class EpochLineCallback(TrainerCallback):
         if "loss" in logs:
             self._train = logs
             if args.eval_strategy == "no":
-                self._print(args, state, _training_part(logs))
+                self._report_if_rank_0(args, state, {})
 
     def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
         if not any(name.startswith("eval_") for name in metrics):
             return
-        parts, scores = _training_part(self._train), run_record.scores(metrics, "eval")
+        scores, figures = run_record.scores(metrics, "eval"), {}
         if "loss" in scores:
-            parts.append(f"| eval loss {scores['loss']:.4f}")
-        parts += [f"{name} {scores[key]:6.2%}" for key, name in run_record.ACCURACIES.items() if key in scores]
+            figures["eval loss"] = f"{scores['loss']:.4f}"
+        figures |= {name: f"{scores[key]:6.2%}" for key, name in run_record.ACCURACIES.items() if key in scores}
         scale = getattr(lr_scheduler, "scale", 1.0)
         if scale != self._scale:
-            parts.append(f"LR {'cut' if scale < self._scale else 'raised'} to {lr_scheduler.get_last_lr()[0]:.3g}")
+            figures["LR"] = f"{'cut' if scale < self._scale else 'raised'} to {lr_scheduler.get_last_lr()[0]:.3g}"
             self._scale = scale
-        self._print(args, state, parts)
+        self._report_if_rank_0(args, state, figures)
 
-    def _print(self, args, state, parts):
+    def _report_if_rank_0(self, args, state, evaluated):
         if state.is_world_process_zero:
             epochs = f"{args.num_train_epochs:g}" if args.max_steps <= 0 else f"{state.num_train_epochs:g}"
-            tqdm.write(f"epoch {state.epoch or 0:5.4g}/{epochs}  " + "  ".join(parts))
+            self.report(f"{state.epoch or 0:5.4g}/{epochs}", _training_figures(self._train), evaluated)
+
+    def report(self, epoch, trained, evaluated):
+        """Print the figures, {name: text}, of the training until this epoch, and of the evaluation then."""
+        parts = [f"{text} {name}" if name in UNITS else f"{name} {text}" for name, text in trained.items()]
+        scores = [f"{name} {text}" for name, text in evaluated.items()]
+        tqdm.write("  ".join([f"epoch {epoch}", *parts, *(["| " + scores[0], *scores[1:]] if scores else [])]))
 
 
-def _training_part(logs):
+def _training_figures(logs):
     if not logs:
-        return []
-    return [
-        f"loss {logs['loss']:.4f}",
-        f"train {logs['accuracy']:6.2%}",
-        f"lr {logs['learning_rate']:.3g}",
-        f"{logs['images_per_second']:,.0f} img/s",
-        f"{logs['data_wait']:.1%} waiting for data",
-    ]
+        return {}
+    return {
+        "loss": f"{logs['loss']:.4f}",
+        "train": f"{logs['accuracy']:6.2%}",
+        "lr": f"{logs['learning_rate']:.3g}",
+        "img/s": f"{logs['images_per_second']:,.0f}",
+        "waiting for data": f"{logs['data_wait']:.1%}",
+    }
 
 
 def parse_report_to(report_to):

@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
+from transformers.utils import is_in_notebook, logging
 
 from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
@@ -104,6 +105,12 @@ class CifarTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(QuietProgressCallback)
+        elif is_in_notebook() and not args.disable_tqdm:
+            from .notebook import NotebookCallback, NotebookProgressCallback
+
+            self.remove_callback(NotebookProgressCallback)
+            self.remove_callback(EpochLineCallback)
+            self.add_callback(NotebookCallback)
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
@@ -345,7 +352,8 @@ class CifarTrainer(Trainer):
     def _write_model(self, folder):
         self._average_weights()
         if self.args.should_save:
-            super().save_model(str(folder), _internal_call=True)
+            with _no_progress_bars():
+                super().save_model(str(folder), _internal_call=True)
             (folder / "training_args.bin").unlink(missing_ok=True)
             (folder / TRAINING_ARGS_JSON).write_text(self._given.to_json_string() + "\n", encoding="utf-8")
 
@@ -354,3 +362,13 @@ class CifarTrainer(Trainer):
         (checkpoint / resume.train_metrics_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
             self._ema.average.save(checkpoint)
+
+
+@contextmanager
+def _no_progress_bars():
+    """Without transformers' progress bars, such as that of writing one file, which would disturb the training's."""
+    before = logging.set_tqdm_hook(lambda bar, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)

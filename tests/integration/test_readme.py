@@ -15,6 +15,7 @@ from PIL import Image
 from hf_cifar_resnet import CifarTrainer
 from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.documents import read_yaml
 from hf_cifar_resnet.training.parser import parse_arguments
 
 from .conftest import TWO_PROCESSES, run_each, write_noise
@@ -60,6 +61,9 @@ def test_the_two_commands_for_a_fresh_machine_are_those_that_ci_runs():
         "python train.py --config quickstart",
         "python -m pytest",
     ]
+    jobs = read_yaml(REPOSITORY / ".github" / "workflows" / "ci.yml")["jobs"]
+    commands = [step["run"] for step in jobs["linux"]["steps"] if "run" in step]
+    assert commands[:2] == [IN_CI[0], f'{IN_CI[1]} -m "not slow"']
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +166,62 @@ def test_programs(place, finished, monkeypatch, capsys):
     torch.manual_seed(2)
     run(next(program for program in blocks("python") if "CifarTrainer(" in program))
     assert (place / "from-python" / "model.safetensors").read_bytes() == weights
+
+
+PICTURES = """
+from hf_cifar_resnet.cli import main
+main(["schedules", "cosine", "--output", "schedules.png"])
+import matplotlib.pyplot as plt
+plt.plot([1, 2]);
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Runs cells in a real Jupyter kernel, and returns for each its printed text, its errors' and what it displays."""
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+    def run(*cells):
+        notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+        for cell in notebook.cells:
+            texts = {"stdout": "", "stderr": ""}
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    texts[output.name] += output.text
+            displayed = [output.data for output in cell.outputs if "data" in output]
+            yield texts["stdout"], texts["stderr"], [data for data in displayed if data.get("text/html") != ""]
+
+    return run
+
+
+@pytest.mark.slow
+def test_programs_in_a_notebook(notebook, tmp_path):
+    """A bar and a table while it trains, what the program prints, and nothing else or twice."""
+    Image.new("RGB", (48, 40), "teal").save(tmp_path / "image.png")
+    train = next(program for program in blocks("python") if "CifarTrainer(" in program)
+    small = train.replace('load_splits("shapes100"', 'load_splits("shapes100", max_train_samples=200')
+    small = small.replace("num_train_epochs=8", "num_train_epochs=2, use_cpu=True")
+    others = [program for program in blocks("python") if program != train]
+    trained, *used, drawn = notebook(small, *others, PICTURES)
+
+    printed, errors, [progress] = trained
+    assert printed.startswith("{'test_loss'") and printed.count("\n") == 1
+    assert "Writing" not in errors and "Traceback" not in errors
+    table = progress["text/html"]
+    assert table.count("<progress") == 1 and table.count("<tr") == 3
+    assert re.findall("<td>(./2)</td>", table) == ["1/2", "2/2"]
+    for heading in ("train loss", "train accuracy", "lr", "eval loss", "top-1", "top-5"):
+        assert table.count(f"<th>{heading}</th>") == 1
+
+    classified, *_ = used
+    assert classified[0].startswith("[{'label'") and classified[0].count("\n") == 1
+    assert all(not displayed for _, _, displayed in used)
+    printed, _, pictures = drawn
+    assert printed == "Drawn: schedules.png\n" and ["image/png" in picture for picture in pictures] == [True]
 
 
 def test_every_recipe_and_schedule_is_named():

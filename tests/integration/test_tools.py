@@ -2,11 +2,15 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.commands.preview import mixed_columns
 
 SMALL = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --use_cpu".split()
 
@@ -47,6 +51,23 @@ def test_preview_draws_what_training_will_see(tmp_path, capsys):
         width("--augmentation", "none", "--cutmix_alpha", "1") * 5, rel=0.01
     )
     assert "Policy mild_trivial_cutout on 2 images of shapes100" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "mixup_alpha, cutmix_alpha, probability, kinds",
+    [(0.2, 1, 0.5, ["MixUp", "CutMix"]), (1, 0, 1, ["MixUp"]), (0, 1, 1, ["CutMix"]), (0, 0, 1, []), (1, 1, 0, [])],
+)
+def test_labels_under_mixed_images_have_the_shares_of_the_pixels(mixup_alpha, cutmix_alpha, probability, kinds):
+    args = SimpleNamespace(mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, mixing_probability=probability, seed=0)
+    black_and_white = np.stack([np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)])
+    columns = mixed_columns([black_and_white], torch.tensor([0, 1]), ["black", "white"], args)
+    assert [kind for kind, *_ in columns] == kinds
+    for kind, images, captions in columns:
+        for image, caption in zip(images, captions, strict=True):
+            assert len(set(image.ravel().tolist())) == (2 if kind == "CutMix" else 1)
+            shares = dict(line.split() for line in caption.splitlines())
+            assert shares == {"white": f"{image.mean() / 255:.0%}", "black": f"{1 - image.mean() / 255:.0%}"}
+            assert list(shares.values()) == sorted(shares.values(), key=lambda share: int(share[:-1]), reverse=True)
 
 
 @pytest.mark.lowest

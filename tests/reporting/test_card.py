@@ -1,9 +1,11 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_cifar_resnet.documents import read_yaml
 from hf_cifar_resnet.reporting.card import model_card, write_run_files
 
 RUN = {
@@ -21,7 +23,7 @@ RUN = {
     "precision": "bf16",
     "arguments": {"load_best_model_at_end": True, "lr_scheduler_type": "cosine", "learning_rate": 1e-3, "seed": 42},
     "hardware": "1 x NVIDIA L4",
-    "versions": {"torch": "2.15.0", "transformers": "5.23.0"},
+    "versions": {"torch": "2.15.0", "transformers": "5.23.0", "hf-cifar-resnet": "0.1.0"},
 }  # fmt: skip
 METRICS = {
     "selected_on": "validation",
@@ -77,8 +79,8 @@ def test_text(saved_card):
         "train.py --config quickstart",
         "| learning_rate | 0.001 |",
         "1 x NVIDIA L4",
-        "4700 s (535 images/s)",
-        "torch 2.15.0, transformers 5.23.0.",
+        "Training took 1 h 18 min (535 images/s), evaluations apart.",
+        "torch 2.15.0, transformers 5.23.0, hf-cifar-resnet 0.1.0.",
         "23,705,252 parameters",
     ):
         assert part in text
@@ -92,6 +94,47 @@ def test_superclass_has_a_column(saved_card):
     assert "| test | 10,000 | 1.1250 | 73.45% | 92.11% | 83.21% |" in lines
     table = [line for line in lines if line.startswith(("| split", "| test", "| validation", "|---|---|---|"))]
     assert len({line.count("|") for line in table}) == 1
+
+
+PHOTOGRAPHS = "*80 Million Tiny Images*"
+
+
+@pytest.mark.parametrize(
+    "dataset, stated, others",
+    [
+        (
+            {"name": "cifar100"},
+            [PHOTOGRAPHS, "baby, boy, girl, man and woman"],
+            ["by a program", "None of its classes"],
+        ),
+        ({"name": "cifar10"}, [PHOTOGRAPHS, "None of its classes is of people"], ["baby", "by a program"]),
+        ({"name": "mine", "on_hub": False}, ["one-sided in its data"], [PHOTOGRAPHS, "by a program", "baby"]),
+        ({"name": "shapes100", "built_in": True}, ["images were drawn by a program"], [PHOTOGRAPHS, "one-sided"]),
+    ],
+    ids=["cifar100", "cifar10", "folder", "built-in"],
+)
+def test_limits_are_those_of_the_data(saved_card, dataset, stated, others):
+    text = saved_card(RUN | {"dataset": RUN["dataset"] | dataset}).text
+    limits = text[text.index("## Limits and bias") : text.index("## How it was trained")]
+    assert all(part in limits for part in stated) and not any(part in limits for part in others)
+    assert "fine-tuned" not in limits and "\n\n\n" not in text
+    tuned = RUN | {"dataset": RUN["dataset"] | dataset, "model": RUN["model"] | {"base": "ann/mine"}}
+    assert "- What holds for the model it was fine-tuned from" in saved_card(tuned).text
+
+
+def test_package_is_cited_as_in_its_citation_file(saved_card):
+    cited = read_yaml(Path(__file__).parents[2] / "CITATION.cff")
+    author = "{{" + cited["authors"][0]["name"] + "}}"
+    title = cited["title"].replace("_", "\\_")
+    text = saved_card().text
+    assert f"author = {author},\n  title = {{{title}}},\n  version = {{0.1.0}}\n}}\n```" in text
+    unknown = saved_card(RUN | {"versions": {}}).text
+    assert f"title = {{{title}}}\n}}\n```" in unknown
+
+
+def test_remote_code_is_pinned(saved_card):
+    text = saved_card().text
+    assert text.index("trust_remote_code") < text.index("`revision=`") < text.index("## Intended uses")
 
 
 @pytest.mark.parametrize("metrics, selected", [(METRICS, False), (SELECTED_ON_TEST, True)])
