@@ -77,7 +77,7 @@ for schedule in sys.argv[3:]:
     found[schedule] = {"processes": args.world_size, "batches": batches, "rates": rates, "drawn": drawn,
                        "weights": weights, "images": trainer.train_metrics.images_in_all}
 for count, accumulation in json.loads(sys.argv[2]):
-    batches = []
+    batches, drawn = [], {"dropout": [], "drop_path": []}
     args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, max_steps=1,
                                   gradient_accumulation_steps=accumulation, lr_scheduler_type="constant", optim="sgd",
                                   learning_rate=0.1, weight_decay=0, max_grad_norm=0, logging_steps=1,
