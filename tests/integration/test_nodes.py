@@ -13,8 +13,8 @@ TRAIN = (
     "--config quickstart --use_cpu --augmentation none --dataset_name data --validation_fraction 0.2 --max_steps 2 "
     "--global_batch_size 16 --num_train_epochs 1 --output_dir"
 ).split()
-# Every command that the test gives, in all processes, and then a training from Python. What is wrong is raised in all of
-# them, so that they go on together with the next one.
+# Every command that the test gives, in both processes. What is wrong is raised in both, so that they go on together
+# with the next one.
 PROGRAM = """
 import json, os, sys
 import numpy as np
@@ -60,14 +60,12 @@ def folder(tmp_path_factory):
     (folder / "program.py").write_text(PROGRAM)
     counts, names = {"train": 40, "test": 20}, ["cat", "dog"]
     write_noise(folder / "same" / "0" / "data", {"label": names}, counts)
-    for difference in ("classes", "pixels", "labels"):
+    for difference in ("classes", "pixels", "test"):
         shutil.copytree(folder / "same", folder / difference)
     write_noise(folder / "classes" / "1" / "data", {"label": ["cat", "wolf"]}, counts)
     write_noise(folder / "pixels" / "1" / "data", {"label": names}, counts, seed=1)
-    shutil.copytree(folder / "same" / "0", folder / "labels" / "1")
-    write_noise(folder / "labels" / "other" / "data", {"label": ["dog", "cat", "emu"]}, counts)
-    shutil.copy(folder / "labels" / "other" / "data" / "data" / "test-00000-of-00001.parquet",
-                folder / "labels" / "1" / "data" / "data")  # fmt: skip
+    write_noise(folder / "test" / "1" / "data", {"label": names}, counts)
+    write_noise(folder / "test" / "1" / "data", {"label": names}, {"test": 20}, seed=1)
     shutil.copytree(folder / "same" / "0", folder / "same" / "1")
     return folder
 
@@ -82,7 +80,7 @@ COMMANDS = {
     "nothing to resume": ["train", "same/{rank}", *TRAIN, "other", "--resume_from_checkpoint", "true"],
     "classes": ["train", "classes/{rank}", *TRAIN, "run"],
     "pixels": ["train", "pixels/{rank}", *TRAIN, "run"],
-    "labels": ["train", "labels/{rank}", *TRAIN, "run"],
+    "test": ["train", "test/{rank}", *TRAIN, "run"],
     "pixels, evaluated": ["evaluate", "pixels/{rank}", "{folder}/same/0/run", "--dataset_name", "data", "--use_cpu"],
     "script": ["script", "same/0"],
 }
@@ -105,8 +103,9 @@ def test_output_folder_that_is_not_shared(found, name):
 
 
 def test_nothing_is_left_of_it(found, folder):
-    assert {path.name for rank in "01" for path in (folder / "same" / rank).iterdir()} == {"data", "run", "runs"}
-    assert not list((folder / "same" / "0" / "runs").iterdir()) and not list((folder / "same" / "0").glob("run/.s*"))
+    for rank, names in (("0", {"data", "run"}), ("1", {"data"})):
+        assert {path.name for path in (folder / "same" / rank).iterdir()} == names
+    assert not list((folder / "same" / "0" / "run").glob(".shared*"))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_nothing_is_left_of_it(found, folder):
     [
         ("classes", "class names"),
         ("pixels", "training images"),
-        ("labels", "test images"),
+        ("test", "test images"),
         ("pixels, evaluated", "test images"),
         ("script", "training images"),
     ],
