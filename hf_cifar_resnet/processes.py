@@ -1,12 +1,33 @@
-"""The processes of a run that a launcher started: whether they work together, and how they end."""
+"""The processes of a run that a launcher started: whether they work together, what rank 0 decides, and how they end."""
 
 import atexit
 import gc
+import math
 import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from .errors import UserError, as_user_error
+
+Decision = TypeVar("Decision")
+# Seconds of silence, after which processes that have not started yet are named.
+PATIENCE = 20.0
+# Seconds in which a new file has to be seen by the other nodes: NFS may keep what it knows of a folder for a minute.
+SEEN_WITHIN = 65.0
+SAME_DATA = "give all nodes the same copy of the data"
+ROLL = "hf_cifar_resnet"  # prefix of keys in the store of a process group
+DEFAULT_PORT = 29500  # Accelerate's
+# Environment variables that launchers set.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_launched():
@@ -14,7 +35,86 @@ def is_launched():
 
 
 def is_rank_0():
-    return int(os.environ.get("RANK", 0)) == 0
+    return _read_count("RANK", 0) == 0
+
+
+@contextmanager
+def roll_call(timeout: float):
+    """
+    Wait until all processes have started that the launcher's environment variables promise; they make a process group
+    within the context. If some are missing after [`PATIENCE`] seconds, print it; after `timeout`, raise [`UserError`].
+
+    PyTorch itself would wait for them without a word, also where a variable was left behind by a launcher.
+    """
+    size, rank = _read_count("WORLD_SIZE", 1), _read_count("RANK", 0)
+    if size == 1 or torch.distributed.is_initialized():
+        yield
+        return
+    if "MASTER_ADDR" not in os.environ or rank >= size:
+        raise UserError(
+            f"WORLD_SIZE={size} promises {size} processes, but RANK={rank} and MASTER_ADDR="
+            f"{os.environ.get('MASTER_ADDR', '')} do not say how they find each other: {_how_to_run_alone()}"
+        )
+    began, patience, store = time.monotonic(), PATIENCE, None
+    while True:
+        left = timeout - (time.monotonic() - began)
+        try:
+            store = store or _connect(size, rank, max(1.0, min(PATIENCE, left)))
+            missing = _call_roll(store, size, rank)
+        except torch.distributed.DistError as error:
+            if "EADDRINUSE" in str(error):
+                port = os.environ.get("MASTER_PORT", DEFAULT_PORT)
+                raise UserError(f"MASTER_PORT={port} is taken: choose another; {_how_to_run_alone()}") from None
+            store, missing = None, [0]
+        if not missing:
+            break
+        waited = time.monotonic() - began
+        if waited > min(patience, timeout):
+            few = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
+            text = f"{len(missing)} of the {size} processes that WORLD_SIZE={size} promises did not start within "
+            text += f"{waited:.0f} seconds (RANK {few}), or do not reach MASTER_ADDR={os.environ['MASTER_ADDR']}"
+            text += f"; {_how_to_run_alone()}"
+            if waited > timeout:
+                raise UserError(text)
+            if rank == 0 or store is None:  # the others reach rank 0, which reports them
+                print(f"Waiting: {text}", file=sys.stderr, flush=True)
+            patience = math.inf
+        time.sleep(0.05)
+    yield  # the store of rank 0 lasts until the process group has its own
+
+
+def _read_count(name, default):
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"the environment variable {name}={text} is no number: {_how_to_run_alone()}")
+    return int(text)
+
+
+def _connect(size, rank, timeout):
+    """Return the store through which a process group will be made, too."""
+    hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"],
+        _read_count("MASTER_PORT", DEFAULT_PORT),
+        size,
+        is_master=hosts,
+        timeout=timedelta(seconds=timeout),
+        wait_for_workers=False,
+        multi_tenant=hosts,
+    )
+
+
+def _call_roll(store, size, rank):
+    """Enter this process, and return the ranks of all that have not been entered."""
+    # A launcher may start the processes anew after a failure.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store.set(f"{ROLL}/{attempt}/{rank}", "here")
+    return [other for other in range(size) if not store.check([f"{ROLL}/{attempt}/{other}"])]
+
+
+def _how_to_run_alone():
+    left = [name for name in LAUNCHER if name in os.environ]
+    return f"if no launcher started this process, unset {', '.join(left)}"
 
 
 def check_processes(args):
@@ -25,17 +125,71 @@ def check_processes(args):
     then the processes do not find each other without `--use_cpu`.
     """
     hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
-    promised = int(os.environ.get("WORLD_SIZE", 1))
+    promised = _read_count("WORLD_SIZE", 1)
     with as_user_error("", ImportError, ValueError):
         args.device  # noqa: B018 (initialises devices and process group)
     if promised != args.world_size:
         raise UserError(
-            f"the launcher started {promised} processes, but they do not work together: each would train on its own "
-            f"into the same folder. {hint}"
+            f"WORLD_SIZE={promised} promises {promised} processes, but they do not work together: each would train on "
+            f"its own into the same folder. {hint}; {_how_to_run_alone()}"
         )
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if by_accelerate and "WORLD_SIZE" not in os.environ:
         raise UserError(f"accelerate launch was asked for several processes but started one. {hint}")
+
+
+def decide_on_rank_0(decide: Callable[[], Decision]) -> Decision:
+    """Return what `decide()` returns on rank 0, or raise its [`UserError`], in every process alike."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    decision = error = None
+    if PartialState().is_main_process:
+        try:
+            decision = decide()
+        except UserError as raised:
+            error = raised
+    decision, error = broadcast_object_list([decision, error])
+    if error is not None:
+        raise error
+    return decision
+
+
+def check_same(values: dict[str, object], hint: str):
+    """Raise [`UserError`] in every process if a value, which is given with its name, is not the same in all of them."""
+    from accelerate.utils import gather_object
+
+    (first, expected), *others = gather_object([(socket.gethostname(), values)])
+    for rank, (host, found) in enumerate(others, 1):
+        for name in expected | found:
+            if expected.get(name) != found.get(name):
+                raise UserError(f"the {name} of rank {rank} (on {host}) and of rank 0 (on {first}) differ: {hint}")
+
+
+def check_shared_folder(folder: str | Path):
+    """Raise [`UserError`] in every process if one of them does not see what rank 0 writes into a folder."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    path = Path(folder, decide_on_rank_0(lambda: _write_empty_file(folder)))
+    began, host = time.monotonic(), socket.gethostname()
+    while not (seen := path.exists()) and time.monotonic() - began < SEEN_WITHIN:
+        time.sleep(0.05)
+    found = gather_object([(host, seen)])
+    if PartialState().is_main_process:
+        path.unlink(missing_ok=True)
+    if blind := [f"rank {rank} (on {host})" for rank, (host, seen) in enumerate(found) if not seen]:
+        raise UserError(
+            f"the output folder {folder} is not shared: {blind[0]} does not see what rank 0 (on {found[0][0]}) writes "
+            "there. Choose an --output_dir on a disk that all nodes share"
+        )
+
+
+def _write_empty_file(folder):
+    with as_user_error(f"the output folder {folder} cannot be written", OSError):
+        descriptor, path = tempfile.mkstemp(prefix=".shared-", dir=folder)
+        os.close(descriptor)
+    return Path(path).name
 
 
 def destroy_process_group_at_exit():

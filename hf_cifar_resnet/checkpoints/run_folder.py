@@ -7,10 +7,9 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
-
 from ..errors import UserError, as_user_error
 from ..hub import client
+from ..processes import decide_on_rank_0
 from ..reporting.run_files import METRICS_JSON, STUDY_JSON, list_checkpoints
 from .pickle_free import read_pickle_free
 from .resume import find_last_resumable, find_resumable
@@ -28,15 +27,18 @@ def choose_run_folder(args, name):
     Choose the folder of this run, which is not created yet: `--output_dir`, or `runs/NAME` with a number if it exists.
     Raises [`UserError`] if `--output_dir` holds a study, or a run that this one does not resume.
     """
+    return decide_on_rank_0(lambda: _choose_run_folder(args, name))
+
+
+def _choose_run_folder(args, name):
     if not args.output_dir_given:
         if _kind_of_resume(args) == "auto":
             raise UserError("--resume_from_checkpoint auto needs --output_dir, the folder to look in")
-        # Rank 0 decides: another rank may look when the folder is already there.
-        return broadcast_object_list([_default_folder(args, name)])[0]
+        return _default_folder(args, name)
     folder = Path(args.output_dir)
     if (folder / STUDY_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a study, whose files a run would replace: choose another")
-    if not args.resume_from_checkpoint and args.process_index == 0 and holds_run(folder):
+    if not args.resume_from_checkpoint and holds_run(folder):
         raise UserError(
             f"--output_dir {folder} holds a run already: add --resume_from_checkpoint auto to continue it, "
             "or choose another folder"
@@ -120,22 +122,22 @@ def find_resume_checkpoint(args):
     `auto` for that one or a new training, or `user/repo@branch`, which is downloaded into the run's folder. Raises
     [`UserError`] if there is none, or it is damaged.
     """
+    return decide_on_rank_0(lambda: _find_resume_checkpoint(args))
+
+
+def _find_resume_checkpoint(args):
     kind = _kind_of_resume(args)
     if kind is None:
         return None
     if kind == "hub":
-        with args.main_process_first(desc="fetching the checkpoint"):
-            return _download(args)
-    report = print if args.process_index == 0 else None
+        return _download(args)
     if kind == "auto":
-        return find_last_resumable(args.output_dir, args.load_best_model_at_end, report)
+        return find_last_resumable(args.output_dir, args.load_best_model_at_end, print)
     given = True if kind == "true" else args.resume_from_checkpoint
-    return find_resumable(given, args.output_dir, args.load_best_model_at_end, report)
+    return find_resumable(given, args.output_dir, args.load_best_model_at_end, print)
 
 
 def _download(args):
-    if args.process_index > 0:  # rank 0 has downloaded it before
-        return find_last_resumable(args.output_dir, args.load_best_model_at_end)
     flag = "--resume_from_checkpoint"
     if list_checkpoints(args.output_dir):
         raise UserError(f"{flag}: {args.output_dir} has checkpoints of its own; choose another folder")

@@ -49,6 +49,8 @@ def _train(model_args, data_args, args, command, preempted):
     start = find_pretrained(model_args, data_args)
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args)
+    if args.world_size > 1:
+        processes.check_same(data.digests(), processes.SAME_DATA)
     model = build_model(model_args, data, start)
     args = args.with_precision_for(model)
     args.output_dir = choose_run_folder(args, run_record.run_name(data_args, model.config, args))
@@ -58,7 +60,7 @@ def _train(model_args, data_args, args, command, preempted):
     hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     resume = find_resume_checkpoint(args)
     if resume:
-        if reason := find_dataset_difference(record, resume):
+        if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
             raise resume_error(resume, reason)
         record["changed_arguments"] = changed_arguments(record, resume)
     callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]

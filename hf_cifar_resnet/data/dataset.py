@@ -221,6 +221,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.mean, self.std = mean, std
         self.augmenter = augmenter
         self.normalizes = True
+        self._digest = None
 
     def without_normalization(self):
         """Return a copy whose `pixel_values` are uint8 (batch, height, width, 3), to be normalised on the device."""
@@ -229,10 +230,12 @@ class ImageDataset(torch.utils.data.Dataset):
         return dataset
 
     def digest(self):
-        """Return the SHA-256 of all images and labels."""
-        content = hashlib.sha256(np.ascontiguousarray(self.images))
-        content.update(self.labels.numpy())
-        return content.hexdigest()
+        """Return the SHA-256 of all images and labels, which is computed once."""
+        if self._digest is None:
+            content = hashlib.sha256(np.ascontiguousarray(self.images))
+            content.update(self.labels.numpy())
+            self._digest = content.hexdigest()
+        return self._digest
 
     def __len__(self):
         return len(self.images)

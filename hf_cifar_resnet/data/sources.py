@@ -68,6 +68,12 @@ class ImageSplits:
         self.id2label = dict(enumerate(self.label_names))
         self.label2id = {name: number for number, name in enumerate(self.label_names)}
 
+    def digests(self) -> dict[str, object]:
+        """Return the class names, mean and deviation, and a digest of the images and labels of each split, by name."""
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        digests = {f"{name} images": part.digest() for name, part in splits.items() if part is not None}
+        return {"class names": self.label_names, **digests, "mean and deviation": (self.mean, self.std)}
+
     def image_processor(self):
         """Return the transformers image processor that computes the same `pixel_values` from any image."""
         from transformers import ViTImageProcessor

@@ -6,6 +6,7 @@ import torch
 
 from ..choices import LR_BATCH
 from ..data.policies import build_policy, describe
+from ..data.steps import Steps
 from ..errors import printable
 from .run_record import ACCURACIES, plain
 
@@ -29,7 +30,7 @@ def start_block(record, args, hub=None, resume=None):
         f"{data['num_labels']} classes; {how}",
         "Model": record["model"]["description"],
         "Training": f"{length}, global batch {args.global_batch_size} "
-        f"(processes x per device x accumulation: {batch}), {_optimizer(args)}",
+        f"(processes x per device x accumulation: {batch}), {_optimizer(args)}{_repeated(data['train'], args)}",
         "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {_learning_rate(args)}",
         "Methods": _methods(record, args),
         "Precision": f"{args.precision} ({args.precision_source})",
@@ -50,6 +51,11 @@ def _optimizer(args):
     clipping = f", clipping at {args.max_grad_norm:g}" if args.max_grad_norm else ""
     options = f" ({args.optim_args})" if args.optim_args else ""
     return f"{plain(args.optim)}{options}, weight decay {args.weight_decay:g}{clipping}"
+
+
+def _repeated(num_images, args):
+    repeated = Steps.of(args, num_images, args.per_device_train_batch_size).repeated
+    return f"; {repeated:,} repeated images fill up the last step of an epoch, and do not count" if repeated else ""
 
 
 def _learning_rate(args):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from transformers.utils import is_in_notebook, is_torch_tf32_available
 
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import count_cores, device_for, is_faster_in_bf16
+from ..processes import is_launched, roll_call
 from . import callbacks, optimizers, schedules
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
@@ -123,7 +125,10 @@ class CifarTrainingArguments(TrainingArguments):
         schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
         # TrainingArguments refuses the names of our schedules, and Muon.
         self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
-        super().__post_init__()
+        # On a CPU Accelerate makes a process group if it is told to use it, else if a launcher names the device.
+        makes_group = self.use_cpu or (is_launched() and device_for().type != "cpu")
+        with roll_call(self.ddp_timeout) if makes_group else nullcontext():
+            super().__post_init__()
         self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
@@ -202,6 +207,12 @@ class CifarTrainingArguments(TrainingArguments):
         if self.n_gpu > 1:
             # Otherwise the Trainer would use nn.DataParallel; several GPUs need a launcher.
             self._n_gpu = 1
+        options = self.accelerator_config
+        if self.world_size > 1 and (options.split_batches or options.dispatch_batches or not options.even_batches):
+            raise ValueError(
+                "accelerator_config must not change split_batches, dispatch_batches or even_batches, which divide the "
+                "images among the processes: leave them out"
+            )
         parts = self.world_size * self.gradient_accumulation_steps
         if self.per_device_train_batch_size is None:
             if self.global_batch_size % parts:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback, set_seed
 
 from ..reporting import run_files, run_record
 
@@ -13,6 +14,17 @@ class QuietProgressCallback(ProgressCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass
+
+
+class ProcessSeedCallback(TrainerCallback):
+    """
+    Gives every process random numbers of its own, for dropout and drop path. Before training all have the same seed,
+    and so the same weights; a resumed run restores the random numbers of its checkpoint after this.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.process_index > 0:  # rank 0 draws as a single process does
+            set_seed(int(np.random.SeedSequence([args.seed, args.process_index]).generate_state(1)[0]))
 
 
 class RunRecordCallback(TrainerCallback):

@@ -12,7 +12,7 @@ from ..data.sources import ImageSplits
 from ..device import device_for
 from ..errors import UserError, as_user_error
 from ..evaluation import analysis
-from ..processes import check_processes
+from ..processes import SAME_DATA, check_processes, check_same
 from ..reporting import run_record
 from .arguments import CifarTrainingArguments
 from .build import quieten_libraries
@@ -68,6 +68,8 @@ def load_evaluator(names, args, data_args, needed):
         model, processor = load.load_checkpoint(name)
         with args.main_process_first(desc="decoding the images"):
             data = load.load_data_for(name, data_args, model, processor, needed)
+        if args.world_size > 1:
+            check_same(data.digests(), SAME_DATA)
         trainer = CifarTrainer(model=model, args=args, superclass_of=data.superclass_of)
         evaluators.append(CheckpointEvaluator(name, model.config.calibration_temperature, data, trainer))
     first, *others = evaluators

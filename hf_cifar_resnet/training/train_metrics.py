@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -10,6 +11,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from ..data.dataset import EpochSampler
+from ..data.steps import Steps
 from ..errors import UserError
 
 # Steps between two checks of the losses, each of which waits for the GPU.
@@ -53,7 +55,7 @@ class TrainMetrics:
         return asdict(self)
 
     def add(self, values, images, step, learning_rate):
-        """Add a batch, whose mean loss and number of correct images are `values`, a tensor on the device."""
+        """Add a batch, whose summed loss and number of correct images are `values`, a tensor on the device."""
         self.last = step, learning_rate
         self._unread.append((values, images, self.last))
 
@@ -63,7 +65,7 @@ class TrainMetrics:
         values, counts, steps = zip(*self._unread, strict=True)
         self._unread = []
         for (loss, correct), images, step in zip(torch.stack(values).tolist(), counts, steps, strict=True):
-            self.loss += loss * images
+            self.loss += loss
             self.correct += correct
             self.images += images
             if not math.isfinite(loss) and self.bad is None:
@@ -111,21 +113,21 @@ class TrainMetricsCallback(TrainerCallback):
     [`CHECK_EVERY`] steps, and before a log, evaluation or save. Weights are checked before an evaluation or save.
     """
 
-    def __init__(self, metrics: TrainMetrics, sampler: EpochSampler):
-        self.metrics, self.sampler = metrics, sampler
+    def __init__(self, metrics: TrainMetrics, sampler: EpochSampler, find_steps: Callable[[], Steps]):
+        self.metrics, self.sampler, self.find_steps = metrics, sampler, find_steps
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.metrics.start()
 
-    def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
         used = control.should_evaluate or control.should_save
         if used or control.should_log or state.global_step % CHECK_EVERY == 0:
-            self._check(args, model if used else None, train_dataloader)
+            self._check(args, model if used else None)
 
-    def on_epoch_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
-        self._check(args, model, train_dataloader)
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        self._check(args, model)
 
-    def _check(self, args, model, train_dataloader):
+    def _check(self, args, model):
         self.metrics.read()
         bad = self.metrics.bad
         if bad is None and model is not None and not _is_finite(model):
@@ -133,10 +135,8 @@ class TrainMetricsCallback(TrainerCallback):
         found = [each for each in gather_object([bad]) if each is not None]
         if found:
             step, learning_rate = min(found)
-            # The images of this step, which is counted from 1.
-            epoch, update = divmod(step - 1, math.ceil(len(train_dataloader) / args.gradient_accumulation_steps))
-            size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-            images = self.sampler.order(epoch)[update * size : (update + 1) * size]
+            epoch, places = self.find_steps().locate(step - 1)
+            images = self.sampler.order(epoch)[places]
             raise NonFiniteError(
                 f"step {step} (LR {learning_rate:.4g}): the loss or a weight is not finite. What {args.output_dir} has "
                 "saved before is intact: lower the learning rate or clip (--max_grad_norm), and begin again or resume. "

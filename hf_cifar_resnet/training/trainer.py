@@ -19,17 +19,19 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import is_in_notebook, logging
 
+from .. import processes
 from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, label_share
+from ..data.steps import Steps
 from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for, skip_missing_lomo
 from ..errors import UserError
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from . import schedules
-from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
+from .callbacks import EpochBoundary, EpochLineCallback, ProcessSeedCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
 from .train_metrics import TrainMetrics, TrainMetricsCallback
@@ -134,10 +136,13 @@ class CifarTrainer(Trainer):
         return model.to(memory_format=self._memory_format)
 
     def get_train_dataloader(self):
+        return self._make_train_loader(self._steps().batch_size, self._train_sampler(), self.args.dataloader_drop_last)
+
+    def _steps(self):
         # `auto_find_batch_size` may have reduced the batch.
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // parts
-        return self._make_train_loader(batch_size, self._train_sampler(), self.args.dataloader_drop_last)
+        return Steps.of(self.args, len(self.train_dataset), batch_size)
 
     @cached_property  # because its workers may persist
     def _batchnorm_loader(self):
@@ -227,30 +232,40 @@ class CifarTrainer(Trainer):
                 the run had ended there, only its state and its model are loaded.
         """
         args, checkpoint, self.train_metrics = self.args, None, TrainMetrics()
+        if args.world_size > 1:
+            self._check_nodes()
         with ExitStack() as stack:
             if resume_from_checkpoint:
-                checkpoint = resume.find_resumable(resume_from_checkpoint, args.output_dir, args.load_best_model_at_end)
+                given = resume_from_checkpoint, args.output_dir, args.load_best_model_at_end
+                checkpoint = processes.decide_on_rank_0(lambda: resume.find_resumable(*given))
                 stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.train_metrics.started))
                 resume.check_fits(checkpoint, self.model, args)
                 self.train_metrics = TrainMetrics(**resume.saved_train_metrics(checkpoint, args))
                 if resume.has_ended(checkpoint, self._planned_steps()):
                     return self._load_ended(checkpoint)
-            self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
             self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
             resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
             # These come after all callbacks that may request logs, evaluations and saves.
-            last = EpochBoundary(), TrainMetricsCallback(self.train_metrics, self._train_sampler())
-            for callback in filter(None, (resumed, self._ema, *last)):
+            last = EpochBoundary(), TrainMetricsCallback(self.train_metrics, self._train_sampler(), self._steps)
+            for callback in filter(None, (ProcessSeedCallback(), resumed, self._ema, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
+    def _check_nodes(self):
+        """Raise [`UserError`] if the nodes have different data, or need an output folder that they do not share."""
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
+        datasets = {"training": self.train_dataset, **evaluated}
+        digests = {f"{n} images": d.digest() for n, d in datasets.items() if isinstance(d, ImageDataset)}
+        processes.check_same({"class names": self.model.config.id2label, **digests}, processes.SAME_DATA)
+        if self.args.save_strategy != "no":
+            processes.check_shared_folder(self.args.output_dir)
+
     def _planned_steps(self):
         if self.args.max_steps > 0:
             return self.args.max_steps
-        updates = math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
-        return math.ceil(self.args.num_train_epochs * updates)
+        return math.ceil(self.args.num_train_epochs * self._steps().in_epoch)
 
     def _load_ended(self, checkpoint):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
@@ -267,6 +282,7 @@ class CifarTrainer(Trainer):
         before = time.perf_counter()
         samples = super().get_batch_samples(*args)
         self.train_metrics.waited += time.perf_counter() - before
+        self._part = 0  # the number of the next batch within this optimizer step
         return samples
 
     def floating_point_ops(self, inputs):
@@ -274,24 +290,22 @@ class CifarTrainer(Trainer):
         return 0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = self._mixed(self._normalized(inputs))
-        labels = inputs["labels"]
+        step, part = self.state.global_step, self._part
+        self._part += 1
+        inputs = self._normalized(inputs)
+        if self._mixer is not None and not self._mixing_is_over():
+            inputs["pixel_values"], inputs["labels"] = self._mixer(inputs["pixel_values"], inputs["labels"], step, part)
         outputs = model(pixel_values=inputs["pixel_values"])
+        steps = self._steps()
+        count = steps.count(step, part, self.args.process_index)
+        logits, labels = outputs.logits[:count].float(), inputs["labels"][:count]
         # Szegedy et al. 2015 (https://arxiv.org/abs/1512.00567, section 7) for class numbers, and mixed labels alike.
-        loss = cross_entropy(outputs.logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
-        correct = label_share(outputs.logits.argmax(dim=-1), labels).sum()
+        loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.args.label_smoothing_factor)
+        correct = label_share(logits.argmax(dim=-1), labels).sum()
         values = torch.stack([loss.detach(), correct])  # copies: compiled models reuse memory
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        self.train_metrics.add(values, len(labels), self.state.global_step + 1, learning_rate)
+        self.train_metrics.add(values, count, step + 1, self.optimizer.param_groups[0]["lr"])
+        loss = loss / steps.share(step)
         return (loss, outputs) if return_outputs else loss
-
-    def _mixed(self, inputs):
-        if self._mixer is None or self._mixing_is_over():
-            return inputs
-        step = self.state.global_step
-        self._part = (step, self._part[1] + 1 if self._part[0] == step else 0)
-        pixel_values, labels = self._mixer(inputs["pixel_values"], inputs["labels"], *self._part)
-        return {**inputs, "pixel_values": pixel_values, "labels": labels}
 
     def _mixing_is_over(self):
         stop = self.args.mixing_stop_epoch

@@ -1,12 +1,18 @@
 """Several processes, really started."""
 
+import itertools
 import json
 import runpy
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
+from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.data.dataset import normalize
 from hf_cifar_resnet.documents import read_json
 
 from .conftest import TWO_PROCESSES
@@ -19,10 +25,16 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 SCHEDULES = ("cosine_with_warmup", "one_cycle", "reduce_lr_on_plateau")
 EVALUATE = "import sys; from hf_cifar_resnet.cli import main; main(sys.argv[1:])"
 
-# Two epochs with each schedule; every process writes the images of each of its batches, and its learning rates.
+# Images, and batches to accumulate: the only step has fewer images than the batches of two processes, 16 in all. In the
+# last two, the second process has none of its own in its last batch.
+UNEVEN = ((10, 1), (10, 2), (3, 1))
+# Two epochs with each schedule; every process writes the images of each of its batches, its learning rates, and what it
+# would draw from before each step. Then a single step for each of the uneven numbers of images.
 BATCHES = """
 import hashlib, json, sys
 import numpy as np, torch
+from safetensors.torch import save_file
+from torchvision.ops import stochastic_depth
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
@@ -37,27 +49,49 @@ class Noting(CifarTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         hashes = [hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in inputs["pixel_values"]]
         batches.append(list(zip(inputs.pop("positions").tolist(), hashes)))
+        with torch.random.fork_rng():
+            drawn["dropout"].append(torch.nn.functional.dropout(torch.ones(32)).tolist())
+            drawn["drop_path"].append(stochastic_depth(torch.ones(32, 1), 0.5, "row").flatten().tolist())
         return super().training_step(model, inputs, num_items_in_batch)
 
 images, labels = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8), np.arange(50) % 5
 scale = [0.5] * 3, [0.25] * 3
 train = WithPositions(images, labels, *scale, Augmenter(build_policy("crop_flip_jitter"), 42))
 shape = dict(block="basic", stage_depths=[1, 1], stage_widths=[16, 32], num_labels=5)
+dropping = dict(dropout=0.5, drop_path_rate=0.5)
 # Nothing is improvement enough, so that the plateau is cut alike whatever the figures.
 plateau = {"patience": 0, "threshold": 0.9}
 found = {}
-for schedule in sys.argv[2:]:
-    batches = []
+for schedule in sys.argv[3:]:
+    batches, drawn = [], {"dropout": [], "drop_path": []}
     args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, num_train_epochs=2,
                                   lr_scheduler_type=schedule, logging_strategy="steps", logging_steps=1,
                                   lr_scheduler_kwargs=plateau if "plateau" in schedule else {},
                                   eval_strategy="steps", eval_steps=2, save_strategy="no",
                                   load_best_model_at_end=False, metric_for_best_model="loss")
-    model = CifarResNetForImageClassification(CifarResNetConfig(**shape))
+    model = CifarResNetForImageClassification(CifarResNetConfig(**shape, **dropping))
     trainer = Noting(model, args, train_dataset=train, eval_dataset=ImageDataset(images, labels, *scale))
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
-    found[schedule] = {"processes": args.world_size, "batches": batches, "rates": rates}
+    weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+    found[schedule] = {"processes": args.world_size, "batches": batches, "rates": rates, "drawn": drawn,
+                       "weights": weights, "images": trainer.train_metrics.images_in_all}
+for count, accumulation in json.loads(sys.argv[2]):
+    batches, drawn = [], {"dropout": [], "drop_path": []}
+    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, max_steps=1,
+                                  gradient_accumulation_steps=accumulation, lr_scheduler_type="constant", optim="sgd",
+                                  learning_rate=0.1, weight_decay=0, max_grad_norm=0, logging_steps=1,
+                                  logging_strategy="steps", eval_strategy="no", save_strategy="no",
+                                  load_best_model_at_end=False)
+    torch.manual_seed(0)
+    model = CifarResNetForImageClassification(CifarResNetConfig(**shape))
+    trainer = Noting(model, args, train_dataset=WithPositions(images[:count], labels[:count], *scale))
+    trainer.train()
+    [loss] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    found[f"{count} images, {accumulation}"] = {"loss": loss, "batches": batches}
+    if args.process_index == 0:
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, f"{sys.argv[1]}/{count}-{accumulation}.safetensors")
 with open(f"{sys.argv[1]}/found-{args.process_index}.json", "w") as file:
     json.dump(found, file)
 del model, trainer
@@ -93,12 +127,13 @@ def found(python, tmp_path_factory):
     for processes in (1, 2):
         (folder / str(processes)).mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [str(program), str(folder / "1"), *SCHEDULES])
+        patch.setattr("sys.argv", [str(program), str(folder / "1"), "[]", *SCHEDULES])
         runpy.run_path(str(program))
-    result = python(*TORCHRUN, 2, program, folder / "2", *SCHEDULES, cwd=folder)
+    result = python(*TORCHRUN, 2, program, folder / "2", json.dumps(UNEVEN), *SCHEDULES, cwd=folder)
     assert result.returncode == 0, result.stderr
     names = {1: ["1/found-0.json"], 2: ["2/found-0.json", "2/found-1.json"]}
-    return {number: [json.loads((folder / name).read_text()) for name in names[number]] for number in names}
+    found = {number: [json.loads((folder / name).read_text()) for name in names[number]] for number in names}
+    return found | {"folder": folder / "2"}
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -138,6 +173,48 @@ def test_each_augmented_sample_is_the_same_in_one_process_and_in_two(found):
         expected, share = {tuple(sample) for sample in expected}, {tuple(sample) for part in shares for sample in part}
         # The last step of an epoch, of 2 images, is filled up with others of the epoch.
         assert share == expected if len(expected) == 16 else expected <= share <= everything
+
+
+def test_each_image_counts_once_an_epoch(found):
+    """In two epochs of 50 images, in batches of 16."""
+    for process in (*found[1], *found[2]):
+        assert [process[schedule]["images"] for schedule in SCHEDULES] == [100] * len(SCHEDULES)
+
+
+@pytest.mark.parametrize("count, accumulation", UNEVEN)
+def test_step_of_two_processes_is_the_mean_over_its_images(found, count, accumulation):
+    processes = [process[f"{count} images, {accumulation}"] for process in found[2]]
+    images = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [16, 32], "num_labels": 5}
+    reference = CifarResNetForImageClassification(CifarResNetConfig(**shape)).train()
+    loss, seen = 0, set()
+    for batch in itertools.chain(*zip(*(process["batches"] for process in processes), strict=True)):
+        positions = [position for position, _ in batch]
+        logits = reference(normalize(images[positions], [0.5] * 3, [0.25] * 3)).logits
+        for row, position in enumerate(positions):
+            if position not in seen:
+                seen.add(position)
+                loss += cross_entropy(logits[row], torch.tensor(position % 5), label_smoothing=0.1) / count
+    assert seen == set(range(count))
+    loss.backward()
+    trained = load_file(found["folder"] / f"{count}-{accumulation}.safetensors")
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(trained[name], parameter - 0.1 * parameter.grad, rtol=1e-4, atol=1e-6)
+    assert [process["loss"] for process in processes] == pytest.approx([loss.item()] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dropout", "drop_path"])
+def test_each_process_draws_its_own(found, method):
+    for schedule in SCHEDULES:
+        first, second = (process[schedule]["drawn"][method] for process in found[2])
+        assert len(first) == 8 and not any(a == b for a, b in zip(first, second, strict=True))
+        assert len(set(map(str, first + second))) == 16
+
+
+def test_processes_keep_the_same_weights(found):
+    for schedule in SCHEDULES:
+        assert len({process[schedule]["weights"] for process in found[2]}) == 1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
