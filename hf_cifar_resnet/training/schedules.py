@@ -26,8 +26,9 @@ WITHOUT_WARMUP = {
     "constant": "constant has no warmup: use constant_with_warmup",
     "one_cycle": 'one_cycle has its own warmup: give lr_scheduler_kwargs {"pct_start": ...}, not warmup_steps',
 }
-# Share of all steps that `*_with_warmup` warm up for when `warmup_steps` is not given.
+# Share of all steps that schedules with a warmup in their name warm up for when `warmup_steps` is not given.
 DEFAULT_WARMUP = 0.05
+STABLE_DECAY = "warmup_stable_decay"
 
 
 def _step_factor(step, warmup_steps, total_steps, milestones=(0.3, 0.6, 0.8), gamma=0.2):
@@ -304,8 +305,9 @@ def callbacks_for(name, kwargs):
 
 
 def default_warmup(name, warmup_steps):
-    """Return `warmup_steps`, or the default of a `*_with_warmup` schedule if it is 0."""
-    return DEFAULT_WARMUP if warmup_steps == 0 and name.endswith("_with_warmup") else warmup_steps
+    """Return `warmup_steps`, or the default of a `*_with_warmup` schedule or `warmup_stable_decay` if it is 0."""
+    has_warmup = name.endswith("_with_warmup") or name == STABLE_DECAY
+    return DEFAULT_WARMUP if warmup_steps == 0 and has_warmup else warmup_steps
 
 
 def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=False):
@@ -346,7 +348,7 @@ def _from_transformers(name, optimizer, total_steps, warmup, kwargs):
         kwargs["min_lr_rate"] = 0.1
     if name == "cosine_with_restarts":
         kwargs.setdefault("num_cycles", 3)
-    if name == "warmup_stable_decay":
+    if name == STABLE_DECAY:
         kwargs.setdefault("num_decay_steps", math.ceil(0.2 * total_steps))
     return get_scheduler(
         name.replace("cosine_with_warmup", "cosine"),

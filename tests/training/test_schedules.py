@@ -77,6 +77,7 @@ CASES = [
     ("inverse_sqrt", {}, 0, 0, lambda t, w: math.sqrt(10_000 / (10_000 + t))),
     ("inverse_sqrt", {}, 6, 6, lambda t, w: math.sqrt(6 / t)),
     ("polynomial", {"power": 2, "lr_end": 0.01}, 6, 6, lambda t, w: 0.2 + 0.8 * (1 - progress(t, w)) ** 2),
+    ("warmup_stable_decay", {}, 0, 1, lambda t, w: half_cosine(max(0, t - 16) / 4)),
     ("warmup_stable_decay", {}, 6, 6, lambda t, w: half_cosine(max(0, t - 16) / 4)),
     ("step", {}, 0, 0, lambda t, w: 0.2 ** ((t >= 6) + (t >= 12) + (t >= 16))),
     ("step", {"milestones": [7, 0.5], "gamma": 0.1}, 6, 6, lambda t, w: 0.1 ** ((t >= 7) + (t >= 10))),
