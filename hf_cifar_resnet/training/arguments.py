@@ -118,17 +118,20 @@ class CifarTrainingArguments(TrainingArguments):
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
         schedule, is_muon = self.lr_scheduler_type, self.optim == optimizers.MUON
-        schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
+        schedules.check(schedule, self.lr_scheduler_kwargs, self.warmup_steps)
         # TrainingArguments refuses the names of our schedules, and Muon.
         self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
         super().__post_init__()
         self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+        self._divide_batch()
+        schedules.try_out(
+            schedule, self.scaled_learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps
+        )
         if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.default_warmup(schedule, float(self.warmup_steps))
-        self._divide_batch()
 
     def _check_values(self):
         for name, value in vars(self).items():

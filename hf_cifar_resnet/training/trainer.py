@@ -208,6 +208,21 @@ class CifarTrainer(Trainer):
             )
         return self.lr_scheduler
 
+    def find_schedule_misfit(self) -> str | None:
+        """Say where the schedule does not fit the length of the training, as [`schedules.find_misfit`] does."""
+        if not self._creates_schedule:
+            return None
+        args, total, every = self.args, self._planned_steps(), self._steps_per_epoch()
+        delay = args.eval_delay * every
+        if args.eval_strategy == "steps":
+            every = args.eval_steps if args.eval_steps >= 1 else math.ceil(args.eval_steps * total)
+            delay = args.eval_delay
+        steps = range(int(every), total, int(every)) if args.eval_strategy != "no" else ()
+        return schedules.find_misfit(
+            args.lr_scheduler_type, total, args.scaled_learning_rate, args.warmup_steps, args.lr_scheduler_kwargs,
+            [step for step in steps if step >= delay], args.early_stopping_patience,
+        )  # fmt: skip
+
     # Training
 
     def train(self, resume_from_checkpoint=None, **kwargs):
@@ -241,8 +256,10 @@ class CifarTrainer(Trainer):
     def _planned_steps(self):
         if self.args.max_steps > 0:
             return self.args.max_steps
-        updates = math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
-        return math.ceil(self.args.num_train_epochs * updates)
+        return math.ceil(self.args.num_train_epochs * self._steps_per_epoch())
+
+    def _steps_per_epoch(self):
+        return math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
 
     def _load_ended(self, checkpoint):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
