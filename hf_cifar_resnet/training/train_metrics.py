@@ -35,15 +35,25 @@ class TrainMetrics:
     seconds_in_all: float = 0.0
 
     def __post_init__(self):
+        self._first, self._since = asdict(self), None
+        self._reset()
+
+    def _reset(self):
+        vars(self).update(self._first)
         self.last = self.bad = None  # (step, learning rate): of the last, and the first non-finite loss
-        self._unread, self._since = [], None
+        self._unread = []
 
     @property
     def started(self):
         """Whether training has begun, that is, whether the checkpoint to resume from has been read."""
         return self._since is not None
 
-    def start(self):
+    def begin(self):
+        """Start the clock, and forget what an aborted attempt of `auto_find_batch_size` has counted."""
+        self._reset()
+        self._start_clock()
+
+    def _start_clock(self):
         self._since = time.perf_counter() - self.seconds
 
     def to_dict(self):
@@ -79,7 +89,7 @@ class TrainMetrics:
         self.seconds_in_all += seconds
         self.loss = self.correct = self.seconds = self.waited = 0.0
         self.images = 0
-        self.start()
+        self._start_clock()
         return {
             "loss": loss / images,
             "accuracy": correct / images,
@@ -115,17 +125,17 @@ class TrainMetricsCallback(TrainerCallback):
         self.metrics, self.sampler = metrics, sampler
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.metrics.start()
+        self.metrics.begin()
 
     def on_step_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         used = control.should_evaluate or control.should_save
         if used or control.should_log or state.global_step % CHECK_EVERY == 0:
-            self._check(args, model if used else None, train_dataloader)
+            self._check(args, state, model if used else None, train_dataloader)
 
     def on_epoch_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
-        self._check(args, model, train_dataloader)
+        self._check(args, state, model, train_dataloader)
 
-    def _check(self, args, model, train_dataloader):
+    def _check(self, args, state, model, train_dataloader):
         self.metrics.read()
         bad = self.metrics.bad
         if bad is None and model is not None and not _is_finite(model):
@@ -135,7 +145,7 @@ class TrainMetricsCallback(TrainerCallback):
             step, learning_rate = min(found)
             # The images of this step, which is counted from 1.
             epoch, update = divmod(step - 1, math.ceil(len(train_dataloader) / args.gradient_accumulation_steps))
-            size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            size = state.train_batch_size * args.world_size * args.gradient_accumulation_steps
             images = self.sampler.order(epoch)[update * size : (update + 1) * size]
             raise NonFiniteError(
                 f"step {step} (LR {learning_rate:.4g}): the loss or a weight is not finite. What {args.output_dir} has "

@@ -27,6 +27,7 @@ from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from . import schedules
+from .attempts import AttemptsCallback
 from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
@@ -84,6 +85,7 @@ class CifarTrainer(Trainer):
             **kwargs,
         )
         self._creates_schedule = self.lr_scheduler is None
+        self._given_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer else None
         self._mixer = None
         if args.mixup_alpha or args.cutmix_alpha:
             self._mixer = Mixer(
@@ -125,10 +127,10 @@ class CifarTrainer(Trainer):
             )
         return model.to(memory_format=self._memory_format)
 
-    def get_train_dataloader(self):
-        # `auto_find_batch_size` may have reduced the batch.
-        parts = self.args.gradient_accumulation_steps * self.args.world_size
-        batch_size = self.get_total_train_batch_size(self.args) // parts
+    def get_train_dataloader(self, batch_size=None):
+        if batch_size is None:  # `auto_find_batch_size` may have reduced it
+            parts = self.args.gradient_accumulation_steps * self.args.world_size
+            batch_size = self.get_total_train_batch_size(self.args) // parts
         return self._make_train_loader(batch_size, self._train_sampler(), self.args.dataloader_drop_last)
 
     @cached_property  # because its workers may persist
@@ -196,6 +198,18 @@ class CifarTrainer(Trainer):
     def get_decay_parameter_names(self, model):
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
+    def create_optimizer(self, *args, **kwargs):
+        # Each training, and each attempt of `auto_find_batch_size`, begins with a new optimizer, or the given one as it
+        # was, not with the moments and learning rates that the one before has left.
+        self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
+        is_used = self.optimizer is not None and "initial_lr" in self.optimizer.param_groups[0]
+        if is_used and self._creates_schedule:
+            if self._given_optimizer is None:
+                self.optimizer = None
+            else:
+                self.optimizer.load_state_dict(copy.deepcopy(self._given_optimizer))
+        return super().create_optimizer(*args, **kwargs)
+
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self._creates_schedule:  # anew for each training
             self.lr_scheduler = schedules.create(
@@ -240,26 +254,28 @@ class CifarTrainer(Trainer):
                 stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.train_metrics.started))
                 resume.check_fits(checkpoint, self.model, args)
                 self.train_metrics = TrainMetrics(**resume.saved_train_metrics(checkpoint, args))
-                if resume.has_ended(checkpoint, self._planned_steps()):
+                found = resume.found_batch_size(checkpoint) if args.auto_find_batch_size else None
+                if resume.has_ended(checkpoint, self._planned_steps(found)):
                     return self._load_ended(checkpoint)
-            self._part = (-1, 0)  # optimizer step, and accumulated batch within it, of the last mixed batch
             self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
             resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
+            attempts = AttemptsCallback(checkpoint) if args.auto_find_batch_size else None
             # These come after all callbacks that may request logs, evaluations and saves.
             last = EpochBoundary(), TrainMetricsCallback(self.train_metrics, self._train_sampler())
-            for callback in filter(None, (resumed, self._ema, *last)):
+            for callback in filter(None, (attempts, resumed, self._ema, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
-    def _planned_steps(self):
+    def _planned_steps(self, batch_size=None):
         if self.args.max_steps > 0:
             return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * self._steps_per_epoch())
+        return math.ceil(self.args.num_train_epochs * self._steps_per_epoch(batch_size))
 
-    def _steps_per_epoch(self):
-        return math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
+    def _steps_per_epoch(self, batch_size=None):
+        loader = self.get_train_dataloader(batch_size)
+        return math.ceil(len(loader) / self.args.gradient_accumulation_steps)
 
     def _load_ended(self, checkpoint):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
