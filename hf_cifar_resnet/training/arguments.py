@@ -18,6 +18,7 @@ from . import callbacks, optimizers, schedules
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of torch.compile
 # Arguments, and the values that they may have.
 RANGES = (
     ("be above 0", lambda value: value > 0,
@@ -150,7 +151,14 @@ class CifarTrainingArguments(TrainingArguments):
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
         no_best = self.early_stopping_patience is not None and not self.load_best_model_at_end
+        # Also those that `accelerate launch` sets.
+        mode = self.torch_compile_mode or os.environ.get("ACCELERATE_DYNAMO_MODE")
+        backend = self.torch_compile_backend or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "")
+        has_graphs = mode in CUDA_GRAPH_MODES or backend.lower() == "cudagraphs"
+        graphs = f"torch_compile_mode {mode}" if mode in CUDA_GRAPH_MODES else f"torch_compile_backend {backend}"
         refused = {
+            f"{graphs} captures CUDA graphs, which overwrite the gradients that gradient_accumulation_steps adds up "
+            "(pytorch issue 169545): leave one of the two out": has_graphs and self.gradient_accumulation_steps > 1,
             "max_steps must be above 0, or -1 for num_train_epochs": self.max_steps == 0,
             f"dataloader_num_workers must be at most {most} on this machine, got {workers}": workers > most,
             "gradient_checkpointing would update the BatchNorm statistics twice a step; use a smaller batch with "
