@@ -298,9 +298,9 @@ def try_out(name, peak, warmup_steps, kwargs, max_steps=-1):
     try:
         for rule in callbacks_for(name, kwargs):
             rule.check_peak(peak)
-        rates = _rates_at(next(dry_run(name, total, peak, min(warmup_steps, total), kwargs)), range(total))
+        rates = rates_at(next(dry_run(name, total, peak, min(warmup_steps, total), kwargs)), range(total))
         # What comes after the warmup too, however long that is.
-        later = _rates_at(next(dry_run(name, SAMPLES, peak, 0, kwargs)), range(SAMPLES))
+        later = rates_at(next(dry_run(name, SAMPLES, peak, 0, kwargs)), range(SAMPLES))
     except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"{name} does not work with lr_scheduler_kwargs {kwargs}: {error}") from error
     given = f"{name} with lr_scheduler_kwargs {kwargs} and warmup_steps {warmup_steps:g} has the learning rate"
@@ -334,7 +334,7 @@ def find_misfit(name, total_steps, peak, warmup_steps=0, kwargs=None, evaluation
     scheduler = next(dry_run(name, total_steps, peak, warmup_steps, kwargs))
     warmup = getattr(scheduler, "warmup_steps", 0)
     steps = np.unique(np.linspace(0, total_steps - 1, SAMPLES).round().astype(int)).tolist()
-    rates = _rates_at(scheduler, sorted({*steps, min(warmup, total_steps - 1)}))
+    rates = rates_at(scheduler, sorted({*steps, min(warmup, total_steps - 1)}))
     top, last = max(rates), max(index for index, rate in enumerate(rates) if rate)
     parts = [f"its warmup takes {warmup:,}"] * (warmup >= total_steps) + _find_late_parts(
         name, total_steps, warmup, kwargs
@@ -351,7 +351,7 @@ def find_misfit(name, total_steps, peak, warmup_steps=0, kwargs=None, evaluation
     return f"{name} does not fit a run of {total_steps:,} steps: {', '.join(parts)}" if parts else None
 
 
-def _rates_at(scheduler, steps):
+def rates_at(scheduler, steps):
     """Return the learning rates at these steps, from a scheduler's closed form."""
     rates = []
     with warnings.catch_warnings(action="ignore"):  # torch expects to be stepped
