@@ -10,6 +10,7 @@ import inspect
 import math
 import warnings
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -335,11 +336,11 @@ def find_misfit(name, total_steps, peak, warmup_steps=0, kwargs=None, evaluation
     warmup = getattr(scheduler, "warmup_steps", 0)
     steps = np.unique(np.linspace(0, total_steps - 1, SAMPLES).round().astype(int)).tolist()
     rates = rates_at(scheduler, sorted({*steps, min(warmup, total_steps - 1)}))
-    top, last = max(rates), max(index for index, rate in enumerate(rates) if rate)
+    top, last = max(rates), max((index for index, rate in enumerate(rates) if rate), default=-1)
     parts = [f"its warmup takes {warmup:,}"] * (warmup >= total_steps) + _find_late_parts(
         name, total_steps, warmup, kwargs
     )
-    if top < 0.9 * peak and name != "points":
+    if top < 0.9 * peak and (name != "points" or warmup >= total_steps):
         parts.append(f"the LR reaches at most {100 * top / peak:.2g}% of its peak")
     can_fall = name not in (*_BY_EVALUATIONS, "constant", "constant_with_warmup", "points")
     if kwargs and can_fall and warmup < total_steps - 1 and min(rates[rates.index(top) :]) > (1 - 1e-6) * top:
@@ -348,7 +349,8 @@ def find_misfit(name, total_steps, peak, warmup_steps=0, kwargs=None, evaluation
         parts.append(f"the LR is 0 for the last {rest:.0%} of them")
     if name in _BY_EVALUATIONS:
         parts += _find_idle_rule(name, scheduler, kwargs, evaluations, early_stopping_patience)
-    return f"{name} does not fit a run of {total_steps:,} steps: {', '.join(parts)}" if parts else None
+    run = f"a run of {total_steps:,} step{'s' * (total_steps != 1)}"
+    return f"{name} does not fit {run}: {', '.join(parts)}" if parts else None
 
 
 def rates_at(scheduler, steps):
@@ -381,7 +383,7 @@ def _find_late_parts(name, total_steps, warmup, kwargs):
 def _find_idle_rule(name, scheduler, kwargs, evaluations, early_stopping_patience):
     """Say that the rule of a schedule cannot change the learning rate before the run ends."""
     [rule] = callbacks_for(name, kwargs)
-    counted = [step for step in evaluations if step >= scheduler.warmup_steps]
+    counted = list(islice((step for step in evaluations if step >= scheduler.warmup_steps), SAMPLES + 1))
     patience = rule.settings.get("patience", 0)
     if early_stopping_patience is not None and early_stopping_patience <= patience + 1 and name != "greedy":
         return [f"early stopping (patience {early_stopping_patience}) comes before a cut (patience {patience})"]

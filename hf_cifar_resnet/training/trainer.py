@@ -224,17 +224,17 @@ class CifarTrainer(Trainer):
 
     def find_schedule_misfit(self) -> str | None:
         """Say where the schedule does not fit the length of the training, as [`schedules.find_misfit`] does."""
-        if not self._creates_schedule:
-            return None
         args, total, every = self.args, self._planned_steps(), self._steps_per_epoch()
+        if not self._creates_schedule or total < 1:
+            return None
         delay = args.eval_delay * every
         if args.eval_strategy == "steps":
-            every = args.eval_steps if args.eval_steps >= 1 else math.ceil(args.eval_steps * total)
+            every = int(args.eval_steps) if args.eval_steps >= 1 else math.ceil(args.eval_steps * total)
             delay = args.eval_delay
-        steps = range(int(every), total, int(every)) if args.eval_strategy != "no" else ()
+        evaluations = range(every * max(1, math.ceil(delay / every)), total, every)
         return schedules.find_misfit(
             args.lr_scheduler_type, total, args.scaled_learning_rate, args.warmup_steps, args.lr_scheduler_kwargs,
-            [step for step in steps if step >= delay], args.early_stopping_patience,
+            evaluations if args.eval_strategy != "no" else (), args.early_stopping_patience,
         )  # fmt: skip
 
     # Training

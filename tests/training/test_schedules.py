@@ -243,6 +243,17 @@ def test_a_run_however_short_learns_something(name, total):
     assert len(rates) == total and max(rates) > 0
 
 
+@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+def test_fit_of_a_run_however_short_or_long_is_judged(name):
+    for total in (1, 2, 3, 10**9):
+        assert isinstance(schedules.find_misfit(name, total, PEAK, evaluations=range(1, total)), str | None)
+    if name not in schedules.WITHOUT_WARMUP:
+        assert (
+            "its warmup takes 5, the LR reaches at most 0%" in schedules.find_misfit(name, 1, PEAK, 5)
+            or "min_lr" in name
+        )
+
+
 @pytest.mark.parametrize("name", BY_EVALUATIONS)
 def test_evaluations_are_needed(make_args, name):
     with pytest.raises(ValueError, match="eval_strategy"):
