@@ -337,9 +337,9 @@ def find_misfit(name, total_steps, peak, warmup_steps=0, kwargs=None, evaluation
     steps = np.unique(np.linspace(0, total_steps - 1, SAMPLES).round().astype(int)).tolist()
     rates = rates_at(scheduler, sorted({*steps, min(warmup, total_steps - 1)}))
     top, last = max(rates), max((index for index, rate in enumerate(rates) if rate), default=-1)
-    parts = [f"its warmup takes {warmup:,}"] * (warmup >= total_steps) + _find_late_parts(
-        name, total_steps, warmup, kwargs
-    )
+    parts = [f"its warmup takes {warmup:,}"] if warmup >= total_steps else []
+    if late := _find_late_part(name, total_steps, warmup, kwargs):
+        parts.append(late)
     if top < 0.9 * peak and (name != "points" or warmup >= total_steps):
         parts.append(f"the LR reaches at most {100 * top / peak:.2g}% of its peak")
     can_fall = name not in (*_BY_EVALUATIONS, "constant", "constant_with_warmup", "points")
@@ -347,8 +347,9 @@ def find_misfit(name, total_steps, peak, warmup_steps=0, kwargs=None, evaluation
         parts.append("the LR never falls")
     if last < len(rates) - 2 and (rest := 1 - (last + 1) / len(rates)) > 0.02:
         parts.append(f"the LR is 0 for the last {rest:.0%} of them")
-    if name in _BY_EVALUATIONS:
-        parts += _find_idle_rule(name, scheduler, kwargs, evaluations, early_stopping_patience)
+    idle = name in _BY_EVALUATIONS and _find_idle_rule(name, scheduler, kwargs, evaluations, early_stopping_patience)
+    if idle:
+        parts.append(idle)
     run = f"a run of {total_steps:,} step{'s' * (total_steps != 1)}"
     return f"{name} does not fit {run}: {', '.join(parts)}" if parts else None
 
@@ -363,40 +364,38 @@ def rates_at(scheduler, steps):
     return rates
 
 
-def _find_late_parts(name, total_steps, warmup, kwargs):
-    """Name the parts of a schedule that are given in steps and come after a run's end."""
+def _find_late_part(name, total_steps, warmup, kwargs):
+    """Name what is given in steps and comes after the end of a run, or return None."""
     if name == "step":
         late = [f"{milestone:g}" for milestone in kwargs.get("milestones", ()) if milestone >= max(1, total_steps)]
-        return [f"milestone{'s' * (len(late) > 1)} {' and '.join(late)} never come{'s' * (len(late) == 1)}"] * bool(
-            late
-        )
+        return f"it never comes to milestone {' and '.join(late)}" if late else None
     if name == "points" and kwargs:
         position = _points(kwargs["points"])[-1][0]
-        return [f"the last point is at step {position:g}"] * (position > max(1, total_steps))
+        return f"the last point is at step {position:g}" if position > max(1, total_steps) else None
     if name == STABLE_DECAY and kwargs:
         decay = kwargs.get("num_decay_steps", math.ceil(0.2 * total_steps))
-        planned = warmup + kwargs.get("num_stable_steps", 0) + decay
-        return [f"warmup, constant part and decay take {planned:,}"] * (planned > total_steps > warmup)
-    return []
+        planned = warmup + (kwargs.get("num_stable_steps") or 0) + decay
+        return f"warmup, constant part and decay take {planned:,}" if planned > total_steps > warmup else None
+    return None
 
 
 def _find_idle_rule(name, scheduler, kwargs, evaluations, early_stopping_patience):
-    """Say that the rule of a schedule cannot change the learning rate before the run ends."""
+    """Say that the rule of a schedule cannot change the learning rate before the run ends, or return None."""
     [rule] = callbacks_for(name, kwargs)
-    counted = list(islice((step for step in evaluations if step >= scheduler.warmup_steps), SAMPLES + 1))
     patience = rule.settings.get("patience", 0)
     if early_stopping_patience is not None and early_stopping_patience <= patience + 1 and name != "greedy":
-        return [f"early stopping (patience {early_stopping_patience}) comes before a cut (patience {patience})"]
+        return f"early stopping (patience {early_stopping_patience}) comes before a cut (patience {patience})"
+    counted = list(islice((step for step in evaluations if step >= scheduler.warmup_steps), SAMPLES + 1))
     if len(counted) > SAMPLES:
-        return []
+        return None
     for change in (0.0, 1.0):  # nothing improves, all improve
         scheduler.memory, scheduler.scale = {}, 1.0
         for number in range(len(counted)):
             rule.apply(scheduler, -change * number, greater_is_better=False)
             if scheduler.scale != 1:
-                return []
+                return None
     plural = "s" * (len(counted) != 1)
-    return [f"the LR cannot change in the {len(counted)} evaluation{plural} between its warmup and its last step"]
+    return f"the LR cannot change in the {len(counted)} evaluation{plural} between its warmup and its last step"
 
 
 def callbacks_for(name, kwargs):
