@@ -13,6 +13,7 @@ from packaging.version import Version
 import hf_cifar_resnet
 from hf_cifar_resnet.cli import COMMANDS
 from hf_cifar_resnet.documents import read_yaml
+from hf_cifar_resnet.reporting.card import NEEDED
 
 PACKAGE = Path(hf_cifar_resnet.__file__).parent
 REPOSITORY = PACKAGE.parent
@@ -158,6 +159,7 @@ def test_lowest_versions_are_the_bounds_of_the_package():
     bounds = lowest_versions(sum(project["optional-dependencies"].values(), project["dependencies"]))
     _, *pins = (REPOSITORY / "tests" / "lowest-versions.txt").read_text(encoding="utf-8").splitlines()
     assert lowest_versions(pins) == bounds and len(bounds) > 20
+    assert NEEDED.items() <= {name: ".".join(map(str, version.release)) for name, version in bounds.items()}.items()
 
 
 def test_changelog_and_citation_name_the_version_of_the_package():

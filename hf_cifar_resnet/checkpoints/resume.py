@@ -123,6 +123,11 @@ def has_ended(checkpoint, planned):
     return state["global_step"] >= planned or (stopped and state["global_step"] < state["max_steps"])
 
 
+def found_batch_size(checkpoint):
+    """Return the images per device and step in a run up to a checkpoint, which `auto_find_batch_size` has found."""
+    return read_json(checkpoint / TRAINER_STATE, LARGEST_STATE).get("train_batch_size")
+
+
 def train_metrics_file(process):
     return f"train_metrics_{process}.json"
 

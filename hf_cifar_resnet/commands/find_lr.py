@@ -1,13 +1,12 @@
 """A learning-rate range test: the loss while the rate rises exponentially (Smith 2015, arXiv 1506.01186)."""
 
 import contextlib
-import json
 import math
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 from transformers.utils import is_in_notebook
 
 from ..checkpoints.outputs import atomic_write, check_output
@@ -18,16 +17,24 @@ from ..training.build import build_model, build_trainer, load_data, quieten_libr
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
+from ..training.schedules import ScheduleCallback
 from ..training.train_metrics import NonFiniteError
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
 
 
-class RangeTestCallback(TrainerCallback):
-    """Print a line for each tenth of the steps where there is no progress bar, and stop when the loss diverges."""
+class RangeTestCallback(ScheduleCallback):
+    """
+    Raise the learning rate by the same ratio after every step, to `factor` times the first. Print a line for each tenth
+    of the steps where there is no progress bar, and stop when the loss diverges.
+    """
 
-    lowest = math.inf
+    def __init__(self, factor):
+        self.factor, self.lowest = factor, math.inf
+
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        lr_scheduler.rescale(self.factor ** (state.global_step / state.max_steps))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
@@ -52,7 +59,7 @@ def main(argv, prog=None):
     with tempfile.TemporaryDirectory() as args.output_dir:
         trainer = build_trainer(build_model(model_args, data), args, data, data_args.eval_split)
         trainer.remove_callback(EpochLineCallback)
-        trainer.add_callback(RangeTestCallback())
+        trainer.add_callback(RangeTestCallback(options.end_lr / options.start_lr))
         with contextlib.suppress(NonFiniteError):
             trainer.train()
     steps = [entry for entry in trainer.state.log_history if math.isfinite(entry.get("loss", math.nan))]
@@ -77,19 +84,18 @@ def _parse(argv, prog):
     parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")
     parser.add_argument("--output", default="find_lr.png", help="PNG to write; the numbers go beside it as CSV")
     options, _ = parser.parse_known_args(argv)
-    if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
-        raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
+    if not 0 < options.start_lr < options.end_lr < math.inf or options.num_steps < 10:
+        raise UserError("--start_lr must be above 0 and below --end_lr, a finite number, and --num_steps at least 10")
     if options.optim in SCHEDULE_FREE:
         raise UserError(f"find-lr is for schedules, and {options.optim} has none: use study --tune learning_rate=...")
     check_output("--output", options.output, ending=".png")
     # These come after the user's words, since they define the test.
-    factor = json.dumps({"final_factor": options.end_lr / options.start_lr})
     test = (
         f"--learning_rate {options.start_lr} --lr_scaling none --max_steps {options.num_steps} --warmup_steps 0 "
         "--eval_strategy no --save_strategy no --no_load_best_model_at_end --logging_strategy steps --logging_steps 1 "
-        "--lr_scheduler_type exponential --lr_scheduler_kwargs"
+        "--lr_scheduler_type constant --lr_scheduler_kwargs {}"
     )
-    *parsed, options = parser.parse([*argv, *test.split(), factor])
+    *parsed, options = parser.parse([*argv, *test.split()])
     options.table = Path(options.output).with_suffix(".csv")
     check_output("--output", options.table)
     return options, *parsed

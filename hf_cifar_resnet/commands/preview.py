@@ -10,13 +10,14 @@ import torch
 
 from ..checkpoints.outputs import atomic_write, check_output
 from ..data.mixing import Mixer
-from ..errors import printable
+from ..errors import UserError, printable
 from ..reporting.plots import plot_images
 from ..training.build import load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
 
 LABEL_WIDTH = 14  # characters of a label for which there is room under an image
+LARGEST_SHEET = 1_000  # augmented images, which take half a minute to draw
 
 
 def main(argv, prog=None):
@@ -88,5 +89,7 @@ def _parse(argv, prog):
     parser.add_argument("--columns", type=positive, default=8, help="augmentations of each image")
     parser.add_argument("--output", default="preview.png", help="PNG to write")
     _, data_args, args, options = parser.parse(argv)
+    if (count := options.images * options.columns) > LARGEST_SHEET:
+        raise UserError(f"--images times --columns must be at most {LARGEST_SHEET:,}, got {count:,}")
     check_output("--output", options.output, ending=".png")
     return options, data_args, args

@@ -13,7 +13,7 @@ hf-cifar-resnet study --tune learning_rate=3e-4,1e-3,3e-3 --schedules constant c
 
 Or the accuracy of each number of epochs, for little more than the price of the longest run.
 
-hf-cifar-resnet study --cooldowns 10 20 50 --schedules cosine_with_warmup
+hf-cifar-resnet study --cooldowns 10 20 50 --schedules cosine_with_warmup --warmup_steps 500
 
 At the end the seeds of each variant are also scored as an ensemble.
 """

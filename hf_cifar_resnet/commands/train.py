@@ -68,7 +68,7 @@ def _train(model_args, data_args, args, command, preempted):
         preempted.set_folder(args.output_dir)
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
-            print(start_block(record, args, hub, resume), flush=True)
+            print(start_block(record, args, hub, resume, trainer.find_schedule_misfit()), flush=True)
 
         trainer.train(resume_from_checkpoint=resume)
         preempted.check()

@@ -72,7 +72,7 @@ def export_program(deployed, image_size):
 def write_onnx(deployed, image_size, path, metadata=None):
     """Write an ONNX file for any batch size, with `metadata` (a dict of text) in it."""
     require_module("onnxscript")
-    names = {"input_names": [deployed.input_name], "output_names": ["logits"]}
+    names = {"input_names": [deployed.input_name], "output_names": ["logits"], "dynamic_shapes": ({0: "batch"},)}
     with quiet():
         program = torch.onnx.export(export_program(deployed, image_size), **names, dynamo=True, verbose=False)
         program.model.metadata_props.update(metadata or {})

@@ -9,6 +9,8 @@ from .plots import plot_history
 from .run_files import CARD, CURVES
 from .run_record import ACCURACIES, redact
 
+# What a model on the Hub needs, and from which version.
+NEEDED = {"transformers": "5.21", "torch": "2.11", "torchvision": "0.26"}
 SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACIES.items()}
 # Characters that would start a tag, a cell, a link, an image or code, and their replacements.
 _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
@@ -89,6 +91,7 @@ def model_card(record, metrics):
         train_time=None if train_seconds is None else _duration(train_seconds),
         splits=splits,
         score_names={name: text for name, text in SCORE_NAMES.items() if any(name in s for s in splits.values())},
+        needed=NEEDED,
         command=printable(shlex.join(record["command"])),
     )
 

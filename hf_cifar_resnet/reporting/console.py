@@ -11,7 +11,7 @@ from ..errors import printable
 from .run_record import ACCURACIES, plain
 
 
-def start_block(record, args, hub=None, resume=None):
+def start_block(record, args, hub=None, resume=None, warning=None):
     """The lines printed before training; `hub` describes where the run is pushed, `resume` is the checkpoint."""
     data = record["dataset"]
     selects = record["data_arguments"]["eval_split"]
@@ -44,6 +44,8 @@ def start_block(record, args, hub=None, resume=None):
         lines["Resumed"] = f"{resume}{', with changed arguments: ' * bool(changes)}{printable(', '.join(changes))}"
     if hub:
         lines["Hub"] = hub
+    if warning:
+        lines["Warning"] = warning
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 

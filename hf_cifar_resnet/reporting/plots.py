@@ -150,14 +150,15 @@ def plot_values(tops, path, argument, title, chosen=None):
 
 
 def plot_schedules(curves, path):
-    """Plot `curves`, {schedule: its learning rate at every step}, each in a small panel."""
+    """Plot `curves`, {schedule: (steps, its learning rate at each)}, each in a small panel."""
     columns = min(4, len(curves))
     rows = -(-len(curves) // columns)
     figure, axes = new_figure(columns, rows, width=3.2, height=2.3)
-    for panel, (name, rates) in zip(axes, curves.items(), strict=False):
-        panel.plot(rates, color=COLOURS[0])
+    highest = max(max(rates) for _, rates in curves.values())
+    for panel, (name, (steps, rates)) in zip(axes, curves.items(), strict=False):
+        panel.plot(steps, rates, color=COLOURS[0])
         panel.set_title(name, fontsize=10)
-        panel.set(xlabel="step", ylim=(0, 1.08 * max(map(max, curves.values()))))
+        panel.set(xlabel="step", ylim=(0, 1.08 * highest))
         panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for panel in axes[len(curves) :]:
         panel.set_visible(False)

@@ -2,9 +2,9 @@
 Accuracy against the budget from little more than one run: shorter budgets branch off the longest (Hägele et al. 2024,
 https://arxiv.org/abs/2405.18392).
 
-The learning rate of `warmup_stable_decay` is constant until the last fifth of a run. So a run of fewer epochs is the
-longest run up to there, and only its own decay is trained. Each branch is bit-identical to a run that was planned for
-its budget.
+The learning rate of `warmup_stable_decay` is constant between its warmup and the last fifth of a run. So a run of fewer
+epochs is the longest run up to there, and only its own decay is trained. Each branch is bit-identical to a run that was
+planned for its budget.
 """
 
 import shutil
@@ -14,9 +14,9 @@ from ..checkpoints.save import rotate_checkpoints
 from ..errors import UserError
 from ..reporting import run_files, run_record
 from ..training.parser import parse_arguments
+from ..training.schedules import STABLE_DECAY as SCHEDULE
 from .execute import execute_runs
 
-SCHEDULE = "warmup_stable_decay"
 EPOCHS = "num_train_epochs"
 # A budget is a multiple of this, so that its last fifth, the decay, begins with an epoch.
 UNIT = 5
@@ -28,26 +28,27 @@ def check_cooldowns(budgets, runs, common):
         raise UserError(
             f"--cooldowns needs two numbers of epochs or more, multiples of {UNIT}, got {' '.join(map(str, budgets))}"
         )
-    args = parse_arguments([*common, *runs[0].arguments()])[-1]
-    stop = args.mixing_stop_epoch
-    wrong = {
-        "--max_steps would end every run at the same step": args.max_steps > 0,
-        "--lr_scheduler_kwargs may move the start of the decay": bool(args.lr_scheduler_kwargs),
-        "--early_stopping_patience may end the longest run early": args.early_stopping_patience is not None,
-        "--warmup_steps must be a number of steps, since a share differs between budgets": 0 < args.warmup_steps < 1,
-        "--mixing_stop_epoch must not be a share of a run before its decay": stop is not None and stop < 0.8,
-        "--save_strategy and --eval_strategy must be epoch": {args.save_strategy, args.eval_strategy} != {"epoch"},
-    }
-    for reason, is_wrong in wrong.items():
-        if is_wrong:
-            raise UserError(f"--cooldowns: {reason}")
+    for run in _stable(runs):
+        args = parse_arguments([*common, *run.arguments()])[-1]
+        stop = args.mixing_stop_epoch
+        wrong = {
+            "--max_steps would end every run at the same step": args.max_steps > 0,
+            "--lr_scheduler_kwargs may move the start of the decay": bool(args.lr_scheduler_kwargs),
+            "--early_stopping_patience may end the longest run early": args.early_stopping_patience is not None,
+            "--warmup_steps must be a number of steps, such as 500, since a share of all steps (5% if it is not given) "
+            "differs between budgets": args.warmup_steps < 1,
+            "--mixing_stop_epoch must not be a share of a run before its decay": stop is not None and stop < 0.8,
+            "--save_strategy and --eval_strategy must be epoch": {args.save_strategy, args.eval_strategy} != {"epoch"},
+        }
+        for reason, is_wrong in wrong.items():
+            if is_wrong:
+                raise UserError(f"--cooldowns: {reason}")
 
 
 def plan_branches(runs):
     """Return {name of a branch: the run that it branches off}. The latter are set to keep all their checkpoints."""
     longest, branches = {}, {}
-    stable = [run for run in runs if run.variant.schedule == SCHEDULE]
-    for run in sorted(stable, key=lambda run: -_budget(run)):
+    for run in sorted(_stable(runs), key=lambda run: -_budget(run)):
         varied = {name: value for name, value in run.variant.varied.items() if name != EPOCHS}
         trunk = longest.setdefault((run.seed, run.variant.without, *varied.items()), run)
         if trunk is run:
@@ -55,6 +56,10 @@ def plan_branches(runs):
         else:
             branches[run.name] = trunk
     return branches
+
+
+def _stable(runs):
+    return [run for run in runs if run.variant.schedule == SCHEDULE]
 
 
 def _budget(run):

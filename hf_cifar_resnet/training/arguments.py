@@ -20,6 +20,7 @@ from . import callbacks, optimizers, schedules
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of torch.compile
 # Arguments, and the values that they may have.
 RANGES = (
     ("be above 0", lambda value: value > 0,
@@ -122,7 +123,7 @@ class CifarTrainingArguments(TrainingArguments):
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
         schedule, is_muon = self.lr_scheduler_type, self.optim == optimizers.MUON
-        schedules.try_out(schedule, self.learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps)
+        schedules.check(schedule, self.lr_scheduler_kwargs, self.warmup_steps)
         # TrainingArguments refuses the names of our schedules, and Muon.
         self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
         # On a CPU Accelerate makes a process group if it is told to use it, else if a launcher names the device.
@@ -132,10 +133,13 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+        self._divide_batch()
+        schedules.try_out(
+            schedule, self.scaled_learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps
+        )
         if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.default_warmup(schedule, float(self.warmup_steps))
-        self._divide_batch()
 
     def _check_values(self):
         for name, value in vars(self).items():
@@ -154,7 +158,14 @@ class CifarTrainingArguments(TrainingArguments):
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
         no_best = self.early_stopping_patience is not None and not self.load_best_model_at_end
+        # Also those that `accelerate launch` sets.
+        mode = self.torch_compile_mode or os.environ.get("ACCELERATE_DYNAMO_MODE")
+        backend = self.torch_compile_backend or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "")
+        has_graphs = mode in CUDA_GRAPH_MODES or backend.lower() == "cudagraphs"
+        graphs = f"torch_compile_mode {mode}" if mode in CUDA_GRAPH_MODES else f"torch_compile_backend {backend}"
         refused = {
+            f"{graphs} captures CUDA graphs, which overwrite the gradients that gradient_accumulation_steps adds up "
+            "(pytorch issue 169545): leave one of the two out": has_graphs and self.gradient_accumulation_steps > 1,
             "max_steps must be above 0, or -1 for num_train_epochs": self.max_steps == 0,
             f"dataloader_num_workers must be at most {most} on this machine, got {workers}": workers > most,
             "gradient_checkpointing would update the BatchNorm statistics twice a step; use a smaller batch with "

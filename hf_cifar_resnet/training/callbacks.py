@@ -28,12 +28,20 @@ class ProcessSeedCallback(TrainerCallback):
 
 
 class RunRecordCallback(TrainerCallback):
-    """Writes `run.json` when training begins, so not if the checkpoint to resume from is refused."""
+    """
+    Writes `run.json` when training begins, so not if the checkpoint to resume from is refused; with the batch that
+    `auto_find_batch_size` tries.
+    """
 
     def __init__(self, record):
         self.record = record
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if args.auto_find_batch_size:
+            given = self.record["arguments"]["global_batch_size"]
+            tried = state.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            if tried != given:
+                self.record["changed_arguments"]["global_batch_size"] = [given, tried]
         if state.is_world_process_zero:
             run_record.write_json(self.record, Path(args.output_dir, run_files.RUN_JSON))
 
@@ -49,7 +57,7 @@ class EpochBoundary(TrainerCallback):
 
     FLAGS = ("should_log", "should_evaluate", "should_save")
 
-    def __init__(self):
+    def on_train_begin(self, args, state, control, **kwargs):
         self._deferred = []
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -75,7 +83,7 @@ class EpochLineCallback(TrainerCallback):
         self._train, self._scale = {}, 1.0
 
     def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        self._scale = getattr(lr_scheduler, "scale", 1.0)
+        self._train, self._scale = {}, getattr(lr_scheduler, "scale", 1.0)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:

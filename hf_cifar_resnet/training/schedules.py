@@ -10,6 +10,7 @@ import inspect
 import math
 import warnings
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -26,21 +27,25 @@ WITHOUT_WARMUP = {
     "constant": "constant has no warmup: use constant_with_warmup",
     "one_cycle": 'one_cycle has its own warmup: give lr_scheduler_kwargs {"pct_start": ...}, not warmup_steps',
 }
-# Share of all steps that `*_with_warmup` warm up for when `warmup_steps` is not given.
+# Share of all steps that schedules with a warmup in their name warm up for when `warmup_steps` is not given.
 DEFAULT_WARMUP = 0.05
+STABLE_DECAY = "warmup_stable_decay"
+LIMITS = ("min_lr", "max_lr")  # of the learning rate of a rule
+# At how many steps or evaluations of a run we look to see what a schedule does.
+SAMPLES = 1000
 
 
 def _step_factor(step, warmup_steps, total_steps, milestones=(0.3, 0.6, 0.8), gamma=0.2):
     """Multiply by `gamma` at each milestone, a step or, below 1, a share of all steps (defaults: Zagoruyko 2016)."""
-    if not gamma >= 0:
-        raise ValueError(f"gamma must not be negative, got {gamma}")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be from 0 to 1, got {gamma}")
     return gamma ** sum(step >= (m if m >= 1 else m * total_steps) for m in milestones)
 
 
 def _exponential_factor(step, warmup_steps, total_steps, final_factor=0.01):
     """Multiply by the same ratio at every step after the warmup, from 1 to `final_factor` at the end."""
-    if not final_factor > 0:  # 0 would give a learning rate of 0 after the first step
-        raise ValueError(f"final_factor must be above 0, got {final_factor}")
+    if not 0 < final_factor <= 1:  # 0 would give a learning rate of 0 after the first step
+        raise ValueError(f"final_factor must be above 0 and at most 1, got {final_factor}")
     return final_factor ** ((step - warmup_steps) / max(1, total_steps - warmup_steps))
 
 
@@ -53,11 +58,15 @@ def _rex_factor(step, warmup_steps, total_steps):
 def _points_factor(step, warmup_steps, total_steps, points=((0, 0.1), (0.2, 1), (1, 0))):
     """
     Join points (position, factor) by straight lines. `points` is a list of pairs, or a YAML or CSV file of them; the
-    positions are shares of all steps if none is above 1, else steps.
+    positions are shares of all steps if none is above 1, else steps; the factors are shares of the peak.
     """
-    points = _read_points(points) if isinstance(points, str) else _checked_points(points, "points")
+    points = _points(points)
     position = step if points[-1][0] > 1 else step / total_steps
     return float(np.interp(position, *zip(*points, strict=True)))
+
+
+def _points(points):
+    return _read_points(points) if isinstance(points, str) else _checked_points(points, "points")
 
 
 @lru_cache
@@ -77,6 +86,8 @@ def _checked_points(points, source):
     positions = [position for position, _ in points]
     if not points or positions != sorted(set(positions)):
         raise ValueError(f"the positions of {source} must rise from row to row")
+    if max(factor for _, factor in points) > 1:
+        raise ValueError(f"the factors of {source} are shares of the peak learning rate, at most 1")
     return points
 
 
@@ -202,12 +213,18 @@ class _EvaluationRule(ScheduleCallback):
         if name in metrics and schedule.last_epoch >= schedule.warmup_steps:
             self.apply(schedule, metrics[name], args.greater_is_better)
 
+    def check_peak(self, peak):
+        """Raise `ValueError` where the limits of the learning rate do not suit its peak."""
+        if not self.settings.get("min_lr", 0.0) <= peak <= (self.settings.get("max_lr") or math.inf):
+            limits = " and ".join(f"{name} {self.settings[name]:g}" for name in LIMITS if self.settings.get(name))
+            raise ValueError(f"the peak learning rate {peak:g} is not within {limits}")
+
     def apply(self, schedule, value, greater_is_better):
         """Add an evaluation to the memory of a [`Schedule`], and rescale it if necessary."""
         # The learning rate of this optimizer is the scale of the schedule, which is 1 in the beginning.
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         settings = self.settings.copy()
-        for name in settings.keys() & {"min_lr", "max_lr", "eps"}:
+        for name in settings.keys() & {*LIMITS, "eps"}:
             settings[name] /= schedule.base_lrs[0]
         if settings.get("max_lr") == 0:
             settings["max_lr"] = 10
@@ -272,20 +289,28 @@ def check(name, kwargs, warmup_steps=0):
     callbacks_for(name, kwargs)
 
 
-def try_out(name, learning_rate, warmup_steps, kwargs, max_steps=-1):
-    """Step through a short run. Raises `ValueError` if the arguments do not work or give impossible learning rates."""
+def try_out(name, peak, warmup_steps, kwargs, max_steps=-1):
+    """
+    Compute a short run. Raises `ValueError` if the arguments do not work, or give learning rates that are impossible or
+    above the peak.
+    """
     check(name, kwargs, warmup_steps)
-    total = min(max_steps, 100) if max_steps > 0 else 100
+    total = min(max_steps, SAMPLES) if max_steps > 0 else SAMPLES
     try:
-        steps = dry_run(name, total, learning_rate, min(warmup_steps, total), kwargs)
-        rates = [scheduler.get_last_lr()[0] for scheduler in steps]
-        impossible = [rate for rate in rates if not 0 <= rate < math.inf]
+        for rule in callbacks_for(name, kwargs):
+            rule.check_peak(peak)
+        rates = rates_at(next(dry_run(name, total, peak, min(warmup_steps, total), kwargs)), range(total))
+        # What comes after the warmup too, however long that is.
+        later = rates_at(next(dry_run(name, SAMPLES, peak, 0, kwargs)), range(SAMPLES))
     except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"{name} does not work with lr_scheduler_kwargs {kwargs}: {error}") from error
-    if impossible or not any(rates):
-        reached = f"{impossible[0]:.3g}, which is impossible" if impossible else "0 at every step"
-        given = f"lr_scheduler_kwargs {kwargs} and warmup_steps {warmup_steps:g}"
-        raise ValueError(f"{name} with {given} has the learning rate {reached}")
+    given = f"{name} with lr_scheduler_kwargs {kwargs} and warmup_steps {warmup_steps:g} has the learning rate"
+    if impossible := [rate for rate in rates + later if not 0 <= rate < math.inf]:
+        raise ValueError(f"{given} {impossible[0]:.3g}, which is impossible")
+    if not any(rates) or not any(later):
+        raise ValueError(f"{given} 0 at every step")
+    if max(rates + later) > peak * (1 + 1e-6):  # rounding may lift it a little
+        raise ValueError(f"{given} {max(rates + later):.3g}, above the peak {peak:.3g}")
 
 
 def dry_run(name, total_steps, learning_rate, warmup_steps=0, kwargs=None):
@@ -303,14 +328,90 @@ def is_by_evaluations(name: str) -> bool:
     return name in _BY_EVALUATIONS
 
 
+def find_misfit(name, total_steps, peak, warmup_steps=0, kwargs=None, evaluations=(), early_stopping_patience=None):
+    """
+    Return a sentence that says where a schedule does not fit a run, such as a warmup that is longer, or None.
+
+    Args:
+        evaluations (`Iterable[int]`): the steps after which the run is evaluated.
+        All others as in [`create`] and the training arguments.
+    """
+    kwargs = kwargs or {}
+    scheduler = next(dry_run(name, total_steps, peak, warmup_steps, kwargs))
+    warmup = getattr(scheduler, "warmup_steps", 0)
+    steps = np.unique(np.linspace(0, total_steps - 1, SAMPLES).round().astype(int)).tolist()
+    rates = rates_at(scheduler, sorted({*steps, min(warmup, total_steps - 1)}))
+    top, last = max(rates), max((index for index, rate in enumerate(rates) if rate), default=-1)
+    parts = [f"its warmup takes {warmup:,}"] if warmup >= total_steps else []
+    if late := _find_late_part(name, total_steps, warmup, kwargs):
+        parts.append(late)
+    if top < 0.9 * peak and (name != "points" or warmup >= total_steps):
+        parts.append(f"the LR reaches at most {100 * top / peak:.2g}% of its peak")
+    can_fall = name not in (*_BY_EVALUATIONS, "constant", "constant_with_warmup", "points")
+    if kwargs and can_fall and warmup < total_steps - 1 and min(rates[rates.index(top) :]) > (1 - 1e-6) * top:
+        parts.append("the LR never falls")
+    if last < len(rates) - 2 and (rest := 1 - (last + 1) / len(rates)) > 0.02:
+        parts.append(f"the LR is 0 for the last {rest:.0%} of them")
+    idle = name in _BY_EVALUATIONS and _find_idle_rule(name, scheduler, kwargs, evaluations, early_stopping_patience)
+    if idle:
+        parts.append(idle)
+    run = f"a run of {total_steps:,} step{'s' * (total_steps != 1)}"
+    return f"{name} does not fit {run}: {', '.join(parts)}" if parts else None
+
+
+def rates_at(scheduler, steps):
+    """Return the learning rates at these steps, from a scheduler's closed form."""
+    rates = []
+    with warnings.catch_warnings(action="ignore"):  # torch expects to be stepped
+        for scheduler.last_epoch in steps:
+            rates.append(scheduler.get_lr()[0])
+    scheduler.last_epoch = 0
+    return rates
+
+
+def _find_late_part(name, total_steps, warmup, kwargs):
+    """Name what is given in steps and comes after the end of a run, or return None."""
+    if name == "step":
+        late = [f"{milestone:g}" for milestone in kwargs.get("milestones", ()) if milestone >= max(1, total_steps)]
+        return f"it never comes to milestone {' and '.join(late)}" if late else None
+    if name == "points" and kwargs:
+        position = _points(kwargs["points"])[-1][0]
+        return f"the last point is at step {position:g}" if position > max(1, total_steps) else None
+    if name == STABLE_DECAY and kwargs:
+        decay = kwargs.get("num_decay_steps", math.ceil(0.2 * total_steps))
+        planned = warmup + (kwargs.get("num_stable_steps") or 0) + decay
+        return f"warmup, constant part and decay take {planned:,}" if planned > total_steps > warmup else None
+    return None
+
+
+def _find_idle_rule(name, scheduler, kwargs, evaluations, early_stopping_patience):
+    """Say that the rule of a schedule cannot change the learning rate before the run ends, or return None."""
+    [rule] = callbacks_for(name, kwargs)
+    patience = rule.settings.get("patience", 0)
+    if early_stopping_patience is not None and early_stopping_patience <= patience + 1 and name != "greedy":
+        return f"early stopping (patience {early_stopping_patience}) comes before a cut (patience {patience})"
+    counted = list(islice((step for step in evaluations if step >= scheduler.warmup_steps), SAMPLES + 1))
+    if len(counted) > SAMPLES:
+        return None
+    for change in (0.0, 1.0):  # nothing improves, all improve
+        scheduler.memory, scheduler.scale = {}, 1.0
+        for number in range(len(counted)):
+            rule.apply(scheduler, -change * number, greater_is_better=False)
+            if scheduler.scale != 1:
+                return None
+    plural = "s" * (len(counted) != 1)
+    return f"the LR cannot change in the {len(counted)} evaluation{plural} between its warmup and its last step"
+
+
 def callbacks_for(name, kwargs):
     """Return the callbacks that a schedule needs."""
     return [_BY_EVALUATIONS[name](**kwargs)] if name in _BY_EVALUATIONS else []
 
 
 def default_warmup(name, warmup_steps):
-    """Return `warmup_steps`, or the default of a `*_with_warmup` schedule if it is 0."""
-    return DEFAULT_WARMUP if warmup_steps == 0 and name.endswith("_with_warmup") else warmup_steps
+    """Return `warmup_steps`, or the default of a `*_with_warmup` schedule or `warmup_stable_decay` if it is 0."""
+    has_warmup = name.endswith("_with_warmup") or name == STABLE_DECAY
+    return DEFAULT_WARMUP if warmup_steps == 0 and has_warmup else warmup_steps
 
 
 def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=False):
@@ -351,7 +452,7 @@ def _from_transformers(name, optimizer, total_steps, warmup, kwargs):
         kwargs["min_lr_rate"] = 0.1
     if name == "cosine_with_restarts":
         kwargs.setdefault("num_cycles", 3)
-    if name == "warmup_stable_decay":
+    if name == STABLE_DECAY:
         kwargs.setdefault("num_decay_steps", math.ceil(0.2 * total_steps))
     return get_scheduler(
         name.replace("cosine_with_warmup", "cosine"),

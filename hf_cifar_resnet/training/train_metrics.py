@@ -37,15 +37,25 @@ class TrainMetrics:
     seconds_in_all: float = 0.0
 
     def __post_init__(self):
+        self._first, self._since = asdict(self), None
+        self._reset()
+
+    def _reset(self):
+        vars(self).update(self._first)
         self.last = self.bad = None  # (step, learning rate): of the last, and the first non-finite loss
-        self._unread, self._since = [], None
+        self._unread = []
 
     @property
     def started(self):
         """Whether training has begun, that is, whether the checkpoint to resume from has been read."""
         return self._since is not None
 
-    def start(self):
+    def begin(self):
+        """Start the clock, and forget what an aborted attempt of `auto_find_batch_size` has counted."""
+        self._reset()
+        self._start_clock()
+
+    def _start_clock(self):
         self._since = time.perf_counter() - self.seconds
 
     def to_dict(self):
@@ -81,7 +91,7 @@ class TrainMetrics:
         self.seconds_in_all += seconds
         self.loss = self.correct = self.seconds = self.waited = 0.0
         self.images = 0
-        self.start()
+        self._start_clock()
         return {
             "loss": loss / images,
             "accuracy": correct / images,
@@ -117,7 +127,7 @@ class TrainMetricsCallback(TrainerCallback):
         self.metrics, self.sampler, self.find_steps = metrics, sampler, find_steps
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.metrics.start()
+        self.metrics.begin()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         used = control.should_evaluate or control.should_save

@@ -31,6 +31,7 @@ from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from . import schedules
+from .attempts import AttemptsCallback
 from .callbacks import EpochBoundary, EpochLineCallback, ProcessSeedCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
@@ -88,6 +89,7 @@ class CifarTrainer(Trainer):
             **kwargs,
         )
         self._creates_schedule = self.lr_scheduler is None
+        self._given_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer else None
         self._mixer = None
         if args.mixup_alpha or args.cutmix_alpha:
             self._mixer = Mixer(
@@ -138,10 +140,10 @@ class CifarTrainer(Trainer):
     def get_train_dataloader(self):
         return self._make_train_loader(self._steps().batch_size, self._train_sampler(), self.args.dataloader_drop_last)
 
-    def _steps(self):
-        # `auto_find_batch_size` may have reduced the batch.
-        parts = self.args.gradient_accumulation_steps * self.args.world_size
-        batch_size = self.get_total_train_batch_size(self.args) // parts
+    def _steps(self, batch_size: int | None = None) -> Steps:
+        if batch_size is None:  # `auto_find_batch_size` may have reduced it
+            parts = self.args.gradient_accumulation_steps * self.args.world_size
+            batch_size = self.get_total_train_batch_size(self.args) // parts
         return Steps.of(self.args, len(self.train_dataset), batch_size)
 
     @cached_property  # because its workers may persist
@@ -209,6 +211,17 @@ class CifarTrainer(Trainer):
     def get_decay_parameter_names(self, model):
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
+    def create_optimizer(self, *args, **kwargs):
+        # Each training, and each attempt of `auto_find_batch_size`, begins with a new optimizer, or the given one as it
+        # was, not with the moments and learning rates that the one before has left.
+        is_used = self.optimizer is not None and "initial_lr" in self.optimizer.param_groups[0]
+        if is_used and self._creates_schedule:
+            if self._given_optimizer is None:
+                self.optimizer = None
+            else:
+                self.optimizer.load_state_dict(copy.deepcopy(self._given_optimizer))
+        return super().create_optimizer(*args, **kwargs)
+
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self._creates_schedule:  # anew for each training
             self.lr_scheduler = schedules.create(
@@ -220,6 +233,21 @@ class CifarTrainer(Trainer):
                 by_events=any(isinstance(c, schedules.ScheduleCallback) for c in self.callback_handler.callbacks),
             )
         return self.lr_scheduler
+
+    def find_schedule_misfit(self) -> str | None:
+        """Say where the schedule does not fit the length of the training, as [`schedules.find_misfit`] does."""
+        args, total, every = self.args, self._planned_steps(), self._steps().in_epoch
+        if not self._creates_schedule or total < 1:
+            return None
+        delay = args.eval_delay * every
+        if args.eval_strategy == "steps":
+            every = int(args.eval_steps) if args.eval_steps >= 1 else math.ceil(args.eval_steps * total)
+            delay = args.eval_delay
+        evaluations = range(every * max(1, math.ceil(delay / every)), total, every)
+        return schedules.find_misfit(
+            args.lr_scheduler_type, total, args.scaled_learning_rate, args.warmup_steps, args.lr_scheduler_kwargs,
+            evaluations if args.eval_strategy != "no" else (), args.early_stopping_patience,
+        )  # fmt: skip
 
     # Training
 
@@ -241,13 +269,15 @@ class CifarTrainer(Trainer):
                 stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.train_metrics.started))
                 resume.check_fits(checkpoint, self.model, args)
                 self.train_metrics = TrainMetrics(**resume.saved_train_metrics(checkpoint, args))
-                if resume.has_ended(checkpoint, self._planned_steps()):
+                found = resume.found_batch_size(checkpoint) if args.auto_find_batch_size else None
+                if resume.has_ended(checkpoint, self._planned_steps(found)):
                     return self._load_ended(checkpoint)
             self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
             resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
+            attempts = AttemptsCallback(checkpoint) if args.auto_find_batch_size else None
             # These come after all callbacks that may request logs, evaluations and saves.
             last = EpochBoundary(), TrainMetricsCallback(self.train_metrics, self._train_sampler(), self._steps)
-            for callback in filter(None, (ProcessSeedCallback(), resumed, self._ema, *last)):
+            for callback in filter(None, (ProcessSeedCallback(), attempts, resumed, self._ema, *last)):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
@@ -262,10 +292,10 @@ class CifarTrainer(Trainer):
         if self.args.save_strategy != "no":
             processes.check_shared_folder(self.args.output_dir)
 
-    def _planned_steps(self):
+    def _planned_steps(self, batch_size=None):
         if self.args.max_steps > 0:
             return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * self._steps().in_epoch)
+        return math.ceil(self.args.num_train_epochs * self._steps(batch_size).in_epoch)
 
     def _load_ended(self, checkpoint):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))

@@ -91,6 +91,7 @@ def check_onnx(path, input_name, batch, logits, tolerance):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path)
+    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == ["batch", "batch"]
     for count in (5, 1):
         assert session.get_inputs()[0].name == input_name
         [found] = session.run(["logits"], {input_name: batch[:count]})

@@ -149,7 +149,7 @@ def test_command(command, place, finished, python, script, monkeypatch, capsys):
 @pytest.mark.slow
 def test_programs(place, finished, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    names = {}
+    names = {"__name__": "__main__"}
     torch.manual_seed(1)
 
     def run(program):
@@ -222,6 +222,20 @@ def test_programs_in_a_notebook(notebook, tmp_path):
     assert all(not displayed for _, _, displayed in used)
     printed, _, pictures = drawn
     assert printed == "Drawn: schedules.png\n" and ["image/png" in picture for picture in pictures] == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_training_program_where_workers_are_not_forked(python, tmp_path, method):
+    """As on Windows, and under Python 3.14."""
+    [program] = [program for program in blocks("python") if "CifarTrainer(" in program]
+    workers = f'max_steps=2, use_cpu=True, dataloader_num_workers=1, dataloader_multiprocessing_context="{method}"'
+    program = program.replace('output_dir="runs/my-run"', f'output_dir="out", {workers}')
+    program = program.replace('"shapes100"', '"shapes100", max_train_samples=100, max_eval_samples=20')
+    (tmp_path / "program.py").write_text(program)
+    result = python("program.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("test_top1") == 1 and (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_every_recipe_and_schedule_is_named():

@@ -179,7 +179,16 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
         (["--tune", "learning_rate=1,2", "--vary", "learning_rate=1,2"], "is varied or ablated too"),
         (["--cooldowns", "10"], "--cooldowns needs two numbers of epochs or more, multiples of 5, got 10"),
         (["--cooldowns", "7", "10"], "multiples of 5, got 7 10"),
-        ("--schedules cosine --cooldowns 5 10 --warmup_steps 0.1".split(), "--warmup_steps must be a number of steps"),
+        *(
+            (f"--schedules {warmup} --cooldowns 5 10".split(), "--warmup_steps must be a number of steps, such as 500")
+            for warmup in (
+                "cosine",
+                "warmup_stable_decay",
+                "cosine --warmup_steps 0.1",
+                "cosine --vary warmup_steps=50,0",
+                "cosine_with_warmup --warmup_steps 50 --without warmup:warmup_steps=0",
+            )
+        ),
         (["--cooldowns", "5", "10", "--tune", "learning_rate=1,2"], "--cooldowns takes neither --tune nor"),
         (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
         (["--targets", "2", "nan"], "--targets must be above 0 and at most 1, got 2.0 nan"),
@@ -267,6 +276,7 @@ def test_a_range_is_searched_with_the_same_trials_again(python, tmp_path):
 
 def test_a_branch_is_the_run_that_was_planned_for_its_budget(python, tmp_path):
     sizes = [part for part in SIZES if part not in ("--num_train_epochs", "2")]
+    sizes += ["--warmup_steps", "10"]
     program = "-m hf_cifar_resnet study --cooldowns 5 10 --schedules warmup_stable_decay --seeds 1".split()
     result = python(*program, "--output_dir", tmp_path / "out", *sizes, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

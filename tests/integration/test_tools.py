@@ -37,6 +37,9 @@ def test_schedules_are_drawn_without_training(tmp_path, refused):
     cli(["schedules", "--output", str(tmp_path / "all.png"), "--warmup_steps", "0.1"])
     cli(["schedules", "cosine", "step", "--output", str(tmp_path / "two.png")])
     assert (tmp_path / "all.png").stat().st_size > (tmp_path / "two.png").stat().st_size > 5000
+    # As many steps as one may ask for take no longer.
+    cli(["schedules", "cosine", "greedy", "--output", str(tmp_path / "long.png"), "--steps", "10000000"])
+    assert (tmp_path / "long.png").stat().st_size > 5000
     assert "choose one of" in refused("schedules", "cosin")
 
 
@@ -87,12 +90,16 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["search", "--space", "learning_rate=0:1:log"], "NAME=LOW:HIGH"),
         (["search", "--space", "colour=1,2"], "cannot search colour, only learning_rate"),
         (["find-lr", "--start_lr", "1", "--end_lr", "0.1"], "below --end_lr"),
+        (["find-lr", "--end_lr", "inf"], "below --end_lr, a finite number"),
         (["find-lr", "--optim", "schedule_free_adamw"], "find-lr is for schedules, and schedule_free_adamw has none"),
         (["find-lr", "--output", ""], "--output must not be empty"),
         (["preview", "--output", ""], "--output must not be empty"),
         (["schedules", "--output", ""], "--output must not be empty"),
         (["schedules", "--learning_rate", "nan"], "must be above 0"),
-        (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": -1}'], "gamma must not be negative"),
+        (["schedules", "cosine", "--steps", "10000001"], "--steps: must be from 1 to 10000000, got 10000001"),
+        (["preview", "--columns", "5000"], "--images times --columns must be at most 1,000, got 40,000"),
+        (["preview", "--images", "5000"], "--images times --columns must be at most 1,000, got 40,000"),
+        (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": -1}'], "gamma must be from 0 to 1"),
         (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": "x"}'], "step does not work with"),
         (["search", "--space", "learning_rate=1,2", "--output_dir", ""], "--output_dir must not be empty"),
         (["search", "--space", "learning_rate=-1:1"], "--space learning_rate: learning_rate must be above 0"),

@@ -45,6 +45,13 @@ def test_lines(finished):
     assert saved.startswith(f"Saved      {finished.folder}/ (epoch ")
 
 
+def test_schedule_that_does_not_fit_is_a_line_at_the_start(tmp_path, capsys):
+    program = "train --config quickstart --use_cpu --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 1"
+    cli([*program.split(), "--warmup_steps", "500", "--output_dir", str(tmp_path / "out")])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning")]
+    assert "cosine_with_warmup does not fit a run of 7 steps: its warmup takes 500, the LR reaches at most 1.2%" in line
+
+
 def test_folder_holds_what_is_promised_and_no_pickle_outside_checkpoints(finished):
     assert {path.name for path in finished.folder.iterdir()} == WRITTEN | {"checkpoint-6", ".lock"}
     for name in WRITTEN:

@@ -96,3 +96,10 @@ def test_learning_rate_and_optimizer_are_printed(printed):
 def test_precision_and_its_reason_are_printed(printed, cpu_with, instructions, arguments, told):
     cpu_with(*instructions)
     assert printed(arguments)["Precision"] == told
+
+
+def test_warning_is_printed(data):
+    model_args, data_args, args = parse_arguments(SMALL.split())
+    run = make_record(build_model(model_args, data), data, model_args, data_args, args, [])
+    assert start_block(run, args, warning="too short").splitlines()[-1] == "Warning    too short"
+    assert "Warning" not in start_block(run, args)

@@ -258,6 +258,14 @@ BAD = """
 TOLD = [
     ("--lr_scaling cubic", "--lr_scaling"),
     ("--gradient_accumulation_steps 3", "1 processes x 3 accumulation steps: choose a multiple of 3"),
+    *(
+        (f"--gradient_accumulation_steps 2 {compiled}", "captures CUDA graphs, .* gradient_accumulation_steps")
+        for compiled in (
+            "--torch_compile_mode reduce-overhead",
+            "--torch_compile --torch_compile_mode max-autotune",
+            "--torch_compile_backend cudagraphs",
+        )
+    ),
     ("--saved_weights best", "--saved_weights"),
     ("--ema_decay 1", "ema_decay"),
     ("--mixing_probability 2", "mixing_probability"),
@@ -277,6 +285,13 @@ def test_bad_input_is_told_in_one_line(parse, line, told):
     with pytest.raises(UserError, match=told) as refused:
         parse(line)
     assert "\n" not in str(refused.value)
+
+
+def test_cuda_graphs_of_the_launcher_take_no_accumulation(parse, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "reduce-overhead")
+    parse("")
+    with pytest.raises(UserError, match="torch_compile_mode reduce-overhead captures CUDA graphs"):
+        parse("--gradient_accumulation_steps 2")
 
 
 # Batches

@@ -77,6 +77,7 @@ CASES = [
     ("inverse_sqrt", {}, 0, 0, lambda t, w: math.sqrt(10_000 / (10_000 + t))),
     ("inverse_sqrt", {}, 6, 6, lambda t, w: math.sqrt(6 / t)),
     ("polynomial", {"power": 2, "lr_end": 0.01}, 6, 6, lambda t, w: 0.2 + 0.8 * (1 - progress(t, w)) ** 2),
+    ("warmup_stable_decay", {}, 0, 1, lambda t, w: half_cosine(max(0, t - 16) / 4)),
     ("warmup_stable_decay", {}, 6, 6, lambda t, w: half_cosine(max(0, t - 16) / 4)),
     ("step", {}, 0, 0, lambda t, w: 0.2 ** ((t >= 6) + (t >= 12) + (t >= 16))),
     ("step", {"milestones": [7, 0.5], "gamma": 0.1}, 6, 6, lambda t, w: 0.1 ** ((t >= 7) + (t >= 10))),
@@ -180,13 +181,13 @@ def test_points_from_a_file(tmp_path, name, text):
         ("reduce_lr_on_plateau", {"wrong": 1}, "plateau .*wrong.* factor, patience, threshold, cooldown, min_lr"),
         *(("reduce_lr_on_plateau", {"factor": value}, "factor must") for value in (1, 0, -1)),
         *(("reduce_lr_on_plateau", {name: -1e-3}, f"{name} must") for name in ("patience", "cooldown", "min_lr")),
-        ("step", {"gamma": -1, "milestones": [5000]}, "gamma must not be negative"),
+        ("step", {"gamma": -1, "milestones": [5000]}, "gamma must be from 0 to 1"),
         ("step", {"gamma": 0, "milestones": [0]}, "learning rate 0 at every step"),
         ("cosine", {"num_cycles": math.nan}, "not valid JSON"),
         ("polynomial", {"lr_end": -1e-4}, "which is impossible"),
-        ("polynomial", {"power": -1}, "does not work|which is impossible"),
-        ("exponential", {"final_factor": -1}, "final_factor must be above 0, got -1"),
-        ("exponential", {"final_factor": 0}, "final_factor must be above 0, got 0"),
+        ("polynomial", {"power": -1}, "does not work|which is impossible|above the peak"),
+        ("exponential", {"final_factor": -1}, "final_factor must be above 0 and at most 1, got -1"),
+        ("exponential", {"final_factor": 0}, "final_factor must be above 0 and at most 1, got 0"),
         ("one_cycle", {"div_factor": -25}, "which is impossible"),
         ("points", {"points": []}, "positions of points must rise"),
         ("points", {"points": [[0, 1], [0, 2]]}, "positions of points must rise"),
@@ -194,11 +195,39 @@ def test_points_from_a_file(tmp_path, name, text):
         ("points", {"points": [1, 2]}, "points must have rows of two numbers"),
         ("points", {"points": "nowhere.csv"}, "nowhere.csv cannot be read: No such file"),
         ("greedy", {"factor": 1.5}, "factor must be above 0 and below 1"),
+        # The rate would rise above its peak.
+        ("cosine_with_min_lr", {"min_lr": 0.1}, "min_lr.* above the peak 0.05"),
+        ("cosine_with_min_lr", {"min_lr_rate": 10}, "min_lr_rate.* above the peak 0.05"),
+        ("cosine_warmup_with_min_lr", {"min_lr": 0.1}, "min_lr.* above the peak 0.05"),
+        ("cosine_warmup_with_min_lr", {"min_lr_rate": 2}, "min_lr_rate.* above the peak 0.05"),
+        ("polynomial", {"lr_end": 0.1}, "lr_end"),
+        ("warmup_stable_decay", {"min_lr_ratio": 2}, "min_lr_ratio.* 0.1, above the peak 0.05"),
+        ("one_cycle", {"div_factor": 0.5}, "div_factor.* 0.1, above the peak 0.05"),
+        ("step", {"milestones": [5000], "gamma": 2}, "gamma must be from 0 to 1"),
+        ("exponential", {"final_factor": 2}, "final_factor must be above 0 and at most 1"),
+        ("points", {"points": [[0, 1], [5000, 2]]}, "shares of the peak learning rate, at most 1"),
+        *((name, {"min_lr": 0.1}, "peak learning rate 0.05 is not within min_lr 0.1") for name in BY_EVALUATIONS),
+        ("greedy", {"max_lr": 0.01}, "peak learning rate 0.05 is not within max_lr 0.01"),
     ],
 )
 def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, told):
-    with pytest.raises(ValueError, match=told):
-        make_args(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, eval_strategy="epoch")
+    # However long the warmup is.
+    for warmup in (0, 500) if name not in schedules.WITHOUT_WARMUP else (0,):
+        with pytest.raises(ValueError, match=told):
+            make_args(
+                lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, eval_strategy="epoch", warmup_steps=warmup,
+                learning_rate=PEAK,
+            )  # fmt: skip
+
+
+def test_rates_are_compared_with_the_peak_of_the_run(make_args):
+    options = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": PEAK / 4}}
+    make_args(learning_rate=PEAK, **options)
+    first = {"lr_scheduler_type": "cosine_warmup_with_min_lr", "lr_scheduler_kwargs": {"warmup_lr_rate": 2}}
+    with pytest.raises(ValueError, match="0.1, above the peak 0.05"):
+        make_args(learning_rate=PEAK, warmup_steps=5, **first)
+    with pytest.raises(ValueError, match="above the peak 0.00156"):
+        make_args(learning_rate=PEAK, lr_scaling="linear", **options)
 
 
 @pytest.mark.parametrize("name, instead", [("constant", "constant_with_warmup"), ("one_cycle", "pct_start")])
@@ -214,7 +243,69 @@ def test_a_run_however_short_learns_something(name, total):
     assert len(rates) == total and max(rates) > 0
 
 
+@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+def test_fit_of_a_run_however_short_or_long_is_judged(name):
+    for total in (1, 2, 3, 10**9):
+        assert isinstance(schedules.find_misfit(name, total, PEAK, evaluations=range(1, total)), str | None)
+    if name not in schedules.WITHOUT_WARMUP:
+        assert (
+            "its warmup takes 5, the LR reaches at most 0%" in schedules.find_misfit(name, 1, PEAK, 5)
+            or "min_lr" in name
+        )
+
+
 @pytest.mark.parametrize("name", BY_EVALUATIONS)
 def test_evaluations_are_needed(make_args, name):
     with pytest.raises(ValueError, match="eval_strategy"):
         make_args(lr_scheduler_type=name, eval_strategy="no")
+
+
+# A schedule that does not fit the run: STEPS steps, evaluated after each EVERY steps
+
+MISFITS = [
+    ("cosine", {}, {"warmup_steps": 500}, "its warmup takes 500, the LR reaches at most 3.8% of its peak"),
+    ("constant_with_warmup", {}, {"warmup_steps": 20}, "its warmup takes 20"),
+    ("rex", {}, {"warmup_steps": 500}, "its warmup takes 500, the LR reaches at most 3.8% of its peak"),
+    ("step", {"milestones": [100, 150]}, {}, "it never comes to milestone 100 and 150, the LR never falls"),
+    ("step", {"milestones": [5, 20]}, {}, "it never comes to milestone 20"),
+    ("step", {"gamma": 0}, {}, "the LR is 0 for the last 70% of them"),
+    ("warmup_stable_decay", {"num_decay_steps": 0.2}, {}, "the LR never falls"),
+    ("warmup_stable_decay", {"num_decay_steps": 50}, {},
+     "warmup, constant part and decay take 51, the LR reaches at most 32% of its peak"),
+    ("warmup_stable_decay", {"num_stable_steps": 50}, {},
+     "warmup, constant part and decay take 55, the LR never falls"),
+    ("warmup_stable_decay", {"num_stable_steps": None, "num_decay_steps": 0.5}, {}, "the LR never falls"),
+    ("warmup_stable_decay", {"num_stable_steps": 5}, {}, "the LR is 0 for the last 50% of them"),
+    ("points", {"points": [[0, 1], [100, 0]]}, {}, "the last point is at step 100"),
+    ("points", {"points": [[0, 1], [10, 0]]}, {}, "the LR is 0 for the last 50% of them"),
+    ("cosine_with_min_lr", {"min_lr_rate": 1}, {}, "the LR never falls"),
+    ("reduce_lr_on_plateau", {}, {}, "the LR cannot change in the 3 evaluations between its warmup and its last step"),
+    ("reduce_lr_on_plateau", {"patience": 1, "min_lr": PEAK}, {}, "cannot change in the 3 evaluations"),
+    ("reduce_lr_on_plateau", {"patience": 1}, {"warmup_steps": 10}, "cannot change in the 2 evaluations"),
+    ("reduce_lr_on_plateau", {"patience": 1}, {"eval_delay": 3}, "cannot change in the 1 evaluation between"),
+    ("reduce_lr_on_plateau", {"patience": 1}, {"eval_strategy": "steps", "eval_steps": 0.5},
+     "cannot change in the 1 evaluation between"),
+    ("reduce_lr_on_plateau", {"patience": 0}, {"early_stopping_patience": 1},
+     "early stopping (patience 1) comes before a cut (patience 0)"),
+    ("greedy", {"patience": 3}, {}, "cannot change in the 3 evaluations"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, kwargs, options, told", MISFITS, ids=case_id)
+def test_schedule_that_does_not_fit_the_run_is_reported(make_trainer, name, kwargs, options, told):
+    evaluated = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    if options.get("eval_strategy") == "steps":
+        evaluated |= {"save_strategy": "steps", "save_steps": 0.5}
+    trainer = make_trainer(
+        lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, learning_rate=PEAK, num_train_epochs=STEPS // EVERY,
+        **(evaluated | options),
+    )  # fmt: skip
+    misfit = trainer.find_schedule_misfit()
+    assert misfit.startswith(f"{name} does not fit a run of {STEPS} steps: ") and told in misfit
+
+
+@pytest.mark.parametrize("name, kwargs, warmup_steps", [case[:3] for case in CASES], ids=case_id)
+@pytest.mark.parametrize("total", [STEPS, 100_000])
+def test_schedule_that_fits_the_run_is_not_reported(name, kwargs, warmup_steps, total):
+    evaluations = range(total // 10, total, total // 10)
+    assert schedules.find_misfit(name, total, PEAK, warmup_steps, kwargs, evaluations) is None

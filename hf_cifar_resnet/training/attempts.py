@@ -1,0 +1,45 @@
+"""The attempts of `auto_find_batch_size`, which begins a training again with a smaller batch where memory ran out."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from ..errors import UserError
+from ..reporting.run_files import list_checkpoints
+
+
+class AttemptsCallback(TrainerCallback):
+    """
+    Gives every attempt the weights and the random state of the first, so that the training ends with the bits of one
+    that had the smaller batch from its start. What an aborted attempt has saved is deleted. It comes before callbacks
+    that read the weights.
+    """
+
+    def __init__(self, resumed_from: Path | None):
+        self.resumed_from = resumed_from
+        self._weights = None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # Modules with the random state of the host and of the device.
+        generators = [torch, *([torch.get_device_module(args.device)] if args.device.type != "cpu" else [])]
+        if self._weights is None:
+            self._weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+            self._random = [generator.get_rng_state() for generator in generators]
+            self._checkpoints = set(list_checkpoints(args.output_dir))
+            return
+        if self.resumed_from is not None and not self.resumed_from.is_dir():
+            raise UserError(
+                f"out of memory, and {self.resumed_from}, which the run was resumed from, has made way for a later "
+                "checkpoint: resume from that, with a smaller batch"
+            )
+        model.load_state_dict(self._weights)
+        for generator, random in zip(generators, self._random, strict=True):
+            generator.set_rng_state(random)
+        if state.is_world_process_zero:
+            for checkpoint in set(list_checkpoints(args.output_dir)) - self._checkpoints:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            size = f"{state.train_batch_size} images per device and step"
+            tqdm.write(f"{'Memory':<10} is too small for the batch: training begins again with {size}")
