@@ -25,7 +25,7 @@ def main(argv=None, prog=None):
     """
     Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.
 
-    Exit with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.preemption`].
+    Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
     arguments = parse_arguments(argv, prog)
     command = run_record.command_line(argv, prog)

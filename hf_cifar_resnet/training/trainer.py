@@ -31,6 +31,7 @@ from .callbacks import EpochBoundary, EpochLineCallback, QuietProgressCallback
 from .ema import EmaCallback
 from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
 from .train_metrics import TrainMetrics, TrainMetricsCallback
+from .workers import worker_context
 
 
 class CifarTrainer(Trainer):
@@ -137,6 +138,7 @@ class CifarTrainer(Trainer):
         return self._make_train_loader(self.args.per_device_train_batch_size, positions)
 
     def _make_train_loader(self, batch_size, sampler, drop_last=False):
+        start_method = self.args.dataloader_multiprocessing_context
         return self._make_loader(
             self.train_dataset,
             batch_size,
@@ -145,7 +147,7 @@ class CifarTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            multiprocessing_context=worker_context(start_method) if self.args.dataloader_num_workers else start_method,
         )
 
     def get_eval_dataloader(self, eval_dataset=None):
