@@ -1,10 +1,10 @@
 """
 Preemption: a checkpoint is saved before a signal ends a run.
 
-SIGTERM, SIGINT, SIGUSR1 and SIGHUP end a run with an exit code that a script can test. During training, a checkpoint is
-saved after the current step (and the current evaluation); at any other time the program ends at once, to be resumed from
-the last checkpoint. A second signal ends the program immediately with 128 + its number. A signal that was ignored when
-the program started stays ignored, as SIGHUP behind `nohup`.
+SIGTERM, SIGINT, SIGUSR1 and SIGHUP end a run with an exit code that a script can test. During training, a checkpoint
+is saved after the current step (and the current evaluation); at any other time the program ends at once, to be resumed
+from the last checkpoint. A second signal ends the program immediately with 128 + its number. A signal that was ignored
+when the program started stays ignored, as SIGHUP behind `nohup`.
 
 A closed terminal, or the end of the program that reads the output through a pipe, such as a study, is a SIGHUP too.
 """

@@ -21,7 +21,7 @@ from hf_cifar_resnet.training.preemption import (
     Preempted,
     watch_signals,
 )
-from hf_cifar_resnet.training.workers import SIGNALS, worker_context
+from hf_cifar_resnet.training.workers import SIGNALS
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
 TIMINGS = ("images_per_second", "data_wait", "seconds", "train_loss")
@@ -156,7 +156,7 @@ def test_signal_to_all_processes_of_a_run_saves_its_step(train, make_dataset, st
 # Left by a loader that is not done when Python exits.
 LEFT_WORKERS = """
 import sys, torch
-from hf_cifar_resnet.training.workers import SIGNALS, worker_context
+from hf_cifar_resnet.training.workers import SIGNALS
 
 loader = torch.utils.data.DataLoader(range(9), num_workers=1, multiprocessing_context=worker_context(sys.argv[1]))
 if __name__ == "__main__":
@@ -280,7 +280,7 @@ def test_run_whose_output_nobody_reads_any_more_saves_and_ends(make_trainer, tmp
         for stream in (1, 2):
             os.dup2(writer, stream)
         os.close(writer)
-        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
 
         def stop_reading(args, state):
             if state.global_step == 2:
