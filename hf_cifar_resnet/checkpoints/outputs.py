@@ -1,12 +1,11 @@
-"""Files that commands write: atomically, and never over a run or an input."""
+"""Check the files that commands write: they never replace a run or an input."""
 
 import errno
 import os
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError, as_user_error
+from ..documents import is_device
+from ..errors import UserError
 from ..reporting.run_files import RUN_FILES, holds_model_or_run
 from .save import MANIFEST, TRAINER_STATE
 
@@ -19,7 +18,7 @@ def check_output(flag, path, inputs=(), ending=None):
     path = Path(path)
     if ending and path.suffix.lower() != ending:
         raise UserError(f"{flag} {path} must end in {ending}")
-    if _is_device(path):
+    if is_device(path):
         return
     if path.exists() and any(os.path.exists(other) and os.path.samefile(path, other) for other in inputs):
         raise UserError(f"{flag} {path} is one of the inputs, which it would replace: choose another name")
@@ -37,28 +36,6 @@ def check_output_folder(flag, folder):
     _check_place(flag, folder, next(parent for parent in (place, *place.parents) if parent.exists()))
     if holds_model_or_run(place):
         raise UserError(f"{flag} {folder} is the folder of a run: choose another, such as {Path(folder, 'analysis')}")
-
-
-@contextmanager
-def atomic_write(path):
-    """
-    Give a `Path` to write a file to, which replaces `path` at the end, unless there is an error. A pipe or another
-    device is written to directly. Raises [`UserError`] if it cannot be written.
-    """
-    with as_user_error(f"{path} cannot be written", OSError):
-        if _is_device(Path(path)):
-            yield Path(path)
-            return
-        place = Path(os.path.realpath(path))
-        # The temporary folder lies in the same folder, since a file cannot be renamed across filesystems.
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".hf-cifar-resnet-") as temporary:
-            yield Path(temporary, place.name)
-            os.replace(Path(temporary, place.name), place)
-
-
-def _is_device(path):
-    """Whether a path is a pipe, a terminal or another device."""
-    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _check_place(flag, path, folder):

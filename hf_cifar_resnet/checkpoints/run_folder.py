@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from ..documents import remove_leftovers
 from ..errors import UserError, as_user_error
 from ..hub import client
 from ..reporting.run_files import METRICS_JSON, STUDY_JSON, list_checkpoints
@@ -102,6 +103,7 @@ def lock_folder(folder):
                 raise UserError(
                     f"another run is writing into {folder}: wait for its end, or choose another --output_dir"
                 ) from None
+        remove_leftovers(folder)
         yield
 
 

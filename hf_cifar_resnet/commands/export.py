@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.load import load_checkpoint, load_data_for
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
 from ..data.arguments import DataArguments
+from ..documents import atomic_write
 from ..errors import UserError
 from ..inference import convert
 from ..inference.export import BATCH_SIZES, ENDINGS, PRECISIONS, compare, load_runner, measure_accuracy, write_onnx_file

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback, set_seed
 
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
+from ..documents import atomic_write, write_csv
 from ..errors import UserError
 from ..reporting.plots import plot_lr_range
-from ..reporting.run_record import write_csv
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
@@ -61,8 +61,7 @@ def main(argv, prog=None):
     suggestion = suggest(rates, smoothed)
     with atomic_write(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
-    with atomic_write(options.table) as file:
-        write_csv([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)], file)
+    write_csv([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)], options.table)
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from tqdm.auto import tqdm
 
 from ..checkpoints.load import load_checkpoint
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
 from ..device import device_for
+from ..documents import atomic_write
 from ..errors import LineParser, UserError, printable
 from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, find_images
 from . import positive

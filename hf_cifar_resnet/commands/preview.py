@@ -6,8 +6,9 @@ hf-cifar-resnet preview --augmentation strong
 
 import torch
 
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
 from ..data.mixing import Mixer
+from ..documents import atomic_write
 from ..reporting.plots import plot_images
 from ..training.build import load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser

@@ -2,7 +2,8 @@
 
 import math
 
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
+from ..documents import atomic_write
 from ..errors import LineParser, UserError, as_user_error
 from ..reporting.plots import plot_schedules
 from ..training import schedules

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..checkpoints.load import load_data_for
+from ..documents import write_text
 from ..errors import UserError, as_user_error
 
 NUM_EXAMPLES = 8
@@ -81,7 +82,7 @@ def write_space(folder, checkpoint, title, examples=()):
     with as_user_error(f"{folder} cannot be written", OSError):
         (folder / "examples").mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(text, folder / name)
         for path in examples:
             shutil.copy(path, folder / "examples")
     return [*texts, *sorted({f"examples/{Path(path).name}" for path in examples})]

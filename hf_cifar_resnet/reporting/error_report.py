@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..documents import write_csv, write_json
 from ..evaluation import analysis
-from . import run_record
 from .plots import COLOURS, add_legend, new_figure
 
 # With more classes, the cells of a confusion matrix have no room for their counts.
@@ -47,14 +47,14 @@ def write_analysis(folder, logits, split, data, temperature=1.0):
         ],
         "most_confused": analysis.most_confused(logits, labels, names),
     }
-    run_record.write_json(numbers, folder / "analysis.json")
+    write_json(numbers, folder / "analysis.json")
     return numbers
 
 
 def write_confusion(matrix, names, path):
     """Write a confusion matrix as CSV: a row for each label, a column for each prediction."""
     rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
-    run_record.write_csv([["label \\ predicted", *names], *rows], path)
+    write_csv([["label \\ predicted", *names], *rows], path)
 
 
 def write_per_class(matrix, names, superclass, path):
@@ -68,7 +68,7 @@ def write_per_class(matrix, names, superclass, path):
         share = "" if np.isnan(accuracy[i]) else round(float(accuracy[i]), 6)
         rows.append([names[i], *([superclass[i]] if superclass else []), int(matrix[i].sum()), share, *taken_for])
     header = ["class", *(["superclass"] if superclass else []), "images", "accuracy", "most_often_taken_for", "times"]
-    run_record.write_csv([header, *rows], path)
+    write_csv([header, *rows], path)
 
 
 def plot_confusion(matrix, names, path):

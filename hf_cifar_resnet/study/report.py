@@ -6,6 +6,7 @@ from statistics import mean, stdev
 
 from jinja2 import Template
 
+from ..documents import replacing_files, write_text
 from ..errors import UserError
 from ..reporting import run_record
 from ..reporting.plots import plot_study, plot_study_final, plot_values
@@ -38,16 +39,17 @@ def write_report(folder, targets=None):
         | run_metrics(run, targets)
         for run in finished
     ]
-    run_record.write_history(rows, folder / "results.csv")
-    tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
     left_out = len([run for run in unfinished if not run["tuning"]])
-    budgets = bool(runs) and _plot_budgets(groups, folder)
-    text = results_markdown(shown, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
-    (folder / "results.md").write_text(text, encoding="utf-8")
-    if runs:
-        histories = {name: [run["history"] for run in members] for name, members in groups.items()}
-        plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
-        plot_study_final({name: test_top1(members) for name, members in groups.items()}, folder / "final.png")
+    with replacing_files(folder) as temporary:
+        run_record.write_history(rows, temporary / "results.csv")
+        tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], temporary)
+        budgets = bool(runs) and _plot_budgets(groups, temporary)
+        text = results_markdown(shown, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
+        write_text(text, temporary / "results.md")
+        if runs:
+            histories = {name: [run["history"] for run in members] for name, members in groups.items()}
+            plot_study(histories, temporary / "curves.png", runs[0]["metrics"]["selected_on"])
+            plot_study_final({name: test_top1(members) for name, members in groups.items()}, temporary / "final.png")
     return text
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
+from ..documents import write_json
 from ..reporting import run_files, run_record
 
 
@@ -23,7 +24,7 @@ class RunRecordCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            run_record.write_json(self.record, Path(args.output_dir, run_files.RUN_JSON))
+            write_json(self.record, Path(args.output_dir, run_files.RUN_JSON))
 
 
 class EpochBoundary(TrainerCallback):

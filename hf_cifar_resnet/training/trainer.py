@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
@@ -18,11 +19,12 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..checkpoints import resume
-from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
+from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, label_share
 from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for, skip_missing_lomo
-from ..errors import UserError
+from ..documents import replacing_files
+from ..errors import UserError, as_user_error
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
@@ -337,8 +339,9 @@ class CifarTrainer(Trainer):
             self._checkpoints.begin(folder)
             self._write_model(folder)
         elif self.args.should_save:
-            with replacing_files(folder) as aside:
-                self._write_model(aside)
+            failed = f"the model cannot be written into {folder}"
+            with as_user_error(failed, SafetensorError), replacing_files(folder) as temporary:
+                self._write_model(temporary)
 
     def _write_model(self, folder):
         self._average_weights()
