@@ -131,5 +131,5 @@ def _parse(argv, prog):
     if parsed[-1].fp16:
         raise UserError("--fp16: the loops to compare with have no gradient scaler; use bf16")
     if options.json is not None:
-        check_output("--json", options.json)
+        check_output("--json", options.json, rb'\A{\n  "benchmark": "')
     return options, *parsed

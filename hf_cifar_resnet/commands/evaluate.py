@@ -12,12 +12,14 @@ from ..errors import UserError
 from ..evaluation import analysis
 from ..processes import destroy_process_group_at_exit
 from ..reporting import run_record
-from ..reporting.error_report import write_analysis
+from ..reporting.error_report import ANALYSIS_FILES, write_analysis
 from ..training.evaluators import load_evaluator, scoring_arguments, training_precision
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from . import positive
 
 SIGNIFICANCE = 0.05
+# How the file of `--json` begins.
+SCORES = rb'\A{\n  "loss": [^\n]+,\n  "top1": '
 
 
 def main(argv, prog=None):
@@ -127,9 +129,9 @@ def _parse(argv, prog):
     )
     options, data_args, record = parse_with_run_record(parser, argv, others="with --ensemble: its other checkpoints")
     if options.json is not None:
-        check_output("--json", options.json)
+        check_output("--json", options.json, SCORES)
     if options.output_dir is not None:
-        check_output_folder("--output_dir", options.output_dir)
+        check_output_folder("--output_dir", options.output_dir, ANALYSIS_FILES)
     options.precision = options.precision or training_precision(record, options.use_cpu)
     _check_ensemble(options)
     if options.calibrate and not Path(options.checkpoint).is_dir():

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, set_seed
 from ..checkpoints.outputs import check_output
 from ..documents import atomic_write, write_csv
 from ..errors import UserError
-from ..reporting.plots import plot_lr_range
+from ..reporting.plots import PICTURE, plot_lr_range
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
@@ -21,6 +21,8 @@ from ..training.train_metrics import NonFiniteError
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
+COLUMNS = ("learning_rate", "loss", "smoothed")
+TABLE = rb"\A" + ",".join(COLUMNS).encode()
 
 
 class RangeTestCallback(TrainerCallback):
@@ -61,7 +63,7 @@ def main(argv, prog=None):
     suggestion = suggest(rates, smoothed)
     with atomic_write(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
-    write_csv([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)], options.table)
+    write_csv([COLUMNS, *zip(rates, losses, smoothed, strict=True)], options.table)
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion
 
@@ -78,7 +80,7 @@ def _parse(argv, prog):
         raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
     if options.optim in SCHEDULE_FREE:
         raise UserError(f"find-lr is for schedules, and {options.optim} has none: use study --tune learning_rate=...")
-    check_output("--output", options.output, ending=".png")
+    check_output("--output", options.output, PICTURE, ending=".png")
     # These come after the user's words, since they define the test.
     factor = json.dumps({"final_factor": options.end_lr / options.start_lr})
     test = (
@@ -88,7 +90,7 @@ def _parse(argv, prog):
     )
     *parsed, options = parser.parse([*argv, *test.split(), factor])
     options.table = Path(options.output).with_suffix(".csv")
-    check_output("--output", options.table)
+    check_output("--output", options.table, TABLE)
     return options, *parsed
 
 

@@ -10,7 +10,7 @@ from ..checkpoints.outputs import check_output
 from ..device import device_for
 from ..documents import atomic_write
 from ..errors import LineParser, UserError, printable
-from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, find_images
+from ..inference.predict import FORMATS, MAX_NAME_WIDTH, PATTERNS, Predictor, find_images
 from . import positive
 
 
@@ -19,7 +19,7 @@ def main(argv, prog=None):
     options = _parse(argv, prog)
     paths = find_images(options.images)
     if options.output is not None:
-        check_output("--output", options.output, inputs=paths)
+        check_output("--output", options.output, PATTERNS[options.format], inputs=paths)
     model, processor = load_checkpoint(options.checkpoint)
     predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
     unreadable = []

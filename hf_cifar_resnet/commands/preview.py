@@ -9,7 +9,7 @@ import torch
 from ..checkpoints.outputs import check_output
 from ..data.mixing import Mixer
 from ..documents import atomic_write
-from ..reporting.plots import plot_images
+from ..reporting.plots import PICTURE, plot_images
 from ..training.build import load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
@@ -47,5 +47,5 @@ def _parse(argv, prog):
     parser.add_argument("--columns", type=positive, default=8, help="augmentations of each image")
     parser.add_argument("--output", default="preview.png", help="PNG to write")
     _, data_args, args, options = parser.parse(argv)
-    check_output("--output", options.output, ending=".png")
+    check_output("--output", options.output, PICTURE, ending=".png")
     return options, data_args, args

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..checkpoints.outputs import check_no_checkpoint
 from ..checkpoints.run_folder import holds_run, lock_run_folder
 from ..documents import write_json
 from ..errors import UserError
@@ -21,6 +22,7 @@ def main(argv, prog=None):
     folder = Path(args.output_dir)
     if (folder / BEST_JSON).exists() or holds_run(folder):
         raise UserError(f"--output_dir {folder} holds a search or a run already: choose another")
+    check_no_checkpoint("--output_dir", folder)
     data = load_data(data_args, args)
     args = args.with_precision_for(build_model(model_args, data))
     with lock_run_folder(args):

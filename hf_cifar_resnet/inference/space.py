@@ -12,6 +12,11 @@ from ..documents import write_text
 from ..errors import UserError, as_user_error
 
 NUM_EXAMPLES = 8
+# What is written, with patterns of the contents that show that they are ours; the first one speaks for all.
+SPACE_FILES = {
+    "page.py": rb"\ndef build_page\(",
+    **dict.fromkeys(("app.py", "requirements.txt", "README.md", "examples")),
+}
 # What the Space's page imports beside gradio.
 SPACE_REQUIREMENTS = ("torch", "torchvision", "transformers", "numpy", "pillow")
 APP = '''"""Show the predictions of the model {checkpoint} for an image."""

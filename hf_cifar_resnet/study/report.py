@@ -9,11 +9,21 @@ from jinja2 import Template
 from ..documents import replacing_files, write_text
 from ..errors import UserError
 from ..reporting import run_record
-from ..reporting.plots import plot_study, plot_study_final, plot_values
+from ..reporting.plots import PICTURE, plot_study, plot_study_final, plot_values
+from ..reporting.run_files import STUDY_JSON
 from .compare import ablation_baselines, compare, confidence_interval, ranked, report_power
 from .cooldowns import EPOCHS
-from .read import group_runs, read_ensembles, read_study, test_top1, variant_name
+from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, test_top1, variant_name
 from .tune import at_edge, choose, read_tried
+
+# What a study writes, with patterns of the contents that show that they are ours; the first one speaks for all.
+STUDY_FILES = {
+    STUDY_JSON: rb'\A{\n  "arguments": \[',
+    "results.csv": rb"\Aschedule,variant,seed,",
+    "results.md": rb"# (Learning-rate schedules|Ablation study) on ",
+    ENSEMBLES_JSON: rb'\A\[(\]|\n  {\n    "runs": )',
+    **dict.fromkeys(("curves.png", "final.png", "budgets.png", "tuning.png"), PICTURE),
+}
 
 
 def write_report(folder, targets=None):
