@@ -1,74 +1,103 @@
-"""Files that commands write: atomically, and never over a run or an input."""
+"""
+Check the files that commands write, before anything is computed: a command replaces only what it has written itself.
+
+That is recognized by what a file contains, for which each kind has a pattern. An empty file may be replaced too.
+"""
 
 import errno
 import os
-import tempfile
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import UserError, as_user_error
+from ..documents import is_device
+from ..errors import UserError
 from ..reporting.run_files import RUN_FILES, holds_model_or_run
 from .save import MANIFEST, TRAINER_STATE
 
+_SEARCHED = 2**20  # bytes of the beginning, and of the end, of a file
 
-def check_output(flag, path, inputs=(), ending=None):
+
+def check_output(
+    flag: str, path: str | os.PathLike, pattern: bytes, inputs: Iterable = (), ending: str | None = None
+) -> None:
     """
-    Check the file that `flag` names, before anything is computed. Raises [`UserError`] if it has another ending, is one
-    of the inputs or a file of a run or checkpoint, or cannot be written.
+    Check the file that `flag` names, whose contents have a `pattern`. Raises [`UserError`] if it has another ending, is
+    one of the inputs, a file of a run or checkpoint or one that this command did not write, or cannot be written.
     """
     path = Path(path)
     if ending and path.suffix.lower() != ending:
         raise UserError(f"{flag} {path} must end in {ending}")
-    if _is_device(path):
+    if is_device(path):
         return
     if path.exists() and any(os.path.exists(other) and os.path.samefile(path, other) for other in inputs):
         raise UserError(f"{flag} {path} is one of the inputs, which it would replace: choose another name")
     place = Path(os.path.realpath(path))
-    _check_place(flag, path, place.parent)
+    check_no_checkpoint(flag, path)
+    _check_writable(flag, path, place.parent)
     if any(map(place.match, RUN_FILES)) and holds_model_or_run(place.parent):
         raise UserError(f"{flag} {path} is a file of the run in {place.parent}: choose another name")
     if place.is_dir():
         raise UserError(f"{flag} {path} cannot be written: {os.strerror(errno.EISDIR)}")
+    if not is_own(place, pattern):
+        raise UserError(f"{flag} {path} is there already, and this command did not write it: choose another name")
 
 
-def check_output_folder(flag, folder):
-    """Check the folder that `flag` names, which need not exist, as [`check_output`] does. It may be no run either."""
+def check_output_folder(flag: str, folder: str | os.PathLike, files: dict[str, bytes | None]) -> None:
+    """
+    Check the folder that `flag` names, which need not exist, as [`check_output`] does, and that it is no run. `files`
+    are the names in it that are written, with their patterns.
+    """
     place = Path(os.path.realpath(folder))
-    _check_place(flag, folder, next(parent for parent in (place, *place.parents) if parent.exists()))
+    check_no_checkpoint(flag, folder)
+    _check_writable(flag, folder, next(parent for parent in (place, *place.parents) if parent.exists()))
     if holds_model_or_run(place):
         raise UserError(f"{flag} {folder} is the folder of a run: choose another, such as {Path(folder, 'analysis')}")
+    check_replaced(flag, folder, files)
 
 
-@contextmanager
-def atomic_write(path):
+def check_replaced(flag: str, folder: str | os.PathLike, files: dict[str, bytes | None]) -> None:
     """
-    Give a `Path` to write a file to, which replaces `path` at the end, unless there is an error. A pipe or another
-    device is written to directly. Raises [`UserError`] if it cannot be written.
+    Raise [`UserError`] if one of the `files` is in a folder and not ours: these are names, or patterns of names, with
+    the patterns of their contents. Where the first one is there and ours, so are the others.
     """
-    with as_user_error(f"{path} cannot be written", OSError):
-        if _is_device(Path(path)):
-            yield Path(path)
-            return
-        place = Path(os.path.realpath(path))
-        # The temporary folder lies in the same folder, since a file cannot be renamed across filesystems.
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".hf-cifar-resnet-") as temporary:
-            yield Path(temporary, place.name)
-            os.replace(Path(temporary, place.name), place)
+    (record, pattern), *_ = files.items()
+    if Path(folder, record).is_file() and is_own(Path(folder, record), pattern):
+        return
+    for names, pattern in files.items():
+        for path in sorted(Path(folder).glob(names)):
+            if pattern is None or not is_own(path, pattern):
+                raise UserError(
+                    f"{flag} {folder} holds {path.name}, which this command did not write and would replace: "
+                    "choose another folder"
+                )
 
 
-def _is_device(path):
-    """Whether a path is a pipe, a terminal or another device."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+def is_own(path: Path, pattern: bytes) -> bool:
+    """Whether a file is absent, empty, or has the pattern in its contents."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        content = file.read(_SEARCHED)
+        file.seek(max(0, path.stat().st_size - _SEARCHED))
+        content += file.read(_SEARCHED)
+    return not content or re.search(pattern, content, re.DOTALL) is not None
 
 
-def _check_place(flag, path, folder):
-    """Raise [`UserError`] if a new file or folder cannot be made in `folder`, or would damage a checkpoint."""
-    for parent in (folder, *folder.parents):
+def check_no_checkpoint(flag: str, path: str | os.PathLike) -> None:
+    """Raise [`UserError`] for a path in a checkpoint, which would be damaged by it."""
+    for parent in Path(os.path.realpath(path), "file").parents:
         if (parent / MANIFEST).is_file() and (parent / TRAINER_STATE).is_file():
             raise UserError(
                 f"{flag} {path} lies in a checkpoint, which could not be resumed with another file in it: "
                 "choose another folder"
             )
+
+
+def _check_writable(flag, path, folder):
+    """Raise [`UserError`] if a new file or folder cannot be made in `folder`."""
     if not folder.is_dir():
         raise UserError(f"{flag} {path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):

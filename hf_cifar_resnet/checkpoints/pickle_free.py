@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import safe_globals
 
-from ..documents import read_json
+from ..documents import read_json, write_json
 from ..errors import UserError
 from ..reporting.run_files import checkpoint_path, step_of
-from ..reporting.run_record import redact, write_json
+from ..reporting.run_record import redact
 from .resume import LARGEST_STATE
 from .save import MANIFEST, TRAINER_STATE, write_manifest
 

@@ -7,12 +7,15 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..documents import remove_leftovers
 from ..errors import UserError, as_user_error
 from ..hub import client
 from ..processes import decide_on_rank_0
-from ..reporting.run_files import METRICS_JSON, STUDY_JSON, list_checkpoints
+from ..reporting.run_files import METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
+from .outputs import check_no_checkpoint, check_replaced
 from .pickle_free import read_pickle_free
 from .resume import find_last_resumable, find_resumable
+from .save import is_complete
 
 try:
     import fcntl
@@ -38,12 +41,25 @@ def _choose_run_folder(args, name):
     folder = Path(args.output_dir)
     if (folder / STUDY_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a study, whose files a run would replace: choose another")
-    if not args.resume_from_checkpoint and holds_run(folder):
-        raise UserError(
-            f"--output_dir {folder} holds a run already: add --resume_from_checkpoint auto to continue it, "
-            "or choose another folder"
-        )
+    _check_replaces_nothing(folder, args)
     return str(folder)
+
+
+def _check_replaces_nothing(folder, args):
+    """Raise [`UserError`] if the run would replace another one, or files that no run has written."""
+    check_no_checkpoint("--output_dir", folder)
+    kind, checkpoints = _kind_of_resume(args), list_checkpoints(folder)
+    if kind == "folder":
+        same = os.path.realpath(Path(args.resume_from_checkpoint).parent) == os.path.realpath(folder)
+    else:
+        same = kind == "true" or (kind == "auto" and checkpoints)
+    if holds_run(folder) and not same:
+        raise UserError(
+            f"--output_dir {folder} holds a run already: "
+            f"{'add --resume_from_checkpoint auto to continue it, or ' if checkpoints else ''}choose another folder"
+        )
+    if not any(map(is_complete, checkpoints)):
+        check_replaced("--output_dir", folder, RUN_FILES)
 
 
 def _default_folder(args, name):
@@ -104,6 +120,7 @@ def lock_folder(folder):
                 raise UserError(
                     f"another run is writing into {folder}: wait for its end, or choose another --output_dir"
                 ) from None
+        remove_leftovers(folder)
         yield
 
 

@@ -11,23 +11,20 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
-from ..documents import read_json
+from ..documents import flush_to_disk, follow_umask, read_json, write_json
 from ..errors import UserError, one_line
 from ..reporting.run_files import list_checkpoints, step_of
-from ..reporting.run_record import write_json
 
 MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
 EMA_FILE = "ema.safetensors"
-# The folder in which a model's files are written before they are renamed; the next save clears it after a kill.
-TEMPORARY = ".saving"
 
 
 def write_manifest(folder):
     """Write `manifest.json`, with the SHA-256 of every file, and flush all files to the disk."""
     files = {name: {"sha256": _sha256(path)} for name, path in _files(folder).items()}
+    for path in (*_files(folder).values(), folder.parent):
+        flush_to_disk(path)
     write_json({"files": files}, folder / MANIFEST)
-    for path in (*_files(folder).values(), folder / MANIFEST, folder, folder.parent):
-        _flush_to_disk(path)
 
 
 def find_damage(folder):
@@ -55,39 +52,6 @@ def _files(folder):
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_to_disk(path):
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def follow_umask(folder):
-    """Give the files in a new folder the mode of the folder: safetensors lets only their owner read its files."""
-    mode = folder.stat().st_mode & 0o666
-    for path in _files(folder).values():
-        path.chmod(mode)
-
-
-@contextmanager
-def replacing_files(folder):
-    """Give a temporary folder to write files into, each of which atomically replaces its namesake at the end."""
-    temporary = folder / TEMPORARY
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        follow_umask(temporary)
-        for path in temporary.iterdir():
-            _flush_to_disk(path)
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def rotate_checkpoints(folder, limit, keep):
@@ -155,7 +119,9 @@ class CheckpointCallback(TrainerCallback):
         """Delete a checkpoint that cannot be written, and report it in one line."""
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, UserError) as error:
+            if isinstance(error, UserError) and isinstance(error.__cause__, OSError):  # of one of our own files
+                error = error.__cause__
             # What PyTorch and safetensors say when a file cannot be written.
             failed = isinstance(error, OSError) or any(x in str(error) for x in ("PytorchStreamWriter", "I/O error"))
             if self._writing is None or not failed:

@@ -12,9 +12,10 @@ import torch
 from transformers import set_seed
 
 from ..benchmark import inference, input, step, timing
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
+from ..documents import write_json
 from ..errors import UserError
-from ..reporting.run_record import hardware, write_json
+from ..reporting.run_record import hardware
 from ..training.build import build_model, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
@@ -35,8 +36,7 @@ def main(argv, prog=None):
         **measure(options, model_args, data_args, args),
     }
     if options.json:
-        with atomic_write(options.json) as file:
-            write_json(result, file)
+        write_json(result, options.json)
     return result
 
 
@@ -123,5 +123,5 @@ def _parse(argv, prog):
     if parsed[-1].fp16:
         raise UserError("--fp16: the loops to compare with have no gradient scaler; use bf16")
     if options.json is not None:
-        check_output("--json", options.json)
+        check_output("--json", options.json, rb'\A{\n  "benchmark": "')
     return options, *parsed

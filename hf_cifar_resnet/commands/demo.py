@@ -6,12 +6,13 @@ from pathlib import Path
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..checkpoints.load import load_checkpoint
+from ..checkpoints.outputs import check_output_folder
 from ..data.arguments import DataArguments
 from ..data.dataset import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, as_user_error
 from ..hub import client
-from ..inference.space import write_examples, write_space
+from ..inference.space import SPACE_FILES, write_examples, write_space
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 
@@ -67,8 +68,7 @@ def _check_space(options):
     if Path(options.checkpoint).is_dir():
         raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
     folder = options.space_folder = Path(options.output_dir or options.space.split("/")[1])
-    if folder.exists() and any(folder.iterdir()) and not (folder / "page.py").is_file():
-        raise UserError(f"{folder} is not empty: choose another --output_dir")
+    check_output_folder("--output_dir", folder, SPACE_FILES)
 
 
 def _make_space(options, title, examples):

@@ -4,20 +4,22 @@ import os
 from pathlib import Path
 
 from ..checkpoints.load import find_checkpoint
-from ..checkpoints.outputs import atomic_write, check_output, check_output_folder
-from ..checkpoints.save import find_damage, replacing_files, write_manifest
+from ..checkpoints.outputs import check_output, check_output_folder
+from ..checkpoints.save import find_damage, write_manifest
 from ..data.arguments import DataArguments
-from ..documents import read_json
-from ..errors import UserError, as_user_error
+from ..documents import read_json, replacing_files, write_json
+from ..errors import UserError
 from ..evaluation import analysis
 from ..processes import destroy_process_group_at_exit
 from ..reporting import run_record
-from ..reporting.error_report import write_analysis
+from ..reporting.error_report import ANALYSIS_FILES, write_analysis
 from ..training.evaluators import load_evaluator, scoring_arguments, training_precision
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from . import positive
 
 SIGNIFICANCE = 0.05
+# How the file of `--json` begins.
+SCORES = rb'\A{\n  "loss": [^\n]+,\n  "top1": '
 
 
 def main(argv, prog=None):
@@ -53,8 +55,7 @@ def main(argv, prog=None):
         if options.output_dir:
             lines += _analyse(options.output_dir, logits, split, evaluator.data, temperature)
         if options.json:
-            with atomic_write(options.json) as file:
-                run_record.write_json(scores, file)
+            write_json(scores, options.json)
         if options.calibrate:
             _save_temperature(temperature, Path(options.checkpoint))
         print("\n".join(lines))
@@ -88,8 +89,8 @@ def _compare(logits, split, rival, split_name):
 
 def _analyse(folder, logits, split, data, temperature):
     """Write the error analysis, and return a summary as lines."""
-    with as_user_error(f"{folder} cannot be written", OSError), replacing_files(Path(folder)) as scratch:
-        found = write_analysis(scratch, logits, split, data, temperature)
+    with replacing_files(folder) as temporary:
+        found = write_analysis(temporary, logits, split, data, temperature)
     lines = [
         f"ece        {entry['ece']:.2%}, loss {entry['loss']:.4f} at temperature {entry['temperature']:.4g}"
         for entry in found["calibration"]
@@ -105,8 +106,7 @@ def _save_temperature(temperature, folder):
     path = folder / "config.json"
     verified = find_damage(folder) is None
     config = read_json(path) | {"calibration_temperature": temperature}
-    with atomic_write(path) as file:
-        run_record.write_json(config, file)
+    write_json(config, path)
     if verified:
         write_manifest(folder)
 
@@ -129,9 +129,9 @@ def _parse(argv, prog):
     )
     options, data_args, record = parse_with_run_record(parser, argv, others="with --ensemble: its other checkpoints")
     if options.json is not None:
-        check_output("--json", options.json)
+        check_output("--json", options.json, SCORES)
     if options.output_dir is not None:
-        check_output_folder("--output_dir", options.output_dir)
+        check_output_folder("--output_dir", options.output_dir, ANALYSIS_FILES)
     options.precision = options.precision or training_precision(record, options.use_cpu)
     _check_ensemble(options)
     if options.calibrate and not Path(options.checkpoint).is_dir():

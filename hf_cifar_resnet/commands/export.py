@@ -4,12 +4,24 @@ from pathlib import Path
 
 import torch
 
+from .. import __version__
 from ..checkpoints.load import load_checkpoint, load_data_for
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
 from ..data.arguments import DataArguments
+from ..documents import atomic_write
 from ..errors import UserError
 from ..inference import convert
-from ..inference.export import BATCH_SIZES, ENDINGS, PRECISIONS, compare, load_runner, measure_accuracy, write_onnx_file
+from ..inference.export import (
+    BATCH_SIZES,
+    ENDINGS,
+    MARK,
+    PATTERNS,
+    PRECISIONS,
+    compare,
+    load_runner,
+    measure_accuracy,
+    write_onnx_file,
+)
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from . import positive
 
@@ -30,7 +42,7 @@ def main(argv, prog=None):
         if options.format == "onnx":
             write_onnx_file(options, deployed, size, file, data, convert.onnx_metadata(model, processor))
         else:
-            torch.export.save(convert.export_program(deployed, size), file)
+            torch.export.save(convert.export_program(deployed, size), file, extra_files={MARK: __version__})
         predict = load_runner(options.format, file)
         found = compare(predict, deployed, model, size, exact=options.precision == "fp32")
         found["bytes"] = file.stat().st_size
@@ -64,5 +76,5 @@ def _parse(argv, prog):
         folder = Path(options.checkpoint) if Path(options.checkpoint).is_dir() else Path()
         suffix = "" if options.precision == "fp32" else f"-{options.precision}"
         options.output = str(folder / f"model{suffix}{ENDINGS[options.format]}")
-    check_output("--output", options.output, ending=ENDINGS[options.format])
+    check_output("--output", options.output, PATTERNS[options.format], ending=ENDINGS[options.format])
     return options, data_args

@@ -9,10 +9,10 @@ import numpy as np
 from transformers import set_seed
 from transformers.utils import is_in_notebook
 
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
+from ..documents import atomic_write, write_csv
 from ..errors import UserError
-from ..reporting.plots import plot_lr_range
-from ..reporting.run_record import write_csv
+from ..reporting.plots import PICTURE, plot_lr_range
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
@@ -22,6 +22,8 @@ from ..training.train_metrics import NonFiniteError
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
+COLUMNS = ("learning_rate", "loss", "smoothed")
+TABLE = rb"\A" + ",".join(COLUMNS).encode()
 
 
 class RangeTestCallback(ScheduleCallback):
@@ -70,8 +72,7 @@ def main(argv, prog=None):
     suggestion = suggest(rates, smoothed)
     with atomic_write(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
-    with atomic_write(options.table) as file:
-        write_csv([("learning_rate", "loss", "smoothed"), *zip(rates, losses, smoothed, strict=True)], file)
+    write_csv([COLUMNS, *zip(rates, losses, smoothed, strict=True)], options.table)
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion
 
@@ -88,7 +89,7 @@ def _parse(argv, prog):
         raise UserError("--start_lr must be above 0 and below --end_lr, a finite number, and --num_steps at least 10")
     if options.optim in SCHEDULE_FREE:
         raise UserError(f"find-lr is for schedules, and {options.optim} has none: use study --tune learning_rate=...")
-    check_output("--output", options.output, ending=".png")
+    check_output("--output", options.output, PICTURE, ending=".png")
     # These come after the user's words, since they define the test.
     test = (
         f"--learning_rate {options.start_lr} --lr_scaling none --max_steps {options.num_steps} --warmup_steps 0 "
@@ -97,7 +98,7 @@ def _parse(argv, prog):
     )
     *parsed, options = parser.parse([*argv, *test.split()])
     options.table = Path(options.output).with_suffix(".csv")
-    check_output("--output", options.table)
+    check_output("--output", options.table, TABLE)
     return options, *parsed
 
 

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from tqdm.auto import tqdm
 
 from ..checkpoints.load import load_checkpoint
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
 from ..device import device_for
+from ..documents import atomic_write
 from ..errors import LineParser, UserError, printable
-from ..inference.predict import FORMATS, MAX_NAME_WIDTH, Predictor, describe_left_out, find_images
+from ..inference.predict import FORMATS, MAX_NAME_WIDTH, PATTERNS, Predictor, describe_left_out, find_images
 from . import positive
 
 
@@ -18,7 +19,7 @@ def main(argv, prog=None):
     options = _parse(argv, prog)
     paths, left_out = find_images(options.images)
     if options.output is not None:
-        check_output("--output", options.output, inputs=paths)
+        check_output("--output", options.output, PATTERNS[options.format], inputs=paths)
     model, processor = load_checkpoint(options.checkpoint)
     predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
     unreadable = []

@@ -8,10 +8,11 @@ hf-cifar-resnet preview --config strong --images 4 --columns 4 --output strong.p
 import numpy as np
 import torch
 
-from ..checkpoints.outputs import atomic_write, check_output
+from ..checkpoints.outputs import check_output
 from ..data.mixing import Mixer
+from ..documents import atomic_write
 from ..errors import UserError, printable
-from ..reporting.plots import plot_images
+from ..reporting.plots import PICTURE, plot_images
 from ..training.build import load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive
@@ -91,5 +92,5 @@ def _parse(argv, prog):
     _, data_args, args, options = parser.parse(argv)
     if (count := options.images * options.columns) > LARGEST_SHEET:
         raise UserError(f"--images times --columns must be at most {LARGEST_SHEET:,}, got {count:,}")
-    check_output("--output", options.output, ending=".png")
+    check_output("--output", options.output, PICTURE, ending=".png")
     return options, data_args, args

@@ -3,9 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..checkpoints.outputs import check_no_checkpoint
 from ..checkpoints.run_folder import holds_run, lock_run_folder
+from ..documents import write_json
 from ..errors import UserError
-from ..reporting import run_record
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
@@ -21,6 +22,7 @@ def main(argv, prog=None):
     folder = Path(args.output_dir)
     if (folder / BEST_JSON).exists() or holds_run(folder):
         raise UserError(f"--output_dir {folder} holds a search or a run already: choose another")
+    check_no_checkpoint("--output_dir", folder)
     data = load_data(data_args, args)
     args = args.with_precision_for(build_model(model_args, data))
     with lock_run_folder(args):
@@ -29,7 +31,7 @@ def main(argv, prog=None):
         )
         best = find_best(trainer, space, options, args)
         found = {args.metric_for_best_model: best.objective, "trials": options.trials}
-        run_record.write_json(found | {"arguments": best.hyperparameters}, folder / BEST_JSON)
+        write_json(found | {"arguments": best.hyperparameters}, folder / BEST_JSON)
     settings = " ".join(f"--{name} {value:g}" for name, value in best.hyperparameters.items())
     print(f"Best {args.metric_for_best_model} on {data_args.eval_split}: {best.objective:.4f} with {settings}")
     return found

@@ -23,6 +23,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..checkpoints.outputs import check_no_checkpoint, check_replaced
 from ..checkpoints.run_folder import holds_run
 from ..errors import LineParser, UserError
 from ..reporting import run_files
@@ -44,11 +45,14 @@ def main(argv, prog=None):
     """Execute the runs that are not finished, then write tables and plots. Exit with 1 if a run failed."""
     options, common = _parse(argv, prog)
     if options.report is not None:
+        check_replaced("--report", options.report, report.STUDY_FILES)
         print(report.write_report(options.report, options.targets))
         return
     folder = Path(options.output_dir)
     if holds_run(folder) or (folder / run_files.RUN_JSON).exists():
         raise UserError(f"--output_dir {folder} holds a run, whose files a study would replace: choose another")
+    check_no_checkpoint("--output_dir", folder)
+    check_replaced("--output_dir", folder, report.STUDY_FILES)
     variants = plan_variants(options.schedules, options.vary, options.without)
     runs = plan_runs(folder, variants, options.seeds)
     check_runs(runs, common)

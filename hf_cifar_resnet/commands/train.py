@@ -8,7 +8,7 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 from pathlib import Path
 
 from .. import processes
-from ..errors import reports_user_errors
+from ..errors import UserError, reports_user_errors
 from ..reporting import run_record
 from ..reporting.card import write_run_files
 from ..training import preemption
@@ -25,7 +25,7 @@ def main(argv=None, prog=None):
     """
     Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.
 
-    Exit with 75 after SIGTERM, SIGINT or SIGUSR1: see [`~hf_cifar_resnet.training.preemption`].
+    Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
     arguments = parse_arguments(argv, prog)
     command = run_record.command_line(argv, prog)
@@ -84,6 +84,7 @@ def _train(model_args, data_args, args, command, preempted):
 
 def finish(trainer, record, data, eval_split):
     """Score the test split, for the only time in a run, save the model and the run's files, and return the metrics."""
+    from ..checkpoints.save import find_last_complete
     from ..evaluation.analysis import most_confused
 
     output = trainer.predict(data.test, metric_key_prefix="test")
@@ -91,7 +92,13 @@ def finish(trainer, record, data, eval_split):
     test = run_record.scores(output.metrics, "test")
     confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
     metrics = run_record.make_metrics(trainer.state, trainer.args, eval_split, test, confused)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        write_run_files(trainer.args.output_dir, record, metrics, run_record.history(trainer.state.log_history))
+    folder = Path(trainer.args.output_dir)
+    try:
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            write_run_files(folder, record, metrics, run_record.history(trainer.state.log_history))
+    except UserError as error:  # such as a full disk
+        last = find_last_complete(folder)
+        left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
+        raise UserError(f"{error}; {left if last else 'there is no checkpoint'}") from error
     return metrics

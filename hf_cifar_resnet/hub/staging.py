@@ -6,11 +6,11 @@ from pathlib import Path
 from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
-from ..documents import read_json
+from ..documents import read_json, write_json
 from ..errors import UserError, as_user_error
 from ..reporting import run_files
 from ..reporting.card import model_card, write_run_files
-from ..reporting.run_record import redact, write_json
+from ..reporting.run_record import redact
 
 _NEEDED = ("config.json", "preprocessor_config.json", run_files.CARD, run_files.METRICS_JSON, run_files.RUN_JSON)
 

@@ -7,6 +7,9 @@ from ..errors import UserError
 from . import convert
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
+# Of what a file contains: `convert.onnx_metadata` has the temperature, and an archive the names of its files.
+MARK = "hf_cifar_resnet"
+PATTERNS = {"onnx": rb"calibration_temperature", "torch": MARK.encode()}
 PRECISIONS = {"onnx": ("fp32", "fp16", "int8", "int8_dynamic"), "torch": ("fp32", "fp16")}
 BATCH_SIZES = (1, 2, 7)
 # The largest difference of logits: absolute where the largest is below 1, else relative to the largest.

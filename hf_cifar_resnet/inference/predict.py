@@ -138,3 +138,9 @@ def write_json(answers, file, width):
 
 
 FORMATS = {"table": write_table, "json": write_json, "csv": write_csv}
+# How such a file begins.
+PATTERNS = {
+    "table": rb"\A[^\n]+  [^\n]+ \d+\.\d%[ \n]",
+    "json": rb'\A\[\n{"image": [^\n]*"predictions": \[',
+    "csv": rb"\Aimage,rank,label,probability\n",
+}

@@ -8,9 +8,15 @@ import numpy as np
 from PIL import Image
 
 from ..checkpoints.load import load_data_for
+from ..documents import write_text
 from ..errors import UserError, as_user_error
 
 NUM_EXAMPLES = 8
+# What is written, with patterns of the contents that show that they are ours; the first one speaks for all.
+SPACE_FILES = {
+    "page.py": rb"\ndef build_page\(",
+    **dict.fromkeys(("app.py", "requirements.txt", "README.md", "examples")),
+}
 # What the Space's page imports beside gradio.
 SPACE_REQUIREMENTS = ("torch", "torchvision", "transformers", "numpy", "pillow")
 APP = '''"""Show the predictions of the model {checkpoint} for an image."""
@@ -81,7 +87,7 @@ def write_space(folder, checkpoint, title, examples=()):
     with as_user_error(f"{folder} cannot be written", OSError):
         (folder / "examples").mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(text, folder / name)
         for path in examples:
             shutil.copy(path, folder / "examples")
     return [*texts, *sorted({f"examples/{Path(path).name}" for path in examples})]

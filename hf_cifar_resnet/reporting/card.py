@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from ..documents import replacing_files, write_json
 from ..errors import printable
 from . import run_files, run_record
 from .plots import plot_history
@@ -97,11 +98,11 @@ def model_card(record, metrics):
 
 
 def write_run_files(folder, record, metrics, rows):
-    """Write run.json, history.csv, README.md, metrics.json and curves.png of a run into an existing folder."""
-    folder = Path(folder)
-    run_record.write_json(record, folder / run_files.RUN_JSON)
-    run_record.write_history(rows, folder / run_files.HISTORY_CSV)
-    model_card(record, metrics).save(folder / CARD)
-    # metrics.json marks the run as finished, so all other numbers are written before it.
-    run_record.write_json(metrics, folder / run_files.METRICS_JSON)
-    plot_history(rows, folder / CURVES, metrics["selected_on"], record["arguments"]["label_smoothing_factor"])
+    """Write run.json, history.csv, README.md and curves.png of a run into its folder, then metrics.json."""
+    with replacing_files(folder) as temporary:
+        write_json(record, temporary / run_files.RUN_JSON)
+        run_record.write_history(rows, temporary / run_files.HISTORY_CSV)
+        model_card(record, metrics).save(temporary / CARD)
+        plot_history(rows, temporary / CURVES, metrics["selected_on"], record["arguments"]["label_smoothing_factor"])
+    # It marks the run as finished, so all other files are complete before it.
+    write_json(metrics, Path(folder, run_files.METRICS_JSON))

@@ -2,13 +2,19 @@
 
 import numpy as np
 
+from ..documents import write_csv, write_json
 from ..evaluation import analysis
-from . import run_record
-from .plots import COLOURS, add_legend, new_figure
+from .plots import COLOURS, PICTURE, add_legend, new_figure, save_figure
 
 # With more classes, the cells of a confusion matrix have no room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25
 MISTAKES, MISTAKES_IN_A_ROW = 30, 6
+# The names of the files, with patterns of the contents that show that they are ours; the first one speaks for all.
+ANALYSIS_FILES = {
+    "analysis.json": rb'\A{\n  "images": \d+,\n  "accuracy": ',
+    **dict.fromkeys(("per_class.csv", "confusion.csv", "superclass_confusion.csv")),
+    **dict.fromkeys(("*confusion.png", "reliability.png", "mistakes.png"), PICTURE),
+}
 
 
 def write_analysis(folder, logits, split, data, temperature=1.0):
@@ -47,14 +53,14 @@ def write_analysis(folder, logits, split, data, temperature=1.0):
         ],
         "most_confused": analysis.most_confused(logits, labels, names),
     }
-    run_record.write_json(numbers, folder / "analysis.json")
+    write_json(numbers, folder / "analysis.json")
     return numbers
 
 
 def write_confusion(matrix, names, path):
     """Write a confusion matrix as CSV: a row for each label, a column for each prediction."""
     rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
-    run_record.write_csv([["label \\ predicted", *names], *rows], path)
+    write_csv([["label \\ predicted", *names], *rows], path)
 
 
 def write_per_class(matrix, names, superclass, path):
@@ -68,7 +74,7 @@ def write_per_class(matrix, names, superclass, path):
         share = "" if np.isnan(accuracy[i]) else round(float(accuracy[i]), 6)
         rows.append([names[i], *([superclass[i]] if superclass else []), int(matrix[i].sum()), share, *taken_for])
     header = ["class", *(["superclass"] if superclass else []), "images", "accuracy", "most_often_taken_for", "times"]
-    run_record.write_csv([header, *rows], path)
+    write_csv([header, *rows], path)
 
 
 def plot_confusion(matrix, names, path):
@@ -91,7 +97,7 @@ def plot_confusion(matrix, names, path):
                 axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda root, _: f"{root**2:.0%}")
     bar.set_label("share of the label's images")
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    save_figure(figure, path, dpi=100, bbox_inches="tight")
 
 
 def plot_reliability(found, path):
@@ -113,7 +119,7 @@ def plot_reliability(found, path):
         for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
             axis.set_major_formatter(lambda value, _: f"{value:.0%}")
     add_legend(figure, axes[0], "outside lower center")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def plot_mistakes(images, labels, probs, names, path):
@@ -128,4 +134,4 @@ def plot_mistakes(images, labels, probs, names, path):
         panel.set_title(f"{names[taken_for]} {probabilities[taken_for]:.0%}\nis {names[label]}", fontsize=9)
     if not len(images):
         axes[0].set_title("no mistakes", fontsize=9)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)

@@ -5,6 +5,10 @@ import os
 import sys
 from statistics import mean, stdev
 
+SOFTWARE = "hf-cifar-resnet"
+# Of what a PNG of ours contains, by which a later command knows that it may replace it.
+PICTURE = rb"\A\x89PNG.*?Software\x00" + SOFTWARE.encode()
+
 
 def new_figure(columns, rows=1, width=4.4, height=3.4):
     """Return a matplotlib figure that needs no display, and its axes, with a grid, as a flat list."""
@@ -24,6 +28,11 @@ def new_figure(columns, rows=1, width=4.4, height=3.4):
     for panel in axes:
         panel.grid(alpha=0.3)
     return figure, axes
+
+
+def save_figure(figure, path, **options):
+    """Save a figure as PNG, marked as this package's."""
+    figure.savefig(path, metadata={"Software": SOFTWARE}, **options)
 
 
 def plot_history(rows, path, split, label_smoothing=0.0):
@@ -48,7 +57,7 @@ def plot_history(rows, path, split, label_smoothing=0.0):
         if axes is not rate and axes.lines:
             axes.legend()
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _label_epochs(axes, title):
@@ -93,7 +102,7 @@ def plot_study(histories, path, split):
         if column in ("eval_top1", "train_accuracy"):
             panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     add_legend(figure, axes[0], "outside lower center")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def add_legend(figure, axes, place):
@@ -115,7 +124,7 @@ def plot_study_final(finals, path):
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     figure.supxlabel("test top-1: mean ± standard deviation over seeds, and each seed", fontsize="medium")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def plot_values(tops, path, argument, title, chosen=None):
@@ -146,7 +155,7 @@ def plot_values(tops, path, argument, title, chosen=None):
     axes.set(xlabel=argument, ylabel=title)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     add_legend(figure, axes, "outside upper center")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def plot_schedules(curves, path):
@@ -162,7 +171,7 @@ def plot_schedules(curves, path):
         panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for panel in axes[len(curves) :]:
         panel.set_visible(False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def plot_lr_range(rates, losses, smoothed, suggestion, path):
@@ -178,7 +187,7 @@ def plot_lr_range(rates, losses, smoothed, suggestion, path):
     axes.xaxis.set_major_formatter(LogFormatter())
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def plot_images(columns, path, title):
@@ -198,4 +207,4 @@ def plot_images(columns, path, title):
             cell.set_title(heading, fontsize="medium")
         if captions:
             cell.set_xlabel(captions[row], fontsize="small")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

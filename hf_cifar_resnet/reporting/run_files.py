@@ -11,8 +11,9 @@ _PREFIX = "checkpoint-"
 WEIGHT_FILES = (WEIGHTS, "model-*-of-*.safetensors", f"{WEIGHTS}.index.json")
 MODEL_FILES = ("config.json", "preprocessor_config.json", "configuration_cifar_resnet.py", "modeling_cifar_resnet.py")
 PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, METRICS_JSON, RUN_JSON, TRAINING_ARGS_JSON)
-# What training writes.
-RUN_FILES = (*PUSHED_FILES, HISTORY_CSV)
+# What training writes, with patterns of the contents that show that they are ours; the first one speaks for all.
+RUN_FILES = {RUN_JSON: rb'\A{\n  "command": \['}
+RUN_FILES |= {name: None for name in (*PUSHED_FILES, HISTORY_CSV) if name != RUN_JSON}
 
 
 def holds_model_or_run(folder):

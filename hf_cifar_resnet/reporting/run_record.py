@@ -1,7 +1,6 @@
 """The record of a run: what was run (run.json), its metrics (metrics.json) and its history (history.csv)."""
 
 import csv
-import json
 import platform
 import re
 import sys
@@ -13,6 +12,7 @@ import torch
 
 from .. import __version__
 from ..choices import BUILT_IN_DATASETS
+from ..documents import write_csv
 from ..processes import is_launched
 from .run_files import step_of
 
@@ -87,15 +87,6 @@ def command_line(argv, prog):
     words = sys.argv[1:] if argv is None else argv
     hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in words]
     return [*program, *("<HUB_TOKEN>" if before == "--hub_token" else word for before, word in pairwise(["", *hidden]))]
-
-
-def write_csv(rows, path):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-
-
-def write_json(content, path):
-    Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.

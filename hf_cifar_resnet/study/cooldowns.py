@@ -11,6 +11,7 @@ import shutil
 
 from ..checkpoints.resume import find_best
 from ..checkpoints.save import rotate_checkpoints
+from ..documents import replacing_files
 from ..errors import UserError
 from ..reporting import run_files, run_record
 from ..training.parser import parse_arguments
@@ -76,8 +77,9 @@ def branch_off(run, trunk):
     checkpoint = run_files.checkpoint_path(trunk.folder, step)
     if not checkpoint.is_dir():  # dropped before this budget was added: the run is trained in full
         return
-    for source in filter(None, (find_best(checkpoint), checkpoint)):
-        shutil.copytree(source, run.folder / source.name, dirs_exist_ok=True)
+    with replacing_files(run.folder) as temporary:
+        for source in filter(None, (find_best(checkpoint), checkpoint)):
+            shutil.copytree(source, temporary / source.name, dirs_exist_ok=True)
 
 
 def execute_with_branches(runs, common, engine):

@@ -5,10 +5,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm.auto import tqdm
 
-from ..checkpoints.outputs import atomic_write
-from ..documents import read_json
+from ..documents import read_json, write_json
 from ..errors import UserError
-from ..reporting import run_files, run_record
+from ..reporting import run_files
 from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, variant_name
 
 LOG = "train.log"
@@ -95,5 +94,4 @@ def score_ensembles(folder, use_cpu):
             known[names] = {"runs": names, "test": score_ensemble([str(folder / name) for name in names], use_cpu)}
         except UserError as error:
             print(f"no ensemble of {variant}: {error}")
-    with atomic_write(folder / ENSEMBLES_JSON) as file:
-        run_record.write_json(list(known.values()), file)
+    write_json(list(known.values()), folder / ENSEMBLES_JSON)

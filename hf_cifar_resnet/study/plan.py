@@ -7,9 +7,9 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..documents import read_json
+from ..documents import read_json, write_json
 from ..errors import UserError, as_user_error
-from ..reporting import run_files, run_record
+from ..reporting import run_files
 from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import parse_arguments
 
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def finished(self):
-        # A run writes its metrics when its weights and all other figures are saved; only curves.png comes later.
+        # A run writes its metrics last, when its model and all other files are complete.
         return (self.folder / run_files.METRICS_JSON).is_file()
 
     def arguments(self):
@@ -142,4 +142,4 @@ def write_plan(folder, runs, options, common):
     study = {"arguments": common, "varied": vary, "without": without, "runs": list(known.values())}
     with as_user_error(f"the folder {folder} cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        run_record.write_json(study, path)
+    write_json(study, path)

@@ -6,13 +6,24 @@ from statistics import mean, stdev
 
 from jinja2 import Template
 
+from ..documents import replacing_files, write_text
 from ..errors import UserError
 from ..reporting import run_record
-from ..reporting.plots import plot_study, plot_study_final, plot_values
+from ..reporting.plots import PICTURE, plot_study, plot_study_final, plot_values
+from ..reporting.run_files import STUDY_JSON
 from .compare import ablation_baselines, compare, confidence_interval, ranked, report_power
 from .cooldowns import EPOCHS
-from .read import group_runs, read_ensembles, read_study, test_top1, variant_name
+from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, test_top1, variant_name
 from .tune import at_edge, choose, read_tried
+
+# What a study writes, with patterns of the contents that show that they are ours; the first one speaks for all.
+STUDY_FILES = {
+    STUDY_JSON: rb'\A{\n  "arguments": \[',
+    "results.csv": rb"\Aschedule,variant,seed,",
+    "results.md": rb"# (Learning-rate schedules|Ablation study) on ",
+    ENSEMBLES_JSON: rb'\A\[(\]|\n  {\n    "runs": )',
+    **dict.fromkeys(("curves.png", "final.png", "budgets.png", "tuning.png"), PICTURE),
+}
 
 
 def write_report(folder, targets=None):
@@ -38,16 +49,17 @@ def write_report(folder, targets=None):
         | run_metrics(run, targets)
         for run in finished
     ]
-    run_record.write_history(rows, folder / "results.csv")
-    tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], folder)
     left_out = len([run for run in unfinished if not run["tuning"]])
-    budgets = bool(runs) and _plot_budgets(groups, folder)
-    text = results_markdown(shown, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
-    (folder / "results.md").write_text(text, encoding="utf-8")
-    if runs:
-        histories = {name: [run["history"] for run in members] for name, members in groups.items()}
-        plot_study(histories, folder / "curves.png", runs[0]["metrics"]["selected_on"])
-        plot_study_final({name: test_top1(members) for name, members in groups.items()}, folder / "final.png")
+    with replacing_files(folder) as temporary:
+        run_record.write_history(rows, temporary / "results.csv")
+        tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], temporary)
+        budgets = bool(runs) and _plot_budgets(groups, temporary)
+        text = results_markdown(shown, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
+        write_text(text, temporary / "results.md")
+        if runs:
+            histories = {name: [run["history"] for run in members] for name, members in groups.items()}
+            plot_study(histories, temporary / "curves.png", runs[0]["metrics"]["selected_on"])
+            plot_study_final({name: test_top1(members) for name, members in groups.items()}, temporary / "final.png")
     return text
 
 

@@ -174,7 +174,7 @@ class CifarTrainingArguments(TrainingArguments):
             "use_liger_kernel is for language models; leave it out": self.use_liger_kernel,
             "neftune_noise_alpha is for language models; leave it out": self.neftune_noise_alpha,
             "sync_batchnorm needs GPUs, since torch has it for them alone; leave it out": no_gpu,
-            "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM, SIGINT and SIGUSR1 in every "
+            "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM and other signals in every "
             "process": self.enable_jit_checkpoint,
             "early_stopping_patience needs load_best_model_at_end": no_best,
             f"{self.optim} averages the weights already: leave ema_decay out": is_averaged and self.ema_decay,

@@ -6,6 +6,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, set_seed
 
+from ..documents import write_json
 from ..reporting import run_files, run_record
 
 
@@ -43,7 +44,7 @@ class RunRecordCallback(TrainerCallback):
             if tried != given:
                 self.record["changed_arguments"]["global_batch_size"] = [given, tried]
         if state.is_world_process_zero:
-            run_record.write_json(self.record, Path(args.output_dir, run_files.RUN_JSON))
+            write_json(self.record, Path(args.output_dir, run_files.RUN_JSON))
 
 
 class EpochBoundary(TrainerCallback):

@@ -1,17 +1,21 @@
 """
 Preemption: a checkpoint is saved before a signal ends a run.
 
-SIGTERM, SIGINT and SIGUSR1 end a run with an exit code that a script can test. During training, a checkpoint is saved
-after the current step (and the current evaluation); at any other time the program ends at once, to be resumed from the
-last checkpoint. A second signal ends the program immediately with 128 + its number.
+SIGTERM, SIGINT, SIGUSR1 and SIGHUP end a run with an exit code that a script can test. During training, a checkpoint
+is saved after the current step (and the current evaluation); at any other time the program ends at once, to be resumed
+from the last checkpoint. A second signal ends the program immediately with 128 + its number. A signal that was ignored
+when the program started stays ignored, as SIGHUP behind `nohup`.
+
+A closed terminal, or the end of the program that reads the output through a pipe, such as a study, is a SIGHUP too.
 """
 
 import os
+import select
 import shlex
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,12 +24,16 @@ from transformers import TrainerCallback
 from ..checkpoints.save import find_last_complete
 from ..errors import printable
 from ..processes import destroy_process_group_at_exit, is_launched, is_rank_0
+from .workers import SIGNALS
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: a temporary failure, try again
 MARKER = "preempted"
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
-# Seconds in which a signal may arrive twice: from a job scheduler, and passed on by the launcher.
-ECHO = 5.0
+# Seconds in which signals are one request: `timeout` sends two, to the process and to its group.
+SAME_REQUEST = 1.0
+# The same behind a launcher, which passes on what a job scheduler may have sent to all processes.
+SAME_REQUEST_LAUNCHED = 5.0
+STDOUT, STDERR = 1, 2
+LOST = getattr(select, "POLLERR", 0) | getattr(select, "POLLHUP", 0)  # a pipe without a reader, a closed terminal
 
 
 class Preempted(SystemExit):
@@ -50,13 +58,15 @@ class PreemptionCallback(TrainerCallback):
 
     def receive(self, signum, frame):
         now = time.monotonic()
+        if signum == getattr(signal, "SIGHUP", None):
+            _drop_lost_output()
         if self.ending:
             return
         if self.signum is None:
             self.signum, self._since = signum, now
             if not self.training:
                 raise Preempted(EXIT_CODE)
-        elif not is_launched() or now - self._since > ECHO:
+        elif now - self._since > (SAME_REQUEST_LAUNCHED if is_launched() else SAME_REQUEST):
             os._exit(128 + signum)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -106,9 +116,11 @@ def watch_signals(command):
     """
     watch = PreemptionCallback()
     in_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
-    before = {number: signal.signal(number, watch.receive) for number in SIGNALS if in_main}
+    heard = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, watch.receive) for number in heard}
     try:
-        yield watch
+        with _watched_output() if in_main else nullcontext():
+            yield watch
     except Preempted:
         watch.ending = True
         if is_rank_0():
@@ -119,6 +131,44 @@ def watch_signals(command):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _watched_output():
+    """Send SIGHUP to this process when nobody reads its output any more."""
+    if not hasattr(select, "poll"):  # on Windows
+        yield
+        return
+    ended, end = os.pipe()
+
+    def watch():
+        waiting = select.poll()
+        waiting.register(ended, select.POLLIN)
+        waiting.register(STDOUT, 0)
+        events = dict(waiting.poll())
+        if events.get(STDOUT, 0) & LOST and ended not in events:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.write(end, b"\n")  # closing it would not do while a forked worker has it too
+        thread.join()
+        os.close(end)
+        os.close(ended)
+
+
+def _drop_lost_output():
+    """Let an output that nobody can read any more go nowhere, since printing to it would be an error."""
+    if hasattr(select, "poll"):
+        outputs = select.poll()
+        for stream in (STDOUT, STDERR):
+            outputs.register(stream, 0)
+        for stream, events in outputs.poll(0):
+            if events & LOST:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def _resume_hint(signum, folder, command):

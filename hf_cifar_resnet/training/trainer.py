@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
@@ -21,12 +22,13 @@ from transformers.utils import is_in_notebook, logging
 
 from .. import processes
 from ..checkpoints import resume
-from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback, replacing_files
+from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
 from ..data.mixing import Mixer, label_share
 from ..data.steps import Steps
 from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for, skip_missing_lomo
-from ..errors import UserError
+from ..documents import replacing_files
+from ..errors import UserError, as_user_error
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
@@ -36,6 +38,7 @@ from .callbacks import EpochBoundary, EpochLineCallback, ProcessSeedCallback, Qu
 from .ema import EmaCallback
 from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
 from .train_metrics import TrainMetrics, TrainMetricsCallback
+from .workers import worker_context
 
 
 class CifarTrainer(Trainer):
@@ -152,6 +155,7 @@ class CifarTrainer(Trainer):
         return self._make_train_loader(self.args.per_device_train_batch_size, positions)
 
     def _make_train_loader(self, batch_size, sampler, drop_last=False):
+        start_method = self.args.dataloader_multiprocessing_context
         return self._make_loader(
             self.train_dataset,
             batch_size,
@@ -160,7 +164,7 @@ class CifarTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            multiprocessing_context=worker_context(start_method) if self.args.dataloader_num_workers else start_method,
         )
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -390,8 +394,9 @@ class CifarTrainer(Trainer):
             self._checkpoints.begin(folder)
             self._write_model(folder)
         elif self.args.should_save:
-            with replacing_files(folder) as aside:
-                self._write_model(aside)
+            failed = f"the model cannot be written into {folder}"
+            with as_user_error(failed, SafetensorError), replacing_files(folder) as temporary:
+                self._write_model(temporary)
 
     def _write_model(self, folder):
         self._average_weights()

@@ -6,6 +6,7 @@ import pytest
 
 from hf_cifar_resnet.checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
 from hf_cifar_resnet.checkpoints.save import write_manifest
+from hf_cifar_resnet.documents import write_json
 from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.processes import check_processes
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
@@ -75,11 +76,51 @@ def test_given_folder_with_a_run_is_refused_unless_resumed(make_args, finished):
         Path("mine/metrics.json").write_text("{}")
     else:
         put_checkpoints("mine", 3)
-    with pytest.raises(UserError, match="mine holds a run already: add --resume_from_checkpoint auto"):
+    what_to_do = "choose another" if finished else "add --resume_from_checkpoint auto"
+    with pytest.raises(UserError, match=f"mine holds a run already: {what_to_do}"):
         choose_run_folder(make_args(output_dir="mine"), "name")
     with pytest.raises(UserError, match="holds a run already"):
         choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="false"), "name")
-    assert choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
+    if not finished:
+        assert choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
+    else:  # which `auto` would begin anew
+        with pytest.raises(UserError, match="holds a run already"):
+            choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="auto"), "name")
+
+
+def test_checkpoint_of_another_run_does_not_replace_a_run(make_args):
+    for folder in ("one", "other"):
+        put_checkpoints(folder, 3)
+    with pytest.raises(UserError, match="one holds a run already"):
+        choose_run_folder(make_args(output_dir="one", resume_from_checkpoint="other/checkpoint-3"), "name")
+    assert choose_run_folder(make_args(output_dir="./one", resume_from_checkpoint="one/checkpoint-3"), "name") == "one"
+
+
+@pytest.mark.parametrize("resume", [None, "auto", "true"])
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors", "history.csv", "run.json"])
+def test_files_that_no_run_has_written_are_not_replaced(make_args, name, resume):
+    """Notes, or a model that was downloaded."""
+    Path("mine").mkdir()
+    Path("mine", name).write_text("mine")
+    with pytest.raises(UserError, match=f"mine holds {name}, which this command did not write and would replace"):
+        choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint=resume), "name")
+    Path("mine", name).unlink()
+    Path("mine/notes.txt").write_text("mine")
+    assert choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint=resume), "name") == "mine"
+
+
+def test_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(make_args):
+    Path("mine").mkdir()
+    write_json({"command": ["train.py"]}, "mine/run.json")
+    Path("mine/README.md").write_text("of the run")
+    assert choose_run_folder(make_args(output_dir="mine"), "name") == "mine"
+
+
+@pytest.mark.parametrize("below", ["", "new", "new/deep"])
+def test_run_in_a_checkpoint_of_another(make_args, below):
+    put_checkpoints("mine", 14)
+    with pytest.raises(UserError, match="lies in a checkpoint"):
+        choose_run_folder(make_args(output_dir=str(Path("mine/checkpoint-14", below))), "name")
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])

@@ -255,6 +255,78 @@ def test_output_replaces_nothing_that_is_needed(checkpoint, image, tmp_path, mon
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+QUICK = "--config quickstart --use_cpu --max_train_samples 100 --max_eval_samples 100"
+# What each command would replace beside or at its output, by its content.
+FOREIGN = {
+    "schedules --output notes/x.png": "x.png",
+    f"preview {QUICK} --output notes/x.png": "x.png",
+    f"find-lr {QUICK} --output notes/x.png": "x.png",
+    f"find-lr {QUICK} --output notes/y.png": "y.csv",
+    "predict checkpoint red.png --output notes/x.txt": "x.txt",
+    "predict checkpoint red.png --format csv --output notes/x.csv": "x.csv",
+    "predict checkpoint red.png --format json --output notes/x.json": "x.json",
+    "evaluate checkpoint --use_cpu --json notes/x.json": "x.json",
+    "evaluate checkpoint --use_cpu --output_dir notes": "per_class.csv",
+    "export checkpoint --format onnx --output notes/x.onnx": "x.onnx",
+    "export checkpoint --format torch --output notes/x.pt2": "x.pt2",
+    "benchmark startup --use_cpu --json notes/x.json": "x.json",
+    f"train {QUICK} --output_dir notes": "README.md",
+    f"train {QUICK} --output_dir notes --resume_from_checkpoint auto": "config.json",
+    f"study {QUICK} --output_dir notes": "results.csv",
+    "study --report notes": "curves.png",
+}
+
+
+@pytest.mark.parametrize("kind", ["picture", "table"])
+@pytest.mark.parametrize("arguments, name", FOREIGN.items(), ids=FOREIGN)
+def test_file_of_somebody_else_is_not_replaced(
+    checkpoint, image, tmp_path, monkeypatch, refused, arguments, name, kind
+):
+    monkeypatch.chdir(tmp_path)
+    Path("notes").mkdir()
+    if kind == "picture":
+        Image.new("RGB", (9, 9)).save(Path("notes", name), "PNG")
+    else:
+        Path("notes", name).write_text("image,label\nred.png,red\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    line = refused(*arguments.split())
+    assert f"{name} is there already" in line or f"holds {name}, which this command did not write" in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+OWN = [
+    "schedules constant --output out.png",
+    f"preview {QUICK} --images 1 --columns 1 --output out.png",
+    f"find-lr {QUICK} --num_steps 10 --output out.png",
+    "predict checkpoint red.png --use_cpu --output out",
+    "predict checkpoint red.png --use_cpu --format csv --output out",
+    "predict checkpoint red.png --use_cpu --format json --output out",
+    "evaluate checkpoint --use_cpu {data} --json out --output_dir analysis",
+    "export checkpoint --format onnx --output out.onnx",
+    "export checkpoint --format onnx --precision int8_dynamic {data} --output out.onnx",
+    "export checkpoint --format torch --output out.pt2",
+]
+
+
+@pytest.mark.parametrize("arguments", OWN)
+def test_own_file_is_replaced(checkpoint, image, tmp_path, monkeypatch, write_test_split, arguments):
+    monkeypatch.chdir(tmp_path)
+    data = " ".join(map(str, write_test_split(["red", "green", "blue"])[:2]))
+    for _ in range(2):
+        cli(arguments.format(data=data).split())
+    assert not list(tmp_path.glob(".hf*"))
+
+
+@pytest.mark.parametrize("command", ["train", "study", "search --space learning_rate=0.1,0.2"])
+def test_run_or_study_in_a_checkpoint(checkpoint, tmp_path, refused, command):
+    for name in ("trainer_state.json", "manifest.json"):
+        (checkpoint / name).write_text("{}")
+    for folder in (checkpoint, checkpoint / "new"):
+        line = refused(*command.split(), *QUICK.split(), "--output_dir", folder)
+        assert "lies in a checkpoint" in line or "holds a run" in line
+    assert not (checkpoint / "new").exists()
+
+
 def test_no_command_unpickles_weights(checkpoint, image, tmp_path, trap, refused):
     (checkpoint / "model.safetensors").unlink()
     torch.save({"a": trap}, checkpoint / "pytorch_model.bin")

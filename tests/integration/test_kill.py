@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from hf_cifar_resnet.documents import TEMPORARY
+
 pytestmark = pytest.mark.slow
 LIMIT = 300  # seconds for one process to do anything
 # Dropout, MixUp, an average and a schedule by events: all that has a history. A checkpoint at every second step.
@@ -53,7 +55,7 @@ def test_killed_run_ends_as_if_it_had_not_been(train, request, tmp_path, untimed
         process.wait()
     assert train("killed").wait(LIMIT) == 0, (tmp_path / "killed.log").read_text()
     print(f"{kills} kills, {in_saves} of them while files were written; {time.monotonic() - began:.0f} s in all")
-    assert "Traceback" not in lines
+    assert "Traceback" not in lines and not list(run.rglob(f"{TEMPORARY}*"))
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     whole, killed = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "whole", run))
     assert untimed(killed) == untimed(whole)
@@ -61,7 +63,9 @@ def test_killed_run_ends_as_if_it_had_not_been(train, request, tmp_path, untimed
 
 def is_written(run):
     """Whether there is a checkpoint without a manifest, or a model that is not in its place yet."""
-    return (run / ".saving").exists() or not all((path / "manifest.json").exists() for path in run.glob("checkpoint-*"))
+    return any(run.glob(f"{TEMPORARY}*")) or not all(
+        (path / "manifest.json").exists() for path in run.glob("checkpoint-*")
+    )
 
 
 def log_size(folder):

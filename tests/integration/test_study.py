@@ -8,8 +8,7 @@ import pytest
 
 from hf_cifar_resnet.checkpoints.run_folder import lock_folder
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.documents import read_json
-from hf_cifar_resnet.reporting.run_record import write_json
+from hf_cifar_resnet.documents import read_json, write_json
 
 pytestmark = pytest.mark.slow
 SIZES = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 2 --use_cpu".split()
@@ -203,6 +202,18 @@ def test_a_study_keeps_out_of_the_folder_of_a_run_and_a_run_out_of_a_study(refus
     for folder, command in ((finished.folder, "study"), (study[0], "train")):
         before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         assert "would replace: choose another" in refused(command, *SIZES, "--output_dir", folder)
+        assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_files_of_a_study_that_cannot_be_written_stay_as_they_were(study, tmp_path, refused, limit_file_size):
+    """Neither study.json nor the report, by a quota as a stand-in for a full disk."""
+    folder = shutil.copytree(study[0], tmp_path / "study")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for words in (["--report", folder], [*SCHEDULES, "linear", "--seeds", "1", "--output_dir", folder, *SIZES]):
+        limit_file_size(300)
+        line = refused("study", *words)
+        limit_file_size()
+        assert "cannot be written: File too large" in line
         assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 

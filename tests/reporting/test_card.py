@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_cifar_resnet.documents import read_yaml
+from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.reporting.card import model_card, write_run_files
 
 RUN = {
@@ -184,11 +185,32 @@ def test_texts_of_others_are_escaped(saved_card):
     assert "&lt;script&gt;x&lt;/script&gt; \\| 'a, \\[free\\](http://x)" in text
 
 
-def test_figures_are_written_before_the_picture(tmp_path):
+@pytest.fixture
+def run_files():
+    """The arguments of [`write_run_files`]; run.json, README.md, history.csv and curves.png have different sizes."""
     run = copy.deepcopy(RUN)
     run["arguments"]["label_smoothing_factor"] = 0.0
-    (tmp_path / "curves.png").mkdir()
-    with pytest.raises(OSError):
-        write_run_files(tmp_path, run, METRICS, [])
-    assert json.loads((tmp_path / "metrics.json").read_text()) == METRICS
-    assert "73.45%" in (tmp_path / "README.md").read_text()
+    return run, METRICS, [{"step": step, "epoch": step, "eval_top1": 0.5} for step in range(100)]
+
+
+@pytest.mark.parametrize("size", [0, 500, 1_000, 2_000, 10_000, 30_000])
+def test_files_that_cannot_all_be_written_do_not_make_a_finished_run(tmp_path, run_files, limit_file_size, size):
+    """A quota as a stand-in for a full disk: of each file, or of a later one, it takes only the beginning."""
+    (tmp_path / "README.md").write_text("of the run before")
+    limit_file_size(size)
+    with pytest.raises(UserError, match="cannot be written: File too large"):
+        write_run_files(tmp_path, *run_files)
+    limit_file_size()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "of the run before"}
+    write_run_files(tmp_path, *run_files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md", "curves.png", "history.csv", "metrics.json", "run.json",
+    ]  # fmt: skip
+
+
+def test_metrics_are_written_when_all_other_files_are_complete(tmp_path, run_files):
+    (tmp_path / "metrics.json").mkdir()
+    with pytest.raises(UserError, match="metrics.json cannot be written: Is a directory"):
+        write_run_files(tmp_path, *run_files)
+    assert json.loads((tmp_path / "run.json").read_text()) == run_files[0]
+    assert (tmp_path / "curves.png").read_bytes().endswith(b"IEND\xaeB`\x82")

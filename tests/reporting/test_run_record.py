@@ -2,14 +2,13 @@ import math
 
 import pytest
 
-from hf_cifar_resnet.documents import read_json
+from hf_cifar_resnet.documents import read_json, write_json
 from hf_cifar_resnet.reporting.run_record import (
     history,
     read_history,
     redact,
     scores,
     write_history,
-    write_json,
 )
 
 LOG = [

@@ -1,7 +1,11 @@
 """Real signals to this process, at chosen moments of real trainings."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +17,11 @@ from hf_cifar_resnet.reporting.run_record import command_line
 from hf_cifar_resnet.training.preemption import (
     EXIT_CODE,
     MARKER,
-    SIGNALS,
+    SAME_REQUEST,
     Preempted,
     watch_signals,
 )
+from hf_cifar_resnet.training.workers import SIGNALS
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
 TIMINGS = ("images_per_second", "data_wait", "seconds", "train_loss")
@@ -62,6 +67,10 @@ def train(make_trainer):
         return trainer, code
 
     return run
+
+
+def send_from_outside(number, *processes):
+    subprocess.run(["kill", f"-{int(number)}", *(str(process.pid) for process in processes)], check=True)
 
 
 def outcome(trainer):
@@ -126,6 +135,45 @@ def test_what_is_saved_already_is_not_written_again(train):
     assert written == [Path(trainer.args.output_dir, "checkpoint-5", "trainer_state.json").stat().st_mtime_ns]
 
 
+@pytest.mark.parametrize("start_method, numbers", [("fork", SIGNALS), ("spawn", SIGNALS[:1]), ("forkserver", SIGNALS)])
+def test_signal_to_all_processes_of_a_run_saves_its_step(train, make_dataset, start_method, numbers):
+    """To the workers first, as Slurm or `timeout` may: the training goes on with the batches that they make."""
+
+    def send(args, state):
+        workers = multiprocessing.active_children()
+        if state.global_step == 2:
+            assert workers
+            for number in numbers:
+                send_from_outside(number, *workers)
+        if state.global_step == 17:
+            os.kill(os.getpid(), numbers[0])
+
+    options = {"num_train_epochs": 1, "dataloader_num_workers": 1, "dataloader_multiprocessing_context": start_method}
+    trainer, code = train(at("on_step_begin", send), train=make_dataset(160), **options)
+    assert code == EXIT_CODE and checkpoints(trainer) == [18]
+
+
+# Left by a loader that is not done when Python exits.
+LEFT_WORKERS = """
+import sys, torch
+from hf_cifar_resnet.training.workers import SIGNALS
+
+loader = torch.utils.data.DataLoader(range(9), num_workers=1, multiprocessing_context=worker_context(sys.argv[1]))
+if __name__ == "__main__":
+    batches = iter(loader)
+    next(batches)
+    print("ends")
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_workers_that_are_left_end_with_python(tmp_path, start_method):
+    (tmp_path / "program.py").write_text(LEFT_WORKERS)
+    command = [sys.executable, tmp_path / "program.py", start_method]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)  # waits for all that hold the output
+    assert (result.returncode, result.stdout, result.stderr) == (0, "ends\n", "")
+
+
 # During an evaluation
 
 
@@ -175,25 +223,84 @@ def test_signal_after_training_ends_at_once_and_keeps_what_was_saved(make_traine
     assert "checkpoint-5. Resume with python train.py --output_dir" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_second_signal_ends_at_once(number):
+def exit_code_of(function):
+    """What a fork of this process exits with after `function`, which is given a watch in the middle of a training."""
     child = os.fork()
     if child == 0:
         with watch_signals(["train.py"]) as watch:
             watch.training = True
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), number)
+            function(watch)
             os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_launcher_that_passes_a_signal_on_is_no_second_one(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    with watch_signals(["train.py"]) as watch:
-        watch.training = True
+@pytest.mark.parametrize("number", SIGNALS)
+def test_second_signal_ends_at_once(number):
+    def send_twice(watch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.1 * SAME_REQUEST)
+        os.kill(os.getpid(), number)
+
+    assert exit_code_of(send_twice) == 128 + number
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("launched", [True, False])
+def test_signal_that_arrives_twice_is_one_request(monkeypatch, number, launched):
+    """`timeout` signals the process and then its group, a launcher passes on what it and its processes were sent."""
+    if launched:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+
+    def send_twice(watch):
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert watch.signum == signal.SIGTERM
+            os.kill(os.getpid(), number)
+        os._exit(watch.signum)
+
+    assert exit_code_of(send_twice) == number
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_ignored_signal_stays_ignored(number):
+    """As behind `nohup`, which ignores SIGHUP, or in the background of a script, where SIGINT is ignored."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with watch_signals(["train.py"]) as watch:
+            os.kill(os.getpid(), number)
+        assert watch.signum is None and signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("make_output", [os.pipe, os.openpty])
+def test_run_whose_output_nobody_reads_any_more_saves_and_ends(make_trainer, tmp_path, make_output):
+    """Such as that of a study that was killed, or in a terminal that was closed: a SIGHUP need not arrive."""
+    reader, writer = make_output()
+    child = os.fork()
+    if child == 0:
+        for stream in (1, 2):
+            os.dup2(writer, stream)
+        os.close(writer)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+
+        def stop_reading(args, state):
+            if state.global_step == 2:
+                os.close(reader)
+                while watch.signum is None:
+                    time.sleep(0.01)
+                print("still there")
+
+        try:
+            with watch_signals(["train.py"]) as watch:
+                make_trainer(callbacks=[at("on_step_begin", stop_reading), watch]).train()
+                watch.check()
+        except SystemExit as stopped:
+            os._exit(stopped.code)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    os.close(reader)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_CODE
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 @pytest.mark.parametrize("value", ["false", "run/checkpoint-3"])
