@@ -170,6 +170,11 @@ def changed_arguments(record, checkpoint):
     return dict(sorted(changed.items()))
 
 
+def run_id(checkpoint):
+    """Return the id of the run of a checkpoint, by its `run.json`, or None."""
+    return _read_run_record(checkpoint).get("id")
+
+
 def find_dataset_difference(record, checkpoint):
     """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
@@ -185,8 +190,9 @@ def find_dataset_difference(record, checkpoint):
 
 
 def _read_run_record(checkpoint):
-    """Read the sections of the run's `run.json`; {} if there is none."""
+    """Read the id and the sections of the run's `run.json`; {} if there is none."""
     path = find_run_record(Path(checkpoint))
     with suppress(OSError, ValueError):  # one that training did not write
-        return {name: part for name, part in read_json(path).items() if isinstance(part, dict)} if path else {}
+        found = read_json(path).items() if path else ()
+        return {name: part for name, part in found if isinstance(part, str if name == "id" else dict)}
     return {}

@@ -11,7 +11,9 @@ from ..data.dataset import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, as_user_error
 from ..hub import client
+from ..hub.staging import kept_card_note
 from ..inference.space import write_examples, write_space
+from ..reporting.run_files import folder_name
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 
@@ -24,7 +26,7 @@ def main(argv, prog=None):
     model, processor = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
-        title = f"{Path(options.checkpoint).name} in {model.config.num_labels} classes"
+        title = f"{folder_name(options.checkpoint)} in {model.config.num_labels} classes"
         if options.space is not None:
             _make_space(options, title, examples)
             return
@@ -78,8 +80,10 @@ def _make_space(options, title, examples):
     print(f"Wrote the Space to {folder}; try it: python {folder / 'app.py'}")
     if options.push:
         with as_user_error(f"{folder} is written but not pushed", client.HubError):
-            url, _ = client.push_folder(
-                folder, options.space, message=f"Demo of {options.checkpoint}", names=written, repo_type="space",
-                space_sdk="gradio", private=options.private or None,
+            pushed = client.push_folder(
+                folder, options.space, message=f"Demo of {options.checkpoint}", run=options.checkpoint, names=written,
+                repo_type="space", space_sdk="gradio", private=options.private or None,
             )  # fmt: skip
-        print(f"Pushed {url}")
+        print(f"Pushed {pushed.url}")
+        if pushed.kept_card:
+            print(kept_card_note(folder))
