@@ -42,9 +42,10 @@ def reason_not_to_resume(checkpoint, needs_best):
 def find_resumable(given, folder, needs_best, report=None):
     """Return the checkpoint `given`, or for True the last resumable one of a run. Raises [`UserError`]."""
     if given is not True:
-        if reason := reason_not_to_resume(Path(given), needs_best):
+        given = Path(given).expanduser()
+        if reason := reason_not_to_resume(given, needs_best):
             raise resume_error(given, reason)
-        return Path(given)
+        return given
     checkpoint = find_last_resumable(folder, needs_best, report)
     if checkpoint is None:
         raise UserError(f"{folder} cannot be resumed: there is no complete checkpoint")

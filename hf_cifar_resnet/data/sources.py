@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 
 from ..choices import DEFAULT_DATASET, IMAGE_SIZE
-from ..errors import UserError, as_user_error, one_line
+from ..errors import UserError, as_user_error, naming_folder, one_line
 from .arguments import DataArguments
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode_images
@@ -79,8 +79,9 @@ def load_splits(dataset_name=DEFAULT_DATASET, *, seed=42, needed=SPLITS, **optio
     with as_user_error("", ValueError):
         args = DataArguments(dataset_name, **options)
         policy = build_policy(args.augmentation, args.image_size, args.color_jitter, args.random_erasing)
-    raw, commit = load_raw(args)
-    parts, label_names, superclass_of, superclass_names = split_dataset(raw, args, needed)
+    with naming_folder(args.dataset_name, "from another directory the name means the dataset on the Hub"):
+        raw, commit = load_raw(args)
+        parts, label_names, superclass_of, superclass_names = split_dataset(raw, args, needed)
     images = {name: decode_images(part, args.image_size, args.image_column_name) for name, part in parts.items()}
     mean, std = args.image_mean, args.image_std
     if mean is None:
@@ -96,7 +97,7 @@ def load_splits(dataset_name=DEFAULT_DATASET, *, seed=42, needed=SPLITS, **optio
         mean=list(mean),
         std=list(std),
         image_size=args.image_size,
-        provenance=provenance(dataset_name, commit),
+        provenance=provenance(args.dataset_name, commit),
     )
 
 

@@ -14,6 +14,7 @@ from transformers.utils import is_torch_tf32_available
 
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import count_cores, device_for, is_faster_in_bf16
+from ..errors import expand_home
 from . import callbacks, optimizers, schedules
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
@@ -46,6 +47,9 @@ class ModelArguments:
     dropout: float | None = option(None, "probability of zeroing each feature before the classifier; 0 if not given")
     drop_path_rate: float | None = option(None, "stochastic depth: drop probability of the last block; 0 if not given")
     zero_init_residual: bool | None = option(None, "start every block as the identity")
+
+    def __post_init__(self):
+        expand_home(self)
 
     @property
     def given(self):
@@ -110,6 +114,7 @@ class CifarTrainingArguments(TrainingArguments):
     disable_tqdm: bool | None = option(None, "no progress bar; by default if the output is not a terminal")
 
     def __post_init__(self):
+        expand_home(self)
         self._check_values()
         if str(self.resume_from_checkpoint).lower() == "false":
             self.resume_from_checkpoint = None
