@@ -66,6 +66,8 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["search", "--space", "learning_rate=0:1:log"], "NAME=LOW:HIGH"),
         (["search", "--space", "colour=1,2"], "cannot search colour, only learning_rate"),
         (["find-lr", "--start_lr", "1", "--end_lr", "0.1"], "below --end_lr"),
+        (["find-lr", "--end_lr", "inf"], "--end_lr must be a number that --start_lr divides, got inf / 1e-06"),
+        (["find-lr", "--start_lr", "1e-310"], "--end_lr must be a number that --start_lr divides"),
         (["find-lr", "--optim", "schedule_free_adamw"], "find-lr is for schedules, and schedule_free_adamw has none"),
         (["find-lr", "--output", ""], "--output must not be empty"),
         (["preview", "--output", ""], "--output must not be empty"),
