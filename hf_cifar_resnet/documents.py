@@ -29,8 +29,6 @@ TEMPORARY = ".hf-cifar-resnet-"
 
 def read_json(path, largest=LARGEST_JSON):
     """Return the object in a JSON file as a dict. Raises `OSError`, or `ValueError` in one line that names no file."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("it is not a regular file")  # reading from a pipe may never end
     return _read_mapping(path, largest, json.loads, "JSON", "a JSON object: {...}")
 
 
@@ -43,6 +41,9 @@ def read_yaml(path):
 
 
 def _read_mapping(path, largest, parse, language, form):
+    if os.path.exists(path) and not os.path.isfile(path):
+        # Reading from a pipe may never end, and a recipe is read twice.
+        raise ValueError("it is a folder, a pipe or a device, not a regular file")
     with open(path, "rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:

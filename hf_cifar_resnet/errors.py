@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,31 @@ def as_user_error(what, *kinds):
         raise UserError(f"{what}: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
+@contextmanager
+def naming_folder(name, hub_words):
+    """Add to a [`UserError`] that it is about a folder, where `name` may mean the Hub too; `hub_words` say how."""
+    try:
+        yield
+    except UserError as error:
+        if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name)) and os.path.isdir(name):
+            raise UserError(f"{error}; this is about the folder {name} here: {hub_words}") from error
+        raise
+
+
+def expand_home(arguments):
+    """
+    Expand a leading `~` in the texts of an object, as a shell does where it sees one: it sees none in a recipe, in
+    `--output_dir=~/runs` and in Python.
+    """
+    for name, value in vars(arguments).items():
+        if isinstance(value, list):
+            setattr(arguments, name, [os.path.expanduser(part) if isinstance(part, str) else part for part in value])
+        elif isinstance(value, str):
+            setattr(arguments, name, os.path.expanduser(value))
+
+
 class LineParser(argparse.ArgumentParser):
-    """An argument parser that raises [`UserError`], and refuses empty strings and abbreviated flags."""
+    """An argument parser that raises [`UserError`], expands `~`, and refuses empty strings and abbreviated flags."""
 
     def __init__(self, *args, **kwargs):
         self.flags = {}  # with their actions
@@ -65,6 +89,7 @@ class LineParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         parsed, rest = super().parse_known_args(args, namespace)
+        expand_home(parsed)
         for name, value in vars(parsed).items():
             # An unset shell variable gives an empty string, which as a path would mean the current folder.
             if isinstance(value, str) and not value.strip() and value != self.get_default(name):

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..data.arguments import DataArguments
 from ..data.sources import load_splits
 from ..documents import read_json
-from ..errors import UserError, as_user_error, shorten
+from ..errors import UserError, as_user_error, naming_folder, shorten
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
@@ -28,16 +28,20 @@ def find_checkpoint(name):
     if client.is_reference(name):
         with as_user_error(f"there is no folder {name}, and from the Hub", client.HubError):
             folder = client.download(name)
-    if not (folder / "config.json").is_file():
-        reason = "holds no checkpoint (no config.json)" if folder.is_dir() else "is neither a folder nor user/repo"
-        raise UserError(f"{name} {reason}")
+    with naming_folder(name, f"{name}@main means the Hub"):
+        if not (folder / "config.json").is_file():
+            reason = "holds no checkpoint (no config.json)" if folder.is_dir() else "is neither a folder nor user/repo"
+            raise UserError(f"{name} {reason}")
     return folder
 
 
 def load_checkpoint(name):
     """Load the model, ready to predict, and the image processor of a folder or Hub repository. Raises [`UserError`]."""
     folder = find_checkpoint(name)
-    with as_user_error(f"the checkpoint {name} cannot be loaded", UserError):
+    with (
+        naming_folder(name, f"{name}@main means the Hub"),
+        as_user_error(f"the checkpoint {name} cannot be loaded", UserError),
+    ):
         return load_model(folder).eval(), load_processor(folder)
 
 

@@ -43,9 +43,10 @@ def reason_not_to_resume(checkpoint, needs_best):
 def find_resumable(given, folder, needs_best, report=None):
     """Return the checkpoint `given`, or for True the last resumable one of a run. Raises [`UserError`]."""
     if given is not True:
-        if reason := reason_not_to_resume(Path(given), needs_best):
+        given = Path(given).expanduser()
+        if reason := reason_not_to_resume(given, needs_best):
             raise resume_error(given, reason)
-        return Path(given)
+        return given
     checkpoint = find_last_resumable(folder, needs_best, report)
     if checkpoint is None:
         raise UserError(f"{folder} cannot be resumed: there is no complete checkpoint")
@@ -179,6 +180,11 @@ def changed_arguments(record, checkpoint):
     return dict(sorted(changed.items()))
 
 
+def run_id(checkpoint):
+    """Return the id of the run of a checkpoint, by its `run.json`, or None."""
+    return _read_run_record(checkpoint).get("id")
+
+
 def find_dataset_difference(record, checkpoint):
     """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
@@ -194,8 +200,9 @@ def find_dataset_difference(record, checkpoint):
 
 
 def _read_run_record(checkpoint):
-    """Read the sections of the run's `run.json`; {} if there is none."""
+    """Read the id and the sections of the run's `run.json`; {} if there is none."""
     path = find_run_record(Path(checkpoint))
     with suppress(OSError, ValueError):  # one that training did not write
-        return {name: part for name, part in read_json(path).items() if isinstance(part, dict)} if path else {}
+        found = read_json(path).items() if path else ()
+        return {name: part for name, part in found if isinstance(part, str if name == "id" else dict)}
     return {}

@@ -1,6 +1,8 @@
 """`demo`: show a model in the browser, or write its Hugging Face Space."""
 
+import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -12,30 +14,47 @@ from ..data.dataset import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, as_user_error
 from ..hub import client
+from ..hub.staging import kept_card_note
 from ..inference.space import SPACE_FILES, write_examples, write_space
+from ..reporting.run_files import folder_name
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 
 def main(argv, prog=None):
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
-    # A ValueError is about a variable of the environment, such as GRADIO_SERVER_PORT.
-    with as_user_error("gradio cannot be loaded (pip install 'hf-cifar-resnet[demo]')", ImportError, ValueError):
-        from ..inference import page
+    if find_spec("gradio") is None:
+        raise UserError("demo needs gradio: pip install 'hf-cifar-resnet[demo]'")
     model, processor = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
-        title = f"{Path(options.checkpoint).name} in {model.config.num_labels} classes"
+        title = f"{folder_name(options.checkpoint)} in {model.config.num_labels} classes"
         if options.space is not None:
             _make_space(options, title, examples)
             return
+        page = _import_page()
         blocks = page.build_page(model.to(device_for(options.use_cpu)), processor, title, examples)
         print("Ctrl-C stops it.", flush=True)
-        port = f"port {options.port}" if options.port else "any port that it tried"
+        first = os.environ.get("GRADIO_SERVER_PORT")
+        port = f"any port from GRADIO_SERVER_PORT={first} on" if first else "any port that it tried"
+        port = f"port {options.port}" if options.port else port
         where = f"the page cannot be served at {port}, which may be taken: choose another --port"
         with as_user_error(where, OSError, OverflowError):
             # On this machine only, without a public link.
             blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
+
+
+def _import_page():
+    """Import the page after all that comes from the network."""
+    # Gradio asks the page whether it answers, which is on this machine: no proxy can reach it.
+    os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "*")
+    variables = ", ".join(name for name in sorted(os.environ) if name.startswith("GRADIO_"))
+    with (
+        as_user_error("gradio cannot be loaded", ImportError),
+        as_user_error(f"gradio does not accept its variables of the environment ({variables})", ValueError),
+    ):
+        from ..inference import page
+    return page
 
 
 def _parse(argv, prog):
@@ -78,8 +97,10 @@ def _make_space(options, title, examples):
     print(f"Wrote the Space to {folder}; try it: python {folder / 'app.py'}")
     if options.push:
         with as_user_error(f"{folder} is written but not pushed", client.HubError):
-            url, _ = client.push_folder(
-                folder, options.space, message=f"Demo of {options.checkpoint}", names=written, repo_type="space",
-                space_sdk="gradio", private=options.private or None,
+            pushed = client.push_folder(
+                folder, options.space, message=f"Demo of {options.checkpoint}", run=options.checkpoint, names=written,
+                repo_type="space", space_sdk="gradio", private=options.private or None,
             )  # fmt: skip
-        print(f"Pushed {url}")
+        print(f"Pushed {pushed.url}")
+        if pushed.kept_card:
+            print(kept_card_note(folder))

@@ -85,8 +85,10 @@ def _parse(argv, prog):
     parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")
     parser.add_argument("--output", default="find_lr.png", help="PNG to write; the numbers go beside it as CSV")
     options, _ = parser.parse_known_args(argv)
-    if not 0 < options.start_lr < options.end_lr < math.inf or options.num_steps < 10:
-        raise UserError("--start_lr must be above 0 and below --end_lr, a finite number, and --num_steps at least 10")
+    if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
+        raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
+    if not math.isfinite(options.end_lr / options.start_lr):
+        raise UserError(f"--end_lr must be a number that --start_lr divides, got {options.end_lr} / {options.start_lr}")
     if options.optim in SCHEDULE_FREE:
         raise UserError(f"find-lr is for schedules, and {options.optim} has none: use study --tune learning_rate=...")
     check_output("--output", options.output, PICTURE, ending=".png")

@@ -4,7 +4,7 @@ import tempfile
 
 from ..errors import LineParser, as_user_error, printable
 from ..hub import client
-from ..hub.staging import list_unpushed_files, stage_run
+from ..hub.staging import kept_card_note, list_unpushed_files, stage_run
 
 
 def main(argv, prog=None):
@@ -15,12 +15,14 @@ def main(argv, prog=None):
         tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder,
         as_user_error("not pushed", client.HubError),
     ):
-        stage_run(options.folder, options.repo_id, folder)
-        url, changed = client.push_folder(folder, options.repo_id, message=options.message, **where)
-    print(f"Pushed {url}" if changed else f"Nothing new: {url} holds it already")
+        run = stage_run(options.folder, options.repo_id, folder)
+        pushed = client.push_folder(folder, options.repo_id, message=options.message, run=run, **where)
+    print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
+    if pushed.kept_card:
+        print(printable(kept_card_note(options.folder)))
     if foreign := list_unpushed_files(options.folder):
         print(printable(f"Left out, since training did not write it: {', '.join(foreign)}"))
-    return url
+    return pushed.url
 
 
 def _parse(argv, prog):

@@ -36,10 +36,11 @@ def main(argv=None, prog=None):
 def _train(model_args, data_args, args, command, preempted):
     from transformers import set_seed
 
-    from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error
+    from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
+    from ..reporting.run_files import folder_name
     from ..training.build import build_model, build_trainer, find_pretrained, load_data, quieten_libraries
     from ..training.callbacks import RunRecordCallback
 
@@ -55,14 +56,15 @@ def _train(model_args, data_args, args, command, preempted):
     args = args.with_precision_for(model)
     args.output_dir = choose_run_folder(args, run_record.run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
-    args.run_name = args.run_name or Path(args.output_dir).name
+    args.run_name = args.run_name or folder_name(args.output_dir)
     record = run_record.make_record(model, data, model_args, data_args, args, command)
-    hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     resume = find_resume_checkpoint(args)
     if resume:
         if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
             raise resume_error(resume, reason)
+        record["id"] = run_id(resume) or record["id"]
         record["changed_arguments"] = changed_arguments(record, resume)
+    hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]
     with lock_run_folder(args):
         preempted.set_folder(args.output_dir)

@@ -17,7 +17,7 @@ from ..choices import (
     current_name,
     option,
 )
-from ..errors import UserError
+from ..errors import UserError, expand_home
 
 
 @dataclass
@@ -48,6 +48,7 @@ class DataArguments:
     random_erasing: float = option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
 
     def __post_init__(self):
+        expand_home(self)
         if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
             raise UserError(f"--image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
         if not 0 <= self.validation_fraction < 1:

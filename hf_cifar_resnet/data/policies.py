@@ -144,7 +144,7 @@ def _describe_transform(transform):
 def _read(name, image_size):
     """Return the policy in a file, after trying it out on an image of this size."""
     path = Path(name)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no augmentation policy file {path}")
     image = np.zeros((image_size, image_size, 3), dtype=np.uint8)
     try:

@@ -20,6 +20,7 @@ from . import folders
 from .arguments import DataArguments
 from .augment import Augmenter
 from .dataset import ImageDataset, channel_statistics, decode_images
+from .faults import explain, explaining
 from .hub_cache import of_revision
 from .policies import build_policy
 from .provenance import provenance
@@ -95,8 +96,9 @@ def load_splits(dataset_name=DEFAULT_DATASET, *, seed=42, needed=SPLITS, **optio
     with as_user_error("", ValueError):
         args = DataArguments(dataset_name, **options)
         policy = build_policy(args.augmentation, args.image_size, args.color_jitter, args.random_erasing)
-    raw, commit = load_raw(args)
-    parts, label_names, superclass_of, superclass_names = split_dataset(raw, args, needed)
+    with explaining(args.dataset_name):
+        raw, commit = load_raw(args)
+        parts, label_names, superclass_of, superclass_names = split_dataset(raw, args, needed)
     images = {name: decode_images(part, args.image_size, args.image_column_name) for name, part in parts.items()}
     mean, std = args.image_mean, args.image_std
     if mean is None:
@@ -112,7 +114,7 @@ def load_splits(dataset_name=DEFAULT_DATASET, *, seed=42, needed=SPLITS, **optio
         mean=list(mean),
         std=list(std),
         image_size=args.image_size,
-        provenance=provenance(dataset_name, commit),
+        provenance=provenance(args.dataset_name, commit),
     )
 
 
@@ -127,7 +129,9 @@ def load_raw(args):
     offline_ways = f"give a local folder instead, or try --dataset_name {next(iter(BUILT_IN))}, which needs no network"
     is_folder = os.path.isdir(name)
     is_hub_id = re.fullmatch(r"[^.~/\\][^/]*(/[^/]+)?", name)
-    if not is_folder and (os.path.exists(name) or not is_hub_id):
+    if not is_folder and os.path.exists(name):
+        raise UserError(f"--dataset_name {name} is not a folder: give the one that the dataset's files are in")
+    if not is_folder and not is_hub_id:
         raise UserError(f"--dataset_name {name}: there is no such folder; {offline_ways}")
     if is_folder and re.search(r"[*?\[\]\r\n]|::", os.path.abspath(name)):
         raise UserError(
@@ -142,6 +146,8 @@ def load_raw(args):
         # A DatasetGenerationError says only that something was wrong.
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = one_line(cause or error).rstrip(".")
+        if fault := explain(error, name, args.dataset_config_name):
+            raise UserError(fault) from error
         if is_folder:
             raise UserError(
                 f"the folder {name} cannot be read: {reason}; it needs the parquet files or images of train and test"
@@ -318,7 +324,11 @@ def _canonical(splits, args):
     renames = {image_column: "image", label_column: "label", superclass: "superclass"}
     for name, part in splits.items():
         if not isinstance(part.features[image_column], datasets.Image):
-            raise UserError(f"the column {image_column} holds no images; name the right one with --image_column_name")
+            raw = getattr(part.features[image_column], "dtype", None) in ("binary", "large_binary")
+            hint = "; if its bytes are image files, write it with the feature datasets.Image()" * raw
+            raise UserError(
+                f"the column {image_column} holds no images; name the right one with --image_column_name{hint}"
+            )
         part = part.select_columns([old for old in renames if old in part.column_names])
         part = part.rename_columns({old: renames[old] for old in part.column_names if old != renames[old]})
         part = part.add_column("row", range(len(part)))

@@ -1,5 +1,7 @@
 """The scores of a model, as an `evaluate.Metric` that needs no network."""
 
+import tempfile
+
 import datasets
 import evaluate
 import numpy as np
@@ -28,7 +30,9 @@ class Scorer(evaluate.Metric):
 
     def __init__(self, superclass_of=None):
         self.superclass_of = superclass_of
-        super().__init__(keep_in_memory=True)
+        # It makes a folder in its cache, though nothing is ever written there, and the user's may not be writable.
+        with tempfile.TemporaryDirectory() as cache:
+            super().__init__(keep_in_memory=True, cache_dir=cache)
 
     def __call__(self, prediction):
         return self.compute(predictions=prediction.predictions, references=prediction.label_ids)

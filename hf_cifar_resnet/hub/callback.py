@@ -1,5 +1,6 @@
 """Push a run to the Hub while it trains and when it has finished. A failed push never stops the training."""
 
+import re
 import shlex
 import tempfile
 import threading
@@ -11,10 +12,10 @@ from transformers import TrainerCallback
 from ..checkpoints.pickle_free import write_pickle_free
 from ..checkpoints.save import EMA_FILE
 from ..errors import UserError
-from ..reporting.run_files import WEIGHTS
+from ..reporting.run_files import CARD, WEIGHTS, folder_name
 from ..reporting.run_record import history, make_metrics
 from . import client
-from .staging import stage_checkpoint, stage_run
+from .staging import kept_card_note, stage_checkpoint, stage_run
 
 LAST = "last-checkpoint"
 
@@ -28,13 +29,12 @@ class HubCallback(TrainerCallback):
 
     def __init__(self, args, eval_split, record):
         self.args, self.eval_split, self.record = args, eval_split, record
-        self.repo_id = args.hub_model_id or Path(args.output_dir).name
-        self._thread = None
+        self.repo_id = args.hub_model_id or _repo_name(args.output_dir)
+        self._thread, self._warned = None, set()
         if args.process_index > 0:
             return
-        where = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
         try:
-            self.repo_id = client.check_access(self.repo_id, **where)
+            self.repo_id = client.check_access(self.repo_id, **self._where(args.hub_revision))
         except client.HubError as error:
             if not error.temporary:
                 raise UserError(f"--push_to_hub: {error}") from error
@@ -43,6 +43,12 @@ class HubCallback(TrainerCallback):
     def __str__(self):
         branch = f", branch {self.args.hub_revision}" if self.args.hub_revision else ""
         return f"{self.repo_id}{branch} ({self.args.hub_strategy.value})"
+
+    def _where(self, revision):
+        args = self.args
+        # Two runs may have folders of the same name: only who names the repository means to replace what it holds.
+        return {"run": self.record["id"], "replace": bool(args.hub_model_id), "private": args.hub_private_repo,
+                "revision": revision, "token": args.hub_token}  # fmt: skip
 
     def on_save(self, args, state, control, **kwargs):
         if not state.is_world_process_zero or args.hub_strategy == "end":
@@ -82,25 +88,32 @@ class HubCallback(TrainerCallback):
         with staging:
             for folder, branch in pushes:
                 try:
-                    self._push(folder, branch, "Training in progress")
+                    if self._push(folder, branch, "Training in progress").kept_card:
+                        self._warn(f"the card, {CARD}, which others have changed on the Hub and which stays")
                 except Exception as error:  # training continues, whatever it is
                     self._warn(error)
 
     def _warn(self, error):
-        tqdm.write(f"warning: not pushed: {error}; training continues")
+        line = f"warning: not pushed: {error}; training continues"
+        if line not in self._warned:  # the next push may fail likewise
+            tqdm.write(line)
+        self._warned.add(line)
 
     def _push(self, folder, branch, message):
-        where = {"private": self.args.hub_private_repo, "revision": branch, "token": self.args.hub_token}
-        return client.push_folder(folder, self.repo_id, message=message, **where)
+        return client.push_folder(folder, self.repo_id, message=message, **self._where(branch))
 
     def finish(self):
-        """Push the finished run and return its address. Raises [`UserError`] with the command to do it later."""
+        """
+        Push the finished run and return its address, and what was left out. Raises [`UserError`] with the command to do
+        it later.
+        """
         if self._thread is not None:
             self._thread.join()
         try:
             with tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder:
                 stage_run(self.args.output_dir, self.repo_id, folder)
-                return self._push(folder, self.args.hub_revision, "Push a trained model")[0]
+                pushed = self._push(folder, self.args.hub_revision, "Push a trained model")
+            return "\n".join([pushed.url, *[kept_card_note(self.args.output_dir)] * pushed.kept_card])
         except client.HubError as error:
             words = ["hf-cifar-resnet", "push", self.args.output_dir, self.repo_id]
             words += ["--private"] * bool(self.args.hub_private_repo)
@@ -108,3 +121,12 @@ class HubCallback(TrainerCallback):
             raise UserError(
                 f"the run is trained and saved, but not pushed: {error}. This finishes the push: {shlex.join(words)}"
             ) from error
+
+
+def _repo_name(folder):
+    """Return a repository's name for a run's folder. Raises [`UserError`] if there is none that the Hub allows."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder_name(folder))
+    name = re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", name)).strip("-.")[:96].rstrip("-.")
+    if not name:
+        raise UserError(f"--push_to_hub: {folder} is no name for a repository: give --hub_model_id")
+    return name

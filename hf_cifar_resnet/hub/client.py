@@ -6,11 +6,14 @@ import sys
 import time
 from json import JSONDecodeError
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, errors, get_session, get_token, snapshot_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
 
 from ..errors import one_line
+from ..reporting.run_files import CARD
+from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
 PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
@@ -29,10 +32,19 @@ class HubError(Exception):
         self.temporary, self.retry_after = temporary, retry_after
 
 
-def check_access(repo_id, *, private=None, revision=None, token=None):
+class Pushed(NamedTuple):
+    """The address of a repository, whether a commit was made, and whether the card that others changed stays there."""
+
+    url: str
+    changed: bool
+    kept_card: bool
+
+
+def check_access(repo_id, *, run, replace=True, private=None, revision=None, token=None):
     """
-    Create the model repository if it is missing, and check that the token may write to it. Return its full name, even
-    if only `repo` was given. Raises [`HubError`] after a single attempt.
+    Create the model repository if it is missing, and check that the token may write to it, and without `replace` that
+    it holds no other run than the one with the id `run`. Return its full name, even if only `repo` was given. Raises
+    [`HubError`] after a single attempt.
     """
     with _reporting_errors(repo_id):
         api = _api(token)
@@ -40,16 +52,21 @@ def check_access(repo_id, *, private=None, revision=None, token=None):
         # This uploads nothing: it asks how a file would be uploaded, which needs the right to write.
         probe = CommitOperationAdd("README.md", b"-")
         api.preupload_lfs_files(repo_id, [probe], revision=revision)
+        _read_history(api, repo_id, revision, run, replace)
     return repo_id
 
 
-def push_folder(folder, repo_id, *, message, names=None, private=None, revision=None, tag=None, token=None,
-                repo_type="model", space_sdk=None):  # fmt: skip
+def push_folder(folder, repo_id, *, message, run, replace=True, names=None, private=None, revision=None, tag=None,
+                token=None, repo_type="model", space_sdk=None):  # fmt: skip
     """
     Push the files of a folder, or those of these relative `names`, as one commit, if anything has changed, to
-    `user/repo`, or `repo` of the token's owner; it and the branch are created if they are missing. Return the
-    repository's address, and whether a commit was made. Raises [`HubError`], after all attempts if the error is
-    temporary.
+    `user/repo`, or `repo` of the token's owner; it and the branch are created if they are missing. The commit names the
+    id `run` of what is pushed.
+
+    What others changed since the last push is not replaced: a card stays, and for other files nothing is pushed. Nor is
+    another run without `replace`.
+
+    Return [`Pushed`]. Raises [`HubError`], after all attempts if the error is temporary.
     """
     if names is None:
         paths = (path for path in Path(folder).rglob("*") if path.suffix in PUSHED_SUFFIXES)
@@ -59,14 +76,20 @@ def push_folder(folder, repo_id, *, message, names=None, private=None, revision=
     def push():
         api = _api(token)
         name = _create(api, repo_id, revision, repo_type=repo_type, space_sdk=space_sdk, private=private)
-        before = api.repo_info(name, revision=revision, repo_type=repo_type).sha
+        history = _read_history(api, name, revision, run, replace, repo_type)
+        kept_card = history.keeps_card(folder, names, run)
+        pushed = [path for path in names if path != CARD or not kept_card]
         # Made anew at each attempt, since an operation remembers what it has uploaded.
-        additions = [CommitOperationAdd(path, str(Path(folder, path))) for path in names]
+        additions = [CommitOperationAdd(path, str(Path(folder, path))) for path in pushed]
         logging.set_verbosity_error()  # pushing an unchanged folder is no reason for a warning
-        commit = api.create_commit(name, additions, commit_message=message, revision=revision, repo_type=repo_type)
+        commit = api.create_commit(
+            name, additions, commit_message=message, commit_description=describe(run, kept_card),
+            revision=revision, repo_type=repo_type, parent_commit=history.head,
+        )  # fmt: skip
         if tag is not None:
             _tag(api, name, tag, commit.oid, repo_type)
-        return f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{name}", commit.oid != before
+        url = f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{name}"
+        return Pushed(url, commit.oid != history.head, kept_card)
 
     return _retry(push, repo_id)
 
@@ -96,6 +119,14 @@ def _create(api, repo_id, revision, **options):
     if revision is not None and revision != "main":
         api.create_branch(name, branch=revision, exist_ok=True, repo_type=options.get("repo_type"))
     return name
+
+
+def _read_history(api, repo_id, revision, run, replace, repo_type="model"):
+    head = api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha
+    history = History(api, head, repo_id=repo_id, repo_type=repo_type)
+    if not replace:
+        history.check_run(run)
+    return history
 
 
 def _tag(api, repo_id, tag, commit, repo_type):

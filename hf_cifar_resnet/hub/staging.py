@@ -25,7 +25,7 @@ def list_unpushed_files(run_folder):
 def stage_run(run_folder, repo_id, folder):
     """
     Stage a finished run in an empty folder: the files that training writes, but no links, which may lead anywhere.
-    Raises [`UserError`] if the run is not finished.
+    Return the run's id. Raises [`UserError`] if the run is not finished.
     """
     run_folder, folder = Path(run_folder), Path(folder)
     own = _own_files(run_folder, run_files.PUSHED_FILES)
@@ -49,6 +49,15 @@ def stage_run(run_folder, repo_id, folder):
     if card == written:
         (folder / run_files.CARD).write_text(pushed, encoding="utf-8")
     _redact_files(folder)
+    return record.get("id")
+
+
+def kept_card_note(run_folder):
+    """Return the line that reports a card which others changed on the Hub, so that it was not pushed."""
+    return (
+        f"The card on the Hub, which others have changed, stays: delete it there and push again to replace it by "
+        f"{Path(run_folder, run_files.CARD)}"
+    )
 
 
 def stage_checkpoint(checkpoint, repo_id, folder, record, metrics, rows, weights=run_files.WEIGHTS):

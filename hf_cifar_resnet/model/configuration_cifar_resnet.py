@@ -3,8 +3,14 @@
 import inspect
 import math
 import unicodedata
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig
+
+if TYPE_CHECKING:
+    # Transformers keeps remote code apart by the configuration's file and the files that it names. Without the model's,
+    # a process that loads two checkpoints with unlike code would run the code of the first one for both.
+    from .modeling_cifar_resnet import CifarResNetPreTrainedModel  # noqa: F401
 
 STANDARD_WIDTHS, CIFAR_WIDTHS = [64, 128, 256, 512], [16, 32, 64]
 # (block, stage depths, stage widths) of ResNets of He et al. 2015, https://arxiv.org/abs/1512.03385

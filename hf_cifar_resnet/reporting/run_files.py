@@ -1,5 +1,6 @@
 """The names of the files and checkpoint folders of a run."""
 
+import os
 from pathlib import Path
 
 HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
@@ -19,6 +20,11 @@ RUN_FILES |= {name: None for name in (*PUSHED_FILES, HISTORY_CSV) if name != RUN
 def holds_model_or_run(folder):
     """Whether a folder holds a run, or a model alone."""
     return any((folder / name).is_file() for name in ("config.json", RUN_JSON))
+
+
+def folder_name(folder):
+    """Return the name of a folder, also of `.` and `..`."""
+    return Path(os.path.abspath(folder)).name
 
 
 def find_run_record(folder):

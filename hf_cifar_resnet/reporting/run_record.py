@@ -3,6 +3,7 @@
 import csv
 import platform
 import re
+import secrets
 import sys
 from importlib.metadata import version
 from itertools import pairwise
@@ -14,7 +15,7 @@ from .. import __version__
 from ..choices import BUILT_IN_DATASETS
 from ..documents import write_csv
 from ..processes import is_launched
-from .run_files import step_of
+from .run_files import folder_name, step_of
 
 # The entries of a training log, and the columns of a history that they fill.
 _TRAINING = {
@@ -145,6 +146,7 @@ def make_record(model, data, model_args, data_args, args, command):
     label = dataset_label(data_args.dataset_name)
     name, selected_on = model_name(model.config), data_args.eval_split
     return {
+        "id": secrets.token_hex(8),  # a resumed run keeps it
         "command": command,
         "dataset": {
             "id": data_args.dataset_name if on_hub else label,
@@ -161,7 +163,7 @@ def make_record(model, data, model_args, data_args, args, command):
         },
         "model": {
             "name": name,
-            "path": Path(args.output_dir).name,
+            "path": folder_name(args.output_dir),
             "description": f"{name} with the {model.config.stem} stem, {model.num_parameters():,} parameters",
             "parameters": model.num_parameters(),
             "base": model_args.model_name_or_path,

@@ -15,6 +15,7 @@ from transformers.utils import is_in_notebook, is_torch_tf32_available
 
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import count_cores, device_for, is_faster_in_bf16
+from ..errors import expand_home
 from ..processes import is_launched, roll_call
 from . import callbacks, optimizers, schedules
 
@@ -49,6 +50,9 @@ class ModelArguments:
     dropout: float | None = option(None, "probability of zeroing each feature before the classifier; 0 if not given")
     drop_path_rate: float | None = option(None, "stochastic depth: drop probability of the last block; 0 if not given")
     zero_init_residual: bool | None = option(None, "start every block as the identity")
+
+    def __post_init__(self):
+        expand_home(self)
 
     @property
     def given(self):
@@ -115,6 +119,7 @@ class CifarTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        expand_home(self)
         self._check_values()
         if str(self.resume_from_checkpoint).lower() == "false":
             self.resume_from_checkpoint = None

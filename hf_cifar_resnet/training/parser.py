@@ -125,7 +125,7 @@ def read_recipe(name):
     """Return the arguments in a built-in recipe or a YAML file as a dict. Raises [`UserError`]."""
     name = current_name("recipe", name)
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
-    if not file.is_file():
+    if isinstance(file, Path) and not file.exists():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
     with as_user_error(f"--config {name} cannot be read", OSError, ValueError):
         content = read_yaml(file)

@@ -66,3 +66,9 @@ def test_no_top_5_of_five_classes_or_fewer(num_labels):
     logits, labels = noise(31, num_labels, seed=3)
     scores = Scorer(np.zeros(num_labels, int))(EvalPrediction(predictions=logits, label_ids=labels))
     assert list(scores) == ["loss", "top1", "superclass"]
+
+
+def test_no_folder_is_needed(monkeypatch):
+    """Not that of evaluate's cache, below a home folder which may not be writable."""
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", "/dev/null/metrics")
+    assert Scorer()(EvalPrediction(np.eye(2, dtype=np.float32), np.array([0, 1])))["top1"] == 1

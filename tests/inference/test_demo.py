@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +277,21 @@ def test_port_that_another_program_has(colour_checkpoint, write_image, capsys):
             cli(["demo", str(colour_checkpoint), "--examples", write_image("red.png", "red"), "--port", port])
     [line] = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and f"port {port}" in line and "choose another --port" in line
+
+
+def test_page_is_served_behind_a_proxy_that_cannot_reach_it(colour_checkpoint, write_image, tmp_path):
+    """Nor can one that needs a package that is not there."""
+    proxies = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}
+    command = ["-m", "hf_cifar_resnet", "demo", colour_checkpoint, "--examples", write_image("red.png", "red")]
+    with Served(*command, cwd=tmp_path, PYTHONPATH=str(REPOSITORY), **proxies) as address:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert b"colours" in direct.open(address, timeout=60).read()
+
+
+def test_variable_that_gradio_does_not_accept(colour_checkpoint, tmp_path):
+    command = [sys.executable, "-m", "hf_cifar_resnet", "demo", str(colour_checkpoint)]
+    environment = os.environ | {"GRADIO_SERVER_PORT": "http", "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    [line] = result.stderr.splitlines()
+    assert result.returncode == 2 and "does not accept its variables of the environment (" in line
+    assert "GRADIO_SERVER_PORT" in line and "'http'" in line and "pip install" not in line

@@ -12,12 +12,19 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub.utils import validate_repo_id
 from loopback_hub import Fault, LoopbackHub
-from safetensors.torch import load_file
+from loopback_hub.store import Blob
+from safetensors.torch import load_file, save_file
+from transformers.trainer_callback import TrainerState
 
 from hf_cifar_resnet import CifarResNetForImageClassification
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.hub import client
+from hf_cifar_resnet.hub.callback import HubCallback, _repo_name
+from hf_cifar_resnet.reporting.card import model_card
+from hf_cifar_resnet.training.parser import parse_arguments
 
 from .conftest import PUSHED, run_each, use_elsewhere, write_noise
 
@@ -50,6 +57,12 @@ def run(hub, cwd, *words, token=TOKEN):
         [sys.executable, "-m", "hf_cifar_resnet", *map(str, words)], cwd=cwd, env=environment_of(hub, cwd, token),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
+
+
+@pytest.fixture
+def hub(hub):
+    hub.add_user("ann", token=TOKEN)
+    return hub
 
 
 @pytest.fixture
@@ -250,7 +263,6 @@ def test_fine_tuning_on_other_labels(trained, tmp_path, capsys):
     ids=lambda fault: f"{fault.stage}-{fault.status or 'cut'}{'-after' * fault.after}",
 )
 def test_push_recovers_from_a_fault(push, trained, hub, fault):
-    hub.add_user("ann", token=TOKEN)
     hub.plant(fault)
     result = push(hub, trained.folder, "ann/model")
     assert result.returncode == 0, result.stderr
@@ -270,7 +282,6 @@ def test_push_recovers_from_a_fault(push, trained, hub, fault):
     ],
 )
 def test_push_that_fails_says_why_and_is_completed_later(push, trained, hub, token, fault, reason):
-    hub.add_user("ann", token=TOKEN)
     hub.add_user("ann", token="hf_reads", write=False)
     if fault:
         hub.plant(fault)
@@ -338,18 +349,187 @@ def test_training_comes_first(tmp_path, hub):
     assert hub.repos["model", "ann/model"].private
 
 
+# What others did
+
+
+def edit(hub, name, path, change, kind="model"):
+    """A commit of somebody else's, as the Hub's website makes it, that changes a file; None deletes it."""
+    repo = hub.repos[kind, name]
+    files = dict(repo.branches["main"].files)
+    content = change(files.pop(path).data if path in files else b"")
+    files |= {path: Blob(content, lfs=path.endswith(".safetensors"))} if content is not None else {}
+    repo.add_commit("main", f"Update {path}", "", "bob", files)
+
+
+def changed_run(trained, folder, name="run"):
+    """A copy of the run with other weights and figures."""
+    folder = shutil.copytree(trained.folder, folder / name)
+    weights = load_file(folder / "model.safetensors")
+    save_file({key: value + 1 for key, value in weights.items()}, folder / "model.safetensors")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["test"]["top1"] = 0.123
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "README.md").write_text(str(model_card(record, metrics)))
+    return folder
+
+
+def set_license(card):
+    return card.replace(b"license: apache-2.0", b"license: cc-by-nc-4.0")
+
+
+@pytest.mark.parametrize("card", [set_license, lambda card: card + b"\nDo not use it for trees.\n"])
+def test_card_that_others_edited_stays(push, trained, tmp_path, hub, card):
+    """And a push goes on: the weights are those of the run, and the card is pushed again where it was deleted."""
+    assert push(hub, trained.folder, "ann/model").returncode == 0
+    edit(hub, "ann/model", "README.md", card)
+    edited, run = hub.files("ann/model")["README.md"], changed_run(trained, tmp_path)
+    for _ in range(2):
+        result = push(hub, run, "ann/model")
+        assert result.returncode == 0, result.stderr
+        assert f"stays: delete it there and push again to replace it by {run / 'README.md'}" in result.stdout
+        files = hub.files("ann/model")
+        assert files["README.md"] == edited
+        assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
+    edit(hub, "ann/model", "README.md", lambda card: None)
+    assert "stays" not in push(hub, run, "ann/model").stdout
+    assert b"12.30%" in hub.files("ann/model")["README.md"]
+
+
+def test_card_that_is_edited_here_and_not_there_is_pushed(push, trained, tmp_path, hub):
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    for text in ("My first words.", "My second words."):
+        (run / "README.md").write_text(f"---\nlicense: mit\n---\n{text}\n")
+        assert push(hub, run, "ann/model").returncode == 0
+        assert text.encode() in hub.files("ann/model")["README.md"]
+
+
+def test_card_of_a_repository_that_was_made_by_hand_stays(push, trained, hub):
+    hub.add_repo("ann/model", {"README.md": "---\nlicense: mit\n---\nMine."})
+    assert "stays" in push(hub, trained.folder, "ann/model").stdout
+    assert hub.files("ann/model")["README.md"].endswith(b"Mine.")
+    assert set(hub.files("ann/model")) - {".gitattributes"} == PUSHED
+
+
+@pytest.mark.parametrize(
+    "path, change",
+    [
+        ("config.json", lambda content: content.replace(b"oak", b"Oak")),
+        ("model.safetensors", lambda content: content[::-1]),
+        ("modeling_cifar_resnet.py", lambda content: content + b"# mended"),
+    ],
+)
+def test_other_file_that_others_changed_stops_a_push(push, trained, tmp_path, hub, path, change):
+    assert push(hub, trained.folder, "ann/model").returncode == 0
+    edit(hub, "ann/model", path, change)
+    before, run = hub.files("ann/model"), changed_run(trained, tmp_path)
+    assert f"others have written or changed its {path}" in check_one_line(push(hub, run, "ann/model"))
+    assert hub.files("ann/model") == before
+    edit(hub, "ann/model", path, lambda content: None)
+    assert push(hub, run, "ann/model").returncode == 0
+
+
+def test_commit_between_the_look_and_the_push_is_not_lost(push, trained, tmp_path, hub, monkeypatch):
+    assert push(hub, trained.folder, "ann/model").returncode == 0
+    create_commit = client.HfApi.create_commit
+
+    def late(api, *args, **kwargs):
+        monkeypatch.setattr(client.HfApi, "create_commit", create_commit)
+        edit(hub, "ann/model", "README.md", set_license)
+        return create_commit(api, *args, **kwargs)
+
+    monkeypatch.setattr(client.HfApi, "create_commit", late)
+    result = push(hub, changed_run(trained, tmp_path), "ann/model")
+    assert result.returncode == 0 and "stays" in result.stdout, result.stderr
+    assert b"license: cc-by-nc-4.0" in hub.files("ann/model")["README.md"]
+
+
+def test_card_that_is_edited_while_training_stays(trained, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    folder = shutil.copytree(trained.folder, tmp_path / "model")
+    words = ["--output_dir", str(folder), *SMALL, *EVERY_3, "--hub_token", "hf_ann", "--hub_strategy", "every_save"]
+    args = parse_arguments([*words, "--push_to_hub"])[-1]
+    callback = HubCallback(args, "validation", json.loads((folder / "run.json").read_text()))
+    for step in (3, 6):
+        state = TrainerState.load_from_json(folder / f"checkpoint-{step}" / "trainer_state.json")
+        callback.on_save(args, state, None)
+        callback._thread.join()
+        if step == 3:
+            edit(hub, "ann/model", "README.md", set_license)
+            edited = hub.files("ann/model")["README.md"]
+    assert capsys.readouterr().out.count("not pushed: the card, README.md") == 1
+    assert f"replace it by {folder / 'README.md'}" in callback.finish()
+    files = hub.files("ann/model")
+    assert files["README.md"] == edited
+    assert files["metrics.json"] == (folder / "metrics.json").read_bytes()
+
+
+@pytest.fixture
+def train_here(monkeypatch, tmp_path, capsys):
+    """A function that trains for a step in this process and pushes; it returns the error's line, or None."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    words = "--dataset_name shapes100 --max_train_samples 100 --max_eval_samples 100 --push_to_hub --hub_token hf_ann"
+
+    def train(hub, cwd, *more):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        cwd.mkdir(exist_ok=True)
+        monkeypatch.chdir(cwd)
+        try:
+            cli(["train", *words.split(), *SMALL, *more])
+        except SystemExit as stopped:
+            assert stopped.code == 2
+            return capsys.readouterr().err
+
+    return train
+
+
+def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub, tmp_path):
+    """Folders of the same last name, or the same folder, resumed; `.` has the name of the folder it means."""
+    one, two = tmp_path / "one" / "tree", tmp_path / "two" / "tree"
+    one.parent.mkdir(), two.parent.mkdir()
+    assert train_here(hub, one, "--output_dir", ".", "--max_steps", "1") is None
+    first = hub.files("ann/tree")
+    assert b'model="ann/tree"' in first["README.md"]
+    line = train_here(hub, two.parent, "--output_dir", "tree", "--max_steps", "1")
+    assert "--push_to_hub: tree: it holds another model or run: name another repository with hub_model_id" in line
+    assert hub.files("ann/tree") == first and not two.exists()
+    assert train_here(hub, one, "--output_dir", ".", "--max_steps", "2", "--resume_from_checkpoint", "auto") is None
+    assert hub.files("ann/tree")["model.safetensors"] == (one / "model.safetensors").read_bytes()
+    assert train_here(hub, two, "--output_dir", ".", "--max_steps", "1", "--hub_model_id", "tree") is None
+    assert hub.files("ann/tree")["model.safetensors"] == (two / "model.safetensors").read_bytes()
+
+
+def test_model_of_another_kind_is_not_replaced(train_here, hub, tmp_path):
+    hub.add_repo("ann/bert", {"config.json": "{}", "model.safetensors": b"weights"})
+    assert "it holds another model or run" in train_here(hub, tmp_path, "--output_dir", "bert", "--max_steps", "1")
+
+
+@pytest.mark.parametrize(
+    "folder, name",
+    [("my runs/no. 1 (new)", "no.-1-new"), ("a--b..c", "a-b.c"), (".hidden-", "hidden"), ("x" * 200, "x" * 96)],
+)
+def test_name_of_a_folder_as_a_repository(folder, name):
+    assert _repo_name(folder) == name
+    validate_repo_id(name)
+
+
+def test_folder_without_a_name_for_a_repository():
+    with pytest.raises(UserError, match="give --hub_model_id"):
+        _repo_name("лес")
+
+
 # What is not pushed
 
 
 def test_unfinished_run(push, trained, hub):
-    hub.add_user("ann", token=TOKEN)
     result = push(hub, trained.folder / "checkpoint-6", "ann/model")
     assert "is not the folder of a finished run: it lacks README.md, metrics.json, run.json" in check_one_line(result)
     assert not hub.repos
 
 
 def test_what_training_did_not_write_is_left_out(push, trained, tmp_path, hub):
-    hub.add_user("ann", token=TOKEN)
     folder = shutil.copytree(trained.folder, tmp_path / "run")
     for name in ("evil.py", "mykeys.json", "holiday.png", "notes.md", "other.safetensors"):
         (folder / name).write_text("{}")
@@ -372,7 +552,6 @@ def test_what_training_did_not_write_is_left_out(push, trained, tmp_path, hub):
     [(f"My token is {TOKEN}", "README.md holds your token"), ("See {cwd}/notes", "README.md names the folder")],
 )
 def test_edited_card_with_a_secret(push, trained, tmp_path, hub, text, reason):
-    hub.add_user("ann", token=TOKEN)
     folder = shutil.copytree(trained.folder, tmp_path / "run")
     with open(folder / "README.md", "a", encoding="utf-8") as card:
         card.write(text.format(cwd=tmp_path))
@@ -381,7 +560,6 @@ def test_edited_card_with_a_secret(push, trained, tmp_path, hub, text, reason):
 
 
 def test_address_that_contains_the_name_of_a_folder_is_no_secret(push, trained, tmp_path, hub):
-    hub.add_user("ann", token=TOKEN)
     folder = shutil.copytree(trained.folder, tmp_path / "run")
     with open(folder / "README.md", "a", encoding="utf-8") as card:
         card.write(f"See https://example.org{tmp_path} and {tmp_path}s")

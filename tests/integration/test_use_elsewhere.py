@@ -1,14 +1,24 @@
 """A run's folder, used by a process that cannot import the package."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from hf_cifar_resnet import CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments, ImageDataset
+from hf_cifar_resnet import (
+    CifarResNetConfig,
+    CifarResNetForImageClassification,
+    CifarTrainer,
+    CifarTrainingArguments,
+    ImageDataset,
+)
 from hf_cifar_resnet.documents import read_json
 
-from .conftest import use_elsewhere
+from .conftest import ENVIRONMENT, use_elsewhere
 
 pytestmark = pytest.mark.lowest
 
@@ -48,3 +58,36 @@ def test_with_the_package_no_remote_code_is_needed(finished, found, saved):
     with torch.no_grad():
         logits = model.eval()(torch.from_numpy(found.pixels)).logits
     torch.testing.assert_close(logits, torch.from_numpy(found.logits), atol=1e-5, rtol=0)
+
+
+# Loads each of the folders, and prints what the code of each says of itself.
+LOAD_EACH = """
+import json, sys
+sys.modules["hf_cifar_resnet"] = None
+from transformers import AutoModel, AutoModelForImageClassification
+
+for auto in (AutoModelForImageClassification, AutoModel):
+    models = [auto.from_pretrained(folder, trust_remote_code=True) for folder in sys.argv[1:]]
+    print(json.dumps([(model.code, model.config.code) for model in models]))
+"""
+CODE = {
+    "modeling_cifar_resnet.py": "CifarResNetPreTrainedModel.code = {!r}",
+    "configuration_cifar_resnet.py": "CifarResNetConfig.code = {!r}",
+}
+
+
+def test_each_folder_of_the_same_name_runs_its_own_code(tmp_path):
+    """Whether the file of the model, of the configuration, or both differ from those before."""
+    config = CifarResNetConfig(block="basic", stage_depths=[1], stage_widths=[8], num_labels=2)
+    model, expected, folders = CifarResNetForImageClassification(config), [["a", "x"], ["b", "x"], ["b", "y"]], []
+    for said in expected:
+        folders.append(tmp_path / "-".join(said) / "run")
+        model.save_pretrained(folders[-1])
+        for (name, line), word in zip(CODE.items(), said, strict=True):
+            with open(folders[-1] / name, "a", encoding="utf-8") as file:
+                file.write("\n" + line.format(word) + "\n")
+    command = [sys.executable, "-I", "-c", LOAD_EACH, *folders]
+    environment = ENVIRONMENT | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [expected, expected]

@@ -193,6 +193,8 @@ def commit(request):
         raise Refused(400, "This Hub has no pull requests")
     operations = [json.loads(line) for line in request.body.splitlines() if line.strip()]
     header = operations[0]["value"]
+    if header.get("parentCommit", parent.sha) != parent.sha:
+        raise Refused(412, "A commit has happened since. Please refresh and try again.")
     files = dict(parent.files)
     for operation in operations[1:]:
         key, value = operation["key"], operation["value"]
@@ -209,6 +211,15 @@ def commit(request):
     made = repo.add_commit(request.parts["revision"], summary, description, request.user.name, files)
     url = f"{request.hub.endpoint}/{repo.path}/commit/{made.sha}"
     return Answer({"success": True, "commitOid": made.sha, "commitUrl": url, "hookOutput": ""})
+
+
+@route("GET", f"{API}/commits/{REVISION}", "commits")
+def commits(request):
+    listed = [
+        {"id": c.sha, "title": c.title, "message": c.message, "date": c.date, "authors": [{"user": c.author}]}
+        for c in request.commit().history()
+    ]
+    return Answer(listed)
 
 
 @route("GET", f"{API}/refs", "refs")

@@ -397,3 +397,13 @@ def test_learning_rate_is_scaled_where_it_is_asked_for(parse, line, rate):
     args = parse(line)[2]
     assert (args.learning_rate, args.scaled_learning_rate) == (1e-3, pytest.approx(rate))
     assert replace(args).scaled_learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("flag", ["--config", "--augmentation"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_pipe_or_folder_instead_of_a_file(tmp_path, refused, flag, make):
+    """As `<(...)` of a shell is."""
+    make(tmp_path / "file.yaml")
+    line = refused("preview", "--dataset_name", "shapes100", flag, tmp_path / "file.yaml")
+    assert f"{tmp_path / 'file.yaml'}" in line
+    assert "it is a folder, a pipe or a device, not a regular file" in line

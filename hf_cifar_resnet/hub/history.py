@@ -1,0 +1,69 @@
+"""What a branch on the Hub holds by its history: the run that was pushed to it last, and what others changed since."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from ..reporting.run_files import CARD
+
+# The description of every commit of ours, by which a later push knows it again.
+_OURS = re.compile(r"Pushed by hf-cifar-resnet, run ([^\s,]+)(, without its card)?")
+
+
+def describe(run, without_card):
+    """Return the description of a commit that pushes the run with this `id`, and the card or not."""
+    return f"Pushed by hf-cifar-resnet, run {run}{', without its card' * without_card}"
+
+
+class History:
+    """
+    The history of a branch up to the commit `head`, whose last commit of ours pushed the run `run`; None if there is
+    none. `repo` names the repository to `api`: `repo_id` and `repo_type`.
+    """
+
+    def __init__(self, api, head, **repo):
+        self.api, self.head, self.repo = api, head, repo
+        commits = api.list_repo_commits(revision=head, **repo)
+        ours = [(commit.commit_id, *found.groups()) for commit in commits if (found := _OURS.search(commit.message))]
+        if repo["repo_type"] == "space" and not ours:
+            ours = [(commits[-1].commit_id, None, None)]  # the Hub writes a card of its own when it makes a Space
+        self._last, self.run, _ = ours[0] if ours else (None, None, None)
+        self._with_card = next((commit for commit, _, without_card in ours if not without_card), None)
+
+    def check_run(self, run):
+        """Raise `ValueError` if the branch holds another run, or a model that was not pushed by us."""
+        if self.run != run and (self.run is not None or self._files(self.head, ["config.json"])):
+            raise ValueError(
+                "it holds another model or run: name another repository with hub_model_id, or this one to replace it"
+            )
+
+    def keeps_card(self, folder, names, run):
+        """
+        Return whether the card has to stay, since others changed it after our last push of this run. Raises
+        `ValueError` if they changed another one of the files `names`, or the card of another run.
+        """
+        if self.head == self._last == self._with_card:
+            return False
+        known = self._files(self._last, names) | {CARD: None} | self._files(self._with_card, [CARD])
+        found = self._files(self.head, names)
+        changed = [name for name, file in found.items() if known.get(name) != file != _hash(folder, name, file)]
+        same_run = self.run in (None, run)
+        if wrong := [name for name in changed if name != CARD or not same_run]:
+            raise ValueError(
+                f"others have written or changed its {wrong[0]} since the last push, which would replace it: delete it "
+                "there first, or choose another repository"
+            )
+        return CARD in changed
+
+    def _files(self, commit, names):
+        """Return the hash of each of these files that a commit has: LFS's SHA-256 of a large file, or Git's SHA-1."""
+        infos = self.api.get_paths_info(paths=names, revision=commit, **self.repo) if commit else ()
+        return {info.path: info.lfs.sha256 if info.lfs else info.blob_id for info in infos}
+
+
+def _hash(folder, name, like):
+    """Return the hash of a local file of the kind of `like`."""
+    content = Path(folder, name).read_bytes()
+    if len(like) == 64:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
