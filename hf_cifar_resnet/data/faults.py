@@ -52,4 +52,3 @@ def _is_about_cache(error, name):
     inside = error.filename is not None and f"{error.filename}{os.sep}".startswith(os.path.abspath(name) + os.sep)
     # The last is of `datasets` itself, before it writes.
     return error.errno in _WRITING or (error.errno in _ACCESS and not inside) or "disk space" in str(error)
-
