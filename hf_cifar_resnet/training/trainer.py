@@ -127,10 +127,12 @@ class CifarTrainer(Trainer):
             )
         return model.to(memory_format=self._memory_format)
 
-    def get_train_dataloader(self, batch_size=None):
-        if batch_size is None:  # `auto_find_batch_size` may have reduced it
-            parts = self.args.gradient_accumulation_steps * self.args.world_size
-            batch_size = self.get_total_train_batch_size(self.args) // parts
+    def get_train_dataloader(self):
+        # `auto_find_batch_size` may have reduced the batch.
+        parts = self.args.gradient_accumulation_steps * self.args.world_size
+        return self._make_epoch_loader(self.get_total_train_batch_size(self.args) // parts)
+
+    def _make_epoch_loader(self, batch_size):
         return self._make_train_loader(batch_size, self._train_sampler(), self.args.dataloader_drop_last)
 
     @cached_property  # because its workers may persist
@@ -274,7 +276,7 @@ class CifarTrainer(Trainer):
         return math.ceil(self.args.num_train_epochs * self._steps_per_epoch(batch_size))
 
     def _steps_per_epoch(self, batch_size=None):
-        loader = self.get_train_dataloader(batch_size)
+        loader = self.get_train_dataloader() if batch_size is None else self._make_epoch_loader(batch_size)
         return math.ceil(len(loader) / self.args.gradient_accumulation_steps)
 
     def _load_ended(self, checkpoint):
