@@ -148,6 +148,7 @@ SIGNATURES = {
     "call_model_init": "trial",
     "compute_loss": "model inputs return_outputs num_items_in_batch",
     "create_accelerator_and_postprocess": "",
+    "create_optimizer": "",
     "create_scheduler": "num_training_steps optimizer",
     "evaluation_loop": "",
     "floating_point_ops": "inputs",
@@ -195,7 +196,8 @@ def test_state_that_is_read_and_written():
     """checkpoints/resume.py, trainer.py and callbacks.py"""
     names = {"should_log", "should_evaluate", "should_save", "should_training_stop", "should_epoch_stop"}
     assert names <= set(TrainerControl().state()["args"])
-    names = {"global_step", "max_steps", "epoch", "log_history", "best_model_checkpoint", "best_global_step"}
+    names = {"global_step", "max_steps", "epoch", "log_history", "best_model_checkpoint", "best_global_step",
+             "train_batch_size"}  # fmt: skip
     assert names <= set(vars(TrainerState()))
 
 
