@@ -16,8 +16,8 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 LIMIT = 240  # seconds for a launch to end
 ARGUMENTS = (
     "--config quickstart --use_cpu --max_train_samples 203 --max_eval_samples 101 --num_train_epochs 3 "
-    "--dropout 0.2 --drop_path_rate 0.2 --cutmix_alpha 1 --ema_decay 0.9 --save_strategy steps --save_steps 2 --eval_strategy steps "
-    "--eval_steps 2 --resume_from_checkpoint auto"
+    "--dropout 0.2 --drop_path_rate 0.2 --cutmix_alpha 1 --ema_decay 0.9 --save_strategy steps --save_steps 2 "
+    "--eval_strategy steps --eval_steps 2 --resume_from_checkpoint auto"
 ).split()
 # Python runs it in every process before anything else: the files that each opens for writing, or makes or renames, and
 # the threads that it ends with.
