@@ -114,6 +114,7 @@ def two(python, script, quick, tmp_path_factory):
 def test_two_processes_are_two(two):
     folder, output = two
     assert "2 processes" in output and "global batch 32 (processes x per device x accumulation: 2 x 16 x 1)" in output
+    assert "; 16 repeated images fill up the last step of an epoch, and do not count" in output  # of 400
     assert read_json(folder / "run.json")["processes"] == 2
     assert output.count("Dataset ") == output.count("Saved ") == 1
 

@@ -83,6 +83,7 @@ COMMANDS = {
     "test": ["train", "test/{rank}", *TRAIN, "run"],
     "pixels, evaluated": ["evaluate", "pixels/{rank}", "{folder}/same/0/run", "--dataset_name", "data", "--use_cpu"],
     "script": ["script", "same/0"],
+    "divided otherwise": ["train", "same/0", *TRAIN, "run", "--accelerator_config", '{"even_batches": false}'],
 }
 
 
@@ -128,3 +129,7 @@ def test_rank_0_decides(found):
     assert found["shared"] == found["resumed"] == ""
     assert "run holds a run already" in found["holds a run"]
     assert "cannot be resumed: there is no complete checkpoint" in found["nothing to resume"]
+
+
+def test_images_are_divided_in_one_way(found):
+    assert found["divided otherwise"].startswith("UserError: accelerator_config must not change split_batches")
