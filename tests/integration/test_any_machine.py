@@ -22,14 +22,19 @@ class NoFloat64(TorchDispatchMode):
 
 
 @pytest.fixture
-def train(write_image_folder, make_images, tmp_path):
-    """Trains a tiny model on 48 images of noise, with more arguments."""
+def arguments(write_image_folder, make_images, tmp_path):
+    """The command line that trains a tiny model on 48 images of noise, with more options."""
     images = iter(make_images(68))
     write_image_folder({"train": {"ant": 24, "bee": 24}, "test": {"ant": 10, "bee": 10}}, lambda: next(images))
     shape = "--block basic --stage_depths 1 1 --stage_widths 16 16 --global_batch_size 8 --max_steps 4 --use_cpu"
-    return lambda run, options: cli(
-        ["train", "--dataset_name", str(tmp_path), *shape.split(), *options.split(), "--output_dir", run]
-    )
+    data = ["--dataset_name", str(tmp_path)]
+    return lambda run, options: ["train", *data, *shape.split(), *options.split(), "--output_dir", run]
+
+
+@pytest.fixture
+def train(arguments):
+    """Trains that model."""
+    return lambda run, options: cli(arguments(run, options))
 
 
 @pytest.fixture
@@ -67,3 +72,26 @@ def test_files_follow_the_umask(train, image, tmp_path):
     assert {path: oct(path.stat().st_mode & 0o777) for path in files} == dict.fromkeys(files, oct(0o664))
     folders = {path.stat().st_mode & 0o777 for path in study.rglob("*") if path.is_dir()}
     assert folders == {0o775}
+
+
+# As Python 3.14 starts workers.
+FORKSERVER = """
+import multiprocessing, sys
+from hf_cifar_resnet.cli import main
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_forked(train, arguments, python, tmp_path):
+    """They augment the same images to the same bits."""
+    train(str(tmp_path / "without"), "--cutmix_alpha 1")
+    (tmp_path / "program.py").write_text(FORKSERVER)
+    result = python("program.py", *arguments("with", "--cutmix_alpha 1 --dataloader_num_workers 1"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "1 loader workers" in result.stdout
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("without", "with")]
+    assert weights[0] == weights[1]
