@@ -59,6 +59,21 @@ def to_rgb_array(image, size=IMAGE_SIZE, mode=None):
     return np.asarray(image)
 
 
+@lru_cache
+def _image_endings():
+    return tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def is_image_name(path):
+    """Return whether a file's name ends as that of an image that PIL reads."""
+    return path.lower().endswith(_image_endings())
+
+
+def is_hidden_name(name):
+    """Return whether a file or folder of this name is none of the user's, but what a system has left there."""
+    return name.startswith(".") or name.lower() in ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
+
+
 def read_rgb_array(source, size=IMAGE_SIZE, mode=None):
     """
     Read an image file, a path or a stream, as [`to_rgb_array`] returns it.

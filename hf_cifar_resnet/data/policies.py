@@ -153,8 +153,8 @@ def _read(name, image_size):
             # Albumentations warns about unknown arguments and then uses its defaults.
             warnings.simplefilter("error", UserWarning)
             policy = A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
-        for _ in range(5):
-            made = policy(image=image)["image"]
+        for trial in 5 * (policy, _without_chance(A.from_dict(content))):
+            made = trial(image=image)["image"]
             if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
                 raise ValueError(
                     f"it must make uint8 images of {image.shape} from such images, but made {made.dtype} "
@@ -164,3 +164,11 @@ def _read(name, image_size):
         kind = type(error).__name__
         raise ValueError(f"{path} holds no Albumentations policy that fits: {kind}: {one_line(error)}") from error
     return policy
+
+
+def _without_chance(transform):
+    """Return a policy of which every transform that may be applied is, so that the rare ones are tried out too."""
+    transform.p = float(transform.p > 0)
+    for inner in getattr(transform, "transforms", ()):
+        _without_chance(inner)
+    return transform

@@ -164,7 +164,10 @@ def _load_folder(path, config_name):
         return datasets.DatasetDict(loaded)
     found = folders.find_image_folder(folder) if config_name is None else None
     if found is None:
-        return _read(datasets.load_dataset_builder(folder.path, config_name, description=folder.digest))
+        builder = datasets.load_dataset_builder(folder.path, config_name, description=folder.digest)
+        if unread := folders.find_unread(folder, builder.config.data_files or {}):
+            _warn(f"in {path} are not read: {shorten(unread)}")
+        return _read(builder)
     left_out = found.left_out
     if found.metadata:
         raw, unlisted = _read_with_metadata(folder, found)
@@ -274,6 +277,11 @@ def split_dataset(raw, args, needed=SPLITS):
         if size >= len(labels):
             raise UserError(f"--validation_fraction {fraction} leaves no training images of {len(labels)}")
         held_out = stratified_sample(labels, size, args.split_seed, leave_one=True)
+        if not len(held_out):
+            raise UserError(
+                f"--validation_fraction {fraction} can hold out no image, since each class would lose its only one: "
+                "set it to 0, or add images"
+            )
         kept = np.setdiff1d(np.arange(len(labels)), held_out)
         parts["validation"] = parts["train"].select(held_out)
         parts["train"] = parts["train"].select(kept)
@@ -282,6 +290,7 @@ def split_dataset(raw, args, needed=SPLITS):
         limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None and limit < len(part):
             parts[name] = part.select(stratified_sample(np.array(part["label"][:]), limit, args.split_seed))
+    _warn_of_missing_classes(parts, names)
     return parts, names, superclass_of, superclass_names
 
 
@@ -353,13 +362,20 @@ def _label_names(splits, column):
     """Return the names of the classes: as they are declared, or the distinct labels, strings or integers from 0 up."""
     feature = next(iter(splits.values())).features[column]
     if not _is_of_classes(feature):
-        raise UserError(f"the column {column} holds no class labels; name the right one with --label_column_name")
+        kind = getattr(feature, "dtype", None) or type(feature).__name__
+        raise UserError(
+            f"the column {column} holds no class labels, which are integers or strings, but {kind}: convert it, or "
+            "name the right one with --label_column_name"
+        )
     if isinstance(feature, datasets.ClassLabel):
         names = feature.names
     else:
         values = {value for part in splits.values() for value in part.unique(column)}
-        if None in values:
-            raise UserError(f"the column {column} is empty for some images: remove them or label them")
+        if any(value is None or (isinstance(value, str) and not value.strip()) for value in values):
+            raise UserError(
+                f"the column {column} is empty for some images: remove them or label them; words such as None or NA "
+                "are read as empty from a CSV file"
+            )
         names = sorted(value for value in values if isinstance(value, str) or value >= 0)
     if not names:
         raise UserError(f"the column {column} names no class; name the right one with --label_column_name")
@@ -397,8 +413,7 @@ def _number_labels(labels, feature, names, split_name):
 
 def _check_classes(parts, names, needed):
     """
-    Raise [`UserError`] if there is no second class to tell one from, or a class is written differently in the splits;
-    warn of classes without images.
+    Raise [`UserError`] if there is no second class to tell one from, or a class is written differently in the splits.
     """
     used = {split: set(parts[split]["label"][:]) for split in ("train", "test") if split in parts}
     if len(names) < 2 or ("train" in needed and len(used["train"]) < 2):
@@ -412,8 +427,12 @@ def _check_classes(parts, names, needed):
         if any(same & labels not in (same, set()) for labels in used.values()):
             spellings = " and ".join(repr(names[number]) for number in sorted(same))
             raise UserError(f"{spellings} look like one class, and some split lacks one of them: rename or merge them")
+
+
+def _warn_of_missing_classes(parts, names):
     for split, kind in (("train", "training"), ("test", "test")):
-        if split in needed and (missing := [name for number, name in enumerate(names) if number not in used[split]]):
+        used = set(parts[split]["label"][:]) if split in parts else range(len(names))
+        if missing := [name for number, name in enumerate(names) if number not in used]:
             have = "1 class has" if len(missing) == 1 else f"{len(missing):,} classes have"
             _warn(f"{have} no {kind} image: {shorten(missing)}")
 

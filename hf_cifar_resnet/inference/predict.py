@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..checkpoints.load import NOT_FINITE, label_names
-from ..data.dataset import normalize, read_rgb_array
+from ..data.dataset import is_hidden_name, is_image_name, normalize, read_rgb_array
 from ..errors import UserError, one_line, printable
 
 MAX_NAME_WIDTH = 60
@@ -22,22 +22,23 @@ ENDINGS_SHOWN = 5  # of files that are left out
 
 def find_images(places: Iterable[str]) -> tuple[list[str], Counter[str]]:
     """
-    Find the image files among files, folders (with those below, but nothing hidden) and globs.
+    Find the image files among files, folders (with those below, but nothing hidden) and globs of files or folders.
 
     Return their paths, and the number of files in the folders that are left out, by their endings. Raises [`UserError`]
     for a place without images.
     """
-    paths, left_out, endings = [], Counter(), tuple(Image.registered_extensions())
+    paths, left_out = [], Counter()
     for place in places:
-        if os.path.isdir(place):
-            below = sorted(_files_below(place))
-            found = [path for path in below if path.lower().endswith(endings)]
-            left_out.update(os.path.splitext(path)[1].lower() for path in below if not path.lower().endswith(endings))
-        elif os.path.exists(place):
-            found = [place]
-        else:
-            found = sorted(path for path in glob.glob(place, recursive=True) if not os.path.isdir(path))
-        if not found and os.path.isdir(place):
+        matches = [place]
+        if not os.path.exists(place):
+            globbed = sorted(glob.glob(place, recursive=True))
+            matches = [path for path in globbed if not is_hidden_name(os.path.basename(path))]
+        found = [path for path in matches if not os.path.isdir(path)]
+        if not found:
+            below = [path for folder in matches for path in sorted(_files_below(folder))]
+            found = [path for path in below if is_image_name(path)]
+            left_out.update(os.path.splitext(path)[1].lower() for path in below if not is_image_name(path))
+        if not found and matches:
             others = f", but {describe_left_out(left_out)}" if left_out else ""
             raise UserError(f"the folder {place} holds no images{others}")
         if not found:
@@ -54,13 +55,13 @@ def _files_below(folder: str) -> Iterator[str]:
 
     seen = set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden_name(name)]
         real = os.path.realpath(parent)
         if real in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
-        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
+        yield from (os.path.join(parent, name) for name in names if not is_hidden_name(name))
 
 
 def describe_left_out(left_out: Counter[str]) -> str:

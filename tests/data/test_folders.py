@@ -170,6 +170,31 @@ def test_table_that_is_two_splits_is_refused(write_tables, table, linked):
         load(folder)
 
 
+@pytest.mark.parametrize(
+    "copy, told",
+    [
+        ("train (1)", r"train \(1\).parquet and .*train.parquet of the split train are equal: remove one"),
+        ("train_old", "train.parquet and .*train_old.parquet of the split train are equal"),
+        ("train-00000-of-00001", "the split train has the files of two versions"),
+    ],
+)
+def test_copy_of_a_table_is_not_read_twice(write_tables, table, copy, told):
+    folder = write_tables(train=table([0, 1, 1]), test=table([0, 1]))
+    for path in (folder / "data").iterdir():
+        shutil.move(path, folder / path.name)
+    shutil.copy(folder / "train.parquet", folder / f"{copy}.parquet")
+    with pytest.raises(UserError, match=told):
+        load(folder)
+
+
+@pytest.mark.parametrize("copy", ["train-00000-of-00001 (1)", "train-00000-of-00001-0123456789abcdef"])
+def test_second_copy_of_a_shard_is_refused(write_tables, table, copy):
+    folder = write_tables(**{f"{split}_00000_of_00001": table([0, 1]) for split in ("train", "test")})
+    shutil.copy(folder / "data" / "train-00000-of-00001.parquet", folder / "data" / f"{copy}.parquet")
+    with pytest.raises(UserError, match="the split train has the files of two versions"):
+        load(folder)
+
+
 # Images
 
 
@@ -196,13 +221,17 @@ def test_link_to_a_folder_above_is_not_followed_for_ever(write):
 
 def test_what_systems_leave_behind_is_no_image(write, caplog):
     folder = write({"train": TWO, "test": TWO, "__MACOSX/train": {"cat": 1}, "train/.ipynb_checkpoints": {"cat": 1}})
-    for name in (".DS_Store", "._0.png", "Thumbs.db", "desktop.ini"):
+    for name in (".DS_Store", "._0.png", "Thumbs.db", "thumbs.db", "Desktop.ini"):
         (folder / "train" / "cat" / name).write_bytes(b"x")
     assert classes(load(folder), "train") == TWO and "not read" not in caplog.text
 
 
 @pytest.mark.parametrize(
-    "place", ["train/cat/0001", "train/cat/1.heic", "test/dog/1.png.part", "train/eel/", "fox/1.png"]
+    "place",
+    [
+        *("train/cat/0001", "train/cat/1.heic", "test/dog/1.png.part", "train/eel/", "fox/1.png"),
+        *("train/cat.zip", "test/dog/dog.tar", "train.parquet", "data.zip"),
+    ],
 )
 def test_what_is_left_out_is_named_in_one_line(write, caplog, place):
     folder = write({"train": TWO, "test": TWO})
@@ -221,6 +250,29 @@ def test_image_of_no_certain_class_is_refused(write, noise, place):
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
     noise().save(folder / place)
     with pytest.raises(UserError, match=f"split/class/image.*move or remove.* {place}$"):
+        load(folder)
+
+
+@pytest.mark.parametrize("repeated", ["train", "seg_train"])
+def test_folder_of_a_split_within_itself(write, repeated):
+    data = load(write({f"{repeated}/{repeated}": TWO, "test": {"cat": 1, "dog": 2}}))
+    assert classes(data, "train") == TWO and classes(data, "test") == {"cat": 1, "dog": 2}
+
+
+@pytest.mark.parametrize("place", [b"train/caf\xe9/1.png", b"test/dog/caf\xe9.png"])
+def test_name_that_is_not_utf8(write, noise, place):
+    folder = write({"train": TWO, "test": TWO})
+    path = os.path.join(os.fsencode(folder), place)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    noise().save(os.fsdecode(path))
+    with pytest.raises(UserError, match="the names of .*caf.* are not UTF-8, as old archives leave them: rename them"):
+        load(folder)
+
+
+def test_readme_that_cannot_be_parsed(write):
+    folder = write({"train": TWO, "test": TWO})
+    (folder / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(UserError, match="at the top of its README.md are not valid YAML"):
         load(folder)
 
 
@@ -270,6 +322,14 @@ def test_image_that_a_metadata_file_has_twice_is_refused(with_metadata):
         load(with_metadata([0, 1, 1, 2]))
 
 
+@pytest.mark.parametrize("place", [".", "train"])
+def test_metadata_file_that_is_not_in_every_split(write, place):
+    folder = write({"train": {"." if place == "." else "cat": 3}, "test": TWO})
+    (folder / place / "metadata.csv").write_text("file_name,label\n0.png,cat\n")
+    with pytest.raises(UserError, match="metadata.csv in the folder of each split|split test has no such file"):
+        load(folder)
+
+
 # Classes
 
 
@@ -286,6 +346,15 @@ def test_class_without_training_or_test_images_is_named(write, write_tables, tab
     load(folder)
     lines = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert lines == ["1 class has no training image: cow", "1 class has no test image: bee"]
+
+
+def test_class_without_training_images_in_the_sample_is_named(write, caplog):
+    folder = write({"train": dict.fromkeys("abcd", 3), "test": dict.fromkeys("abcd", 1)})
+    data = load(folder, max_train_samples=2)
+    missing = sorted(set("abcd") - set(classes(data, "train")))
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"2 classes have no training image: {', '.join(missing)}"
+    ]
 
 
 ACCENT = "caf\u00e9"
@@ -328,6 +397,12 @@ def test_class_of_one_image_is_trained_on(write_tables, table, fraction):
         data = load(folder, validation_fraction=fraction, split_seed=seed)
         assert set(classes(data, "train")) == {"a", "b", "c", "d"}
         assert len(data.train) + len(data.validation) == len(labels)
+
+
+def test_no_image_is_held_out_where_each_is_its_class(write):
+    folder = write({"train": dict.fromkeys("abcd", 1), "test": dict.fromkeys("abcd", 1)})
+    with pytest.raises(UserError, match="--validation_fraction 0.25 can hold out no image"):
+        load(folder, validation_fraction=0.25)
 
 
 @pytest.mark.parametrize("kind", ["named", "string", "folder"])
@@ -378,6 +453,28 @@ def test_incomplete_shards_are_refused(write_tables, table, train, told):
         load(folder)
 
 
+@pytest.mark.parametrize("found", ["train", "train_00000_of_00001"])
+def test_table_that_is_not_read_is_named(write_tables, table, caplog, found):
+    folder = write_tables(**{found: table([0, 1])}, test_00000_of_00001=table([0, 1]), extra=table([0, 1]))
+    if found == "train":  # of which `datasets` reads none beside files that are numbered
+        with pytest.raises(UserError, match="needs the splits train and test"):
+            load(folder)
+    else:
+        load(folder)
+    unread = "data/extra.parquet, data/train.parquet" if found == "train" else "data/extra.parquet"
+    assert f"in {folder} are not read: {unread}" in caplog.text
+
+
+def test_split_of_an_earlier_dataset_in_a_saved_one_is_not_read(tmp_path, table):
+    DatasetDict(train=table([0, 1]), validation=table([0] * 5 + [1]), test=table([0] * 7)).save_to_disk(
+        tmp_path / "saved"
+    )
+    DatasetDict(train=table([0, 1, 1, 0]), test=table([0, 1])).save_to_disk(tmp_path / "saved")
+    data = load(tmp_path / "saved")
+    assert classes(data, "train") == {"ant": 2, "bee": 2} and classes(data, "test") == {"ant": 1, "bee": 1}
+    assert data.validation is None
+
+
 @pytest.mark.parametrize("layout", ["dict", "split by split"])
 def test_saved_dataset_is_read_without_its_cache(tmp_path, table, layout):
     folder = tmp_path / "saved"
@@ -410,6 +507,21 @@ def test_saved_splits_that_are_not_alike_are_refused(tmp_path, table, test, told
     DatasetDict(train=table([0, 1]), test=test(table([0, 1]))).save_to_disk(tmp_path / "saved")
     with pytest.raises(UserError, match=told):
         load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    "feature, values, told",
+    [
+        (Value("bool"), [True, False], "no class labels, which are integers or strings, but bool"),
+        (Value("float64"), [0.0, 1.0], "no class labels, which are integers or strings, but float64"),
+        (datasets.List(Value("int64")), [[0], [1]], "no class labels, which are integers or strings, but List"),
+        (Value("string"), ["ant", ""], "the column label is empty for some images"),
+        (Value("string"), ["ant", " "], "the column label is empty for some images"),
+    ],
+)
+def test_labels_that_are_no_classes(write_tables, table, feature, values, told):
+    with pytest.raises(UserError, match=told):
+        load(write_tables(train=table(2 * values, feature), test=table(values, feature)))
 
 
 def test_labels_of_which_none_is_a_class(write_tables, table):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
 from PIL import Image
 
 from hf_cifar_resnet import load_splits
@@ -80,3 +80,33 @@ def test_revision_that_is_read_where_the_hub_is_out_of_reach(commits, hub):
         load(revision)
     hub.close()
     assert load("first") == (LEVELS["first"], commits["first"])
+
+
+@pytest.fixture
+def pets(commits, hub, png_that_claims):
+    """`ann/pets` on the same Hub, a folder of images: four of each class in train, two in test."""
+    counts = {"train": 4, "test": 2}
+    places = [f"{split}/{name}/{i}.png" for split in counts for name in "ab" for i in range(counts[split])]
+    hub.add_repo("ann/pets", dict.fromkeys(places, png_that_claims(1, 1)), kind="dataset")
+
+
+def count(revision=None):
+    data = load_splits("ann/pets", dataset_revision=revision, **OPTIONS)
+    return len(data.train), len(data.test)
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_image_folder_is_read_offline(pets, go_offline, revision):
+    assert count(revision) == (8, 4)
+    go_offline()
+    assert count() == count("main") == (8, 4)
+    with pytest.raises(UserError, match="ann/pets cannot be loaded from the Hub"):
+        count("nowhere")
+
+
+def test_part_of_an_image_folder_is_not_taken_for_all_offline(pets, go_offline):
+    for file in ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png"):
+        hf_hub_download("ann/pets", file, repo_type="dataset")
+    go_offline()
+    with pytest.raises(UserError, match="ann/pets cannot be loaded from the Hub"):
+        count()

@@ -231,6 +231,14 @@ def test_file_whose_images_could_not_be_batched(tmp_path, transform):
         build_policy(path)
 
 
+def test_file_whose_images_could_rarely_not_be_batched(tmp_path):
+    path = str(tmp_path / "mine.json")
+    rare = A.OneOf([A.RandomScale((1, 1)), A.HorizontalFlip()], p=1e-9)
+    A.save(A.Compose([A.Sequential([rare]), A.Resize(16, 16, p=1e-9)]), path, data_format="json")
+    with pytest.raises(ValueError, match="must make uint8 images"):
+        build_policy(path)
+
+
 def test_misspelt_argument_in_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     A.save(A.Compose([A.HorizontalFlip(p=1)]), str(path), data_format="yaml")

@@ -75,12 +75,19 @@ def test_folders_and_globs(write_image, tmp_path, monkeypatch):
     assert find_images(["a"]) == (["a/1.png", "a/2.png", "a/deep/3.JPG"], {})
     assert find_images(["*/[24].png", "a/1.png"]) == (["a/2.png", "b/4.png", "a/1.png"], {})
     assert find_images(["**/3.*"]) == (["a/deep/3.JPG"], {})
+    write_image("__MACOSX/5.png", "red")
+    assert find_images(["*"]) == (
+        ["a/1.png", "a/2.png", "a/deep/3.JPG", "b/4.png"],
+        {},
+    )  # no shell of Windows expands it
 
 
 def test_hidden_files_are_no_images_and_links_are_followed(write_image, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path in ("a/1.png", "a/._1.png", "a/.ipynb_checkpoints/1-checkpoint.png", ".b/2.png", "elsewhere/3.png"):
+    hidden = "a/._1.png", "a/.ipynb_checkpoints/1-checkpoint.png", "a/__MACOSX/1.png", "a/__pycache__/1.png", ".b/2.png"
+    for path in ("a/1.png", *hidden, "elsewhere/3.png"):
         write_image(path, "red")
+    (tmp_path / "a" / "Thumbs.db").touch()
     (tmp_path / "a" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "a")
     assert find_images(["a"]) == (["a/1.png", "a/link/3.png"], {})
@@ -90,13 +97,13 @@ def test_hidden_files_are_no_images_and_links_are_followed(write_image, tmp_path
 
 def test_other_files_in_a_folder_are_counted(colour_checkpoint, write_image, tmp_path, capsys, refused):
     write_image("images/1.png", "red")
-    for name in ("2.heic", "3.HEIC", "noending", "notes.txt", ".DS_Store"):
+    for name in ("2.heic", "3.HEIC", "noending", "print.pdf", ".DS_Store"):  # PIL writes PDF, but does not read it
         (tmp_path / "images" / name).write_text("no image")
     cli(["predict", str(colour_checkpoint), str(tmp_path / "images"), "--use_cpu"])
     captured = capsys.readouterr()
     assert captured.out.split()[1] == "red"
     [line] = captured.err.splitlines()
-    assert line.startswith("left out: 4 other files (2 .heic, 1 without an ending, 1 .txt); ")
+    assert line.startswith("left out: 4 other files (2 .heic, 1 without an ending, 1 .pdf); ")
     (tmp_path / "images" / "1.png").unlink()
     assert "holds no images, but 4 other files (2 .heic" in refused("predict", colour_checkpoint, tmp_path / "images")
 
