@@ -1,5 +1,6 @@
 """Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
 
+import errno
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -85,7 +86,11 @@ class EpochLineCallback(TrainerCallback):
     def _print(self, args, state, parts):
         if state.is_world_process_zero:
             epochs = f"{args.num_train_epochs:g}" if args.max_steps <= 0 else f"{state.num_train_epochs:g}"
-            tqdm.write(f"epoch {state.epoch or 0:5.4g}/{epochs}  " + "  ".join(parts))
+            try:
+                tqdm.write(f"epoch {state.epoch or 0:5.4g}/{epochs}  " + "  ".join(parts))
+            except OSError as error:  # nobody reads the output any more, which `preemption` notices and ends the run
+                if error.errno not in (errno.EPIPE, errno.EIO):
+                    raise
 
 
 def _training_part(logs):
