@@ -68,7 +68,10 @@ class LocalEngine:
             self._stopped = True
             for process in self._processes:
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
+                    try:
+                        os.killpg(process.pid, signal.SIGTERM)
+                    except ProcessLookupError:  # a fork that has just begun has no group of its own yet
+                        os.kill(process.pid, signal.SIGTERM)
 
     def _start(self, arguments, place):
         gpus = torch.cuda.device_count()
