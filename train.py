@@ -1,4 +1,4 @@
-from hf_cifar_resnet.commands.train import main
+from hf_cifar_resnet.cli import train
 
 if __name__ == "__main__":
-    main()
+    train()

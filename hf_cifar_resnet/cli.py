@@ -23,6 +23,12 @@ COMMANDS = {
 
 
 @reports_user_errors
+def train():
+    """Run `train` with the arguments of `train.py`. What it imports is part of it, so that Ctrl-C ends that too."""
+    import_module(".commands.train", __package__).main()
+
+
+@reports_user_errors
 def main(argv=None):
     """Run the command that the first argument names with the other arguments."""
     argv = sys.argv[1:] if argv is None else argv

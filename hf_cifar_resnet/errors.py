@@ -4,7 +4,9 @@ import argparse
 import functools
 import os
 import re
+import signal
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,7 +105,8 @@ def reports_user_errors(function):
     Decorate a program's main function: a [`UserError`], or a file that cannot be used, becomes one line, code 2.
 
     If a launcher started several processes, only the first one that fails prints its error, because the others often
-    fail as a consequence. A closed output pipe (`| head`) and Ctrl-C end the program silently, with the usual codes.
+    fail as a consequence. A closed output pipe (`| head`), Ctrl-C, SIGTERM and SIGHUP end the program silently, with
+    the usual codes, and as exceptions, so that no temporary files and no runs of a study are left behind.
     """
 
     @functools.wraps(function)
@@ -112,7 +115,8 @@ def reports_user_errors(function):
             if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows its escape sequence
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
-                return function(*args, **kwargs)
+                with _signals_as_exceptions():
+                    return function(*args, **kwargs)
             finally:
                 _flush_output()
         except UserError as error:
@@ -136,6 +140,26 @@ def reports_user_errors(function):
             raise
 
     return wrapper
+
+
+@contextmanager
+def _signals_as_exceptions():
+    """Let SIGTERM and SIGHUP raise `SystemExit`, unless they are ignored or handled already; later ones are ignored."""
+
+    def end(signum, frame):
+        signal.signal(signum, signal.SIG_IGN)
+        sys.exit(128 + signum)
+
+    alone = threading.current_thread() is threading.main_thread() and "LOCAL_RANK" not in os.environ
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if alone and hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _flush_output():

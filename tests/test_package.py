@@ -1,5 +1,7 @@
 import ast
+import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -109,6 +111,58 @@ def test_the_package_is_a_program():
     command = [sys.executable, "-m", "hf_cifar_resnet", "--version"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (0, f"{hf_cifar_resnet.__version__}\n")
+
+
+# A module that is imported when the program gets the signal.
+INTERRUPTED = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class Interrupt(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "{module}":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize("module", ["torch", "transformers", "albumentations"])
+@pytest.mark.parametrize("program", ["train.py", "-m hf_cifar_resnet train"])
+def test_interrupted_import_is_no_traceback(tmp_path, module, program):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED.format(module=module))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
+    arguments = "--config quickstart --use_cpu --output_dir".split()
+    command = [sys.executable, *program.split(), *arguments, str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode in (75, 130) and result.stderr == "" and len(result.stdout.splitlines()) <= 1
+
+
+# A command that is signalled while it writes.
+SIGNALLED = """
+import os, signal, sys
+from hf_cifar_resnet.documents import atomic_write
+from hf_cifar_resnet.errors import reports_user_errors
+
+@reports_user_errors
+def main():
+    with atomic_write(sys.argv[1]) as file:
+        file.write_text("half")
+        for _ in range(2):
+            os.kill(os.getpid(), int(sys.argv[2]))
+
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signal_leaves_no_temporary_files(tmp_path, number):
+    command = [sys.executable, "-c", SIGNALLED, tmp_path / "file", str(int(number))]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (128 + number, "", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", hf_cifar_resnet.__all__)

@@ -18,7 +18,6 @@ hf-cifar-resnet study --cooldowns 10 20 50 --schedules cosine_with_warmup --warm
 At the end the seeds of each variant are also scored as an ensemble.
 """
 
-import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,8 +57,6 @@ def main(argv, prog=None):
     check_runs(runs, common)
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs, common)
-    # An exception, so that `execute_runs` ends the current runs, which save a checkpoint to resume from.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.tune:
         check_tuning(variants, options, eval_split=parse_arguments([*common, *runs[0].arguments()])[1].eval_split)
         chosen = tune(folder, variants, options, common)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
 from statistics import mean, stdev
 
 SOFTWARE = "hf-cifar-resnet"
@@ -31,8 +32,9 @@ def new_figure(columns, rows=1, width=4.4, height=3.4):
 
 
 def save_figure(figure, path, **options):
-    """Save a figure as PNG, marked as this package's."""
-    figure.savefig(path, metadata={"Software": SOFTWARE}, **options)
+    """Save a figure, as PNG marked as this package's."""
+    mark = {"metadata": {"Software": SOFTWARE}} if Path(path).suffix == ".png" else {}
+    figure.savefig(path, **mark, **options)
 
 
 def plot_history(rows, path, split, label_smoothing=0.0):

@@ -30,15 +30,15 @@ def execute_runs(runs, common, engine):
         tqdm(total=len(waiting), unit="run", disable=None) as bar,
         ThreadPoolExecutor(engine.jobs or max(1, len(waiting))) as pool,
     ):
-        futures = {pool.submit(_execute_run, run, common, engine, bar): run for run in waiting}
         try:
+            futures = {pool.submit(_execute_run, run, common, engine, bar): run for run in waiting}
             for number, future in enumerate(as_completed(futures), 1):
                 run, outcome = futures[future], future.result()
                 if not run.finished:
                     failed.append(run)
                 left = (time.monotonic() - started) / number * (len(waiting) - number)
                 tqdm.write(f"[{number}/{len(waiting)}] {run.name}: {outcome}; about {left / 60:.0f} min left")
-        except BaseException:
+        except BaseException:  # such as SIGTERM: the current runs save a checkpoint to resume from
             pool.shutdown(wait=False, cancel_futures=True)
             engine.stop()
             raise

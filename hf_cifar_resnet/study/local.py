@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from queue import SimpleQueue
 
 import torch
 
 from ..device import RUNS_AT_ONCE, count_cores
+from ..training.workers import SIGNALS, blocked_signals
 
 # What a run imports. The names are texts, since a study comes before the commands in the order of imports.
 PRELOADED = [
@@ -45,14 +47,18 @@ class LocalEngine:
                         raise InterruptedError("the study was stopped")
                     process = self._start(arguments, place)
                     self._processes.add(process)
-                # The pipe closes when the last process has saved and ended, which may be after the launcher's end.
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    yield line
-            process.wait()
-            with self._lock:
-                self._processes.remove(process)
+                try:
+                    # The pipe closes when the last process has saved and ended, which may be after the launcher's end.
+                    for line in process.stdout:
+                        file.write(line)
+                        file.flush()
+                        yield line
+                finally:
+                    # A run that has not ended, as where its log cannot be written, then saves and ends.
+                    process.stdout.close()
+                    process.wait()
+                    with self._lock:
+                        self._processes.remove(process)
         finally:
             self._places.put(place)
 
@@ -62,7 +68,10 @@ class LocalEngine:
             self._stopped = True
             for process in self._processes:
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
+                    try:
+                        os.killpg(process.pid, signal.SIGTERM)
+                    except ProcessLookupError:  # a fork that has just begun has no group of its own yet
+                        os.kill(process.pid, signal.SIGTERM)
 
     def _start(self, arguments, place):
         gpus = torch.cuda.device_count()
@@ -111,7 +120,9 @@ class ForkedRun:
         context.set_forkserver_preload(PRELOADED)
         reader, writer = context.Pipe(duplex=False)
         self._process = context.Process(target=_train, args=(arguments, environment, writer))
-        self._process.start()
+        resource_tracker.ensure_running()  # which would unblock signals
+        with blocked_signals():  # the resident process ends with the study, not by a signal to all processes
+            self._process.start()
         writer.close()
         self.pid = self._process.pid
         self.stdout = os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace")
@@ -122,7 +133,8 @@ class ForkedRun:
 
 
 def _train(arguments, environment, output):
-    os.setsid()  # so that signals reach the workers of the run too
+    os.setsid()  # so that a signal to the study's terminal does not reach the run
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ |= environment
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (1, 2):

@@ -1,5 +1,6 @@
 """Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,11 @@ class EpochLineCallback(TrainerCallback):
         """Print the figures, {name: text}, of the training until this epoch, and of the evaluation then."""
         parts = [f"{text} {name}" if name in UNITS else f"{name} {text}" for name, text in trained.items()]
         scores = [f"{name} {text}" for name, text in evaluated.items()]
-        tqdm.write("  ".join([f"epoch {epoch}", *parts, *(["| " + scores[0], *scores[1:]] if scores else [])]))
+        try:
+            tqdm.write("  ".join([f"epoch {epoch}", *parts, *(["| " + scores[0], *scores[1:]] if scores else [])]))
+        except OSError as error:  # nobody reads the output any more, which `preemption` notices and ends the run
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
 
 
 def _training_figures(logs):

@@ -3,12 +3,17 @@
 import csv
 import json
 import shutil
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
+from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.checkpoints.run_folder import lock_folder
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.documents import read_json, write_json
+from hf_cifar_resnet.study.local import LocalEngine
 
 pytestmark = pytest.mark.slow
 SIZES = "--config quickstart --max_train_samples 200 --max_eval_samples 100 --num_train_epochs 2 --use_cpu".split()
@@ -140,6 +145,33 @@ def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
     assert "step-seed1: FAILED (error: another run is writing into " in result.stdout
     assert "2 of 3 runs failed: constant-seed1, step-seed1" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_run_of_a_killed_study_saves_and_ends(start, tmp_path, number):
+    folder = tmp_path / "out" / "constant-seed1"
+    program = "-m hf_cifar_resnet study --schedules constant --seeds 1 --num_train_epochs 4000 --output_dir".split()
+    process = start(*program, tmp_path / "out", *SIZES[:-3], "--use_cpu", log=tmp_path / "log")
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("checkpoint-*/manifest.json")):
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.wait(300)
+    while not (folder / "preempted").exists():  # written when the run has saved and ends
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert find_last_resumable(folder, needs_best=True)
+
+
+def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
+    engine, folder = LocalEngine(1), tmp_path / "run"
+    with pytest.raises(OSError, match="No space left"):
+        for _ in engine.train([*SIZES[:-3], "--use_cpu", "--num_train_epochs", "4000", "--output_dir", str(folder)],
+                              Path("/dev/full")):  # fmt: skip
+            pass
+    with lock_folder(folder):  # no process works in it any more
+        assert not (folder / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(
