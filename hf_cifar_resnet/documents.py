@@ -43,7 +43,7 @@ def read_yaml(path):
 def _read_mapping(path, largest, parse, language, form):
     if os.path.exists(path) and not os.path.isfile(path):
         # Reading from a pipe may never end, and a recipe is read twice.
-        raise ValueError("it is a folder, a pipe or a device, not a regular file")
+        raise ValueError("it is not a regular file, but a folder, a pipe or a device")
     with open(path, "rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:

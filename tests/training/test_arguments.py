@@ -406,4 +406,4 @@ def test_pipe_or_folder_instead_of_a_file(tmp_path, refused, flag, make):
     make(tmp_path / "file.yaml")
     line = refused("preview", "--dataset_name", "shapes100", flag, tmp_path / "file.yaml")
     assert f"{tmp_path / 'file.yaml'}" in line
-    assert "it is a folder, a pipe or a device, not a regular file" in line
+    assert "it is not a regular file, but a folder, a pipe or a device" in line
