@@ -48,7 +48,9 @@ class History:
         found = self._files(self.head, names)
         changed = [name for name, file in found.items() if known.get(name) != file != _hash(folder, name, file)]
         same_run = self.run in (None, run)
-        if wrong := [name for name in changed if name != CARD or not same_run]:
+        wrong = [name for name in changed if name != CARD or not same_run]
+        # Who names a repository that we have never pushed to means to replace its model.
+        if wrong and self._last is not None:
             raise ValueError(
                 f"others have written or changed its {wrong[0]} since the last push, which would replace it: delete it "
                 "there first, or choose another repository"
