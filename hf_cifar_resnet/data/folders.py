@@ -100,18 +100,21 @@ def _scan(folder: str, prefix: str, above: frozenset) -> Iterator[tuple[str, str
         yield prefix + entry.name, target, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def find_saved(folder: Folder) -> dict[str, str]:
-    """Return the folders of datasets that `Dataset.save_to_disk` has written, by the names of their splits."""
+def find_saved(folder: Folder) -> tuple[dict[str, str], list[str]]:
+    """
+    Return the folders of datasets that `Dataset.save_to_disk` has written, by the names of their splits; and those that
+    the `dataset_dict.json` above them does not list, such as splits of an earlier dataset in the same place.
+    """
     parents = [name.removesuffix("state.json") for name in folder.files if name.split("/")[-1] == "state.json"]
     saved = [parent for parent in parents if f"{parent}dataset_info.json" in folder.files]
-    for path in folder.files:
-        if PurePath(path).name == "dataset_dict.json":  # without the splits that an earlier dataset in its place had
-            whole = path.removesuffix("dataset_dict.json")
-            listed = read_json(folder.absolute(path)).get("splits", [])
-            saved = [parent for parent in saved if not parent.startswith(whole) or parent[len(whole) : -1] in listed]
+    unlisted = []
+    for path in (path for path in folder.files if PurePath(path).name == "dataset_dict.json"):
+        above, splits = path.removesuffix("dataset_dict.json"), read_json(folder.absolute(path)).get("splits", [])
+        unlisted += [parent for parent in saved if parent.startswith(above) and parent[len(above) : -1] not in splits]
+    saved = [parent for parent in saved if parent not in unlisted]
     if len({PurePath(parent).name for parent in saved}) < len(saved):
         raise UserError(f"it holds several saved datasets, {shorten(saved)}: give the folder of one")
-    return {PurePath(parent).name or "train": folder.absolute(parent) for parent in saved}
+    return {PurePath(parent).name or "train": folder.absolute(parent) for parent in saved}, unlisted
 
 
 def find_image_folder(folder: Folder) -> ImageFolder | None:
@@ -282,6 +285,7 @@ def download_image_folder(name: str, revision: str | None) -> tuple[str, str] | 
             paths = [file.path for file in get_cached_repo_tree(**options)]
         except Exception:
             return None
+        options["local_files_only"] = True
     visible = [path for path in paths if not any(map(is_hidden_name, path.split("/")))]
     split_folders = find_split_folders(visible)
     has_metadata = any(PurePath(path).name in METADATA_FILES for path in visible)

@@ -169,6 +169,6 @@ def _read(name, image_size):
 def _without_chance(transform):
     """Return a policy of which every transform that may be applied is, so that the rare ones are tried out too."""
     transform.p = float(transform.p > 0)
-    for inner in getattr(transform, "transforms", ()):
+    for inner in transform.transforms if isinstance(transform, A.BaseCompose) else ():
         _without_chance(inner)
     return transform

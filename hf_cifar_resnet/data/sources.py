@@ -157,7 +157,10 @@ def load_raw(args):
 
 def _load_folder(path, config_name):
     folder = folders.read_folder(path)
-    if saved := folders.find_saved(folder):
+    saved, unlisted = folders.find_saved(folder)
+    if unlisted:
+        _warn(f"in {path} are not read, since dataset_dict.json does not list them: {shorten(unlisted)}")
+    if saved or unlisted:
         # `datasets` would read all .arrow files, those of the folder's own cache too.
         loaded = {split: datasets.load_from_disk(place).with_format(None) for split, place in saved.items()}
         _check_class_names(loaded, {})

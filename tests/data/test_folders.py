@@ -465,7 +465,7 @@ def test_table_that_is_not_read_is_named(write_tables, table, caplog, found):
     assert f"in {folder} are not read: {unread}" in caplog.text
 
 
-def test_split_of_an_earlier_dataset_in_a_saved_one_is_not_read(tmp_path, table):
+def test_split_of_an_earlier_dataset_in_a_saved_one_is_not_read(tmp_path, table, caplog):
     DatasetDict(train=table([0, 1]), validation=table([0] * 5 + [1]), test=table([0] * 7)).save_to_disk(
         tmp_path / "saved"
     )
@@ -473,6 +473,9 @@ def test_split_of_an_earlier_dataset_in_a_saved_one_is_not_read(tmp_path, table)
     data = load(tmp_path / "saved")
     assert classes(data, "train") == {"ant": 2, "bee": 2} and classes(data, "test") == {"ant": 1, "bee": 1}
     assert data.validation is None
+    assert (
+        f"in {tmp_path / 'saved'} are not read, since dataset_dict.json does not list them: validation/" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("layout", ["dict", "split by split"])
