@@ -171,15 +171,16 @@ def test_what_is_typed_wrong(colour_checkpoint, write_image, tmp_path, refused):
 
 def test_output_takes_its_place_when_it_is_complete(colour_checkpoint, write_image, tmp_path, refused, limit_file_size):
     output = tmp_path / "labels.txt"
-    output.write_text("from before")
-    image = write_image("red.png", "red")
+    images = write_image("red.png", "red"), write_image("blue.png", "blue")
+    cli(["predict", str(colour_checkpoint), images[1], "--use_cpu", "--output", str(output)])
+    before = output.read_text()
     limit_file_size(10)
-    line = refused("predict", colour_checkpoint, image, "--output", output)
+    line = refused("predict", colour_checkpoint, images[0], "--output", output)
     limit_file_size()
     assert line == f"error: {output} cannot be written: File too large"
-    assert output.read_text() == "from before"
-    assert sorted(os.listdir(tmp_path)) == ["labels.txt", "red.png"]
-    cli(["predict", str(colour_checkpoint), image, "--use_cpu", "--output", str(output)])
+    assert output.read_text() == before
+    assert sorted(os.listdir(tmp_path)) == ["blue.png", "labels.txt", "red.png"]
+    cli(["predict", str(colour_checkpoint), images[0], "--use_cpu", "--output", str(output)])
     assert output.read_text().split()[1] == "red"
 
 

@@ -21,7 +21,7 @@ from hf_cifar_resnet.training.preemption import (
     Preempted,
     watch_signals,
 )
-from hf_cifar_resnet.training.workers import SIGNALS
+from hf_cifar_resnet.training.workers import worker_context
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
 TIMINGS = ("images_per_second", "data_wait", "seconds", "train_loss")
@@ -156,7 +156,7 @@ def test_signal_to_all_processes_of_a_run_saves_its_step(train, make_dataset, st
 # Left by a loader that is not done when Python exits.
 LEFT_WORKERS = """
 import sys, torch
-from hf_cifar_resnet.training.workers import SIGNALS
+from hf_cifar_resnet.training.workers import worker_context
 
 loader = torch.utils.data.DataLoader(range(9), num_workers=1, multiprocessing_context=worker_context(sys.argv[1]))
 if __name__ == "__main__":
