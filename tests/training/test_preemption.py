@@ -21,7 +21,7 @@ from hf_cifar_resnet.training.preemption import (
     Preempted,
     watch_signals,
 )
-from hf_cifar_resnet.training.workers import worker_context
+from hf_cifar_resnet.training.workers import SIGNALS
 
 # The Trainer's own train_loss is that of the steps since it was resumed.
 TIMINGS = ("images_per_second", "data_wait", "seconds", "train_loss")
