@@ -73,7 +73,14 @@ def place(tmp_path_factory):
     labels = {"fine_label": ["oak", "pine", "cat", "dog"], "coarse_label": ["tree", "pet"]}
     write_noise(folder / "images", labels, {"train": 40, "test": 12}, image="img")
     Image.new("RGB", (48, 40), "teal").save(folder / "image.png")
+    link_repository(folder)
     return folder
+
+
+def link_repository(folder):
+    """Make what the documents name of the repository known in a folder."""
+    for name in ("model_cards", "tests"):
+        (folder / name).symlink_to(REPOSITORY / name)
 
 
 def substitute(command, place, run):
@@ -202,6 +209,7 @@ def notebook(tmp_path, monkeypatch):
 def test_programs_in_a_notebook(notebook, tmp_path):
     """A bar and a table while it trains, what the program prints, and nothing else or twice."""
     Image.new("RGB", (48, 40), "teal").save(tmp_path / "image.png")
+    link_repository(tmp_path)
     train = next(program for program in blocks("python") if "CifarTrainer(" in program)
     small = train.replace('load_splits("shapes100"', 'load_splits("shapes100", max_train_samples=200')
     small = small.replace("num_train_epochs=8", "num_train_epochs=2, use_cpu=True")
@@ -242,8 +250,10 @@ def test_every_recipe_and_schedule_is_named():
     from hf_cifar_resnet.training.parser import recipe_names
     from hf_cifar_resnet.training.schedules import SCHEDULES
 
-    for name in [*recipe_names(), *SCHEDULES]:
-        assert f"`{name}`" in read(REPOSITORY / "README.md"), name
+    assert all(f"`{name}`" in read(REPOSITORY / "README.md") for name in recipe_names())
+    schedules = read(REPOSITORY / "hf_cifar_resnet" / "training" / "README.md")
+    assert all(f"`{name}`" in schedules for name in SCHEDULES)
+    assert f"for each of {len(SCHEDULES)} schedules" in read(REPOSITORY / "README.md")
 
 
 # What the documents show and [`test_command`] does not run: it may take days, or name data that is not here.
