@@ -85,7 +85,7 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
         with _temporary_directory(folder) as temporary:
             yield temporary
             follow_umask(temporary)
-            _move(temporary, folder)
+            _move(list(temporary.iterdir()), folder)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         # In the same folder, since a file cannot be renamed across filesystems.
         with _temporary_directory(place.parent) as temporary:
             yield temporary / place.name
-            _move(temporary, place.parent)
+            _move([temporary / place.name], place.parent)
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
@@ -174,8 +174,8 @@ def _locked(folder):
         os.close(descriptor)
 
 
-def _move(temporary, folder):
-    for path in temporary.iterdir():
+def _move(paths, folder):
+    for path in paths:
         flush_to_disk(path)
         path.replace(folder / path.name)
     flush_to_disk(folder)

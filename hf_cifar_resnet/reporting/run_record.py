@@ -146,8 +146,8 @@ def make_record(model, data, model_args, data_args, args, command):
     label = dataset_label(data_args.dataset_name)
     name, selected_on = model_name(model.config), data_args.eval_split
     return {
+        "command": command,  # the first entry, by which `run_files.RUN_FILES` knows the file
         "id": secrets.token_hex(8),  # a resumed run keeps it
-        "command": command,
         "dataset": {
             "id": data_args.dataset_name if on_hub else label,
             "name": label,

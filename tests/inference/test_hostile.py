@@ -269,7 +269,7 @@ FOREIGN = {
     "evaluate checkpoint --use_cpu --output_dir notes": "per_class.csv",
     "export checkpoint --format onnx --output notes/x.onnx": "x.onnx",
     "export checkpoint --format torch --output notes/x.pt2": "x.pt2",
-    "benchmark startup --use_cpu --json notes/x.json": "x.json",
+    "benchmark input --repeats 1 --use_cpu --json notes/x.json": "x.json",
     f"train {QUICK} --output_dir notes": "README.md",
     f"train {QUICK} --output_dir notes --resume_from_checkpoint auto": "config.json",
     f"study {QUICK} --output_dir notes": "results.csv",

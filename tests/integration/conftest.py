@@ -131,7 +131,7 @@ def has_threads_of_gloo(path):
 @pytest.fixture(scope="session")
 def quick():
     """Arguments of a training run of seconds, the same on every machine."""
-    limits = "--max_steps 6 --max_train_samples 400 --max_eval_samples 200"
+    limits = "--max_steps 6 --max_train_samples 400 --max_eval_samples 200 --bf16 false"
     return ["--config", "quickstart", "--use_cpu", *limits.split()]
 
 

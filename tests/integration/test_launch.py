@@ -64,7 +64,8 @@ plateau = {"patience": 0, "threshold": 0.9}
 found = {}
 for schedule in sys.argv[3:]:
     batches, drawn = [], {"dropout": [], "drop_path": []}
-    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, num_train_epochs=2,
+    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, bf16=False, global_batch_size=16,
+                                  num_train_epochs=2,
                                   lr_scheduler_type=schedule, logging_strategy="steps", logging_steps=1,
                                   lr_scheduler_kwargs=plateau if "plateau" in schedule else {},
                                   eval_strategy="steps", eval_steps=2, save_strategy="no",
@@ -78,7 +79,7 @@ for schedule in sys.argv[3:]:
                        "weights": weights, "images": trainer.train_metrics.images_in_all}
 for count, accumulation in json.loads(sys.argv[2]):
     batches, drawn = [], {"dropout": [], "drop_path": []}
-    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, max_steps=1,
+    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, bf16=False, global_batch_size=16, max_steps=1,
                                   gradient_accumulation_steps=accumulation, lr_scheduler_type="constant", optim="sgd",
                                   learning_rate=0.1, weight_decay=0, max_grad_norm=0, logging_steps=1,
                                   logging_strategy="steps", eval_strategy="no", save_strategy="no",

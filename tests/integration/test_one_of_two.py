@@ -41,7 +41,8 @@ class Sender(TrainerCallback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 def make(kind, callbacks):
-    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, global_batch_size=16, num_train_epochs=1,
+    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, bf16=False, global_batch_size=16,
+                                  num_train_epochs=1,
                                   logging_strategy="epoch", eval_strategy="no", save_strategy="no",
                                   load_best_model_at_end=False)
     torch.manual_seed(0)

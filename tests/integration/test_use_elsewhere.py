@@ -35,7 +35,7 @@ def test_logits_are_those_of_the_trainer(finished, found, tmp_path):
     processor = read_json(finished.folder / "preprocessor_config.json")
     data = ImageDataset(found.images, np.zeros(8), processor["image_mean"], processor["image_std"])
     model = CifarResNetForImageClassification.from_pretrained(finished.folder)
-    args = CifarTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    args = CifarTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     logits = CifarTrainer(model, args, eval_dataset=data).predict(data).predictions
     np.testing.assert_array_equal(found.pixels, data.__getitems__(range(8))["pixel_values"])
     np.testing.assert_allclose(found.logits, logits, atol=1e-5)
