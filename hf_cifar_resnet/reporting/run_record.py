@@ -205,8 +205,18 @@ def make_metrics(state, args, eval_split, test=None, most_confused=None):
         "validation": scores(saved, "eval") if eval_split == "validation" else None,
         "test": test,
         "most_confused": most_confused,
-        "timing": {name: last.get(name) for name in ("train_seconds", "images_per_second")},
+        "timing": _timing(rows),
     }
+
+
+def _timing(rows):
+    """Return the seconds of training in a [`history`], and its images/s throughout; None where nothing was logged."""
+    seconds = images = 0.0
+    for row in rows:
+        if "train_seconds" in row:
+            images += row["images_per_second"] * (row["train_seconds"] - seconds)
+            seconds = row["train_seconds"]
+    return {"train_seconds": seconds or None, "images_per_second": images / seconds if seconds else None}
 
 
 def plain(value):

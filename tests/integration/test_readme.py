@@ -58,7 +58,7 @@ SUBSTITUTES = {
 def test_the_two_commands_for_a_fresh_machine_are_those_that_ci_runs():
     assert "grep '^pip install' README.md" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
     assert [command.split(" && ")[1] for command in IN_CI] == [
-        "python train.py --config quickstart",
+        "python train.py --config quickstart --output_dir runs/my-run",
         "python -m pytest",
     ]
     jobs = read_yaml(REPOSITORY / ".github" / "workflows" / "ci.yml")["jobs"]
@@ -160,7 +160,7 @@ def test_programs(place, finished, monkeypatch, capsys):
     torch.manual_seed(1)
 
     def run(program):
-        program = program.replace('output_dir="runs/my-run"', 'output_dir="from-python", max_steps=2, use_cpu=True')
+        program = program.replace('output_dir="runs/from-python"', 'output_dir="from-python", max_steps=2, use_cpu=True')
         exec(program.replace("runs/my-run", str(finished.folder)), names)
 
     for program in blocks("python"):
@@ -238,7 +238,7 @@ def test_training_program_where_workers_are_not_forked(python, tmp_path, method)
     """As on Windows, and under Python 3.14."""
     [program] = [program for program in blocks("python") if "CifarTrainer(" in program]
     workers = f'max_steps=2, use_cpu=True, dataloader_num_workers=1, dataloader_multiprocessing_context="{method}"'
-    program = program.replace('output_dir="runs/my-run"', f'output_dir="out", {workers}')
+    program = program.replace('output_dir="runs/from-python"', f'output_dir="out", {workers}')
     program = program.replace('"shapes100"', '"shapes100", max_train_samples=100, max_eval_samples=20')
     (tmp_path / "program.py").write_text(program)
     result = python("program.py", cwd=tmp_path)
@@ -253,7 +253,7 @@ def test_every_recipe_and_schedule_is_named():
     assert all(f"`{name}`" in read(REPOSITORY / "README.md") for name in recipe_names())
     schedules = read(REPOSITORY / "hf_cifar_resnet" / "training" / "README.md")
     assert all(f"`{name}`" in schedules for name in SCHEDULES)
-    assert f"for each of {len(SCHEDULES)} schedules" in read(REPOSITORY / "README.md")
+    assert f"takes {len(SCHEDULES)} names" in read(REPOSITORY / "README.md")
 
 
 # What the documents show and [`test_command`] does not run: it may take days, or name data that is not here.

@@ -1,10 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from hf_cifar_resnet.documents import read_json, write_json
 from hf_cifar_resnet.reporting.run_record import (
     history,
+    make_metrics,
     read_history,
     redact,
     scores,
@@ -33,6 +35,14 @@ def test_history_has_a_row_for_each_step():
     assert third == {"step": 20, "epoch": 2.0, "eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0}
 
     assert history(LOG[::-1]) == history(LOG)
+
+
+def test_speed_is_that_of_the_whole_training():
+    state = SimpleNamespace(log_history=LOG, global_step=20, epoch=2.0, best_model_checkpoint=None)
+    args = SimpleNamespace(load_best_model_at_end=False, metric_for_best_model="top1")
+    assert make_metrics(state, args, "none")["timing"] == {"train_seconds": 2.0, "images_per_second": 105.0}
+    state.log_history = []
+    assert make_metrics(state, args, "none")["timing"] == {"train_seconds": None, "images_per_second": None}
 
 
 def test_files_are_read_as_they_were_written(tmp_path):
