@@ -160,7 +160,9 @@ def test_programs(place, finished, monkeypatch, capsys):
     torch.manual_seed(1)
 
     def run(program):
-        program = program.replace('output_dir="runs/from-python"', 'output_dir="from-python", max_steps=2, use_cpu=True')
+        program = program.replace(
+            'output_dir="runs/from-python"', 'output_dir="from-python", max_steps=2, use_cpu=True'
+        )
         exec(program.replace("runs/my-run", str(finished.folder)), names)
 
     for program in blocks("python"):
