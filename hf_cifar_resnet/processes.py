@@ -52,7 +52,7 @@ def roll_call(timeout: float):
     found = [name for name in MPI_SIZES if read_count(name, 1) > 1] + ["LOCAL_RANK"] * is_launched()
     if found and "MASTER_ADDR" not in os.environ:
         raise UserError(
-            f"{found[0]}={os.environ[found[0]]} says that a launcher started this process, but MASTER_ADDR does not say "
+            f"{found[0]}={os.environ[found[0]]} says that a launcher started this process, but no MASTER_ADDR says "
             f"where the others are: {_how_to_run_alone()}"
         )
     if size == 1 or torch.distributed.is_initialized():

@@ -327,6 +327,17 @@ def test_run_or_study_in_a_checkpoint(checkpoint, tmp_path, refused, command):
     assert not (checkpoint / "new").exists()
 
 
+def test_report_does_not_replace_the_files_of_a_run_that_holds_others(tmp_path, refused):
+    """Its curves.png is that of its card, and has the mark of this package too."""
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "inner"):
+        folder.mkdir()
+        for name in ("run.json", "metrics.json"):
+            (folder / name).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    assert "holds a run, whose files a study would replace" in refused("study", "--report", tmp_path / "mine")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_no_command_unpickles_weights(checkpoint, image, tmp_path, trap, refused):
     (checkpoint / "model.safetensors").unlink()
     torch.save({"a": trap}, checkpoint / "pytorch_model.bin")
