@@ -1,6 +1,7 @@
 """Errors of the user's input, and how a command reports them: one line on standard error."""
 
 import argparse
+import errno
 import functools
 import os
 import re
@@ -128,6 +129,10 @@ def reports_user_errors(function):
             _discard_output()
             sys.exit(128 + SIGPIPE)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a write names no file
+                _discard_output()
+                _print_error(f"the output or a file cannot be written: {error.strerror}")
+                sys.exit(2)
             if error.filename is None or error.strerror is None:  # such as a lost connection
                 raise
             _print_error(f"{error.filename} cannot be used: {error.strerror}")
@@ -174,7 +179,8 @@ def _flush_output():
 
 def _discard_output():
     # Python would otherwise try to flush the rest when it exits, and print a traceback.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(error):

@@ -27,7 +27,8 @@ SAME_DATA = "give all nodes the same copy of the data"
 ROLL = "hf_cifar_resnet"  # prefix of keys in the store of a process group
 DEFAULT_PORT = 29500  # Accelerate's
 # Environment variables that launchers set.
-LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", *MPI_SIZES)
 
 
 def is_launched():
@@ -35,7 +36,7 @@ def is_launched():
 
 
 def is_rank_0():
-    return _read_count("RANK", 0) == 0
+    return read_count("RANK", 0) == 0 or read_count("WORLD_SIZE", 1) == 1
 
 
 @contextmanager
@@ -46,7 +47,14 @@ def roll_call(timeout: float):
 
     PyTorch itself would wait for them without a word, also where a variable was left behind by a launcher.
     """
-    size, rank = _read_count("WORLD_SIZE", 1), _read_count("RANK", 0)
+    size, rank = read_count("WORLD_SIZE", 1), read_count("RANK", 0)
+    # Accelerate makes a process group where it finds one of these.
+    found = [name for name in MPI_SIZES if read_count(name, 1) > 1] + ["LOCAL_RANK"] * is_launched()
+    if found and "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"{found[0]}={os.environ[found[0]]} says that a launcher started this process, but no MASTER_ADDR says "
+            f"where the others are: {_how_to_run_alone()}"
+        )
     if size == 1 or torch.distributed.is_initialized():
         yield
         return
@@ -83,7 +91,8 @@ def roll_call(timeout: float):
     yield  # the store of rank 0 lasts until the process group has its own
 
 
-def _read_count(name, default):
+def read_count(name: str, default: int) -> int:
+    """Return the number that an environment variable of a launcher has. Raises [`UserError`] if it is none."""
     text = os.environ.get(name) or str(default)
     if not text.isdecimal():
         raise UserError(f"the environment variable {name}={text} is no number: {_how_to_run_alone()}")
@@ -92,10 +101,13 @@ def _read_count(name, default):
 
 def _connect(size, rank, timeout):
     """Return the store through which a process group will be made, too."""
+    port = read_count("MASTER_PORT", DEFAULT_PORT)
+    if not 0 < port < 2**16:
+        raise UserError(f"the environment variable MASTER_PORT={port} is no port: {_how_to_run_alone()}")
     hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     return torch.distributed.TCPStore(
         os.environ["MASTER_ADDR"],
-        _read_count("MASTER_PORT", DEFAULT_PORT),
+        port,
         size,
         is_master=hosts,
         timeout=timedelta(seconds=timeout),
@@ -125,7 +137,7 @@ def check_processes(args):
     then the processes do not find each other without `--use_cpu`.
     """
     hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
-    promised = _read_count("WORLD_SIZE", 1)
+    promised = read_count("WORLD_SIZE", 1)
     with as_user_error("", ImportError, ValueError):
         args.device  # noqa: B018 (initialises devices and process group)
     if promised != args.world_size:

@@ -129,6 +129,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 """
 
 
+PRINTS = """
+from hf_cifar_resnet.errors import reports_user_errors
+
+@reports_user_errors
+def main():
+    print("a line", flush={flush})
+
+main()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="not tested: an output on a full disk, without /dev/full")
+@pytest.mark.parametrize("flush", [True, False])
+def test_output_on_a_full_disk_is_one_line(flush):
+    command = [sys.executable, "-c", PRINTS.format(flush=flush)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: the output ") and line.endswith("No space left on device")
+
+
 @pytest.mark.parametrize("module", ["torch", "transformers", "albumentations"])
 @pytest.mark.parametrize("program", ["train.py", "-m hf_cifar_resnet train"])
 def test_interrupted_import_is_no_traceback(tmp_path, module, program):

@@ -85,6 +85,10 @@ WRONG = [
     ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1"}, "RANK=2"),
     ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two is no number"),
     ({"WORLD_SIZE": "2", "RANK": "-1", "MASTER_ADDR": "127.0.0.1"}, "RANK=-1 is no number"),
+    ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port"),
+    ({"LOCAL_RANK": "0"}, "MASTER_ADDR"),
+    ({"PMI_SIZE": "2"}, "MASTER_ADDR"),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, "MASTER_ADDR"),
 ]
 
 
@@ -94,7 +98,13 @@ def test_variables_that_cannot_be_a_launchers(monkeypatch, tmp_path, variables, 
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=reason) as error:
         CifarTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    assert "unset WORLD_SIZE" in str(error.value) or "unset RANK, WORLD_SIZE" in str(error.value)
+    names = [name for name in processes.LAUNCHER if name in variables]
+    assert f"if no launcher started this process, unset {', '.join(names)}" in str(error.value)
+
+
+def test_rank_that_is_left_alone_changes_nothing(left_behind):
+    left_behind(RANK="1")
+    assert processes.is_rank_0()
 
 
 @pytest.mark.parametrize("command", ["train", "find-lr", "benchmark step"])

@@ -44,7 +44,7 @@ class Recorder(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         group = optimizer.param_groups[0]
         self.rates.append(group["lr"])
-        self.momenta.append(group["betas"][0] if "betas" in group else group["momentum"])
+        self.momenta.append(group["betas"][0] if "betas" in group else group.get("momentum"))
 
 
 @pytest.fixture

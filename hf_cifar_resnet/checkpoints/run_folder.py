@@ -11,7 +11,7 @@ from ..documents import remove_leftovers
 from ..errors import UserError, as_user_error
 from ..hub import client
 from ..processes import decide_on_rank_0
-from ..reporting.run_files import METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
+from ..reporting.run_files import LOCK, METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
 from .outputs import check_no_checkpoint, check_replaced
 from .pickle_free import read_pickle_free
 from .resume import find_last_resumable, find_resumable
@@ -21,8 +21,6 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-
-LOCK = ".lock"
 
 
 def choose_run_folder(args, name):

@@ -76,6 +76,8 @@ def _parse(argv, prog):
             read_rgb_array(path)
     if options.space is not None:
         _check_space(options)
+    elif options.output_dir is not None:
+        raise UserError("--output_dir is the folder of a Space: give --space USER/NAME too, or leave it out")
     return options, data_args
 
 

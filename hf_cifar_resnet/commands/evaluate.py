@@ -132,6 +132,9 @@ def _parse(argv, prog):
         check_output("--json", options.json, SCORES)
     if options.output_dir is not None:
         check_output_folder("--output_dir", options.output_dir, ANALYSIS_FILES)
+        place = Path(os.path.realpath(options.json or os.devnull))
+        if str(place.parent) == os.path.realpath(options.output_dir) and any(map(place.match, ANALYSIS_FILES)):
+            raise UserError(f"--json {options.json} is a file of the analysis in --output_dir: choose another name")
     options.precision = options.precision or training_precision(record, options.use_cpu)
     _check_ensemble(options)
     if options.calibrate and not Path(options.checkpoint).is_dir():

@@ -44,12 +44,12 @@ def main(argv, prog=None):
     """Execute the runs that are not finished, then write tables and plots. Exit with 1 if a run failed."""
     options, common = _parse(argv, prog)
     if options.report is not None:
+        _check_no_run("--report", options.report)
         check_replaced("--report", options.report, report.STUDY_FILES)
         print(report.write_report(options.report, options.targets))
         return
     folder = Path(options.output_dir)
-    if holds_run(folder) or (folder / run_files.RUN_JSON).exists():
-        raise UserError(f"--output_dir {folder} holds a run, whose files a study would replace: choose another")
+    _check_no_run("--output_dir", folder)
     check_no_checkpoint("--output_dir", folder)
     check_replaced("--output_dir", folder, report.STUDY_FILES)
     variants = plan_variants(options.schedules, options.vary, options.without)
@@ -71,6 +71,11 @@ def main(argv, prog=None):
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(run.name for run in failed)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _check_no_run(flag, folder):
+    if holds_run(Path(folder)) or Path(folder, run_files.RUN_JSON).exists():
+        raise UserError(f"{flag} {folder} holds a run, whose files a study would replace: choose another")
 
 
 def _parse(argv, prog):

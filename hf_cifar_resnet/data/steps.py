@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from ..errors import UserError
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -28,8 +30,15 @@ class Steps:
 
     @classmethod
     def of(cls, args, num_images: int, batch_size: int) -> "Steps":
-        """Return those of `TrainingArguments`."""
-        return cls(num_images, batch_size, args.world_size, args.gradient_accumulation_steps, args.dataloader_drop_last)
+        """Return those of `TrainingArguments`. Raises [`UserError`] if no batch is left."""
+        accumulation, drop_last = args.gradient_accumulation_steps, args.dataloader_drop_last
+        steps = cls(num_images, batch_size, args.world_size, accumulation, drop_last)
+        if steps.batches < 1:
+            raise UserError(
+                f"the {num_images:,} training images do not fill up a batch of {batch_size:,} in each of "
+                f"{args.world_size} processes, so that dataloader_drop_last leaves out all: choose a smaller batch"
+            )
+        return steps
 
     @property
     def batches(self) -> int:

@@ -7,6 +7,7 @@ HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
 STUDY_JSON = "study.json"  # in a folder of runs
 CARD, CURVES = "README.md", "curves.png"
 WEIGHTS, TRAINING_ARGS_JSON = "model.safetensors", "training_args.json"
+LOCK, MARKER = ".lock", "preempted"  # empty files
 _PREFIX = "checkpoint-"
 # Patterns, since weights may be split over several files.
 WEIGHT_FILES = (WEIGHTS, "model-*-of-*.safetensors", f"{WEIGHTS}.index.json")
@@ -14,7 +15,8 @@ MODEL_FILES = ("config.json", "preprocessor_config.json", "configuration_cifar_r
 PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, METRICS_JSON, RUN_JSON, TRAINING_ARGS_JSON)
 # What training writes, with patterns of the contents that show that they are ours; the first one speaks for all.
 RUN_FILES = {RUN_JSON: rb'\A{\n  "command": \['}
-RUN_FILES |= {name: None for name in (*PUSHED_FILES, HISTORY_CSV) if name != RUN_JSON}
+RUN_FILES |= {name: None for name in (*PUSHED_FILES, HISTORY_CSV, f"{_PREFIX}[0-9]*") if name != RUN_JSON}
+RUN_FILES |= dict.fromkeys((LOCK, MARKER), rb"\A\Z")
 
 
 def holds_model_or_run(folder):

@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,7 +102,9 @@ def launch(arguments, devices, prefix=(), environment=None):
 
 def count_threads(processes):
     """Return the threads of each of so many processes: OMP_NUM_THREADS, or its share of the cores."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, count_cores() // processes))
+    # OpenMP takes a list, for nested regions, and ignores what is no number.
+    given = re.match(r"\s*([1-9]\d*)\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
+    return int(given[1]) if given else max(1, count_cores() // processes)
 
 
 class ForkedRun:

@@ -16,7 +16,7 @@ from transformers.utils import is_in_notebook, is_torch_tf32_available
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import count_cores, device_for, is_faster_in_bf16
 from ..errors import expand_home
-from ..processes import is_launched, roll_call
+from ..processes import is_launched, read_count, roll_call
 from . import callbacks, optimizers, schedules
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
@@ -205,7 +205,7 @@ class CifarTrainingArguments(TrainingArguments):
             # Transformers refuses bf16 on a CPU without `use_cpu`.
             self.use_cpu |= device_for().type == "cpu"
         if self.dataloader_num_workers is None:
-            processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+            processes = max(1, read_count("LOCAL_WORLD_SIZE", 1))
             # A process beside a GPU needs a core of its own.
             self.dataloader_num_workers = min(8, max(1, count_cores() // processes) - 1) if on_gpu else 0
         if self.dataloader_persistent_workers is None:

@@ -6,13 +6,15 @@ is saved after the current step (and the current evaluation); at any other time 
 from the last checkpoint. A second signal ends the program immediately with 128 + its number. A signal that was ignored
 when the program started stays ignored, as SIGHUP behind `nohup`.
 
-A closed terminal, or the end of the program that reads the output through a pipe, such as a study, is a SIGHUP too.
+A closed terminal, or the end of the program that reads the output through a pipe, such as a study, is a SIGHUP too,
+and a SIGTERM behind `nohup`.
 """
 
 import os
 import select
 import shlex
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext
@@ -24,10 +26,10 @@ from transformers import TrainerCallback
 from ..checkpoints.save import find_last_complete
 from ..errors import printable
 from ..processes import destroy_process_group_at_exit, is_launched, is_rank_0
+from ..reporting.run_files import MARKER
 from .workers import SIGNALS
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: a temporary failure, try again
-MARKER = "preempted"
 # Seconds in which signals are one request: `timeout` sends two, to the process and to its group.
 SAME_REQUEST = 1.0
 # The same behind a launcher, which passes on what a job scheduler may have sent to all processes.
@@ -58,8 +60,7 @@ class PreemptionCallback(TrainerCallback):
 
     def receive(self, signum, frame):
         now = time.monotonic()
-        if signum == getattr(signal, "SIGHUP", None):
-            _drop_lost_output()
+        _drop_lost_output()
         if self.ending:
             return
         if self.signum is None:
@@ -119,7 +120,7 @@ def watch_signals(command):
     heard = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, watch.receive) for number in heard}
     try:
-        with _watched_output() if in_main else nullcontext():
+        with _watched_output(_lost_signal(heard)) if heard else nullcontext():
             yield watch
     except Preempted:
         watch.ending = True
@@ -133,10 +134,17 @@ def watch_signals(command):
             signal.signal(number, handler)
 
 
+def _lost_signal(heard):
+    """Return what stands for a lost output: SIGHUP, or behind `nohup`, where that is ignored, another one."""
+    return next(number for name in ("SIGHUP", "SIGTERM", "SIGINT", "SIGUSR1")
+                if (number := getattr(signal, name, None)) in heard)  # fmt: skip
+
+
 @contextmanager
-def _watched_output():
-    """Send SIGHUP to this process when nobody reads its output any more."""
-    if not hasattr(select, "poll"):  # on Windows
+def _watched_output(signum):
+    """Send a signal to this process when nobody reads its output any more."""
+    # Where the output is closed from the start (`>&-`), the descriptor may be that of any file.
+    if sys.stdout is None or not hasattr(select, "poll"):  # on Windows
         yield
         return
     ended, end = os.pipe()
@@ -147,7 +155,7 @@ def _watched_output():
         waiting.register(STDOUT, 0)
         events = dict(waiting.poll())
         if events.get(STDOUT, 0) & LOST and ended not in events:
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signum)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -164,8 +172,9 @@ def _drop_lost_output():
     """Let an output that nobody can read any more go nowhere, since printing to it would be an error."""
     if hasattr(select, "poll"):
         outputs = select.poll()
-        for stream in (STDOUT, STDERR):
-            outputs.register(stream, 0)
+        for stream, file in ((STDOUT, sys.stdout), (STDERR, sys.stderr)):
+            if file is not None:
+                outputs.register(stream, 0)
         for stream, events in outputs.poll(0):
             if events & LOST:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

@@ -8,6 +8,7 @@ A schedule that follows evaluations (plateau and greedy) is a constant one (afte
 import csv
 import inspect
 import math
+import os
 import warnings
 from functools import lru_cache
 from itertools import islice
@@ -71,11 +72,20 @@ def _points(points):
 
 @lru_cache
 def _read_points(file):
-    # Constructors of YAML raise more than YAMLError.
-    with as_user_error(f"{file} cannot be read", Exception), open(file, encoding="utf-8", newline="") as stream:
-        rows = list(csv.reader(stream)) if file.endswith(".csv") else parse_yaml(stream)
-        header = file.endswith(".csv") and rows and not rows[0][0][:1].isdigit()
+    # Constructors of YAML raise more than YAMLError. Spreadsheets begin a CSV file with a byte order mark.
+    place = os.path.expanduser(file)
+    with as_user_error(f"{file} cannot be read", Exception), open(place, encoding="utf-8-sig", newline="") as stream:
+        rows = [row for row in csv.reader(stream) if row] if file.endswith(".csv") else parse_yaml(stream)
+        header = file.endswith(".csv") and rows and not _is_number(rows[0][0])
     return _checked_points(rows[1:] if header else rows, file)
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _checked_points(points, source):
@@ -205,6 +215,8 @@ class _EvaluationRule(ScheduleCallback):
         for name, value in settings.items():
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{name} must be a number and not negative, got {value!r}")
+        if settings.get("window_size", 1) < 1:
+            raise ValueError(f"window_size must be at least 1, got {settings['window_size']}")
         if not 0 < settings["factor"] < 1:
             raise ValueError(f"factor must be above 0 and below 1, got {settings['factor']}")
 
@@ -286,6 +298,9 @@ def check(name, kwargs, warmup_steps=0):
         raise ValueError(f"{name} does not take {', '.join(unknown)} in lr_scheduler_kwargs; it takes: {choices}")
     if warmup_steps and name in WITHOUT_WARMUP:
         raise ValueError(WITHOUT_WARMUP[name])
+    for momentum in {"base_momentum", "max_momentum"} & kwargs.keys():
+        if not isinstance(kwargs[momentum], (int, float)) or not 0 <= kwargs[momentum] < 1:
+            raise ValueError(f"{momentum} must be a number from 0 to below 1, got {kwargs[momentum]!r}")
     callbacks_for(name, kwargs)
 
 
@@ -436,7 +451,10 @@ def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=
         if by_events:
             raise ValueError("one_cycle sets the momentum too and cannot be scaled by a ScheduleCallback")
         peaks = [group["lr"] for group in optimizer.param_groups]
-        return OneCycle(optimizer, max_lr=peaks, total_steps=total_steps, **kwargs)
+        has_momentum = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))
+        kwargs = {"cycle_momentum": has_momentum} | kwargs
+        with as_user_error("one_cycle does not suit this optimizer", ValueError):
+            return OneCycle(optimizer, max_lr=peaks, total_steps=total_steps, **kwargs)
     if name not in _OWN_FACTORS:
         return Schedule(optimizer, _from_transformers(name, optimizer, total_steps, warmup, kwargs).lr_lambdas, warmup)
 

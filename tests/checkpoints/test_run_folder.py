@@ -109,6 +109,25 @@ def test_files_that_no_run_has_written_are_not_replaced(make_args, name, resume)
     assert choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint=resume), "name") == "mine"
 
 
+@pytest.mark.parametrize("resume", [None, "auto"])
+@pytest.mark.parametrize("name", ["checkpoint-500/model.safetensors", "checkpoint-2", "preempted", ".lock"])
+def test_namesakes_of_what_a_run_writes_and_deletes_stay(make_args, name, resume):
+    """Such as a checkpoint of transformers' own Trainer, which would count as an incomplete one of ours."""
+    place = Path("mine", name)
+    place.parent.mkdir(parents=True)
+    place.write_text("mine")
+    with pytest.raises(UserError, match="mine holds"):
+        choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint=resume), "name")
+    assert place.read_text() == "mine"
+
+
+def test_run_that_was_preempted_before_its_first_step_is_begun_anew(make_args):
+    Path("mine").mkdir()
+    for name in (".lock", "preempted"):
+        Path("mine", name).touch()
+    assert choose_run_folder(make_args(output_dir="mine"), "name") == "mine"
+
+
 def test_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(make_args):
     Path("mine").mkdir()
     write_json({"command": ["train.py"]}, "mine/run.json")

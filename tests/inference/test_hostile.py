@@ -327,6 +327,30 @@ def test_run_or_study_in_a_checkpoint(checkpoint, tmp_path, refused, command):
     assert not (checkpoint / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["per_class.csv", "analysis.json", "confusion.png"])
+def test_output_of_a_command_does_not_replace_another(checkpoint, tmp_path, refused, name):
+    (tmp_path / "analysis").mkdir()
+    arguments = ["--dataset_name", "shapes100", "--use_cpu", "--output_dir", tmp_path / "analysis"]
+    line = refused("evaluate", checkpoint, *arguments, "--json", tmp_path / "analysis" / name)
+    assert "is a file of the analysis" in line and not list((tmp_path / "analysis").iterdir())
+
+
+def test_folder_of_a_space_without_a_space(checkpoint, tmp_path, refused):
+    """It was ignored, and the page served."""
+    assert "--space USER/NAME" in refused("demo", checkpoint, "--use_cpu", "--output_dir", tmp_path / "space")
+
+
+def test_report_does_not_replace_the_files_of_a_run_that_holds_others(tmp_path, refused):
+    """Its curves.png is that of its card, and has the mark of this package too."""
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "inner"):
+        folder.mkdir()
+        for name in ("run.json", "metrics.json"):
+            (folder / name).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    assert "holds a run, whose files a study would replace" in refused("study", "--report", tmp_path / "mine")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_no_command_unpickles_weights(checkpoint, image, tmp_path, trap, refused):
     (checkpoint / "model.safetensors").unlink()
     torch.save({"a": trap}, checkpoint / "pytorch_model.bin")

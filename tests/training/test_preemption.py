@@ -271,12 +271,14 @@ def test_ignored_signal_stays_ignored(number):
         signal.signal(number, before)
 
 
-@pytest.mark.parametrize("make_output", [os.pipe, os.openpty])
-def test_run_whose_output_nobody_reads_any_more_saves_and_ends(make_trainer, tmp_path, make_output):
+@pytest.mark.parametrize("make_output, ignored", [(os.pipe, False), (os.openpty, False), (os.pipe, True)])
+def test_run_whose_output_nobody_reads_any_more_saves_and_ends(make_trainer, tmp_path, make_output, ignored):
     """Such as that of a study that was killed, or in a terminal that was closed: a SIGHUP need not arrive."""
     reader, writer = make_output()
     child = os.fork()
     if child == 0:
+        if ignored:  # as behind `nohup`
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for stream in (1, 2):
             os.dup2(writer, stream)
         os.close(writer)
@@ -285,8 +287,9 @@ def test_run_whose_output_nobody_reads_any_more_saves_and_ends(make_trainer, tmp
         def stop_reading(args, state):
             if state.global_step == 2:
                 os.close(reader)
-                while watch.signum is None:
-                    time.sleep(0.01)
+                for _ in range(500):
+                    if watch.signum is None:
+                        time.sleep(0.01)
                 print("still there")
 
         try:
@@ -301,6 +304,16 @@ def test_run_whose_output_nobody_reads_any_more_saves_and_ends(make_trainer, tmp
     os.close(reader)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_CODE
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+CLOSED = "from hf_cifar_resnet.training.preemption import watch_signals\nwith watch_signals(['train.py']): print('on')"
+
+
+def test_output_that_is_closed_from_the_start():
+    """The next file that is opened, such as a pipe, gets its number."""
+    command = [sys.executable, "-c", CLOSED]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("value", ["false", "run/checkpoint-3"])

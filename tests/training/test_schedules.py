@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training import schedules
 
 PEAK, STEPS, EVERY = 0.05, 20, 5  # EVERY: steps in an epoch
@@ -168,6 +169,30 @@ def test_points_from_a_file(tmp_path, name, text):
         schedules.try_out("points", PEAK, 0, {"points": str(tmp_path / f"bad-{name}")})
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeff0,0.1\n0.2,1\n1,0\n", "\ufeffshare,factor\r\n0,0.1\r\n0.2,1\r\n1,0\r\n", ".0,0.1\n.2,1\n1.,0\n",
+     " 0, 0.1\n+0.2,1\n1,0\n", "\n0,0.1\n0.2,1\n\n1,0\n\n"],
+    ids=["byte order mark", "the same with a header", "no leading zero", "spaces", "empty lines"],
+)  # fmt: skip
+def test_points_of_a_table_are_all_read(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "points.csv").write_text(text, encoding="utf-8", newline="")
+    for file in (str(tmp_path / "points.csv"), "~/points.csv"):
+        schedules._read_points.cache_clear()
+        steps = schedules.dry_run("points", STEPS, PEAK, kwargs={"points": file})
+        assert [step.get_last_lr()[0] for step in steps] == pytest.approx([PEAK * page(t, 0) for t in range(STEPS)])
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "adagrad"])
+def test_one_cycle_of_an_optimizer_without_momentum(rates_used, optimizer):
+    arguments = {"lr_scheduler_type": "one_cycle", "learning_rate": PEAK, "optim": optimizer}
+    steps, _ = rates_used(num_train_epochs=STEPS // EVERY, **arguments)
+    assert steps.rates == pytest.approx([PEAK * one_cycle(t, 0) for t in range(STEPS)])
+    with pytest.raises(UserError, match="one_cycle does not suit this optimizer: .* momentum"):
+        rates_used(lr_scheduler_kwargs={"cycle_momentum": True}, **arguments)
+
+
 # Refusals
 
 
@@ -194,6 +219,9 @@ def test_points_from_a_file(tmp_path, name, text):
         ("points", {"points": [[0, 1], [1, -1]]}, "which is impossible"),
         ("points", {"points": [1, 2]}, "points must have rows of two numbers"),
         ("points", {"points": "nowhere.csv"}, "nowhere.csv cannot be read: No such file"),
+        ("greedy", {"smooth": True, "window_size": 0}, "window_size must be at least 1, got 0"),
+        ("one_cycle", {"base_momentum": 2, "max_momentum": 3}, "_momentum must be a number from 0 to below 1, got"),
+        ("one_cycle", {"max_momentum": "0.9"}, "max_momentum must be a number from 0 to below 1, got '0.9'"),
         ("greedy", {"factor": 1.5}, "factor must be above 0 and below 1"),
         # The rate would rise above its peak.
         ("cosine_with_min_lr", {"min_lr": 0.1}, "min_lr.* above the peak 0.05"),
