@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import safe_globals
 
 from ..documents import read_json, write_json
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..reporting.run_files import checkpoint_path, step_of
 from ..reporting.run_record import redact
 from .resume import LARGEST_STATE
@@ -53,22 +54,42 @@ def read_pickle_free(folder, output_dir):
             "--resume_from_checkpoint: that revision holds a model, but not the state of its training; "
             "--hub_strategy checkpoint pushes it, to the branch last-checkpoint"
         )
-    state = read_json(folder / TRAINER_STATE, LARGEST_STATE)
-    if (folder / _BEST).is_dir():
-        best = checkpoint_path(output_dir, step_of(state["best_model_checkpoint"]))
+    # All of it is read before anything is written: half a checkpoint would count as a run.
+    with as_user_error(
+        "--resume_from_checkpoint: the state in that revision is damaged; name another one, or push it again",
+        LookupError, TypeError, ValueError, AttributeError, RuntimeError, FileNotFoundError, SafetensorError,
+    ):  # fmt: skip
+        state = read_json(folder / TRAINER_STATE, LARGEST_STATE)
+        written = _checkpoint(output_dir, state["global_step"])
+        has_best = (folder / _BEST).is_dir()
+        best = _checkpoint(output_dir, step_of(state["best_model_checkpoint"])) if has_best else None
+        pickled = {path.stem: path for path in folder.glob("*.json") if path.stem.endswith(_PICKLED)}
+        values = {
+            name: _put_together(read_json(path), load_file(path.with_suffix(".safetensors")))
+            for name, path in pickled.items()
+        }
+        for path in folder.rglob("*.safetensors"):
+            with safe_open(path, framework="pt"):
+                pass
+    if best is not None:
         shutil.copytree(folder / _BEST, best)
         write_manifest(best)
-    written = checkpoint_path(output_dir, state["global_step"])
     shutil.rmtree(written, ignore_errors=True)  # the best checkpoint may be this one
     written.mkdir(parents=True)
     for path in folder.iterdir():
         if path.suffix in (".safetensors", ".json", ".py") and not path.stem.endswith(_PICKLED):
             shutil.copy(path, written)
-        elif path.suffix == ".json":
-            tensors = load_file(path.with_suffix(".safetensors"))
-            torch.save(_put_together(read_json(path), tensors), written / path.stem)
+    for name, value in values.items():
+        torch.save(value, written / name)
     write_manifest(written)
     return written
+
+
+def _checkpoint(output_dir, step):
+    """Return the folder of a step, which as a text could lead out of `output_dir`. Raises `TypeError`."""
+    if type(step) is not int:
+        raise TypeError(f"the number of a step is {step!r}")
+    return checkpoint_path(output_dir, step)
 
 
 def _take_apart(value, tensors):

@@ -15,8 +15,9 @@ def main(argv, prog=None):
         tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder,
         as_user_error("not pushed", client.HubError),
     ):
-        run = stage_run(options.folder, options.repo_id, folder)
-        pushed = client.push_folder(folder, options.repo_id, message=options.message, run=run, **where)
+        repo_id = client.full_name(options.repo_id)
+        run = stage_run(options.folder, repo_id, folder)
+        pushed = client.push_folder(folder, repo_id, message=options.message, run=run, **where)
     print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already")
     if pushed.kept_card:
         print(printable(kept_card_note(options.folder)))

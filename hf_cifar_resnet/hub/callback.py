@@ -110,6 +110,7 @@ class HubCallback(TrainerCallback):
         if self._thread is not None:
             self._thread.join()
         try:
+            self.repo_id = client.full_name(self.repo_id, self.args.hub_token)  # the Hub may not have answered before
             with tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder:
                 stage_run(self.args.output_dir, self.repo_id, folder)
                 pushed = self._push(folder, self.args.hub_revision, "Push a trained model")

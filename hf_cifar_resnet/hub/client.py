@@ -56,6 +56,13 @@ def check_access(repo_id, *, run, replace=True, private=None, revision=None, tok
     return repo_id
 
 
+def full_name(repo_id, token=None):
+    """Return `user/repo`, also for `repo` of the token's owner. Raises [`HubError`]."""
+    if "/" in repo_id:
+        return repo_id
+    return _retry(lambda: f"{_api(token).whoami()['name']}/{repo_id}", repo_id)
+
+
 def push_folder(folder, repo_id, *, message, run, replace=True, names=None, private=None, revision=None, tag=None,
                 token=None, repo_type="model", space_sdk=None):  # fmt: skip
     """

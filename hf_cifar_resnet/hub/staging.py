@@ -1,5 +1,8 @@
 """Stage a run for the Hub: copy what is pushed into a folder, without private paths and tokens."""
 
+import hashlib
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -25,7 +28,7 @@ def list_unpushed_files(run_folder):
 def stage_run(run_folder, repo_id, folder):
     """
     Stage a finished run in an empty folder: the files that training writes, but no links, which may lead anywhere.
-    Return the run's id. Raises [`UserError`] if the run is not finished.
+    Return the run's id. Raises [`UserError`] if the run is not finished. `repo_id` is a full name.
     """
     run_folder, folder = Path(run_folder), Path(folder)
     own = _own_files(run_folder, run_files.PUSHED_FILES)
@@ -45,11 +48,17 @@ def stage_run(run_folder, repo_id, folder):
     with as_user_error(wrong, LookupError, TypeError, AttributeError, ValueError, TemplateError):
         record, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
         written, pushed = (str(model_card(each, metrics)) for each in (record, _with_path(record, repo_id)))
-    # A card that somebody has edited is pushed unchanged.
-    if card == written:
-        (folder / run_files.CARD).write_text(pushed, encoding="utf-8")
+        path = re.escape(redact(record)["model"]["path"])
+    # A card that somebody edited, or that a former version wrote, stays, but for the path in the code that loads it.
+    edited = re.sub(rf'((?:model=|from_pretrained\()"){path}"', rf'\g<1>{repo_id}"', card)
+    (folder / run_files.CARD).write_text(pushed if card == written else edited, encoding="utf-8")
     _redact_files(folder)
-    return record.get("id")
+    return record.get("id") or _digest(record)
+
+
+def _digest(record):
+    """Return what identifies the run of a record without an id, which former versions wrote."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def kept_card_note(run_folder):

@@ -70,6 +70,8 @@ def model_card(record, metrics):
         for split, scores in splits.items()
         for score, value in scores.items()
     ]
+    # A folder may have the name of CIFAR and hold anything; on the Hub it may be read with coarse labels.
+    is_cifar = dataset["on_hub"] or dataset["name"] == f"cifar{dataset['num_labels']}"
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -87,7 +89,7 @@ def model_card(record, metrics):
         record=_literal(record),
         metrics=_literal(metrics),
         citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],
-        cifar=_CIFAR.get(dataset["name"]),
+        cifar=_CIFAR.get(dataset["name"]) if is_cifar else None,
         version=printable(record["versions"].get("hf-cifar-resnet", "")),
         train_time=None if train_seconds is None else _duration(train_seconds),
         splits=splits,

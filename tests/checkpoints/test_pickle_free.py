@@ -79,3 +79,49 @@ def test_revision_without_a_state(tmp_path):
     with pytest.raises(UserError, match="holds a model, but not the state of its training"):
         read_pickle_free(tmp_path, tmp_path / "there")
     assert not (tmp_path / "there").exists()
+
+
+def set_step(state):
+    return json.dumps(json.loads(state) | {"global_step": "2/../../mine"})
+
+
+def set_best(state):
+    return json.dumps(json.loads(state) | {"best_model_checkpoint": "elsewhere"})
+
+
+@pytest.fixture
+def pushed(tmp_path, run):
+    run("whole", save_total_limit=None)
+    (tmp_path / "pushed").mkdir()
+    write_pickle_free(tmp_path / "whole" / "checkpoint-4", tmp_path / "pushed", tmp_path / "whole" / "checkpoint-2")
+    return tmp_path / "pushed"
+
+
+def test_damaged_state_is_refused_and_nothing_is_written_or_deleted(tmp_path, pushed):
+    """A pushed state that others have edited, or that was not pushed to the end."""
+    damages = [
+        ("optimizer.pt.safetensors", lambda content: content[::-1]),
+        ("optimizer.pt.safetensors", lambda content: None),
+        ("optimizer.pt.json", lambda content: content[: len(content) // 2]),
+        ("optimizer.pt.json", lambda content: content.replace(b'"tensor": "0"', b'"tensor": "none"')),
+        ("optimizer.pt.json", lambda content: content.replace(b"dict", b"dikt")),
+        ("model.safetensors", lambda content: content[:-9]),
+        ("best/model.safetensors", lambda content: content[:-9]),
+        ("trainer_state.json", lambda content: b"{}"),
+        ("trainer_state.json", lambda content: set_step(content).encode()),
+        ("trainer_state.json", lambda content: set_best(content).encode()),
+    ]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for name, damage in damages:
+        path = pushed / name
+        content = path.read_bytes()
+        path.unlink()
+        if (damaged := damage(content)) is not None:
+            assert damaged != content, name
+            path.write_bytes(damaged)
+        with pytest.raises(UserError, match="the state in that revision is damaged"):
+            read_pickle_free(pushed, tmp_path / "there")
+        assert not (tmp_path / "there").exists() and (tmp_path / "mine" / "thesis.tex").exists(), name
+        path.write_bytes(content)
+    assert read_pickle_free(pushed, tmp_path / "there").name == "checkpoint-4"

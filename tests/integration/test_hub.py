@@ -404,6 +404,35 @@ def test_card_that_is_edited_here_and_not_there_is_pushed(push, trained, tmp_pat
         assert text.encode() in hub.files("ann/model")["README.md"]
 
 
+def test_card_of_a_run_without_an_id_stays_if_others_edited_it(push, trained, tmp_path, hub):
+    """A former version recorded no id, and wrote other cards: such a run is known again all the same."""
+    run, other = changed_run(trained, tmp_path), changed_run(trained, tmp_path, "other")
+    for folder, seed in ((run, 1), (other, 2)):
+        record = json.loads((folder / "run.json").read_text())
+        del record["id"]
+        record["arguments"]["seed"] = seed
+        (folder / "run.json").write_text(json.dumps(record))
+    assert push(hub, run, "ann/model").returncode == 0
+    edit(hub, "ann/model", "README.md", set_license)
+    edited = hub.files("ann/model")["README.md"]
+    (run / "metrics.json").write_text((run / "metrics.json").read_text().replace("0.123", "0.321"))
+    result = push(hub, run, "ann/model")
+    assert "stays: delete it there" in result.stdout and hub.files("ann/model")["README.md"] == edited
+    assert b"0.321" in hub.files("ann/model")["metrics.json"]
+    assert "others have written or changed its README.md" in check_one_line(push(hub, other, "ann/model"))
+
+
+@pytest.mark.parametrize("name", ["ann/tree", "tree"])
+@pytest.mark.parametrize("words", ["", '\nNot for "one".\n'], ids=["as written", "edited or of a former version"])
+def test_code_in_the_card_names_the_repository(push, trained, tmp_path, hub, name, words):
+    run = changed_run(trained, tmp_path)
+    with open(run / "README.md", "a", encoding="utf-8") as card:
+        card.write(words)
+    assert push(hub, run, name).returncode == 0
+    card = hub.files("ann/tree")["README.md"].decode()
+    assert 'model="ann/tree", trust' in card and '.from_pretrained("ann/tree")' in card and words in card
+
+
 def test_card_of_a_repository_that_was_made_by_hand_stays(push, trained, hub):
     hub.add_repo("ann/model", {"README.md": "---\nlicense: mit\n---\nMine."})
     assert "stays" in push(hub, trained.folder, "ann/model").stdout

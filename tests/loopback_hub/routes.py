@@ -68,6 +68,13 @@ def route(methods, path, stage):
     return register
 
 
+@route("GET", "/api/whoami-v2", "whoami")
+def whoami(request):
+    if request.user is None:
+        raise Refused(401, "Invalid username or password.")
+    return Answer({"type": "user", "name": request.user.name, "orgs": []})
+
+
 @route("POST", "/api/repos/create", "create")
 def create_repo(request):
     wanted, hub = request.json(), request.hub

@@ -109,10 +109,13 @@ PHOTOGRAPHS = "*80 Million Tiny Images*"
             ["by a program", "None of its classes"],
         ),
         ({"name": "cifar10"}, [PHOTOGRAPHS, "None of its classes is of people"], ["baby", "by a program"]),
+        ({"name": "cifar100", "num_labels": 20}, [PHOTOGRAPHS, "baby, boy"], ["one-sided in its data"]),
+        ({"name": "cifar100", "on_hub": False}, [PHOTOGRAPHS, "baby, boy"], ["one-sided in its data"]),
+        ({"name": "cifar10", "on_hub": False}, ["one-sided in its data"], [PHOTOGRAPHS, "baby"]),
         ({"name": "mine", "on_hub": False}, ["one-sided in its data"], [PHOTOGRAPHS, "by a program", "baby"]),
         ({"name": "shapes100", "built_in": True}, ["images were drawn by a program"], [PHOTOGRAPHS, "one-sided"]),
     ],
-    ids=["cifar100", "cifar10", "folder", "built-in"],
+    ids=["cifar100", "cifar10", "coarse", "cifar100 as a folder", "folder named cifar10", "folder", "built-in"],
 )
 def test_limits_are_those_of_the_data(saved_card, dataset, stated, others):
     text = saved_card(RUN | {"dataset": RUN["dataset"] | dataset}).text
