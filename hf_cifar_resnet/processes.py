@@ -32,7 +32,7 @@ LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 
 
 def is_launched():
-    return "LOCAL_RANK" in os.environ
+    return os.environ.get("LOCAL_RANK", "-1") != "-1"  # which stands for a process without a launcher
 
 
 def is_rank_0():
