@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 from . import __version__
-from .errors import UserError, reports_user_errors
+from .commands.errors import DEBUG, reports_errors
 
 COMMANDS = {
     "train": "train a model; the same program as train.py",
@@ -22,24 +22,26 @@ COMMANDS = {
 }
 
 
-@reports_user_errors
+@reports_errors
 def train():
     """Run `train` with the arguments of `train.py`. What it imports is part of it, so that Ctrl-C ends that too."""
-    import_module(".commands.train", __package__).main()
+    import_module(".commands.train", __package__).main(sys.argv[2:] if sys.argv[1:2] == [DEBUG] else None)
 
 
-@reports_user_errors
+@reports_errors
 def main(argv=None):
     """Run the command that the first argument names with the other arguments."""
     argv = sys.argv[1:] if argv is None else argv
+    argv = argv[1:] if argv[:1] == [DEBUG] else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: hf-cifar-resnet COMMAND [options]\n\nTrain ResNets on small images and compare schedules.\n")
         print(*(f"  {name:<12} {summary}" for name, summary in COMMANDS.items()), sep="\n")
         print("\nhf-cifar-resnet COMMAND --help lists the options of a command.")
+        print(f"hf-cifar-resnet {DEBUG} COMMAND shows the traceback of an error.")
     elif argv[0] == "--version":
         print(__version__)
     elif argv[0] not in COMMANDS:
-        raise UserError(f"there is no command {argv[0]}; choose one of {', '.join(COMMANDS)}")
+        raise ValueError(f"there is no command {argv[0]}; choose one of {', '.join(COMMANDS)}")
     else:
         module = import_module(f".commands.{argv[0].replace('-', '_')}", __package__)
         module.main(argv[1:], prog=f"hf-cifar-resnet {argv[0]}")

@@ -159,7 +159,7 @@ def decide_on_rank_0(decide: Callable[[], Decision]) -> Decision:
     if PartialState().is_main_process:
         try:
             decision = decide()
-        except UserError as raised:
+        except (ValueError, OSError) as raised:
             error = raised
     decision, error = broadcast_object_list([decision, error])
     if error is not None:

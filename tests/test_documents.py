@@ -10,7 +10,6 @@ import threading
 import pytest
 
 from hf_cifar_resnet.documents import atomic_write, replacing_files, write_csv, write_json, write_text
-from hf_cifar_resnet.errors import UserError
 
 WRITERS = {
     "text": lambda path: write_text("x" * 5000, path),
@@ -24,7 +23,7 @@ def test_file_stays_as_it_was_where_a_new_one_cannot_be_written(tmp_path, limit_
     path = tmp_path / "file"
     path.write_text("from before")
     limit_file_size(100)
-    with pytest.raises(UserError, match="file cannot be written: File too large"):
+    with pytest.raises(ValueError, match="file cannot be written: File too large"):
         write(path)
     limit_file_size()
     assert path.read_text() == "from before" and os.listdir(tmp_path) == ["file"]
@@ -35,7 +34,7 @@ def test_file_stays_as_it_was_where_a_new_one_cannot_be_written(tmp_path, limit_
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_replaced_after_an_error(tmp_path, error):
     (tmp_path / "a").write_text("from before")
-    with contextlib.suppress(error, UserError), replacing_files(tmp_path) as temporary:
+    with contextlib.suppress(error, ValueError), replacing_files(tmp_path) as temporary:
         for name in ("a", "b"):
             (temporary / name).write_text("new")
         raise error

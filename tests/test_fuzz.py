@@ -19,7 +19,7 @@ from PIL import Image
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.data.arguments import DataArguments
-from hf_cifar_resnet.errors import UserError, printable
+from hf_cifar_resnet.errors import printable
 from hf_cifar_resnet.training.arguments import ModelArguments
 from hf_cifar_resnet.training.parser import CifarArgumentParser, parse_arguments
 
@@ -113,7 +113,7 @@ WORDS = st.one_of(
 def parses_or_refuses(arguments):
     try:
         model, data, args = parse_arguments(["--use_cpu", *arguments])
-    except UserError as error:
+    except ValueError as error:
         one_line(error)
     except SystemExit as stopped:  # --help
         assert stopped.code == 0 and {"--help", "-h"} & set(arguments)
@@ -214,7 +214,7 @@ def test_dataset(table, fraction):
             raw, DataArguments(validation_fraction=fraction, max_eval_samples=2)
         )
         images = {name: decode_images(part, 8) for name, part in parts.items()}
-    except UserError as error:
+    except ValueError as error:
         one_line(error)
         return
     assert {"train", "test"} <= set(parts) and all(isinstance(name, str) for name in names)

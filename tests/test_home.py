@@ -6,7 +6,6 @@ from hf_cifar_resnet.checkpoints.resume import find_resumable
 from hf_cifar_resnet.cli import main
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.data.sources import load_splits
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, ModelArguments
 from hf_cifar_resnet.training.parser import parse_arguments
 
@@ -43,7 +42,7 @@ def test_in_python(home):
     args = CifarTrainingArguments(output_dir="~/a", resume_from_checkpoint="~/b", use_cpu=True)
     assert (args.output_dir, args.resume_from_checkpoint) == (f"{home}/a", f"{home}/b")
     for use in (load_splits, lambda name: find_resumable(name, "out", False)):
-        with pytest.raises(UserError, match=f"{home}/nowhere"):
+        with pytest.raises(ValueError, match=f"{home}/nowhere"):
             use("~/nowhere")
 
 
@@ -97,8 +96,8 @@ def test_folder_with_the_name_of_a_dataset(home, name):
     folder = home.parent / "here" / name
     folder.mkdir(parents=True)
     note = f"this is about the folder {name} here: from another directory the name means the dataset on the Hub"
-    with pytest.raises(UserError, match=note):
+    with pytest.raises(ValueError, match=note):
         load_splits(name)
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(ValueError) as raised:
         load_splits(str(folder))
     assert "on the Hub" not in str(raised.value)

@@ -130,9 +130,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 PRINTS = """
-from hf_cifar_resnet.errors import reports_user_errors
+from hf_cifar_resnet.commands.errors import reports_errors
 
-@reports_user_errors
+@reports_errors
 def main():
     print("a line", flush={flush})
 
@@ -161,13 +161,42 @@ def test_interrupted_import_is_no_traceback(tmp_path, module, program):
     assert result.returncode in (75, 130) and result.stderr == "" and len(result.stdout.splitlines()) <= 1
 
 
+FAILS = """
+import sys
+from hf_cifar_resnet.commands.errors import reports_errors
+
+@reports_errors
+def main():
+    raise {error}
+
+main()
+"""
+
+
+@pytest.mark.parametrize("error", ["ValueError('seed is\\nwrong')", "OSError('gone')", "ImportError('pip install x')"])
+def test_error_that_a_user_can_correct_is_one_line(error):
+    command = [sys.executable, "-c", FAILS.format(error=error)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ")
+    debugged = subprocess.run([*command, "--debug"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert debugged.returncode == 1 and "Traceback" in debugged.stderr
+
+
+@pytest.mark.parametrize("error", ["KeyError('x')", "TypeError('x')", "AttributeError('x')", "RuntimeError('x')"])
+def test_bug_keeps_its_traceback(error):
+    command = [sys.executable, "-c", FAILS.format(error=error)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "error: " not in done.stderr.splitlines()[0]
+
+
 # A command that is signalled while it writes.
 SIGNALLED = """
 import os, signal, sys
 from hf_cifar_resnet.documents import atomic_write
-from hf_cifar_resnet.errors import reports_user_errors
+from hf_cifar_resnet.commands.errors import reports_errors
 
-@reports_user_errors
+@reports_errors
 def main():
     with atomic_write(sys.argv[1]) as file:
         file.write_text("half")

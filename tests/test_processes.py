@@ -10,7 +10,6 @@ from hf_cifar_resnet import (
     CifarTrainingArguments,
     processes,
 )
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.processes import roll_call
 
 
@@ -48,7 +47,7 @@ def test_missing_processes_are_counted(left_behind, variables, missing):
     left_behind(**variables)
     pattern = missing.replace("(", r"\(").replace(")", r"\)").replace("...)", r"\.\.\.)")
     names = [name for name in processes.LAUNCHER if name in {"MASTER_ADDR", "MASTER_PORT", *variables}]
-    with pytest.raises(UserError, match=pattern) as error, roll_call(timeout=1):
+    with pytest.raises(ValueError, match=pattern) as error, roll_call(timeout=1):
         raise AssertionError("the process group would be made")
     assert f"WORLD_SIZE={variables['WORLD_SIZE']}" in str(error.value) and "MASTER_ADDR=127.0.0.1" in str(error.value)
     assert str(error.value).endswith(f"if no launcher started this process, unset {', '.join(names)}")
@@ -57,7 +56,7 @@ def test_missing_processes_are_counted(left_behind, variables, missing):
 def test_they_are_reported_while_they_are_waited_for(left_behind, monkeypatch, capsys):
     left_behind(WORLD_SIZE="2", RANK="0")
     monkeypatch.setattr(processes, "PATIENCE", 0.1)
-    with pytest.raises(UserError), roll_call(timeout=1):
+    with pytest.raises(ValueError), roll_call(timeout=1):
         pass
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("Waiting: 1 of the 2 processes") and line.endswith("MASTER_PORT")
@@ -69,7 +68,7 @@ def test_port_that_is_taken(left_behind):
         taken.listen()
         port = str(taken.getsockname()[1])
         left_behind(WORLD_SIZE="2", RANK="0", MASTER_PORT=port)
-        with pytest.raises(UserError, match=f"MASTER_PORT={port} is taken"), roll_call(timeout=5):
+        with pytest.raises(ValueError, match=f"MASTER_PORT={port} is taken"), roll_call(timeout=5):
             pass
 
 
@@ -96,7 +95,7 @@ WRONG = [
 def test_variables_that_cannot_be_a_launchers(monkeypatch, tmp_path, variables, reason):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=reason) as error:
+    with pytest.raises(ValueError, match=reason) as error:
         CifarTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     names = [name for name in processes.LAUNCHER if name in variables]
     assert f"if no launcher started this process, unset {', '.join(names)}" in str(error.value)

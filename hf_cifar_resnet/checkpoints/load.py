@@ -40,7 +40,7 @@ def load_checkpoint(name):
     folder = find_checkpoint(name)
     with (
         naming_folder(name, f"{name}@main means the Hub"),
-        as_user_error(f"the checkpoint {name} cannot be loaded", UserError),
+        as_user_error(f"the checkpoint {name} cannot be loaded", ValueError),
     ):
         return load_model(folder).eval(), load_processor(folder)
 

@@ -8,11 +8,12 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 from pathlib import Path
 
 from .. import processes
-from ..errors import UserError, reports_user_errors
+from ..errors import UserError
 from ..reporting import run_record
 from ..reporting.card import write_run_files
 from ..training import preemption
 from ..training.parser import parse_arguments
+from .errors import reports_errors
 
 # Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
 
@@ -20,7 +21,7 @@ from ..training.parser import parse_arguments
 MOST_CONFUSED = 5
 
 
-@reports_user_errors
+@reports_errors
 def main(argv=None, prog=None):
     """
     Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.
@@ -99,7 +100,7 @@ def finish(trainer, record, data, eval_split):
         trainer.save_model()
         if trainer.is_world_process_zero():
             write_run_files(folder, record, metrics, run_record.history(trainer.state.log_history))
-    except UserError as error:  # such as a full disk
+    except ValueError as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
         raise UserError(f"{error}; {left if last else 'there is no checkpoint'}") from error

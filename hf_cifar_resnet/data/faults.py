@@ -21,7 +21,7 @@ def explaining(name: str) -> Iterator[None]:
     with naming_folder(name, "from another directory the name means the dataset on the Hub"):
         try:
             yield
-        except UserError as error:
+        except ValueError as error:
             walk = os.walk(name) if os.path.isdir(name) else ()
             paths = (os.path.join(parent, file) for parent, _, files in walk for file in files)
             found = sorted(os.path.relpath(path, name) for path in paths if path.lower().endswith(_ARCHIVES))

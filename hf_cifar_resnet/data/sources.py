@@ -140,7 +140,7 @@ def load_raw(args):
         )
     try:
         return (_load_folder(name, args.dataset_config_name), None) if is_folder else _load_from_hub(args)
-    except UserError as error:  # what is wrong with the files
+    except ValueError as error:  # what is wrong with the files
         raise UserError(f"the dataset {name} cannot be used: {error}") from error
     except Exception as error:  # datasets raises anything from OSError to pyarrow's errors
         # A DatasetGenerationError says only that something was wrong.

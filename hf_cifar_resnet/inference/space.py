@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..checkpoints.load import load_data_for
 from ..documents import write_text
-from ..errors import UserError, as_user_error
+from ..errors import as_user_error
 
 NUM_EXAMPLES = 8
 # What is written, with patterns of the contents that show that they are ours; the first one speaks for all.
@@ -53,7 +53,7 @@ def write_examples(name, data_args, model, processor, folder):
     """Save test images of different classes as PNG files and return their paths; none where the data is missing."""
     try:
         data = load_data_for(name, data_args, model, processor, {"test"})
-    except UserError as error:
+    except ValueError as error:
         print(f"no examples: {error}")
         return []
     _, first = np.unique(data.test.labels.numpy(), return_index=True)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from tqdm.auto import tqdm
 
 from ..documents import read_json, write_json
-from ..errors import UserError
 from ..reporting import run_files
 from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, variant_name
 
@@ -92,6 +91,6 @@ def score_ensembles(folder, use_cpu):
             continue
         try:
             known[names] = {"runs": names, "test": score_ensemble([str(folder / name) for name in names], use_cpu)}
-        except UserError as error:
+        except ValueError as error:
             print(f"no ensemble of {variant}: {error}")
     write_json(list(known.values()), folder / ENSEMBLES_JSON)

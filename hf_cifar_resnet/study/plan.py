@@ -110,7 +110,7 @@ def check_runs(runs, common):
             argument_name(argument.split("=")[0])
     known = {}
     for run in runs:
-        with as_user_error(run.name, UserError):
+        with as_user_error(run.name, ValueError):
             model_args, data_args, args = parse_arguments([*common, *run.arguments()])
         settings = json.dumps([vars(model_args), vars(data_args), args.to_dict()], default=str)
         for key in (run.name, settings):

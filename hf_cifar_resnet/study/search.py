@@ -74,7 +74,7 @@ def check_space(space, parser, argv):
             raise UserError(f"--space {dimension.name} is given twice")
         parsed = []
         for value in dimension.values:
-            with as_user_error(f"--space {dimension.name}", UserError):
+            with as_user_error(f"--space {dimension.name}", ValueError):
                 *_, args, _ = parser.parse([*argv, f"--{dimension.name}", str(value)])
             parsed.append(getattr(args, dimension.name))
         if len(set(parsed)) < len(parsed):

@@ -8,7 +8,6 @@ from hf_cifar_resnet.checkpoints.pickle_free import read_pickle_free, write_pick
 from hf_cifar_resnet.checkpoints.resume import find_best, reason_not_to_resume
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.errors import UserError
 
 PLATEAU = {
     "lr_scheduler_type": "reduce_lr_on_plateau_with_warmup",
@@ -76,7 +75,7 @@ def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
 
 def test_revision_without_a_state(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="holds a model, but not the state of its training"):
+    with pytest.raises(ValueError, match="holds a model, but not the state of its training"):
         read_pickle_free(tmp_path, tmp_path / "there")
     assert not (tmp_path / "there").exists()
 
@@ -120,7 +119,7 @@ def test_damaged_state_is_refused_and_nothing_is_written_or_deleted(tmp_path, pu
         if (damaged := damage(content)) is not None:
             assert damaged != content, name
             path.write_bytes(damaged)
-        with pytest.raises(UserError, match="the state in that revision is damaged"):
+        with pytest.raises(ValueError, match="the state in that revision is damaged"):
             read_pickle_free(pushed, tmp_path / "there")
         assert not (tmp_path / "there").exists() and (tmp_path / "mine" / "thesis.tex").exists(), name
         path.write_bytes(content)

@@ -63,7 +63,7 @@ def test_given_folder_is_created_and_may_be_there(make_args):
 
 def test_created_folders_are_removed_after_an_early_error(make_args):
     for there in ([], [".lock"]):
-        with pytest.raises(UserError), lock_run_folder(make_args(output_dir="a/b")):
+        with pytest.raises(ValueError), lock_run_folder(make_args(output_dir="a/b")):
             raise UserError("early")
         assert [path.name for path in Path().glob("a/b/.*")] == there
         Path("a/b").mkdir(parents=True, exist_ok=True)
@@ -77,21 +77,21 @@ def test_given_folder_with_a_run_is_refused_unless_resumed(make_args, finished):
     else:
         put_checkpoints("mine", 3)
     what_to_do = "choose another" if finished else "add --resume_from_checkpoint auto"
-    with pytest.raises(UserError, match=f"mine holds a run already: {what_to_do}"):
+    with pytest.raises(ValueError, match=f"mine holds a run already: {what_to_do}"):
         choose_run_folder(make_args(output_dir="mine"), "name")
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(ValueError, match="holds a run already"):
         choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="false"), "name")
     if not finished:
         assert choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="true"), "name") == "mine"
     else:  # which `auto` would begin anew
-        with pytest.raises(UserError, match="holds a run already"):
+        with pytest.raises(ValueError, match="holds a run already"):
             choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint="auto"), "name")
 
 
 def test_checkpoint_of_another_run_does_not_replace_a_run(make_args):
     for folder in ("one", "other"):
         put_checkpoints(folder, 3)
-    with pytest.raises(UserError, match="one holds a run already"):
+    with pytest.raises(ValueError, match="one holds a run already"):
         choose_run_folder(make_args(output_dir="one", resume_from_checkpoint="other/checkpoint-3"), "name")
     assert choose_run_folder(make_args(output_dir="./one", resume_from_checkpoint="one/checkpoint-3"), "name") == "one"
 
@@ -102,7 +102,7 @@ def test_files_that_no_run_has_written_are_not_replaced(make_args, name, resume)
     """Notes, or a model that was downloaded."""
     Path("mine").mkdir()
     Path("mine", name).write_text("mine")
-    with pytest.raises(UserError, match=f"mine holds {name}, which this command did not write and would replace"):
+    with pytest.raises(ValueError, match=f"mine holds {name}, which this command did not write and would replace"):
         choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint=resume), "name")
     Path("mine", name).unlink()
     Path("mine/notes.txt").write_text("mine")
@@ -116,7 +116,7 @@ def test_namesakes_of_what_a_run_writes_and_deletes_stay(make_args, name, resume
     place = Path("mine", name)
     place.parent.mkdir(parents=True)
     place.write_text("mine")
-    with pytest.raises(UserError, match="mine holds"):
+    with pytest.raises(ValueError, match="mine holds"):
         choose_run_folder(make_args(output_dir="mine", resume_from_checkpoint=resume), "name")
     assert place.read_text() == "mine"
 
@@ -138,14 +138,14 @@ def test_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(make_args
 @pytest.mark.parametrize("below", ["", "new", "new/deep"])
 def test_run_in_a_checkpoint_of_another(make_args, below):
     put_checkpoints("mine", 14)
-    with pytest.raises(UserError, match="lies in a checkpoint"):
+    with pytest.raises(ValueError, match="lies in a checkpoint"):
         choose_run_folder(make_args(output_dir=str(Path("mine/checkpoint-14", below))), "name")
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])
 def test_file_in_the_way(make_args, folder):
     Path("file").write_text("mine")
-    with pytest.raises(UserError, match=f"{folder} cannot be written: \\w+") as refused:
+    with pytest.raises(ValueError, match=f"{folder} cannot be written: \\w+") as refused:
         lock_run_folder(make_args(output_dir=choose_run_folder(make_args(output_dir=folder), "name"))).__enter__()
     assert "\n" not in str(refused.value) and Path("file").read_text() == "mine"
 
@@ -166,7 +166,7 @@ def test_two_runs_in_one_folder(make_args, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout.readline() == b"locked\n"
-            with pytest.raises(UserError, match="another run is writing into mine: wait for its end, or choose"):
+            with pytest.raises(ValueError, match="another run is writing into mine: wait for its end, or choose"):
                 lock_run_folder(make_args(output_dir="mine")).__enter__()
         finally:
             other.kill()
@@ -177,7 +177,7 @@ def test_two_runs_in_one_folder(make_args, tmp_path):
 
 def test_folder_that_cannot_be_written(make_args, mount):
     mount("ro")
-    with pytest.raises(UserError, match="the output folder disk cannot be written: Read-only file system"):
+    with pytest.raises(ValueError, match="the output folder disk cannot be written: Read-only file system"):
         lock_run_folder(make_args(output_dir="disk")).__enter__()
 
 
@@ -205,7 +205,7 @@ def test_auto_resumes_or_begins(make_args):
     assert find_resume_checkpoint(args) is None
     put_checkpoints("mine", 3)
     assert Path(find_resume_checkpoint(args)) == Path("mine/checkpoint-3")
-    with pytest.raises(UserError, match="auto needs --output_dir"):
+    with pytest.raises(ValueError, match="auto needs --output_dir"):
         choose_run_folder(make_args(resume_from_checkpoint="auto"), "name")
 
 
@@ -222,7 +222,7 @@ def test_damaged_checkpoint_is_skipped_and_reported(make_args, capsys, value):
 def test_nothing_to_resume(make_args, value):
     put_checkpoints("mine", 3, whole=False)
     with pytest.raises(
-        UserError, match="(mine|elsewhere).* cannot be resumed: (it has no manifest|it is not there|there is no)"
+        ValueError, match="(mine|elsewhere).* cannot be resumed: (it has no manifest|it is not there|there is no)"
     ) as refused:
         find_resume_checkpoint(make_args(output_dir="mine", resume_from_checkpoint=value))
     assert "\n" not in str(refused.value)
@@ -247,7 +247,7 @@ def test_processes_that_do_not_work_together(make_args, monkeypatch, environment
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        UserError, match="accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
+        ValueError, match="accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
     ) as refused:
         check_processes(args)
     assert "\n" not in str(refused.value)

@@ -8,7 +8,6 @@ import pytest
 from datasets import Image, Value
 
 from hf_cifar_resnet.data.sources import load_splits
-from hf_cifar_resnet.errors import UserError
 
 SPLITS = ("train", "test")
 
@@ -31,7 +30,7 @@ def parquet(write_parquet, images):
 
 
 def reason(folder, **options):
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(ValueError) as raised:
         load_splits(str(folder), **options)
     return str(raised.value)
 

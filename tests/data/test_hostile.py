@@ -12,7 +12,6 @@ from PIL import Image
 
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.data.sources import load_splits
-from hf_cifar_resnet.errors import UserError
 
 LABELS = ClassLabel(names=["a", "b"])
 FEATURES = {"image": ImageFeature(), "label": LABELS}
@@ -40,20 +39,20 @@ def load(folder):
 )
 def test_bomb_in_a_dataset_is_named(write, png_that_claims, size, told):
     folder = write(train={"bytes": png_that_claims(*size), "path": None})
-    with pytest.raises(UserError, match=f"image 5 of split train cannot be decoded: .*{told}"):
+    with pytest.raises(ValueError, match=f"image 5 of split train cannot be decoded: .*{told}"):
         load(folder)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 300.0])
 def test_pixels_that_are_no_grey_levels_are_named(write, value):
     image = Image.fromarray(np.full((8, 8), value, dtype=np.float32))
-    with pytest.raises(UserError, match="image 5 of split train .* not all grey levels from 0 to 255"):
+    with pytest.raises(ValueError, match="image 5 of split train .* not all grey levels from 0 to 255"):
         load(write(train=image))
 
 
 def test_more_classes_than_a_confusion_matrix_has_room_for(write):
     names = [str(number) for number in range(90_000)]
-    with pytest.raises(UserError, match="label has 90,000 classes, and more than 10,000 are not supported"):
+    with pytest.raises(ValueError, match="label has 90,000 classes, and more than 10,000 are not supported"):
         load(write(features=FEATURES | {"label": ClassLabel(names=names)}))
 
 
@@ -61,7 +60,7 @@ def test_loading_script_is_not_run(write, tmp_path):
     folder = write()
     script = tmp_path / f"{tmp_path.name}.py"
     script.write_text(f"open({str(tmp_path / 'trapped')!r}, 'w')")
-    with pytest.raises(UserError, match="scripts are no longer supported"):
+    with pytest.raises(ValueError, match="scripts are no longer supported"):
         load(folder)
     assert not (tmp_path / "trapped").exists()
 
@@ -127,7 +126,7 @@ def test_images_that_fit_neither_on_disk_nor_into_memory(
     limit_file_size(10_000)
     limit_memory(50_000_000)
     message = r"images of split \w+ need 0.19 GB at 1024 x 1024 pixels, .* nor into the cache \(.*: File too large\)"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_splits(folder, validation_fraction=0, image_size=1024)
 
 

@@ -8,7 +8,6 @@ from huggingface_hub import HfApi, hf_hub_download
 from PIL import Image
 
 from hf_cifar_resnet import load_splits
-from hf_cifar_resnet.errors import UserError
 
 FEATURES = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
 OPTIONS = {"validation_fraction": 0, "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "augmentation": "none"}
@@ -60,7 +59,7 @@ def test_revision_that_is_read_offline(commits, go_offline):
         assert load(given) == (LEVELS[tag], commits[tag])
     for given in ("nowhere", "0" * 40, "first-1", "../../x"):
         message = f"ann/levels cannot be loaded from the Hub: .*{given}.*; give a local folder instead"
-        with pytest.raises(UserError, match=message) as refused:
+        with pytest.raises(ValueError, match=message) as refused:
             load(given)
         assert "\n" not in str(refused.value)
 
@@ -70,7 +69,7 @@ def test_no_revision_is_asked_for_offline(commits, go_offline):
     load("first")
     go_offline()
     assert load(None) == (LEVELS["first"], commits["first"])
-    with pytest.raises(UserError, match="main"):
+    with pytest.raises(ValueError, match="main"):
         load("main")
 
 
@@ -100,7 +99,7 @@ def test_image_folder_is_read_offline(pets, go_offline, revision):
     assert count(revision) == (8, 4)
     go_offline()
     assert count() == count("main") == (8, 4)
-    with pytest.raises(UserError, match="ann/pets cannot be loaded from the Hub"):
+    with pytest.raises(ValueError, match="ann/pets cannot be loaded from the Hub"):
         count("nowhere")
 
 
@@ -108,5 +107,5 @@ def test_part_of_an_image_folder_is_not_taken_for_all_offline(pets, go_offline):
     for file in ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png"):
         hf_hub_download("ann/pets", file, repo_type="dataset")
     go_offline()
-    with pytest.raises(UserError, match="ann/pets cannot be loaded from the Hub"):
+    with pytest.raises(ValueError, match="ann/pets cannot be loaded from the Hub"):
         count()

@@ -8,7 +8,6 @@ from PIL import Image
 
 from hf_cifar_resnet.data.dataset import channel_statistics
 from hf_cifar_resnet.data.sources import load_splits, stratified_sample
-from hf_cifar_resnet.errors import UserError
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 GROUPS = ["insect", "other"]
@@ -268,28 +267,28 @@ def test_seed_and_epoch_change_the_augmentation_of_training_images_alone(cifar_l
     ],
 )
 def test_wrong_option(cifar_like, options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_splits(cifar_like, **options)
 
 
 def test_missing_or_empty_folder(tmp_path):
     for name in ("./no-such-folder", "no/such/folder"):
-        with pytest.raises(UserError, match=f"{name}: there is no such folder; .*--dataset_name shapes100"):
+        with pytest.raises(ValueError, match=f"{name}: there is no such folder; .*--dataset_name shapes100"):
             load_splits(name)
-    with pytest.raises(UserError, match=f"{tmp_path} cannot be read: .*doesn't contain any data"):
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: .*doesn't contain any data"):
         load_splits(str(tmp_path))
 
 
 def test_garbage_parquet(cifar_like, tmp_path):
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"not parquet" * 100)
-    with pytest.raises(UserError, match=f"{tmp_path} cannot be read: .*not a parquet file"):
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: .*not a parquet file"):
         load_splits(cifar_like)
 
 
 @pytest.mark.parametrize("missing, present", [("train", "test"), ("test", "train")])
 def test_missing_split(cifar_like, tmp_path, missing, present):
     (tmp_path / "data" / f"{missing}-00000-of-00001.parquet").unlink()
-    with pytest.raises(UserError, match=rf"needs the splits train and test \(or validation\), but has {present}"):
+    with pytest.raises(ValueError, match=rf"needs the splits train and test \(or validation\), but has {present}"):
         load_splits(cifar_like)
 
 
@@ -307,7 +306,7 @@ def test_dataset_has_what_is_needed_alone(cifar_like, tmp_path, split):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_empty_split(cifar_like, write_parquet, split):
     write_parquet(split, cifar_columns([], []), CIFAR_FEATURES)
-    with pytest.raises(UserError, match=f"{split}.*(no data|empty)"):
+    with pytest.raises(ValueError, match=f"{split}.*(no data|empty)"):
         load_splits(cifar_like)
 
 
@@ -325,7 +324,7 @@ def test_corrupt_image_is_named_by_its_index(tmp_path, make_images, write_parque
         if name == split:
             images[11] = wrong[fault]
         write_parquet(name, {"image": images, "label": [0, 1, 2, 3] * 3}, PLAIN_FEATURES)
-    with pytest.raises(UserError, match=f"image 11 of split {split} cannot be decoded: .* Remove or replace it"):
+    with pytest.raises(ValueError, match=f"image 11 of split {split} cannot be decoded: .* Remove or replace it"):
         load_splits(str(tmp_path), validation_fraction=0.25 if split == "test" else 0)
 
 
@@ -334,7 +333,7 @@ def test_corrupt_file_is_named_and_can_be_replaced(tmp_path, write_image_folder,
     write_image_folder({"train": {"cat": 4, "dog": 4}, "test": {"cat": 2, "dog": 2}}, iter(images).__next__)
     file = tmp_path / "train" / "dog" / "2.png"
     file.write_bytes(b"not an image")
-    with pytest.raises(UserError, match=str(file)):
+    with pytest.raises(ValueError, match=str(file)):
         load_splits(str(tmp_path))
     images[6].save(file)
     assert len(load_splits(str(tmp_path), validation_fraction=0).train) == 8
@@ -351,7 +350,7 @@ def test_corrupt_file_is_named_and_can_be_replaced(tmp_path, write_image_folder,
     ],
 )
 def test_wrong_labels(with_column, values, feature, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_splits(with_column(values, feature))
 
 
@@ -367,7 +366,7 @@ def test_label_out_of_range(tmp_path, make_images):
         # Only a file can say this: `datasets` refuses to cast 5 to five names.
         dataset.info.features = Features(PLAIN_FEATURES)
         dataset.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
-    with pytest.raises(UserError, match="image 2 of split train has the label 5, outside 0 to 4"):
+    with pytest.raises(ValueError, match="image 2 of split train has the label 5, outside 0 to 4"):
         load_splits(str(tmp_path))
 
 
@@ -375,19 +374,19 @@ def test_label_out_of_range(tmp_path, make_images):
 def test_no_image_column(tmp_path, write_parquet, column):
     for split in ("train", "test"):
         write_parquet(split, {column: [0, 1]}, {column: Value("int64")})
-    with pytest.raises(UserError, match=f"found no image column among: {column}; name it with --image_column_name"):
+    with pytest.raises(ValueError, match=f"found no image column among: {column}; name it with --image_column_name"):
         load_splits(str(tmp_path))
 
 
 def test_split_without_the_label_column(cifar_like, make_images, write_parquet):
     write_parquet("validation", {"img": make_images(2)}, {"img": ImageFeature()})
-    with pytest.raises(UserError, match="split validation.*label"):
+    with pytest.raises(ValueError, match="split validation.*label"):
         load_splits(cifar_like)
 
 
 def test_hub_out_of_reach(monkeypatch):
     for settled in ("huggingface_hub.constants", "datasets.config"):
         monkeypatch.setattr(f"{settled}.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="^the dataset uoft-cs/cifar100 cannot be loaded from the Hub") as refused:
+    with pytest.raises(ValueError, match="^the dataset uoft-cs/cifar100 cannot be loaded from the Hub") as refused:
         load_splits("uoft-cs/cifar100")
     assert "local folder" in str(refused.value) and "--dataset_name shapes100" in str(refused.value)

@@ -20,7 +20,6 @@ from transformers.trainer_callback import TrainerState
 
 from hf_cifar_resnet import CifarResNetForImageClassification
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.hub import client
 from hf_cifar_resnet.hub.callback import HubCallback, _repo_name
 from hf_cifar_resnet.reporting.card import model_card
@@ -545,7 +544,7 @@ def test_name_of_a_folder_as_a_repository(folder, name):
 
 
 def test_folder_without_a_name_for_a_repository():
-    with pytest.raises(UserError, match="give --hub_model_id"):
+    with pytest.raises(ValueError, match="give --hub_model_id"):
         _repo_name("лес")
 
 

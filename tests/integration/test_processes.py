@@ -109,9 +109,10 @@ def test_lost_process_ends_the_others_and_the_run_goes_on(whole, launch, folder,
 
 PROGRAM = """
 import os, sys, time
-from hf_cifar_resnet.errors import UserError, reports_user_errors
+from hf_cifar_resnet.commands.errors import reports_errors
+from hf_cifar_resnet.errors import UserError
 
-@reports_user_errors
+@reports_errors
 def main():
     if os.environ["RANK"] in sys.argv[1:]:
         raise UserError("it cannot be read")

@@ -2,7 +2,6 @@
 
 import pytest
 
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.study.compare import (
     are_equivalent,
     compare,
@@ -85,13 +84,13 @@ def test_power_of_the_seeds():
 def test_a_value_is_chosen_by_validation_and_an_edge_is_named():
     scores = {"0.001": 0.5, "0.01": 0.7, "0.1": None}
     assert choose(scores, "cosine") == "0.01" and not at_edge(scores, "0.01") and at_edge(scores, "0.001")
-    with pytest.raises(UserError, match="no tuning run of cosine finished"):
+    with pytest.raises(ValueError, match="no tuning run of cosine finished"):
         choose({"0.1": None}, "cosine")
 
 
 def test_two_runs_of_one_schedule_and_seed_are_refused():
     first, second = runs(None, 0.5)[0] | {"folder": "a"}, runs(None, 0.5)[0] | {"folder": "b"}
-    with pytest.raises(UserError, match="a and b have the same schedule and seed"):
+    with pytest.raises(ValueError, match="a and b have the same schedule and seed"):
         group_runs([first, second])
 
 

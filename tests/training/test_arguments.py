@@ -8,7 +8,6 @@ from hf_cifar_resnet.checkpoints.resume import changed_arguments
 from hf_cifar_resnet.choices import AUGMENTATIONS, current_name
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.parser import (
     CifarArgumentParser,
@@ -170,7 +169,7 @@ def test_arguments_of_an_optimizer_go_with_it(parse_yaml, typed, kept):
     ],
 )
 def test_bad_yaml(parse_yaml, text, told):
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(ValueError) as refused:
         parse_yaml(text)
     assert told in str(refused.value) and "\n" not in str(refused.value)
 
@@ -282,7 +281,7 @@ TOLD = [
 
 @pytest.mark.parametrize("line, told", TOLD)
 def test_bad_input_is_told_in_one_line(parse, line, told):
-    with pytest.raises(UserError, match=told) as refused:
+    with pytest.raises(ValueError, match=told) as refused:
         parse(line)
     assert "\n" not in str(refused.value)
 
@@ -290,7 +289,7 @@ def test_bad_input_is_told_in_one_line(parse, line, told):
 def test_cuda_graphs_of_the_launcher_take_no_accumulation(parse, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "reduce-overhead")
     parse("")
-    with pytest.raises(UserError, match="torch_compile_mode reduce-overhead captures CUDA graphs"):
+    with pytest.raises(ValueError, match="torch_compile_mode reduce-overhead captures CUDA graphs"):
         parse("--gradient_accumulation_steps 2")
 
 

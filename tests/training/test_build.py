@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hf_cifar_resnet.data.arguments import DataArguments
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.arguments import ModelArguments
 from hf_cifar_resnet.training.build import build_model, find_pretrained
 
@@ -70,6 +69,6 @@ def test_images_are_normalised_as_the_model_knows_them(saved):
 def test_refused_in_one_line(saved, tmp_path, options, reason):
     (tmp_path / "empty").mkdir()
     name = options["model_name_or_path"].format(saved=saved[1], empty=tmp_path / "empty")
-    with pytest.raises(UserError, match=reason) as refused:
+    with pytest.raises(ValueError, match=reason) as refused:
         find_pretrained(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments())
     assert "\n" not in str(refused.value)

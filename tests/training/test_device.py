@@ -10,7 +10,6 @@ from trainer_fixtures import MEAN, STD, at
 
 from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.device import device_for
-from hf_cifar_resnet.errors import UserError
 
 AMX = ("amx_tile", "amx_bf16")
 # Without a convolution of 1x1, which alone crashes a real CPU with AMX in channels_last.
@@ -46,7 +45,7 @@ def test_one_memory_format_throughout(cpu_with, make_trainer, make_model, widths
 
 def test_compiling_what_would_crash_is_refused(cpu_with, make_trainer, make_model):
     cpu_with(*AMX)
-    with pytest.raises(UserError, match=r"torch_compile .* \(AMX\) .* --stage_widths"):
+    with pytest.raises(ValueError, match=r"torch_compile .* \(AMX\) .* --stage_widths"):
         make_trainer(model=make_model(stage_widths=[8, 16]), torch_compile=True)
 
 

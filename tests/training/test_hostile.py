@@ -10,7 +10,6 @@ from trainer_fixtures import at
 
 from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.checkpoints.save import write_manifest
-from hf_cifar_resnet.errors import UserError
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def test_pickle_in_a_checkpoint_is_not_read(checkpoint, make_trainer, trap, name
     if name == "pytorch_model.bin":
         (checkpoint / "model.safetensors").unlink()
     write_manifest(checkpoint)  # as who made the trap would
-    with pytest.raises(UserError, match="checkpoint-2 cannot be resumed: .* might run code") as refused:
+    with pytest.raises(ValueError, match="checkpoint-2 cannot be resumed: .* might run code") as refused:
         make_trainer("second", max_steps=4).train(resume_from_checkpoint=str(checkpoint))
     assert "\n" not in str(refused.value)
 

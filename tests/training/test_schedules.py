@@ -2,7 +2,6 @@ import math
 
 import pytest
 
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training import schedules
 
 PEAK, STEPS, EVERY = 0.05, 20, 5  # EVERY: steps in an epoch
@@ -189,7 +188,7 @@ def test_one_cycle_of_an_optimizer_without_momentum(rates_used, optimizer):
     arguments = {"lr_scheduler_type": "one_cycle", "learning_rate": PEAK, "optim": optimizer}
     steps, _ = rates_used(num_train_epochs=STEPS // EVERY, **arguments)
     assert steps.rates == pytest.approx([PEAK * one_cycle(t, 0) for t in range(STEPS)])
-    with pytest.raises(UserError, match="one_cycle does not suit this optimizer: .* momentum"):
+    with pytest.raises(ValueError, match="one_cycle does not suit this optimizer: .* momentum"):
         rates_used(lr_scheduler_kwargs={"cycle_momentum": True}, **arguments)
 
 

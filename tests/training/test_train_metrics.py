@@ -8,7 +8,6 @@ from trainer_fixtures import Recorder
 
 from hf_cifar_resnet.checkpoints.save import find_damage
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, normalize
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.train_metrics import CHECK_EVERY
 
 
@@ -43,7 +42,7 @@ def stopped(make_trainer, make_dataset):
         steps = Recorder()
         options = {"learning_rate": 0.01, "seed": 42, "logging_strategy": "no"} | options
         trainer = make_trainer(train=make_dataset(count, kind=kind), callbacks=[steps], **options)
-        with pytest.raises(UserError) as error:
+        with pytest.raises(ValueError) as error:
             trainer.train()
         return str(error.value), steps
 

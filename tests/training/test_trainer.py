@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.reporting.run_record import history
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.trainer import CifarTrainer
@@ -344,5 +343,5 @@ def test_images_to_evaluate_need_no_workers(make_trainer):
 def test_images_that_do_not_fill_up_a_batch(make_trainer, make_dataset, options):
     trainer = make_trainer(train=make_dataset(8), dataloader_drop_last=True, **options)
     for use in (trainer.find_schedule_misfit, trainer.train):
-        with pytest.raises(UserError, match="the 8 training images do not fill up a batch of 16 in each of 1 proc"):
+        with pytest.raises(ValueError, match="the 8 training images do not fill up a batch of 16 in each of 1 proc"):
             use()
