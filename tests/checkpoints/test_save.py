@@ -151,9 +151,7 @@ def test_last_model_is_not_taken_for_a_best_one_that_is_lost(train_best, tmp_pat
 def test_full_disk_is_reported_before_training(mount, make_trainer, tmp_path):
     mount("size=1m")
     trainer = make_trainer("disk", **SAVING)
-    with pytest.raises(
-        ValueError, match=r"training may take \d+ MB, and the disk of .* has \d+ MB left: make room"
-    ):
+    with pytest.raises(ValueError, match=r"training may take \d+ MB, and the disk of .* has \d+ MB left: make room"):
         trainer.train()
     assert trainer.state.global_step == 0 and list((tmp_path / "disk").iterdir()) == []
 
@@ -173,9 +171,7 @@ def test_full_disk_is_reported_before_a_save(mount, make_trainer):
 def test_disk_that_fills_up_during_a_save(mount, make_trainer):
     # Room for the files of one checkpoint and half of another: the bytes would suffice.
     disk = mount("size=50m,nr_inodes=22")
-    with pytest.raises(
-        ValueError, match="checkpoint of step 4 could not be written .*No space left.*checkpoint-2 is"
-    ):
+    with pytest.raises(ValueError, match="checkpoint of step 4 could not be written .*No space left.*checkpoint-2 is"):
         make_trainer("disk", **SAVING).train()
     assert [path.name for path in disk.iterdir()] == ["checkpoint-2"]
     subprocess.run(["mount", "-o", "remount,nr_inodes=100", str(disk)], check=True)
