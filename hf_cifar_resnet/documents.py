@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import as_user_error, one_line
+from .errors import explained, one_line
 
 try:
     import fcntl
@@ -80,7 +80,7 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
     [`UserError`] if that fails.
     """
     folder = Path(folder)
-    with as_user_error(f"{folder} cannot be written", OSError):
+    with explained(f"{folder} cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with _temporary_directory(folder) as temporary:
             yield temporary
@@ -94,7 +94,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     Give a `Path` to write a file to, which atomically replaces `path` at the end, unless there is an error. A pipe or
     another device is written to directly. Raises [`UserError`] if it cannot be written.
     """
-    with as_user_error(f"{path} cannot be written", OSError):
+    with explained(f"{path} cannot be written", OSError):
         if is_device(path):
             yield Path(path)
             return

@@ -29,7 +29,7 @@ def shorten(words):
 
 
 @contextmanager
-def as_user_error(what, *kinds):
+def explained(what, *kinds):
     """Turn exceptions of these kinds into a [`UserError`]: `what`, and the reason; or if it is empty, their message."""
     try:
         yield

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from .errors import UserError, as_user_error
+from .errors import UserError, explained
 
 Decision = TypeVar("Decision")
 # Seconds of silence, after which processes that have not started yet are named.
@@ -138,7 +138,7 @@ def check_processes(args):
     """
     hint = "On a CPU: accelerate launch --multi_gpu --num_processes N train.py --use_cpu"
     promised = read_count("WORLD_SIZE", 1)
-    with as_user_error("", ImportError, ValueError):
+    with explained("", ImportError, ValueError):
         args.device  # noqa: B018 (initialises devices and process group)
     if promised != args.world_size:
         raise UserError(
@@ -198,7 +198,7 @@ def check_shared_folder(folder: str | Path):
 
 
 def _write_empty_file(folder):
-    with as_user_error(f"the output folder {folder} cannot be written", OSError):
+    with explained(f"the output folder {folder} cannot be written", OSError):
         descriptor, path = tempfile.mkstemp(prefix=".shared-", dir=folder)
         os.close(descriptor)
     return Path(path).name

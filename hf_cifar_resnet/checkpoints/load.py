@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..data.arguments import DataArguments
 from ..data.sources import load_splits
 from ..documents import read_json
-from ..errors import UserError, as_user_error, naming_folder, shorten
+from ..errors import UserError, explained, naming_folder, shorten
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
@@ -26,7 +26,7 @@ def find_checkpoint(name):
     """Return the folder `name`, or the local copy of `user/repo[@revision]`. Raises [`UserError`] if neither exists."""
     folder = Path(name)
     if client.is_reference(name):
-        with as_user_error(f"there is no folder {name}, and from the Hub", client.HubError):
+        with explained(f"there is no folder {name}, and from the Hub", client.HubError):
             folder = client.download(name)
     with naming_folder(name, f"{name}@main means the Hub"):
         if not (folder / "config.json").is_file():
@@ -40,7 +40,7 @@ def load_checkpoint(name):
     folder = find_checkpoint(name)
     with (
         naming_folder(name, f"{name}@main means the Hub"),
-        as_user_error(f"the checkpoint {name} cannot be loaded", ValueError),
+        explained(f"the checkpoint {name} cannot be loaded", ValueError),
     ):
         return load_model(folder).eval(), load_processor(folder)
 
@@ -92,7 +92,7 @@ def load_model(folder, **config):
     Load the model in a folder, in float32, with some fields of its configuration changed. No code of the folder is run
     and nothing is unpickled. Raises [`UserError`] if the weights are not exactly those of its model, or not finite.
     """
-    with as_user_error("", Exception):  # transformers and safetensors each raise their own
+    with explained("", Exception):  # transformers and safetensors each raise their own
         given = read_json(folder / "config.json")
         if "quantization_config" in given:
             raise ValueError("quantised weights are not supported")
@@ -132,8 +132,8 @@ def _check_numbers(model, folder):
             raise UserError(f"its BatchNorm statistics are wrong: {name} has a negative variance")
 
 
-@as_user_error("preprocessor_config.json lacks", LookupError)
-@as_user_error("preprocessor_config.json", OSError, TypeError, ValueError)
+@explained("preprocessor_config.json lacks", LookupError)
+@explained("preprocessor_config.json", OSError, TypeError, ValueError)
 def load_processor(folder):
     """Load the image processor in a folder. Raises [`UserError`] if it is not of the one kind that training writes."""
     given = read_json(folder / "preprocessor_config.json")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import safe_globals
 
 from ..documents import read_json, write_json
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..reporting.run_files import checkpoint_path, step_of
 from ..reporting.run_record import redact
 from .resume import LARGEST_STATE
@@ -55,7 +55,7 @@ def read_pickle_free(folder, output_dir):
             "--hub_strategy checkpoint pushes it, to the branch last-checkpoint"
         )
     # All of it is read before anything is written: half a checkpoint would count as a run.
-    with as_user_error(
+    with explained(
         "--resume_from_checkpoint: the state in that revision is damaged; name another one, or push it again",
         LookupError, TypeError, ValueError, AttributeError, RuntimeError, FileNotFoundError, SafetensorError,
     ):  # fmt: skip

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..documents import remove_leftovers
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..hub import client
 from ..processes import decide_on_rank_0
 from ..reporting.run_files import LOCK, METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
@@ -86,7 +86,7 @@ def lock_run_folder(args):
         return
     folder = Path(args.output_dir)
     created = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
-    with as_user_error(f"the output folder {folder} cannot be written", OSError):
+    with explained(f"the output folder {folder} cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     with lock_folder(folder):
@@ -156,5 +156,5 @@ def _download(args):
     flag = "--resume_from_checkpoint"
     if list_checkpoints(args.output_dir):
         raise UserError(f"{flag}: {args.output_dir} has checkpoints of its own; choose another folder")
-    with as_user_error(f"{flag} {args.resume_from_checkpoint}", client.HubError):
+    with explained(f"{flag} {args.resume_from_checkpoint}", client.HubError):
         return read_pickle_free(client.download(args.resume_from_checkpoint), args.output_dir)

@@ -12,7 +12,7 @@ from ..checkpoints.outputs import check_output_folder
 from ..data.arguments import DataArguments
 from ..data.dataset import read_rgb_array
 from ..device import device_for
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..hub import client
 from ..hub.staging import kept_card_note
 from ..inference.space import SPACE_FILES, write_examples, write_space
@@ -39,7 +39,7 @@ def main(argv, prog=None):
         port = f"any port from GRADIO_SERVER_PORT={first} on" if first else "any port that it tried"
         port = f"port {options.port}" if options.port else port
         where = f"the page cannot be served at {port}, which may be taken: choose another --port"
-        with as_user_error(where, OSError, OverflowError):
+        with explained(where, OSError, OverflowError):
             # On this machine only, without a public link.
             blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
 
@@ -50,8 +50,8 @@ def _import_page():
     os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "*")
     variables = ", ".join(name for name in sorted(os.environ) if name.startswith("GRADIO_"))
     with (
-        as_user_error("gradio cannot be loaded", ImportError),
-        as_user_error(f"gradio does not accept its variables of the environment ({variables})", ValueError),
+        explained("gradio cannot be loaded", ImportError),
+        explained(f"gradio does not accept its variables of the environment ({variables})", ValueError),
     ):
         from ..inference import page
     return page
@@ -72,7 +72,7 @@ def _parse(argv, prog):
         raise UserError(f"--port must be from 1 to 65535, got {options.port}")
     for path in options.examples or ():
         # PIL's decoders raise many kinds of exceptions for a broken file.
-        with as_user_error(f"--examples: {path} cannot be read as an image", Exception):
+        with explained(f"--examples: {path} cannot be read as an image", Exception):
             read_rgb_array(path)
     if options.space is not None:
         _check_space(options)
@@ -84,7 +84,7 @@ def _parse(argv, prog):
 def _check_space(options):
     if options.space.count("/") != 1:
         raise UserError(f"--space needs USER/NAME, got {options.space}")
-    with as_user_error(f"--space: {options.space} is no name of a repository", HFValidationError):
+    with explained(f"--space: {options.space} is no name of a repository", HFValidationError):
         validate_repo_id(options.space)
     if Path(options.checkpoint).is_dir():
         raise UserError("a Space loads its checkpoint from the Hub: push it and give user/name, not a folder")
@@ -98,7 +98,7 @@ def _make_space(options, title, examples):
     written = write_space(folder, options.checkpoint, title, examples)
     print(f"Wrote the Space to {folder}; try it: python {folder / 'app.py'}")
     if options.push:
-        with as_user_error(f"{folder} is written but not pushed", client.HubError):
+        with explained(f"{folder} is written but not pushed", client.HubError):
             pushed = client.push_folder(
                 folder, options.space, message=f"Demo of {options.checkpoint}", run=options.checkpoint, names=written,
                 repo_type="space", space_sdk="gradio", private=options.private or None,

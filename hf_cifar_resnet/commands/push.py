@@ -2,7 +2,7 @@
 
 import tempfile
 
-from ..errors import LineParser, as_user_error, printable
+from ..errors import LineParser, explained, printable
 from ..hub import client
 from ..hub.staging import kept_card_note, list_unpushed_files, stage_run
 
@@ -13,7 +13,7 @@ def main(argv, prog=None):
     where = {"private": options.private, "revision": options.revision, "tag": options.tag}
     with (
         tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder,
-        as_user_error("not pushed", client.HubError),
+        explained("not pushed", client.HubError),
     ):
         repo_id = client.full_name(options.repo_id)
         run = stage_run(options.folder, repo_id, folder)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..checkpoints.outputs import check_output
 from ..documents import atomic_write
-from ..errors import LineParser, UserError, as_user_error
+from ..errors import LineParser, UserError, explained
 from ..reporting.plots import PICTURE, plot_schedules
 from ..training import schedules
 from ..training.arguments import json_object
@@ -33,7 +33,7 @@ def main(argv, prog=None):
     if not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise UserError("--learning_rate must be above 0, and --warmup_steps not negative")
     check_output("--output", options.output, PICTURE, ending=".png")
-    with as_user_error("", ValueError):
+    with explained("", ValueError):
         kwargs = json_object("--lr_scheduler_kwargs", options.lr_scheduler_kwargs)
         curves = {name: _curve(name, options, kwargs) for name in options.names}
     with atomic_write(options.output) as file:

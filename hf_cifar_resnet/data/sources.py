@@ -14,7 +14,7 @@ import pyarrow.parquet
 from huggingface_hub import try_to_load_from_cache
 
 from ..choices import DEFAULT_DATASET, IMAGE_SIZE
-from ..errors import UserError, as_user_error, one_line, shorten
+from ..errors import UserError, explained, one_line, shorten
 from ..processes import is_rank_0
 from . import folders
 from .arguments import DataArguments
@@ -93,7 +93,7 @@ def load_splits(dataset_name=DEFAULT_DATASET, *, seed=42, needed=SPLITS, **optio
         needed (names of splits): splits to decode. Without train, `image_mean` and `image_std` have to be given.
         options: fields of [`~hf_cifar_resnet.data.arguments.DataArguments`], such as `validation_fraction`.
     """
-    with as_user_error("", ValueError):
+    with explained("", ValueError):
         args = DataArguments(dataset_name, **options)
         policy = build_policy(args.augmentation, args.image_size, args.color_jitter, args.random_erasing)
     with explaining(args.dataset_name):

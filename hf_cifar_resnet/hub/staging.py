@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from ..documents import read_json, write_json
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..reporting import run_files
 from ..reporting.card import model_card, write_run_files
 from ..reporting.run_record import redact
@@ -38,14 +38,14 @@ def stage_run(run_folder, repo_id, folder):
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
     for path in weights:
         # It may be a pickle, or end in the middle.
-        with as_user_error(f"{path} holds no weights", SafetensorError), safe_open(path, framework="np"):
+        with explained(f"{path} holds no weights", SafetensorError), safe_open(path, framework="np"):
             pass
-    with as_user_error(f"{run_folder / run_files.CARD} is no UTF-8 text", UnicodeDecodeError):
+    with explained(f"{run_folder / run_files.CARD} is no UTF-8 text", UnicodeDecodeError):
         card = (run_folder / run_files.CARD).read_text(encoding="utf-8")
     for path in own:
         shutil.copy(path, folder)
     wrong = f"{run_files.RUN_JSON} or {run_files.METRICS_JSON} of {run_folder} is not as training wrote it"
-    with as_user_error(wrong, LookupError, TypeError, AttributeError, ValueError, TemplateError):
+    with explained(wrong, LookupError, TypeError, AttributeError, ValueError, TemplateError):
         record, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
         written, pushed = (str(model_card(each, metrics)) for each in (record, _with_path(record, repo_id)))
         path = re.escape(redact(record)["model"]["path"])
@@ -92,6 +92,6 @@ def _redact_files(folder):
     """Redact the staged files that name folders of this machine."""
     for path in (folder / run_files.RUN_JSON, folder / run_files.TRAINING_ARGS_JSON):
         if path.is_file():
-            with as_user_error(path.name, ValueError):
+            with explained(path.name, ValueError):
                 content = redact(read_json(path))
             write_json(content, path)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..checkpoints.load import load_data_for
 from ..documents import write_text
-from ..errors import as_user_error
+from ..errors import explained
 
 NUM_EXAMPLES = 8
 # What is written, with patterns of the contents that show that they are ours; the first one speaks for all.
@@ -84,7 +84,7 @@ def write_space(folder, checkpoint, title, examples=()):
         "requirements.txt": "\n".join(requirements) + "\n",
         "README.md": CARD.format(**named, gradio=version("gradio")),
     }
-    with as_user_error(f"{folder} cannot be written", OSError):
+    with explained(f"{folder} cannot be written", OSError):
         (folder / "examples").mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_text(text, folder / name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..documents import read_json, write_json
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..reporting import run_files
 from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import parse_arguments
@@ -110,7 +110,7 @@ def check_runs(runs, common):
             argument_name(argument.split("=")[0])
     known = {}
     for run in runs:
-        with as_user_error(run.name, ValueError):
+        with explained(run.name, ValueError):
             model_args, data_args, args = parse_arguments([*common, *run.arguments()])
         settings = json.dumps([vars(model_args), vars(data_args), args.to_dict()], default=str)
         for key in (run.name, settings):
@@ -140,6 +140,6 @@ def write_plan(folder, runs, options, common):
         # A run with another choice of the tuned argument is not compared any more.
         known[run["folder"] if run["tuning"] else kind] = run
     study = {"arguments": common, "varied": vary, "without": without, "runs": list(known.values())}
-    with as_user_error(f"the folder {folder} cannot be written", OSError):
+    with explained(f"the folder {folder} cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
     write_json(study, path)

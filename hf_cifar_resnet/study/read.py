@@ -5,14 +5,14 @@ import math
 from collections import defaultdict
 
 from ..documents import read_json
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..reporting import run_files, run_record
 
 # In a study's folder: the scores of the runs of each variant as an ensemble.
 ENSEMBLES_JSON = "ensembles.json"
 
 
-@as_user_error("a file of the study is damaged", LookupError, TypeError, ValueError)
+@explained("a file of the study is damaged", LookupError, TypeError, ValueError)
 def read_study(folder):
     """
     Return the finished runs of a folder with their records, by variant and seed, and its unfinished ones.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..training.train_metrics import NonFiniteError
 
 BEST_JSON = "search.json"
@@ -18,7 +18,7 @@ def find_best(trainer, space, options, args):
     import optuna
 
     # The search raises it if every trial diverged.
-    with as_user_error("the search found nothing", ValueError):
+    with explained("the search found nothing", ValueError):
         return trainer.hyperparameter_search(
             hp_space=lambda trial: {dimension.name: dimension.suggest(trial) for dimension in space},
             compute_objective=lambda metrics: metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"],
@@ -74,7 +74,7 @@ def check_space(space, parser, argv):
             raise UserError(f"--space {dimension.name} is given twice")
         parsed = []
         for value in dimension.values:
-            with as_user_error(f"--space {dimension.name}", ValueError):
+            with explained(f"--space {dimension.name}", ValueError):
                 *_, args, _ = parser.parse([*argv, f"--{dimension.name}", str(value)])
             parsed.append(getattr(args, dimension.name))
         if len(set(parsed)) < len(parsed):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError, as_user_error, one_line
+from ..errors import UserError, explained, one_line
 from ..reporting.run_files import METRICS_JSON
 from .local import launch
 
@@ -126,7 +126,7 @@ class SlurmEngine:
                 raise InterruptedError("the study was stopped")
             # Its job may have ended while the run waited for its turn.
             if not self._is_queued(folder) and not (folder / METRICS_JSON).is_file():
-                with as_user_error("Slurm refused a job", RuntimeError):
+                with explained("Slurm refused a job", RuntimeError):
                     self._executor(folder).submit(job)
                 self._queue.add(str(folder))
 
@@ -145,7 +145,7 @@ class SlurmEngine:
     def _is_queued(self, folder):
         """Return whether the job of a run, which has its folder as a comment, waits or runs."""
         if time.monotonic() - self._queue_time > QUEUE_AGE:
-            with as_user_error("squeue cannot be used", OSError):
+            with explained("squeue cannot be used", OSError):
                 answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
             if answer.returncode == 0:
                 self._queue = set(answer.stdout.splitlines())

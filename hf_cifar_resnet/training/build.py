@@ -4,7 +4,7 @@ import copy
 import logging
 
 from ..checkpoints.load import find_checkpoint, label_names, load_model, load_processor
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 from .optimizers import check_optimizer
 
@@ -23,7 +23,7 @@ def find_pretrained(model_args, data_args):
     new = [argument for argument in model_args.given if argument not in _FREE]
     if new:
         raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
-    with as_user_error(f"--model_name_or_path {name} cannot be loaded", ValueError):
+    with explained(f"--model_name_or_path {name} cannot be loaded", ValueError):
         folder = find_checkpoint(name)
         if data_args.image_mean is None:
             processor = load_processor(folder)
@@ -37,10 +37,10 @@ def build_model(model_args, data, pretrained=None):
     differ. Raises [`UserError`] if it cannot be built or loaded.
     """
     if pretrained is None:
-        with as_user_error("the model cannot be built", ValueError):
+        with explained("the model cannot be built", ValueError):
             config = CifarResNetConfig(**model_args.given, id2label=data.id2label, label2id=data.label2id)
         return CifarResNetForImageClassification(config)
-    with as_user_error(f"--model_name_or_path {model_args.model_name_or_path} cannot be loaded", ValueError):
+    with explained(f"--model_name_or_path {model_args.model_name_or_path} cannot be loaded", ValueError):
         model = load_model(pretrained, **model_args.given)
     known = label_names(model)
     if known != data.label_names:
@@ -86,7 +86,7 @@ def build_trainer(model, args, data, eval_split, **kwargs):
     """
     from .trainer import CifarTrainer
 
-    with as_user_error("the Trainer does not take these arguments", ImportError, NotImplementedError, ValueError):
+    with explained("the Trainer does not take these arguments", ImportError, NotImplementedError, ValueError):
         trainer = CifarTrainer(
             model=model,
             args=args,

@@ -10,7 +10,7 @@ from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
 from ..data.sources import ImageSplits
 from ..device import device_for
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..evaluation import analysis
 from ..processes import SAME_DATA, check_processes, check_same
 from ..reporting import run_record
@@ -22,7 +22,7 @@ from .trainer import CifarTrainer
 
 def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=256):
     """Return the [`CifarTrainingArguments`] of a Trainer that only predicts."""
-    with as_user_error("", ValueError):
+    with explained("", ValueError):
         args = CifarTrainingArguments(
             # The Trainer requires a folder; nothing is written there.
             output_dir=str(load.find_checkpoint(checkpoint)),

@@ -12,7 +12,7 @@ from transformers.hf_argparser import string_to_bool
 from ..choices import current_name
 from ..data.arguments import DataArguments
 from ..documents import read_json, read_yaml
-from ..errors import LineParser, UserError, as_user_error
+from ..errors import LineParser, UserError, explained
 from ..reporting import run_files
 from .arguments import CifarTrainingArguments, ModelArguments
 from .schedules import is_by_evaluations
@@ -65,7 +65,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             given, _ = self.parse_known_args(argv)
         if getattr(given, "eval_split", None) == "none" and CifarTrainingArguments in self.dataclass_types:
             self._train_without_evaluations(argv)
-        with as_user_error("", ValueError, TypeError, OSError, ImportError):
+        with explained("", ValueError, TypeError, OSError, ImportError):
             *parsed, rest = self.parse_args_into_dataclasses(argv, True, look_for_args_file=False)
         if rest:
             raise UserError(self._unknown(rest[0]))
@@ -99,7 +99,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
                 recipe.pop(options, None)  # of another schedule or optimizer
         arguments = []
         for key, value in recipe.items():
-            with as_user_error(f"recipe {given.config}", TypeError, ValueError, RecursionError):
+            with explained(f"recipe {given.config}", TypeError, ValueError, RecursionError):
                 action = self.flags.get(f"--{key}")
                 if action is None or key in ("config", "help"):
                     raise UserError(self._unknown(key))
@@ -127,7 +127,7 @@ def read_recipe(name):
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
     if isinstance(file, Path) and not file.exists():
         raise UserError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
-    with as_user_error(f"--config {name} cannot be read", OSError, ValueError):
+    with explained(f"--config {name} cannot be read", OSError, ValueError):
         content = read_yaml(file)
         recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
         if len(recipe) < len(content):
@@ -155,7 +155,7 @@ def parse_with_run_record(parser, argv, others=None):
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
     path = run_files.find_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
-    with as_user_error(path, OSError, ValueError):
+    with explained(path, OSError, ValueError):
         record = read_json(path) if path else {}
     given = _parse_data_arguments(record.get("data_arguments") or {})
     parser.set_defaults(dataset_name=given.get("dataset_name"))
@@ -168,7 +168,7 @@ def parse_with_run_record(parser, argv, others=None):
 
 def _parse_data_arguments(given):
     """Return a run's data arguments, validated like a command line because the checkpoint may be from anybody."""
-    with as_user_error(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
+    with explained(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
         given = {name: given[name] for name in DataArguments.__annotations__ if given.get(name) is not None}
         words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
         [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])

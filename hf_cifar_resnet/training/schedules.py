@@ -20,7 +20,7 @@ from transformers import SchedulerType, TrainerCallback, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 
 from ..documents import parse_yaml
-from ..errors import as_user_error
+from ..errors import explained
 from .optimizers import SCHEDULE_FREE_STATE
 
 PLATEAU = "reduce_lr_on_plateau"
@@ -74,7 +74,7 @@ def _points(points):
 def _read_points(file):
     # Constructors of YAML raise more than YAMLError. Spreadsheets begin a CSV file with a byte order mark.
     place = os.path.expanduser(file)
-    with as_user_error(f"{file} cannot be read", Exception), open(place, encoding="utf-8-sig", newline="") as stream:
+    with explained(f"{file} cannot be read", Exception), open(place, encoding="utf-8-sig", newline="") as stream:
         rows = [row for row in csv.reader(stream) if row] if file.endswith(".csv") else parse_yaml(stream)
         header = file.endswith(".csv") and rows and not _is_number(rows[0][0])
     return _checked_points(rows[1:] if header else rows, file)
@@ -453,7 +453,7 @@ def create(name, optimizer, total_steps, warmup_steps=0, kwargs=None, by_events=
         peaks = [group["lr"] for group in optimizer.param_groups]
         has_momentum = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))
         kwargs = {"cycle_momentum": has_momentum} | kwargs
-        with as_user_error("one_cycle does not suit this optimizer", ValueError):
+        with explained("one_cycle does not suit this optimizer", ValueError):
             return OneCycle(optimizer, max_lr=peaks, total_steps=total_steps, **kwargs)
     if name not in _OWN_FACTORS:
         return Schedule(optimizer, _from_transformers(name, optimizer, total_steps, warmup, kwargs).lr_lambdas, warmup)

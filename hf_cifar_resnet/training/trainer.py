@@ -28,7 +28,7 @@ from ..data.mixing import Mixer, label_share
 from ..data.steps import Steps
 from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for, skip_missing_lomo
 from ..documents import replacing_files
-from ..errors import UserError, as_user_error
+from ..errors import UserError, explained
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
@@ -395,7 +395,7 @@ class CifarTrainer(Trainer):
             self._write_model(folder)
         elif self.args.should_save:
             failed = f"the model cannot be written into {folder}"
-            with as_user_error(failed, SafetensorError), replacing_files(folder) as temporary:
+            with explained(failed, SafetensorError), replacing_files(folder) as temporary:
                 self._write_model(temporary)
 
     def _write_model(self, folder):
