@@ -3,6 +3,7 @@
 import logging
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,15 +12,13 @@ from transformers import ViTImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.arguments import DataArguments
-from ..data.sources import load_splits
+from ..data.sources import ImageSplits, load_splits
 from ..documents import read_json
 from ..errors import UserError, explained, naming_folder, shorten
 from ..hub import client
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised weights mean nothing without their scales
-# Finite weights can still overflow.
-NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
 
 
 def find_checkpoint(name):
@@ -68,6 +67,28 @@ def load_data_for(name, data_args, model, processor, needed):
     if missing := [split for split in needed if getattr(data, split) is None]:
         raise UserError(f"the dataset has no {missing[0]} split")
     return data
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """
+    A checkpoint and a dataset.
+
+    Attributes:
+        name: the folder or Hub id as it was given.
+        model: in evaluation mode, on the CPU.
+        data: the splits that are needed, without augmentation and normalized as the checkpoint's images were.
+    """
+
+    name: str
+    model: CifarResNetForImageClassification
+    data: ImageSplits
+
+
+def load_with_data(name: str, data_args: DataArguments, needed: set[str]) -> LoadedCheckpoint:
+    """Load a checkpoint with the `needed` splits of its data. Raises what its two parts raise."""
+    model, processor = load_checkpoint(name)
+    return LoadedCheckpoint(name, model, load_data_for(name, data_args, model, processor, needed))
 
 
 def find_class_difference(known, found):
