@@ -25,7 +25,14 @@ HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "albumentat
 # From the left to the right: a room may import from its own tier and from those before it.
 NEVER = {"training": {"inference"}, "inference": {"training"}, "study": {"inference"}}
 MAY_IMPORT = {"model": set(), "data": set()}
-for rooms in (["evaluation"], ["reporting"], ["checkpoints", "hub"], ["training", "inference"], ["study", "benchmark"]):
+for rooms in (
+    ["evaluation"],
+    ["runs"],
+    ["reporting"],
+    ["checkpoints", "hub"],
+    ["training", "inference"],
+    ["study", "benchmark"],
+):
     MAY_IMPORT |= {room: {*MAY_IMPORT, *rooms} - NEVER.get(room, set()) for room in rooms}
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
 ANYWHERE = {"device", "choices", "documents", "errors", "processes", "__init__"}
