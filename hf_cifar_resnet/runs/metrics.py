@@ -32,7 +32,7 @@ def make_metrics(state, args, eval_split, test=None, most_confused=None):
 
 
 def _timing(rows):
-    """Return the seconds of training in rows of a history, and its images/s throughout; None where nothing was logged."""
+    """Return the seconds of training of a history, and its images/s throughout; None where nothing was logged."""
     seconds = images = 0.0
     for row in rows:
         if "train_seconds" in row:
