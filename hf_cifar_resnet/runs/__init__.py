@@ -1,1 +1,1 @@
-"""What a run is: its folder, its record (run.json), its metrics (metrics.json) and its history (history.csv)."""
+"""What a run is, in types: its arguments, folder, record, metrics and history, with one reader and one writer each."""
