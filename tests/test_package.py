@@ -40,7 +40,6 @@ EXCEPTIONS = {
     ("study/cooldowns.py", "parse_arguments"),
     ("study/local.py", "commands"),
     ("study/plan.py", "parse_arguments"),
-    ("training/evaluators.py", "CifarArgumentParser"),
     ("training/parser.py", "HfArgumentParser"),
     ("training/parser.py", "LineParser"),
     ("training/trainer.py", "hub"),

@@ -12,6 +12,7 @@ from transformers import ViTImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.arguments import DataArguments
+from ..data.dataset import ImageDataset
 from ..data.sources import ImageSplits, load_splits
 from ..documents import read_json
 from ..errors import UserError, explained, naming_folder, shorten
@@ -76,7 +77,7 @@ class LoadedCheckpoint:
 
     Attributes:
         name: the folder or Hub id as it was given.
-        model: in evaluation mode, on the CPU.
+        model: in evaluation mode, on the device that it was loaded to.
         data: the splits that are needed, without augmentation and normalized as the checkpoint's images were.
     """
 
@@ -84,10 +85,18 @@ class LoadedCheckpoint:
     model: CifarResNetForImageClassification
     data: ImageSplits
 
+    def images(self, split: str) -> ImageDataset:
+        """Return the images of a split that is needed."""
+        return getattr(self.data, split)
 
-def load_with_data(name: str, data_args: DataArguments, needed: set[str]) -> LoadedCheckpoint:
+
+def load_with_data(
+    name: str, data_args: DataArguments, needed: set[str], device: torch.device | None = None
+) -> LoadedCheckpoint:
     """Load a checkpoint with the `needed` splits of its data. Raises what its two parts raise."""
     model, processor = load_checkpoint(name)
+    if device is not None:
+        model.to(device)  # pyright: ignore[reportArgumentType]
     return LoadedCheckpoint(name, model, load_data_for(name, data_args, model, processor, needed))
 
 

@@ -101,13 +101,13 @@ class _Subject:
         return 1.0 if len(self.checkpoints) > 1 else self.checkpoints[0].model.config.calibration_temperature
 
     def images(self, split: str) -> ImageDataset:
-        return getattr(self.data, split)
+        return self.checkpoints[0].images(split)
 
     def score(self, split: str, mirror: bool = False) -> tuple[np.ndarray, Scores, list[Scores]]:
         """Return the logits (n, num_labels) and scores on a split, or its mirror images, and each member's scores."""
         logits, scores = [], []
         for checkpoint in self.checkpoints:
-            images = getattr(checkpoint.data, split)
+            images = checkpoint.images(split)
             own_logits, own_scores = score(
                 checkpoint.model,
                 mirrored(images) if mirror else images,
@@ -126,9 +126,7 @@ class _Subject:
 
 def _load(names: list[str], options: Namespace, data_args: DataArguments, needed: set[str]) -> _Subject:
     device = device_for(options.use_cpu)
-    checkpoints = [load_with_data(name, data_args, needed) for name in names]
-    for checkpoint in checkpoints:
-        checkpoint.model.to(device)  # pyright: ignore[reportArgumentType]
+    checkpoints = [load_with_data(name, data_args, needed, device) for name in names]
     return _Subject(checkpoints, options.precision, options.batch_size)
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from tqdm.auto import tqdm
 
 from ..documents import read_json, write_json
-from ..reporting import run_files
+from ..runs.files import METRICS_JSON
 from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, variant_name
 
 LOG = "train.log"
@@ -55,7 +55,7 @@ def _execute_run(run, common, engine, bar):
         return f"FAILED: {failure.strerror or failure}"
     if not run.finished:
         return f"FAILED{f' ({error})' if error else ''}, see {log}"
-    metrics = read_json(run.folder / run_files.METRICS_JSON)
+    metrics = read_json(run.folder / METRICS_JSON)
     return f"test top-1 {metrics['test']['top1']:.2%} after {metrics['timing']['train_seconds']:.0f} s of training"
 
 
@@ -80,7 +80,7 @@ def score_ensembles(folder, use_cpu):
 
     Variants with unfinished runs are left out; scores that are there already are kept.
     """
-    from ..training.evaluators import score_ensemble
+    from .ensembles import score_ensemble
 
     finished, unfinished = read_study(folder)
     incomplete = {variant_name(run) for run in unfinished if not run["tuning"]}
@@ -90,7 +90,8 @@ def score_ensembles(folder, use_cpu):
         if len(names) < 2 or names in known or variant in incomplete:
             continue
         try:
-            known[names] = {"runs": names, "test": score_ensemble([str(folder / name) for name in names], use_cpu)}
+            scores = score_ensemble([folder / name for name in names], use_cpu)
+            known[names] = {"runs": names, "test": scores.to_dict()}
         except ValueError as error:
             print(f"no ensemble of {variant}: {error}")
     write_json(list(known.values()), folder / ENSEMBLES_JSON)
