@@ -60,7 +60,12 @@ def predict_logits(
     memory_format = memory_format_for(model, device)
     model.eval().to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     # Its seed is drawn from a generator of its own, so that nothing here depends on the global one or moves it.
-    loader = DataLoader(images.without_normalization(), batch_size, collate_fn=collate, generator=torch.Generator())
+    loader = DataLoader(
+        images.without_normalization(),
+        min(batch_size, len(images)),
+        collate_fn=collate,
+        generator=torch.Generator(),
+    )
     logits = []
     with _autocast(device, precision):
         for batch in loader:
