@@ -14,6 +14,7 @@ from ..data.dataset import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, explained
 from ..hub import client
+from ..hub.resolve import resolve
 from ..hub.staging import kept_card_note
 from ..inference.space import SPACE_FILES, write_examples, write_space
 from ..reporting.run_files import folder_name
@@ -25,7 +26,7 @@ def main(argv, prog=None):
     options, data_args = _parse(argv, prog)
     if find_spec("gradio") is None:
         raise UserError("demo needs gradio: pip install 'hf-cifar-resnet[demo]'")
-    model, processor = load_checkpoint(options.checkpoint)
+    model, processor = load_checkpoint(resolve(options.checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
         title = f"{folder_name(options.checkpoint)} in {model.config.num_labels} classes"

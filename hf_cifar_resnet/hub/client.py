@@ -21,7 +21,6 @@ PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
 WAITS, LONGEST_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
 TIMEOUT = 60
-_REFERENCE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@.+)?")
 
 
 class HubError(Exception):
@@ -99,11 +98,6 @@ def push_folder(folder, repo_id, *, message, run, replace=True, names=None, priv
         return Pushed(url, commit.oid != history.head, kept_card)
 
     return _retry(push, repo_id)
-
-
-def is_reference(text):
-    """Whether a text is `user/repo` or `user/repo@revision`, and not a local folder."""
-    return _REFERENCE.fullmatch(str(text)) is not None and not Path(text).exists()
 
 
 def download(reference):
