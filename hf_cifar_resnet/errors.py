@@ -3,7 +3,9 @@
 import argparse
 import os
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 SHOWN = 3  # of many files or classes in a message
 
@@ -12,24 +14,40 @@ class UserError(ValueError):
     """An error that the user can correct."""
 
 
-def printable(text):
+def printable(text: object) -> str:
     """Return a text as one line that is safe for a terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def one_line(error):
+def one_line(error: BaseException) -> str:
     """Return the message of an exception as one line; without a message, its type."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def shorten(words):
-    """Return the first few words of a message's list, and how many more there are."""
-    more = f" and {len(words) - SHOWN:,} more" if len(words) > SHOWN else ""
-    return f"{', '.join(words[:SHOWN])}{more}"
+def shorten(names: Sequence[str]) -> str:
+    """Return the first few names of a list for a message, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def require(package: str, extra: str | None) -> None:
+    """
+    Check that the package of an optional dependency is installed, without importing it.
+
+    Args:
+        package: the name under which it is imported and installed, such as `onnxruntime`.
+        extra: the extra of this package that brings it, such as `export`; None if none does.
+
+    Raises:
+        ImportError: with the command that installs it.
+    """
+    if find_spec(package) is None:
+        wanted = f'"hf-cifar-resnet[{extra}]"' if extra else package
+        raise ImportError(f"{package} is not installed: pip install {wanted}")
 
 
 @contextmanager
-def explained(what, *kinds):
+def explained(what: str, *kinds: type[Exception]) -> Iterator[None]:
     """Turn exceptions of these kinds into a [`UserError`]: `what`, and the reason; or if it is empty, their message."""
     try:
         yield
@@ -42,8 +60,8 @@ def explained(what, *kinds):
 
 
 @contextmanager
-def naming_folder(name, hub_words):
-    """Add to a [`UserError`] that it is about a folder, where `name` may mean the Hub too; `hub_words` say how."""
+def naming_folder(name: str | os.PathLike, hub_words: str) -> Iterator[None]:
+    """Add to a `ValueError` that it is about a folder, where `name` may mean the Hub too; `hub_words` say how."""
     try:
         yield
     except ValueError as error:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..inference.convert import Deployed, onnx_callable, quantize_static, require_module, write_onnx
+from ..errors import require
+from ..inference.convert import Deployed, onnx_callable, quantize_static, write_onnx
 
 BATCH_SIZES = (1, 32, 256)  # by default
 DEFAULT_RUNTIMES = ("eager", "channels_last", "compiled")
@@ -37,7 +38,10 @@ def _load_onnx(name, model, batch):
         path, int8 = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         write_onnx(Deployed(model), batch.shape[-1], path)
         if name == "openvino":
-            core = require_module("openvino").Core()
+            require("openvino", None)
+            import openvino
+
+            core = openvino.Core()
             settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
             request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
             return lambda batch: request.infer([batch])[0]

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -12,7 +11,7 @@ from ..checkpoints.outputs import check_output_folder
 from ..data.arguments import DataArguments
 from ..data.dataset import read_rgb_array
 from ..device import device_for
-from ..errors import UserError, explained
+from ..errors import UserError, explained, require
 from ..hub import client
 from ..hub.resolve import resolve
 from ..hub.staging import kept_card_note
@@ -24,8 +23,7 @@ from ..training.parser import CifarArgumentParser, parse_with_run_record
 def main(argv, prog=None):
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
-    if find_spec("gradio") is None:
-        raise UserError("demo needs gradio: pip install 'hf-cifar-resnet[demo]'")
+    require("gradio", "demo")
     model, processor = load_checkpoint(resolve(options.checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)

@@ -1,12 +1,11 @@
 """`search`: search hyper-parameters with Optuna (extra `search`)."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..checkpoints.outputs import check_no_checkpoint
 from ..checkpoints.run_folder import holds_run, lock_run_folder
 from ..documents import write_json
-from ..errors import UserError
+from ..errors import UserError, require
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
@@ -16,8 +15,7 @@ from . import positive
 def main(argv, prog=None):
     """Train `--trials` models, each on one point of the space, and report the best by its last evaluation."""
     options, space, model_args, data_args, args = _parse(argv, prog)
-    if find_spec("optuna") is None:
-        raise UserError('search needs Optuna: pip install "hf-cifar-resnet[search]"')
+    require("optuna", "search")
     quieten_libraries(args)
     folder = Path(args.output_dir)
     if (folder / BEST_JSON).exists() or holds_run(folder):

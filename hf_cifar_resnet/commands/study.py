@@ -19,12 +19,11 @@ At the end the seeds of each variant are also scored as an ensemble.
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..checkpoints.outputs import check_no_checkpoint, check_replaced
 from ..checkpoints.run_folder import holds_run
-from ..errors import LineParser, UserError
+from ..errors import LineParser, UserError, require
 from ..reporting import run_files
 from ..study import cooldowns, report
 from ..study.cooldowns import check_cooldowns, execute_with_branches
@@ -129,8 +128,7 @@ def _make_engine(options):
         if parameters:
             raise UserError("--slurm is for --engine slurm")
         return LocalEngine(options.jobs or 1)
-    if find_spec("submitit") is None:
-        raise UserError('--engine slurm needs submitit: pip install "hf-cifar-resnet[slurm]"')
+    require("submitit", "slurm")
     return SlurmEngine(None if options.jobs == "auto" else options.jobs, parameters)
 
 
@@ -144,8 +142,8 @@ def _parse_pair(flag, text, form="NAME=VALUE"):
 def _parse_tune(text):
     dimension = parse_dimension(text, "--tune")
     argument_name(dimension.name)
-    if dimension.scale and find_spec("optuna") is None:
-        raise UserError('--tune with a range needs Optuna: pip install "hf-cifar-resnet[search]"')
+    if dimension.scale:
+        require("optuna", "search")
     return dimension
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.load import label_names, quiet
-from ..errors import UserError
+from ..errors import require
 
 
 def fold_batch_norm(model):
@@ -71,7 +70,7 @@ def export_program(deployed, image_size):
 
 def write_onnx(deployed, image_size, path, metadata=None):
     """Write an ONNX file for any batch size, with `metadata` (a dict of text) in it."""
-    require_module("onnxscript")
+    require("onnxscript", "export")
     names = {"input_names": [deployed.input_name], "output_names": ["logits"], "dynamic_shapes": ({0: "batch"},)}
     with quiet():
         program = torch.onnx.export(export_program(deployed, image_size), **names, dynamo=True, verbose=False)
@@ -92,15 +91,21 @@ def onnx_metadata(model, processor):
 
 def quantize_dynamic(source, target):
     """Quantise an ONNX file to 8-bit weights; activations are quantised at run time."""
-    quantization = require_module("onnxruntime.quantization", "onnxruntime")
+    require("onnxruntime", "export")
+    from onnxruntime import quantization
+
     with quiet():
         quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QUInt8)
 
 
 def quantize_static(source, target, batches):
     """Quantise an ONNX file to 8-bit weights and activations, whose ranges are found on batches of its input."""
-    quantization = require_module("onnxruntime.quantization", "onnxruntime")
-    name = require_module("onnx").load(source).graph.input[0].name
+    require("onnxruntime", "export")
+    require("onnx", "export")
+    import onnx
+    from onnxruntime import quantization
+
+    name = onnx.load(source).graph.input[0].name
     inputs = iter([{name: batch} for batch in batches])
 
     class Reader(quantization.CalibrationDataReader):
@@ -115,18 +120,12 @@ def quantize_static(source, target, batches):
 
 def onnx_callable(path):
     """Load an ONNX file into ONNX Runtime on the CPU. Return a function from a batch (`np.ndarray`) to logits."""
-    onnxruntime = require_module("onnxruntime")
+    require("onnxruntime", "export")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: np.ascontiguousarray(batch)})[0]
-
-
-def require_module(module, package=None):
-    """Import an optional module. Raises [`UserError`] if it is not installed."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise UserError(f"{package or module} is not installed: pip install 'hf-cifar-resnet[export]'") from error

@@ -9,6 +9,8 @@ not hold.
 import copy
 import inspect
 
+from ..errors import require
+
 MUON = "muon"
 # What `--optim_args` may have of timm's Muon, and how it is read.
 MUON_ARGUMENTS = {"momentum": float, "nesterov": lambda text: {"true": True, "false": False}[text.lower()],
@@ -29,10 +31,9 @@ class Muon:
     """
 
     def __call__(self, model, weight_decay, **options):
-        try:
-            from timm.optim import Muon as TimmMuon
-        except ImportError as error:
-            raise ImportError('optim muon needs timm: pip install "hf-cifar-resnet[optim]"') from error
+        require("timm", "optim")
+        from timm.optim import Muon as TimmMuon
+
         # Weights of convolutions, of the classifier, and all others.
         convolutions, classifier, others = ([p for p in model.parameters() if p.ndim == n] for n in (4, 2, 1))
         adamw = {"use_fallback": True, "nesterov": False}
