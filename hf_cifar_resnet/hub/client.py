@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, errors, get_session, get_
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
 
 from ..errors import one_line
-from ..reporting.run_files import CARD
+from ..runs.files import CARD
 from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
@@ -23,10 +23,10 @@ WAITS, LONGEST_WAIT = (1, 2, 4, 8), 300
 TIMEOUT = 60
 
 
-class HubError(Exception):
+class HubError(OSError):
     """An error of the Hub, in one line that says what to do; if it is `temporary`, the same call may succeed later."""
 
-    def __init__(self, message, temporary=False, retry_after=None):
+    def __init__(self, message: str, temporary: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.temporary, self.retry_after = temporary, retry_after
 
