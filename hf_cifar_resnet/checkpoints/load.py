@@ -1,4 +1,4 @@
-"""Load a model, its image processor and its data from a checkpoint: a folder, or a repository on the Hub."""
+"""Load a model, its image processor and its data from the folder of a checkpoint."""
 
 import logging
 import warnings
@@ -15,33 +15,15 @@ from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
 from ..data.sources import ImageSplits, load_splits
 from ..documents import read_json
-from ..errors import UserError, explained, naming_folder, shorten
-from ..hub import client
+from ..errors import UserError, explained, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised weights mean nothing without their scales
 
 
-def find_checkpoint(name):
-    """Return the folder `name`, or the local copy of `user/repo[@revision]`. Raises [`UserError`] if neither exists."""
-    folder = Path(name)
-    if client.is_reference(name):
-        with explained(f"there is no folder {name}, and from the Hub", client.HubError):
-            folder = client.download(name)
-    with naming_folder(name, f"{name}@main means the Hub"):
-        if not (folder / "config.json").is_file():
-            reason = "holds no checkpoint (no config.json)" if folder.is_dir() else "is neither a folder nor user/repo"
-            raise UserError(f"{name} {reason}")
-    return folder
-
-
-def load_checkpoint(name):
-    """Load the model, ready to predict, and the image processor of a folder or Hub repository. Raises [`UserError`]."""
-    folder = find_checkpoint(name)
-    with (
-        naming_folder(name, f"{name}@main means the Hub"),
-        explained(f"the checkpoint {name} cannot be loaded", ValueError),
-    ):
+def load_checkpoint(folder: Path) -> tuple[CifarResNetForImageClassification, ViTImageProcessor]:
+    """Load the model, ready to predict, and the image processor of a folder. Raises `ValueError`."""
+    with explained(f"the checkpoint {folder} cannot be loaded", ValueError):
         return load_model(folder).eval(), load_processor(folder)
 
 
@@ -91,10 +73,18 @@ class LoadedCheckpoint:
 
 
 def load_with_data(
-    name: str, data_args: DataArguments, needed: set[str], device: torch.device | None = None
+    folder: Path,
+    data_args: DataArguments,
+    needed: set[str],
+    device: torch.device | None = None,
+    name: str | None = None,
 ) -> LoadedCheckpoint:
-    """Load a checkpoint with the `needed` splits of its data. Raises what its two parts raise."""
-    model, processor = load_checkpoint(name)
+    """
+    Load the checkpoint in a folder with the `needed` splits of its data; `name` is what a user calls it. Raises what
+    [`load_checkpoint`] and [`load_data_for`] raise.
+    """
+    name = name or str(folder)
+    model, processor = load_checkpoint(folder)
     if device is not None:
         model.to(device)  # pyright: ignore[reportArgumentType]
     return LoadedCheckpoint(name, model, load_data_for(name, data_args, model, processor, needed))

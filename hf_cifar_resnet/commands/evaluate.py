@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.load import LoadedCheckpoint, find_checkpoint, load_with_data
+from ..checkpoints.load import LoadedCheckpoint, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
 from ..checkpoints.save import find_damage, write_manifest
 from ..data.arguments import DataArguments
@@ -22,6 +22,7 @@ from ..documents import read_json, replacing_files, write_json
 from ..evaluation import analysis
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import BATCH_SIZE, PRECISIONS, Precision, combine, mirrored, precision_on, score
+from ..hub.resolve import resolve
 from ..processes import read_count
 from ..reporting.error_report import ANALYSIS_FILES, write_analysis
 from ..training.parser import CifarArgumentParser, parse_with_run_record
@@ -126,7 +127,7 @@ class _Subject:
 
 def _load(names: list[str], options: Namespace, data_args: DataArguments, needed: set[str]) -> _Subject:
     device = device_for(options.use_cpu)
-    checkpoints = [load_with_data(name, data_args, needed, device) for name in names]
+    checkpoints = [load_with_data(resolve(name), data_args, needed, device, name) for name in names]
     return _Subject(checkpoints, options.precision, options.batch_size)
 
 
@@ -236,7 +237,7 @@ def _check_ensemble(options: Namespace) -> None:
         return
     if not options.others:
         raise ValueError("--ensemble needs two checkpoints or more: evaluate A B C --ensemble")
-    folders = [find_checkpoint(name).resolve() for name in names]
+    folders = [resolve(name).resolve() for name in names]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             raise ValueError(f"--ensemble: {names[number]} is named twice")

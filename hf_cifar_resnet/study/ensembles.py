@@ -24,7 +24,7 @@ def score_ensemble(folders: Sequence[Path], use_cpu: bool = False) -> Scores:
     data_args = DataArguments(**record["data_arguments"])
     device = device_for(use_cpu)
     precision = precision_on(device, record["precision"])
-    checkpoints = [load_with_data(str(folder), data_args, {"test"}, device) for folder in folders]
+    checkpoints = [load_with_data(folder, data_args, {"test"}, device) for folder in folders]
     logits = [score(each.model, each.images("test"), precision=precision, name=each.name)[0] for each in checkpoints]
     labels = checkpoints[0].images("test").labels.numpy()
     return combine(logits, labels, checkpoints[0].data.superclass_of)[1]
