@@ -2,13 +2,13 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from ..checkpoints.outputs import check_output
-from ..documents import atomic_write
 from ..errors import LineParser, UserError, explained
-from ..reporting.plots import PICTURE, plot_schedules
+from ..reporting.plots import PICTURE, atomic_picture, plot_schedules
 from ..training import schedules
 from ..training.arguments import json_object
 from . import positive
@@ -19,7 +19,7 @@ MOST_STEPS, MOST_POINTS = 10_000_000, 2_000
 
 
 def main(argv, prog=None):
-    """Write a PNG with one panel for each schedule."""
+    """Write a PNG and an SVG with one panel for each schedule."""
     parser = LineParser(prog=prog, description="Draw learning-rate schedules, without training.")
     parser.add_argument("names", nargs="*", default=schedules.SCHEDULES, help="schedules (default: all)")
     steps = partial(positive, limit=MOST_STEPS)
@@ -28,15 +28,16 @@ def main(argv, prog=None):
     parser.add_argument("--warmup_steps", type=float, default=0.0,
                         help="steps, or below 1 a share of them, for schedules with warmup")  # fmt: skip
     parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for schedules that take these names")
-    parser.add_argument("--output", default="schedules.png", help="PNG to write")
+    parser.add_argument("--output", default="schedules.png", help="PNG to write, with an SVG beside it")
     options = parser.parse_args(argv)
     if not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise UserError("--learning_rate must be above 0, and --warmup_steps not negative")
     check_output("--output", options.output, PICTURE, ending=".png")
+    check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
     with explained("", ValueError):
         kwargs = json_object("--lr_scheduler_kwargs", options.lr_scheduler_kwargs)
         curves = {name: _curve(name, options, kwargs) for name in options.names}
-    with atomic_write(options.output) as file:
+    with atomic_picture(options.output) as file:
         plot_schedules(curves, file)
     print(f"Drawn: {options.output}")
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from ..documents import replacing_files
+
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
@@ -83,10 +85,18 @@ def new_figure(columns: int, rows: int = 1, width: float = WIDTH, height: float 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = DPI, svg: bool = True, **options: Any) -> None:
     """Save a figure, marked as this package's: as PNG, and beside it as SVG unless `svg` is False."""
     path = Path(path)
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         figure.savefig(path, dpi=dpi, metadata={"Software": SOFTWARE}, **options)
-    if svg or path.suffix == ".svg":
+    if svg or path.suffix.lower() == ".svg":
         figure.savefig(path.with_suffix(".svg"), metadata={"Creator": SOFTWARE, "Date": None}, **options)
+
+
+@contextlib.contextmanager
+def atomic_picture(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path to save a figure to, as PNG and SVG, which atomically replace those at `path` at the end."""
+    place = Path(os.path.realpath(path))
+    with replacing_files(place.parent) as temporary:
+        yield temporary / place.name
 
 
 def line_style(number: int) -> dict[str, Any]:
@@ -121,7 +131,10 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], height: float)
     left = axes.get_xlim()[0]
     ordered = sorted(ends, key=lambda name: ends[name][0])
     wanted = [min(1.0, max(0.0, float(to_share.transform((left, ends[name][0]))[1]))) for name in ordered]
-    for name, end, place in zip(ordered, wanted, spread_out(wanted, gap), strict=True):
+    spread = spread_out(wanted, gap)
+    if any(abs(place - end) > 3 * gap for place, end in zip(spread, wanted, strict=True)):
+        return False
+    for name, end, place in zip(ordered, wanted, spread, strict=True):
         color = ends[name][1]
         line = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 1}
         axes.annotate(
@@ -244,7 +257,6 @@ def plot_study(histories: Mapping[str, Sequence[Sequence[Row]]], path: str | os.
         (rate, "learning_rate", "learning rate"),
     ]
     rates: dict[str, list[float]] = {}
-    labeled = False
     for panel, column, title in panels:
         ends = {}
         for number, (name, runs) in enumerate(histories.items()):
@@ -272,10 +284,8 @@ def plot_study(histories: Mapping[str, Sequence[Sequence[Row]]], path: str | os.
             _zoom_on_last_third(panel)
         if panel is rate:
             scale_rates(panel, rates.values())
-        if panel in (zoom, rate):
-            labeled = label_ends(panel, ends, 0.75 * row_height)
-    if not labeled and top1.lines:
-        add_legend(figure, top1, "outside lower center")
+        if panel in (zoom, rate) and not label_ends(panel, ends, 0.75 * row_height) and panel is zoom and ends:
+            add_legend(figure, top1, "outside lower center")
     save_figure(figure, path)
 
 

@@ -12,8 +12,9 @@ from ..data.sources import ImageSplits
 from ..device import device_for
 from ..errors import UserError, explained
 from ..evaluation import analysis
+from ..hub.resolve import resolve
 from ..processes import SAME_DATA, check_processes, check_same
-from ..reporting import run_record
+from ..runs.scores import SCORES, select_scores
 from .arguments import CifarTrainingArguments
 from .build import quieten_libraries
 from .parser import CifarArgumentParser, parse_with_run_record
@@ -25,7 +26,7 @@ def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=25
     with explained("", ValueError):
         args = CifarTrainingArguments(
             # The Trainer requires a folder; nothing is written there.
-            output_dir=str(load.find_checkpoint(checkpoint)),
+            output_dir=str(resolve(checkpoint)),
             use_cpu=use_cpu,
             bf16=precision == "bf16",
             fp16=precision == "fp16",
@@ -55,7 +56,7 @@ def score_ensemble(names, use_cpu=False):
     _, data_args, record = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
     args = scoring_arguments(names[0], use_cpu, training_precision(record, use_cpu))
     _, scores = load_evaluator(names, args, data_args, {"test"}).predict("test")
-    return {name: scores[name] for name in run_record.SCORES if name in scores}
+    return {name: scores[name] for name in SCORES if name in scores}
 
 
 def load_evaluator(names, args, data_args, needed):
@@ -65,7 +66,7 @@ def load_evaluator(names, args, data_args, needed):
     """
     evaluators = []
     for name in names:
-        model, processor = load.load_checkpoint(name)
+        model, processor = load.load_checkpoint(resolve(name))
         with args.main_process_first(desc="decoding the images"):
             data = load.load_data_for(name, data_args, model, processor, needed)
         if args.world_size > 1:
@@ -97,7 +98,7 @@ class CheckpointEvaluator:
             output = self.trainer.predict(images, metric_key_prefix="of")
         if not np.isfinite(output.predictions).all():
             raise UserError(f"{self.name}: {load.NOT_FINITE}")
-        return output.predictions, run_record.scores(output.metrics, "of")
+        return output.predictions, select_scores(output.metrics, "of")
 
     def score(self, logits, images):
         """Return the scores of logits (n, num_labels) of these images."""
