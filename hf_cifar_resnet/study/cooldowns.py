@@ -15,10 +15,10 @@ from ..documents import replacing_files
 from ..errors import UserError
 from ..reporting import run_files, run_record
 from ..training.parser import parse_arguments
-from ..training.schedules import STABLE_DECAY as SCHEDULE
 from .execute import execute_runs
 
 EPOCHS = "num_train_epochs"
+SCHEDULE = "warmup_stable_decay"
 # A budget is a multiple of this, so that its last fifth, the decay, begins with an epoch.
 UNIT = 5
 
