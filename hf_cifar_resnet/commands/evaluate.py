@@ -1,6 +1,7 @@
 """`evaluate`: score a checkpoint on a split, analyse its errors, calibrate it, or score several as an ensemble."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from ..checkpoints.load import find_checkpoint
@@ -11,8 +12,8 @@ from ..documents import read_json, replacing_files, write_json
 from ..errors import UserError
 from ..evaluation import analysis
 from ..processes import destroy_process_group_at_exit
-from ..reporting import run_record
 from ..reporting.error_report import ANALYSIS_FILES, write_analysis
+from ..runs.scores import SCORES as SCORE_NAMES
 from ..training.evaluators import load_evaluator, scoring_arguments, training_precision
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from . import positive
@@ -65,7 +66,7 @@ def main(argv, prog=None):
 
 def _formatted(scores):
     """Return the scores as texts, by name."""
-    known = [name for name in run_record.SCORES if name in scores]
+    known = [name for name in SCORE_NAMES if name in scores]
     return {name: f"{scores[name]:.4f}" if name == "loss" else f"{scores[name]:.2%}" for name in known}
 
 
@@ -77,7 +78,7 @@ def _compare(logits, split, rival, split_name):
     """Test whether two checkpoints differ on the same images. Return the figures, and lines that report them."""
     rival_logits, rival_scores = rival.predict(split_name)
     correct = [each.argmax(axis=1) == split.labels.numpy() for each in (logits, rival_logits)]
-    found = {"checkpoint": rival.name, "top1": rival_scores["top1"], **analysis.mcnemar(*correct)}
+    found = {"checkpoint": rival.name, "top1": rival_scores["top1"], **asdict(analysis.mcnemar(*correct))}
     verdict = "they differ" if found["p"] < SIGNIFICANCE else "no difference shown"
     return found, [
         f"compared with {rival.name}, top1 {found['top1']:.2%}:",

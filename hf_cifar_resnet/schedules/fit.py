@@ -6,6 +6,7 @@ from typing import Any
 
 from .preview import dry_run, rates_at, sample_steps
 from .registry import check, get
+from .scheduler import Schedule
 
 SAMPLES = 1000  # steps of a run at which its schedule is looked at
 
@@ -53,7 +54,7 @@ def find_misfit(
     """
     spec, arguments = get(name), arguments or {}
     scheduler = next(dry_run(name, total_steps, peak, warmup_steps, arguments))
-    warmup = getattr(scheduler, "warmup_steps", 0)
+    warmup = scheduler.warmup_steps
     steps = sorted({*sample_steps(total_steps, SAMPLES), min(warmup, total_steps - 1)})
     rates = rates_at(scheduler, steps)
     top, last = max(rates), max((index for index, rate in enumerate(rates) if rate), default=-1)
@@ -66,7 +67,7 @@ def find_misfit(
         parts.append("the LR never falls")
     if last < len(rates) - 2 and (rest := 1 - (last + 1) / len(rates)) > 0.02:
         parts.append(f"the LR is 0 for the last {rest:.0%} of them")
-    if spec.rule:
+    if spec.rule and isinstance(scheduler, Schedule):
         idle = spec.rule(**arguments).find_misfit(scheduler, evaluations, early_stopping_patience)
         parts += [idle] if idle else []
     run = f"a run of {total_steps:,} step{'s' * (total_steps != 1)}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .registry import create, get
-from .scheduler import ResumableScheduler
+from .scheduler import ResumableScheduler, Schedule
 
 
 def dry_run(
@@ -56,14 +56,15 @@ def preview_rates(
     Return up to `points` steps of a run, and the learning rate at each. A schedule that follows evaluations gets as
     many as `evaluations`, of which none improves on the first.
     """
-    rules = get(name).make_callbacks(arguments)
+    rule_type = get(name).rule
+    rule = rule_type(**(arguments or {})) if rule_type else None
     scheduler = next(dry_run(name, total_steps, learning_rate, warmup_steps, arguments))
     every = max(1, total_steps // evaluations)
     steps, rates, evaluated = sample_steps(total_steps, points), [], 0
     for step in steps:
-        while rules and evaluated + every <= step:
+        while rule and isinstance(scheduler, Schedule) and evaluated + every <= step:
             evaluated += every
             if evaluated >= scheduler.warmup_steps:
-                rules[0].apply(scheduler, 1.0, greater_is_better=False)
+                rule.apply(scheduler, 1.0, greater_is_better=False)
         rates += rates_at(scheduler, [step])
     return steps, rates

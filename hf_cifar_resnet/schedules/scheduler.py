@@ -22,6 +22,7 @@ class ResumableScheduler(LRScheduler):
     """
 
     SAVED: ClassVar[tuple[str, ...]] = ("last_epoch",)
+    warmup_steps: int = 0
 
     def __init__(self, optimizer: Optimizer, *args: Any, optimizer_state: Collection[str] = (), **kwargs: Any):
         super().__init__(optimizer, *args, **kwargs)
