@@ -13,11 +13,11 @@ from ..checkpoints.outputs import check_output
 from ..documents import atomic_write, write_csv
 from ..errors import UserError
 from ..reporting.plots import PICTURE, plot_lr_range
+from ..schedules import ScheduleCallback
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
-from ..training.schedules import ScheduleCallback
 from ..training.train_metrics import NonFiniteError
 
 # A loss this many times its lowest has diverged.
