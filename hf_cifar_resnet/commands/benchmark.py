@@ -17,8 +17,8 @@ from ..documents import write_json
 from ..errors import UserError
 from ..reporting.run_record import hardware
 from ..training.build import build_model, load_data, quieten_libraries
-from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
-from . import positive
+from .line_parser import positive
+from .parser import ALL_ARGUMENTS, CifarArgumentParser
 
 
 def main(argv, prog=None):

@@ -14,8 +14,8 @@ from ..processes import destroy_process_group_at_exit
 from ..reporting import run_record
 from ..reporting.error_report import ANALYSIS_FILES, write_analysis
 from ..training.evaluators import load_evaluator, scoring_arguments, training_precision
-from ..training.parser import CifarArgumentParser, parse_with_run_record
-from . import positive
+from .line_parser import positive
+from .parser import CifarArgumentParser, parse_with_run_record
 
 SIGNIFICANCE = 0.05
 # How the file of `--json` begins.

@@ -16,9 +16,9 @@ from ..reporting.plots import PICTURE, plot_lr_range
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
-from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from ..training.schedules import ScheduleCallback
 from ..training.train_metrics import NonFiniteError
+from .parser import ALL_ARGUMENTS, CifarArgumentParser
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0

@@ -7,11 +7,11 @@ import numpy as np
 
 from ..checkpoints.outputs import check_output
 from ..documents import atomic_write
-from ..errors import LineParser, UserError, explained
+from ..errors import UserError, explained
 from ..reporting.plots import PICTURE, plot_schedules
 from ..training import schedules
 from ..training.arguments import json_object
-from . import positive
+from .line_parser import LineParser, positive
 
 # How many evaluations a drawn schedule has; none improves on the first.
 EVALUATIONS = 50

@@ -8,8 +8,8 @@ from ..documents import write_json
 from ..errors import UserError, require
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
-from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
-from . import positive
+from .line_parser import positive
+from .parser import ALL_ARGUMENTS, CifarArgumentParser
 
 
 def main(argv, prog=None):

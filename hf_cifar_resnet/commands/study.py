@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..checkpoints.outputs import check_no_checkpoint, check_replaced
 from ..checkpoints.run_folder import holds_run
-from ..errors import LineParser, UserError, require
+from ..errors import UserError, require
 from ..reporting import run_files
 from ..study import cooldowns, report
 from ..study.cooldowns import check_cooldowns, execute_with_branches
@@ -35,8 +35,8 @@ from ..study.search import parse_dimension
 from ..study.slurm import SlurmEngine
 from ..study.tune import check_tuning, tune
 from ..training import schedules
-from ..training.parser import parse_arguments
-from . import positive
+from .line_parser import LineParser, positive
+from .parser import parse_arguments
 
 
 def main(argv, prog=None):

@@ -12,8 +12,8 @@ from ..errors import UserError
 from ..reporting import run_record
 from ..reporting.card import write_run_files
 from ..training import preemption
-from ..training.parser import parse_arguments
 from .errors import reports_errors
+from .parser import parse_arguments
 
 # Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
 
