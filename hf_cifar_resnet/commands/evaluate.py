@@ -1,6 +1,7 @@
 """`evaluate`: score a checkpoint on a split, analyse its errors, calibrate it, or score several as an ensemble."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from ..checkpoints.load import find_checkpoint
@@ -77,7 +78,7 @@ def _compare(logits, split, rival, split_name):
     """Test whether two checkpoints differ on the same images. Return the figures, and lines that report them."""
     rival_logits, rival_scores = rival.predict(split_name)
     correct = [each.argmax(axis=1) == split.labels.numpy() for each in (logits, rival_logits)]
-    found = {"checkpoint": rival.name, "top1": rival_scores["top1"], **analysis.mcnemar(*correct)}
+    found = {"checkpoint": rival.name, "top1": rival_scores["top1"], **asdict(analysis.mcnemar(*correct))}
     verdict = "they differ" if found["p"] < SIGNIFICANCE else "no difference shown"
     return found, [
         f"compared with {rival.name}, top1 {found['top1']:.2%}:",

@@ -48,7 +48,7 @@ def write_analysis(folder, logits, split, data, temperature=1.0):
         "accuracy": float(np.trace(matrix) / len(labels)),
         "mean_class_accuracy": float(np.nanmean(analysis.class_accuracy(matrix))),
         "calibration": [
-            {"temperature": t, "loss": analysis.negative_log_likelihood(logits, labels, t), "ece": bins["ece"]}
+            {"temperature": t, "loss": analysis.negative_log_likelihood(logits, labels, t), "ece": bins.ece}
             for t, bins in found.items()
         ],
         "most_confused": analysis.most_confused(logits, labels, names),
@@ -105,16 +105,16 @@ def plot_reliability(found, path):
     figure, axes = new_figure(len(found), 2, width=4.6, height=3.0)
     for column, (temperature, bins) in enumerate(found.items()):
         upper, lower = axes[column], axes[len(found) + column]
-        width = 1 / len(bins["count"])
-        left = np.arange(len(bins["count"])) * width
+        width = 1 / len(bins.count)
+        left = np.arange(len(bins.count)) * width
         bars = {"width": width, "align": "edge", "edgecolor": "white"}
-        upper.bar(left, bins["accuracy"], color=COLOURS[0], label="accuracy", **bars)
-        sure = bins["confidence"][bins["count"] > 0]
+        upper.bar(left, bins.accuracy, color=COLOURS[0], label="accuracy", **bars)
+        sure = bins.confidence[bins.count > 0]
         upper.plot(sure, sure, "o", color=COLOURS[1], markersize=4, label="mean confidence")
         upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
         kind = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
-        upper.set(title=f"{kind}: ECE {bins['ece']:.2%}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        lower.bar(left, bins["count"], color=COLOURS[5], **bars)
+        upper.set(title=f"{kind}: ECE {bins.ece:.2%}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        lower.bar(left, bins.count, color=COLOURS[5], **bars)
         lower.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
         for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
             axis.set_major_formatter(lambda value, _: f"{value:.0%}")

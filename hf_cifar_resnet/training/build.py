@@ -68,7 +68,7 @@ def quieten_libraries(args):
 def load_data(data_args, args):
     """Return [`ImageSplits`]. Raises [`UserError`] if they lack the split or the metric that epochs are selected by."""
     from ..data.sources import load_splits
-    from ..evaluation.metrics import score_names
+    from ..evaluation.scores import score_names
 
     data = load_splits(**vars(data_args), seed=args.seed)
     if data_args.eval_split == "validation" and data.validation is None:

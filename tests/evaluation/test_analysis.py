@@ -34,12 +34,12 @@ def test_calibration_error_by_hand():
     """Two images 0.75 sure, one right: off by 0.25. Two 0.95 sure, both right: off by 0.05."""
     probs = np.array([[0.75, 0.25], [0.75, 0.25], [0.95, 0.05], [0.05, 0.95]])
     found = analysis.reliability(probs, np.array([0, 1, 0, 1]), num_bins=10)
-    assert found["ece"] == pytest.approx((2 * 0.25 + 2 * 0.05) / 4)
-    assert found["count"].tolist() == [0, 0, 0, 0, 0, 0, 0, 2, 0, 2]
-    assert found["accuracy"][[7, 9]].tolist() == [0.5, 1.0]
+    assert found.ece == pytest.approx((2 * 0.25 + 2 * 0.05) / 4)
+    assert found.count.tolist() == [0, 0, 0, 0, 0, 0, 0, 2, 0, 2]
+    assert found.accuracy[[7, 9]].tolist() == [0.5, 1.0]
     # Every confidence falls in a bin.
     probs = np.array([[1.0, 0.0], [0.5, 0.5]])
-    assert analysis.reliability(probs, np.array([0, 0]))["count"].sum() == 2
+    assert analysis.reliability(probs, np.array([0, 0])).count.sum() == 2
 
 
 def test_temperature_undoes_a_scaling_of_the_logits():
@@ -49,8 +49,8 @@ def test_temperature_undoes_a_scaling_of_the_logits():
     labels = np.array([rng.choice(5, p=p) for p in analysis.probabilities(honest)])
     temperature = analysis.fit_temperature(3 * honest, labels)
     assert temperature == pytest.approx(3, rel=0.05)
-    before = analysis.reliability(analysis.probabilities(3 * honest), labels)["ece"]
-    after = analysis.reliability(analysis.probabilities(3 * honest, temperature), labels)["ece"]
+    before = analysis.reliability(analysis.probabilities(3 * honest), labels).ece
+    after = analysis.reliability(analysis.probabilities(3 * honest, temperature), labels).ece
     assert after < 0.02 < 0.1 < before
 
 
@@ -67,7 +67,7 @@ def test_mcnemar_counts_only_what_differs():
     first = np.array([True] * 9 + [False] * 1 + [True] * 5)
     second = np.array([False] * 9 + [True] * 1 + [True] * 5)
     found = analysis.mcnemar(first, second)
-    assert (found["both"], found["only_first"], found["only_second"], found["neither"]) == (5, 9, 1, 0)
+    assert (found.both, found.only_first, found.only_second, found.neither) == (5, 9, 1, 0)
     # Of ten fair coins at most one or at least nine heads: 22 of 1,024.
-    assert found["p"] == pytest.approx(22 / 1024)
-    assert analysis.mcnemar(first, first)["p"] == 1
+    assert found.p == pytest.approx(22 / 1024)
+    assert analysis.mcnemar(first, first).p == 1
