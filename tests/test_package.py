@@ -36,13 +36,11 @@ PARSERS = {"argparse", "HfArgumentParser", "LineParser", "CifarArgumentParser", 
 EXCEPTIONS = {
     ("checkpoints/load.py", "hub"),
     ("checkpoints/run_folder.py", "hub"),
-    ("errors.py", "argparse"),
+    ("study/cooldowns.py", "commands"),
     ("study/cooldowns.py", "parse_arguments"),
     ("study/local.py", "commands"),
+    ("study/plan.py", "commands"),
     ("study/plan.py", "parse_arguments"),
-    ("training/evaluators.py", "CifarArgumentParser"),
-    ("training/parser.py", "HfArgumentParser"),
-    ("training/parser.py", "LineParser"),
     ("training/trainer.py", "hub"),
 }
 

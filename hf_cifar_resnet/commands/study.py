@@ -35,6 +35,7 @@ from ..study.search import parse_dimension
 from ..study.slurm import SlurmEngine
 from ..study.tune import check_tuning, tune
 from ..training import schedules
+from ..training.arguments import resolve
 from .line_parser import LineParser, positive
 from .parser import parse_arguments
 
@@ -57,7 +58,9 @@ def main(argv, prog=None):
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs, common)
     if options.tune:
-        check_tuning(variants, options, eval_split=parse_arguments([*common, *runs[0].arguments()])[1].eval_split)
+        check_tuning(
+            variants, options, eval_split=resolve(parse_arguments([*common, *runs[0].arguments()])).data.eval_split
+        )
         chosen = tune(folder, variants, options, common)
         for run in runs:
             run.tuned = {options.tune.name: chosen[variant_name(run.entry())]}
@@ -65,7 +68,7 @@ def main(argv, prog=None):
     execute_all = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, common, options.engine)
     if len(failed) < len(runs):
-        score_ensembles(folder, use_cpu=parse_arguments([*common, *runs[0].arguments()])[-1].use_cpu)
+        score_ensembles(folder, use_cpu=resolve(parse_arguments([*common, *runs[0].arguments()])).training.use_cpu)
         print(report.write_report(folder, options.targets))
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(run.name for run in failed)}", file=sys.stderr)

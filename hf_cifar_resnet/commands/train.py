@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..reporting import run_record
 from ..reporting.card import write_run_files
 from ..training import preemption
+from ..training.arguments import resolve
 from .errors import reports_errors
 from .parser import parse_arguments
 
@@ -28,36 +29,28 @@ def main(argv=None, prog=None):
 
     Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
-    arguments = parse_arguments(argv, prog)
+    arguments = resolve(parse_arguments(argv, prog))
     command = run_record.command_line(argv, prog)
     with preemption.watch_signals(command) as preempted:
-        return _train(*arguments, command, preempted)
+        return _train(arguments, command, preempted)
 
 
-def _train(model_args, data_args, args, command, preempted):
-    from transformers import set_seed
-
+def _train(arguments, command, preempted):
     from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
     from ..reporting.run_files import folder_name
-    from ..training.build import build_model, build_trainer, find_pretrained, load_data, quieten_libraries
+    from ..training.build import build_trainer, load_data_and_model, quieten_libraries
     from ..training.callbacks import RunRecordCallback
 
-    processes.check_processes(args)
-    quieten_libraries(args)
-    set_seed(args.seed)
-    start = find_pretrained(model_args, data_args)
-    with args.main_process_first(desc="decoding the images"):
-        data = load_data(data_args, args)
-    if args.world_size > 1:
-        processes.check_same(data.digests(), processes.SAME_DATA)
-    model = build_model(model_args, data, start)
-    args = args.with_precision_for(model)
-    args.output_dir = choose_run_folder(args, run_record.run_name(data_args, model.config, args))
+    processes.check_processes(arguments.training)
+    quieten_libraries(arguments.training)
+    data, model, arguments = load_data_and_model(arguments)
+    model_args, data_args, args = arguments.model, arguments.data, arguments.training
+    folder = choose_run_folder(args, run_record.run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
-    args.run_name = args.run_name or folder_name(args.output_dir)
+    args = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
     record = run_record.make_record(model, data, model_args, data_args, args, command)
     resume = find_resume_checkpoint(args)
     if resume:

@@ -10,13 +10,14 @@ from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
 from ..data.sources import ImageSplits
 from ..device import device_for
+from ..documents import read_json
 from ..errors import UserError, explained
 from ..evaluation import analysis
 from ..processes import SAME_DATA, check_processes, check_same
-from ..reporting import run_record
+from ..reporting import run_files, run_record
+from ..runs.arguments import RunArguments
 from .arguments import CifarTrainingArguments
 from .build import quieten_libraries
-from .parser import CifarArgumentParser, parse_with_run_record
 from .trainer import CifarTrainer
 
 
@@ -52,7 +53,12 @@ def score_ensemble(names, use_cpu=False):
     Return the scores (`loss`, `top1`, ...) of an ensemble of checkpoints (folders that training wrote, or Hub ids) on
     the test split of the data of the first. Raises [`UserError`] as [`load_evaluator`] does.
     """
-    _, data_args, record = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
+    path = run_files.find_run_record(load.find_checkpoint(names[0]))
+    if path is None:
+        raise ValueError(f"{names[0]} does not say what it was trained on (no run.json)")
+    with explained(str(path), OSError, ValueError):
+        record = read_json(path)
+        data_args = RunArguments.from_record(record).build(DataArguments)
     args = scoring_arguments(names[0], use_cpu, training_precision(record, use_cpu))
     _, scores = load_evaluator(names, args, data_args, {"test"}).predict("test")
     return {name: scores[name] for name in run_record.SCORES if name in scores}
