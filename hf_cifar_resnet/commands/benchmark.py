@@ -20,8 +20,8 @@ from ..checkpoints.outputs import check_output
 from ..data.sources import ImageSplits
 from ..documents import write_json
 from ..model import CifarResNetForImageClassification
-from ..reporting.run_record import hardware
 from ..runs.arguments import RunArguments
+from ..runs.record import hardware
 from ..training.arguments import CifarTrainingArguments, ResolvedArguments, resolve
 from ..training.build import load_data_and_model, quieten_libraries
 from .line_parser import positive

@@ -19,8 +19,8 @@ from ..choices import current_name
 from ..data.arguments import DataArguments
 from ..documents import read_json, read_yaml
 from ..errors import expand_home
-from ..reporting import run_files
 from ..runs.arguments import GIVEN, RunArguments, Value, check_type
+from ..runs.files import find_run_record
 from ..training.arguments import CifarTrainingArguments, ModelArguments, json_object
 from .line_parser import LineParser
 
@@ -213,7 +213,7 @@ def parse_with_run_record(
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
     line = parser.parse(argv)
-    path = run_files.find_run_record(find_checkpoint(line.options.checkpoint))
+    path = find_run_record(find_checkpoint(line.options.checkpoint))
     given, known, record = line.typed, None, {}
     try:
         if path is not None:

@@ -16,7 +16,7 @@ from transformers.utils import is_in_notebook, is_torch_tf32_available
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..data.arguments import DataArguments
 from ..device import count_cores, device_for, is_faster_in_bf16
-from ..errors import expand_home
+from ..errors import expand_home, explained
 from ..processes import is_launched, read_count, roll_call
 from ..runs.arguments import RunArguments
 from . import callbacks, optimizers, schedules
@@ -140,7 +140,7 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
         # On a CPU Accelerate makes a process group if it is told to use it, else if a launcher names the device.
         makes_group = self.use_cpu or (is_launched() and device_for().type != "cpu")
-        with roll_call(self.ddp_timeout) if makes_group else nullcontext():
+        with roll_call(self.ddp_timeout) if makes_group else nullcontext(), explained("", TypeError, ValueError):
             super().__post_init__()
         self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher

@@ -52,8 +52,8 @@ def load_data_and_model(
     arguments: ResolvedArguments,
 ) -> "tuple[ImageSplits, CifarResNetForImageClassification, ResolvedArguments]":
     """
-    Load the data, and build the model for its classes, with weights drawn by the seed, or load the one to fine-tune. All
-    processes of a run call this, and rank 0 decodes the images first.
+    Load the data, and build the model for its classes, with weights that the seed draws, or load the one to fine-tune.
+    All processes of a run call this, and rank 0 decodes the images first.
 
     Returns:
         The data, the model, and the arguments with what follows from these two: the mean and deviation of a model to
@@ -112,7 +112,7 @@ def quieten_libraries(args: CifarTrainingArguments) -> None:
 def load_data(data_args: "DataArguments", args: CifarTrainingArguments) -> "ImageSplits":
     """Return the splits. Raises `ValueError` if they lack the split or the metric that epochs are selected by."""
     from ..data.sources import load_splits
-    from ..evaluation.metrics import score_names
+    from ..evaluation.scores import score_names
 
     data = load_splits(**vars(data_args), seed=args.seed)
     if data_args.eval_split == "validation" and data.validation is None:

@@ -14,8 +14,9 @@ from ..documents import read_json
 from ..errors import UserError, explained
 from ..evaluation import analysis
 from ..processes import SAME_DATA, check_processes, check_same
-from ..reporting import run_files, run_record
 from ..runs.arguments import RunArguments
+from ..runs.files import find_run_record
+from ..runs.scores import SCORES, select_scores
 from .arguments import CifarTrainingArguments
 from .build import quieten_libraries
 from .trainer import CifarTrainer
@@ -53,7 +54,7 @@ def score_ensemble(names, use_cpu=False):
     Return the scores (`loss`, `top1`, ...) of an ensemble of checkpoints (folders that training wrote, or Hub ids) on
     the test split of the data of the first. Raises [`UserError`] as [`load_evaluator`] does.
     """
-    path = run_files.find_run_record(load.find_checkpoint(names[0]))
+    path = find_run_record(load.find_checkpoint(names[0]))
     if path is None:
         raise ValueError(f"{names[0]} does not say what it was trained on (no run.json)")
     with explained(str(path), OSError, ValueError):
@@ -61,7 +62,7 @@ def score_ensemble(names, use_cpu=False):
         data_args = RunArguments.from_record(record).build(DataArguments)
     args = scoring_arguments(names[0], use_cpu, training_precision(record, use_cpu))
     _, scores = load_evaluator(names, args, data_args, {"test"}).predict("test")
-    return {name: scores[name] for name in run_record.SCORES if name in scores}
+    return {name: scores[name] for name in SCORES if name in scores}
 
 
 def load_evaluator(names, args, data_args, needed):
@@ -103,7 +104,7 @@ class CheckpointEvaluator:
             output = self.trainer.predict(images, metric_key_prefix="of")
         if not np.isfinite(output.predictions).all():
             raise UserError(f"{self.name}: {load.NOT_FINITE}")
-        return output.predictions, run_record.scores(output.metrics, "of")
+        return output.predictions, select_scores(output.metrics, "of")
 
     def score(self, logits, images):
         """Return the scores of logits (n, num_labels) of these images."""

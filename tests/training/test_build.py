@@ -5,7 +5,7 @@ import torch
 
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.training.arguments import ModelArguments
-from hf_cifar_resnet.training.build import build_model, find_pretrained
+from hf_cifar_resnet.training.build import build_model, find_pretrained, normalize_as_pretrained
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_same_labels_keep_all_weights(saved):
 
 
 @pytest.mark.parametrize("names", [("cat", "oak"), ("dog", "cat"), ("a", "b", "c")])
-def test_other_labels_get_a_new_classifier(saved, capsys, names):
+def test_other_labels_get_a_new_classifier(saved, caplog, names):
     model, folder = saved
     again = build_model(ModelArguments(model_name_or_path=str(folder)), labels(*names), folder)
     assert again.num_labels == again.config.num_labels == len(names)
@@ -40,7 +40,7 @@ def test_other_labels_get_a_new_classifier(saved, capsys, names):
     assert again(torch.zeros(1, 3, 8, 8)).logits.shape == (1, len(names))
     assert not torch.equal(again.classifier.weight[:2], model.classifier.weight)
     assert torch.equal(again.resnet.backbone.conv1.weight, model.resnet.backbone.conv1.weight)
-    assert f"New classifier for {len(names)} classes" in capsys.readouterr().out
+    assert f"New classifier for {len(names)} classes" in caplog.text
 
 
 def test_dropout_may_be_chosen_anew(saved):
@@ -50,19 +50,21 @@ def test_dropout_may_be_chosen_anew(saved):
 
 
 def test_images_are_normalised_as_the_model_knows_them(saved):
-    data_args = DataArguments()
-    find_pretrained(ModelArguments(model_name_or_path=str(saved[1])), data_args)
-    assert (data_args.image_mean, data_args.image_std) == ([0.4, 0.4, 0.4], [0.2, 0.2, 0.2])
+    pretrained = find_pretrained(ModelArguments(model_name_or_path=str(saved[1])))
+    data_args = DataArguments(augmentation="none")
+    known = normalize_as_pretrained(data_args, pretrained)
+    assert known == DataArguments(augmentation="none", image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2])
+    assert data_args == DataArguments(augmentation="none")
     given = DataArguments(image_mean=[0.5] * 3, image_std=[0.1] * 3)
-    find_pretrained(ModelArguments(model_name_or_path=str(saved[1])), given)
-    assert given.image_mean == [0.5] * 3
+    assert normalize_as_pretrained(given, pretrained) == given
+    assert normalize_as_pretrained(data_args, None) == data_args
 
 
 @pytest.mark.parametrize(
     "options, reason",
     [
         ({"model_name_or_path": "no/such/folder"}, "is neither a folder nor user/repo"),
-        ({"model_name_or_path": "{saved}", "depth": 18}, "--depth describes a new model"),
+        ({"model_name_or_path": "{saved}", "depth": 18}, "^depth describes a new model"),
         ({"model_name_or_path": "{empty}"}, "cannot be loaded"),
     ],
 )
@@ -70,5 +72,5 @@ def test_refused_in_one_line(saved, tmp_path, options, reason):
     (tmp_path / "empty").mkdir()
     name = options["model_name_or_path"].format(saved=saved[1], empty=tmp_path / "empty")
     with pytest.raises(ValueError, match=reason) as refused:
-        find_pretrained(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments())
+        find_pretrained(ModelArguments(**(options | {"model_name_or_path": name})))
     assert "\n" not in str(refused.value)
