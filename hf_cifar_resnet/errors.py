@@ -69,7 +69,7 @@ def naming_folder(name: str | os.PathLike, hub_words: str) -> Iterator[None]:
         raise
 
 
-def expand_home(arguments):
+def expand_home(arguments: object) -> None:
     """
     Expand a leading `~` in the texts of an object, as a shell does where it sees one: it sees none in a recipe, in
     `--output_dir=~/runs` and in Python.

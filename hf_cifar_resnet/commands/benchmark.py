@@ -19,6 +19,7 @@ from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import check_output
 from ..data.sources import ImageSplits
 from ..documents import write_json
+from ..hub.resolve import find_pretrained
 from ..model import CifarResNetForImageClassification
 from ..runs.arguments import RunArguments
 from ..runs.record import hardware
@@ -67,7 +68,7 @@ def _measure_step(
     sizes = options.batch_sizes or [arguments.training.per_device_train_batch_size]
     if max(sizes) > step.EPOCH:
         raise ValueError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
-    data, model, _ = load_data_and_model(arguments)
+    data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     found = {}
     for size in sizes:
         args = resolve(given.replace(per_device_train_batch_size=size, global_batch_size=None)).training
@@ -102,7 +103,7 @@ def _measure_batch_size(
 def _measure_inference(
     options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
 ) -> dict[str, Any]:
-    data, model, _ = load_data_and_model(arguments)
+    data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     sizes = options.batch_sizes or inference.BATCH_SIZES
     ways = inference.make_ways(model, data.image_size, arguments.training, options.runtimes, sizes)
     found = {}

@@ -12,6 +12,7 @@ from transformers.utils import is_in_notebook
 
 from ..checkpoints.outputs import check_output
 from ..documents import atomic_write, write_csv
+from ..hub.resolve import find_pretrained
 from ..reporting.plots import PICTURE, plot_lr_range
 from ..runs.arguments import RunArguments
 from ..training.arguments import resolve
@@ -58,7 +59,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> float:
     with tempfile.TemporaryDirectory() as folder:
         arguments = resolve(range_test_arguments(line.arguments, options, folder))
         quieten_libraries(arguments.training)
-        data, model, arguments = load_data_and_model(arguments)
+        data, model, arguments = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
         args = arguments.training
         print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
               f"{options.end_lr:g}", flush=True)  # fmt: skip

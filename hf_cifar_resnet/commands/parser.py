@@ -207,13 +207,13 @@ def parse_with_run_record(
         The command's options, the data arguments (None if neither the record nor the command line names a dataset), and
         the run record ({} if there is none).
     """
-    from ..checkpoints.load import find_checkpoint
+    from ..hub.resolve import resolve
 
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
     line = parser.parse(argv)
-    path = find_run_record(find_checkpoint(line.options.checkpoint))
+    path = find_run_record(resolve(line.options.checkpoint))
     given, known, record = line.typed, None, {}
     try:
         if path is not None:

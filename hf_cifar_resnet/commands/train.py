@@ -40,8 +40,10 @@ def main(argv=None, prog=None):
 
 def _train(arguments, command, preempted):
     from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
-    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
+    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
     from ..hub.callback import HubCallback
+    from ..hub.resolve import find_pretrained
+    from ..hub.resolve import resolve as resolve_name
     from ..reporting.console import end_block, start_block
     from ..runs.files import folder_name
     from ..training.build import build_trainer, load_data_and_model, quieten_libraries
@@ -49,13 +51,17 @@ def _train(arguments, command, preempted):
 
     processes.check_processes(arguments.training)
     quieten_libraries(arguments.training)
-    data, model, arguments = load_data_and_model(arguments)
+    resume_from = arguments.training.resume_from_checkpoint
+    pushed = None
+    if is_pushed_state(resume_from):
+        pushed = processes.decide_on_rank_0(lambda: resolve_name(resume_from))
+    data, model, arguments = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     model_args, data_args, args = arguments.model, arguments.data, arguments.training
     folder = choose_run_folder(args, run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
     record = make_record(model, data, model_args, data_args, args, command)
-    resume = find_resume_checkpoint(args)
+    resume = find_resume_checkpoint(args, pushed)
     if resume:
         if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
             raise resume_error(resume, reason)

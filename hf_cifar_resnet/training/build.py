@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import set_seed
 
 from .. import processes
-from ..checkpoints.load import find_checkpoint, label_names, load_model, load_processor
+from ..checkpoints.load import label_names, load_model, load_processor
 from ..errors import explained
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 from .arguments import CifarTrainingArguments, ModelArguments, ResolvedArguments
@@ -25,35 +25,27 @@ logger = logging.getLogger(__name__)
 REGULARIZATION = ("dropout", "drop_path_rate")
 
 
-def find_pretrained(model_args: ModelArguments) -> Path | None:
+def prepare_fine_tuning(model_args: ModelArguments, data_args: "DataArguments", pretrained: Path) -> "DataArguments":
     """
-    Return the folder of the model to fine-tune, which is downloaded if it is on the Hub; None if there is none. Raises
-    `ValueError` if it is not found, or the arguments describe another model.
+    Return the data arguments to fine-tune the model in the folder `pretrained`: with its mean and deviation, unless
+    some are given. Raises `ValueError` if the arguments describe another model.
     """
     name = model_args.model_name_or_path
-    if name is None:
-        return None
     if shape := [argument for argument in model_args.config if argument not in REGULARIZATION]:
         raise ValueError(f"{shape[0]} describes a new model, but model_name_or_path {name} has its shape already")
-    with explained(f"model_name_or_path {name} cannot be loaded", ValueError):
-        return find_checkpoint(name)
-
-
-def normalize_as_pretrained(data_args: "DataArguments", pretrained: Path | None) -> "DataArguments":
-    """Return data arguments with the mean and deviation that the model to fine-tune knows, unless some are given."""
-    if pretrained is None or data_args.image_mean is not None:
+    if data_args.image_mean is not None:
         return data_args
-    with explained(f"model_name_or_path {pretrained} cannot be loaded", ValueError):
+    with explained(f"model_name_or_path {name} cannot be loaded", ValueError):
         processor = load_processor(pretrained)
     return dataclasses.replace(data_args, image_mean=list(processor.image_mean), image_std=list(processor.image_std))
 
 
 def load_data_and_model(
-    arguments: ResolvedArguments,
+    arguments: ResolvedArguments, pretrained: Path | None = None
 ) -> "tuple[ImageSplits, CifarResNetForImageClassification, ResolvedArguments]":
     """
-    Load the data, and build the model for its classes, with weights that the seed draws, or load the one to fine-tune.
-    All processes of a run call this, and rank 0 decodes the images first.
+    Load the data, and build the model for its classes, with weights that the seed draws, or load the one to fine-tune,
+    which is in the folder `pretrained`. All processes of a run call this, and rank 0 decodes the images first.
 
     Returns:
         The data, the model, and the arguments with what follows from these two: the mean and deviation of a model to
@@ -61,8 +53,9 @@ def load_data_and_model(
     """
     args = arguments.training
     set_seed(args.seed)
-    pretrained = find_pretrained(arguments.model)
-    data_args = normalize_as_pretrained(arguments.data, pretrained)
+    data_args = arguments.data
+    if pretrained is not None:
+        data_args = prepare_fine_tuning(arguments.model, data_args, pretrained)
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args)
     if args.world_size > 1:

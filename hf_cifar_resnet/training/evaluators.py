@@ -13,6 +13,7 @@ from ..device import device_for
 from ..documents import read_json
 from ..errors import UserError, explained
 from ..evaluation import analysis
+from ..hub.resolve import resolve
 from ..processes import SAME_DATA, check_processes, check_same
 from ..runs.arguments import RunArguments
 from ..runs.files import find_run_record
@@ -27,7 +28,7 @@ def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=25
     with explained("", ValueError):
         args = CifarTrainingArguments(
             # The Trainer requires a folder; nothing is written there.
-            output_dir=str(load.find_checkpoint(checkpoint)),
+            output_dir=str(resolve(checkpoint)),
             use_cpu=use_cpu,
             bf16=precision == "bf16",
             fp16=precision == "fp16",
@@ -54,7 +55,7 @@ def score_ensemble(names, use_cpu=False):
     Return the scores (`loss`, `top1`, ...) of an ensemble of checkpoints (folders that training wrote, or Hub ids) on
     the test split of the data of the first. Raises [`UserError`] as [`load_evaluator`] does.
     """
-    path = find_run_record(load.find_checkpoint(names[0]))
+    path = find_run_record(resolve(names[0]))
     if path is None:
         raise ValueError(f"{names[0]} does not say what it was trained on (no run.json)")
     with explained(str(path), OSError, ValueError):
@@ -72,7 +73,7 @@ def load_evaluator(names, args, data_args, needed):
     """
     evaluators = []
     for name in names:
-        model, processor = load.load_checkpoint(name)
+        model, processor = load.load_checkpoint(resolve(name))
         with args.main_process_first(desc="decoding the images"):
             data = load.load_data_for(name, data_args, model, processor, needed)
         if args.world_size > 1:

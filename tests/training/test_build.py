@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.training.arguments import ModelArguments
-from hf_cifar_resnet.training.build import build_model, find_pretrained, normalize_as_pretrained
+from hf_cifar_resnet.training.build import build_model, prepare_fine_tuning
 
 
 @pytest.fixture
@@ -50,20 +51,18 @@ def test_dropout_may_be_chosen_anew(saved):
 
 
 def test_images_are_normalised_as_the_model_knows_them(saved):
-    pretrained = find_pretrained(ModelArguments(model_name_or_path=str(saved[1])))
+    model_args = ModelArguments(model_name_or_path=str(saved[1]))
     data_args = DataArguments(augmentation="none")
-    known = normalize_as_pretrained(data_args, pretrained)
-    assert known == DataArguments(augmentation="none", image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2])
+    prepared = prepare_fine_tuning(model_args, data_args, saved[1])
+    assert prepared == DataArguments(augmentation="none", image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2])
     assert data_args == DataArguments(augmentation="none")
     given = DataArguments(image_mean=[0.5] * 3, image_std=[0.1] * 3)
-    assert normalize_as_pretrained(given, pretrained) == given
-    assert normalize_as_pretrained(data_args, None) == data_args
+    assert prepare_fine_tuning(model_args, given, saved[1]) == given
 
 
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"model_name_or_path": "no/such/folder"}, "is neither a folder nor user/repo"),
         ({"model_name_or_path": "{saved}", "depth": 18}, "^depth describes a new model"),
         ({"model_name_or_path": "{empty}"}, "cannot be loaded"),
     ],
@@ -72,5 +71,5 @@ def test_refused_in_one_line(saved, tmp_path, options, reason):
     (tmp_path / "empty").mkdir()
     name = options["model_name_or_path"].format(saved=saved[1], empty=tmp_path / "empty")
     with pytest.raises(ValueError, match=reason) as refused:
-        find_pretrained(ModelArguments(**(options | {"model_name_or_path": name})))
+        prepare_fine_tuning(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments(), Path(name))
     assert "\n" not in str(refused.value)
