@@ -7,6 +7,7 @@ from argparse import SUPPRESS, Action, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -117,14 +118,6 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             RunArguments() if recipe is None else self._parse_recipe(recipe),
         )
 
-    def parse_value(self, name: str, text: str) -> Value:
-        """Return the value that a text means for an argument of a run. Raises `ValueError` if it means none."""
-        if name not in self.annotations:
-            raise ValueError(self._unknown(name))
-        # With "=", since the text may begin with a dash; a list has one value here.
-        [parsed] = vars(self.parse([f"--{name}={text}"]).typed)["given"].values()
-        return parsed
-
     def _parse_recipe(self, name: str) -> RunArguments:
         values = {}
         for key, value in read_recipe(name).items():
@@ -148,7 +141,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         elif not isinstance(value, list) and takes_list:
             value = [value]
         elif isinstance(value, str):
-            return self.parse_value(name, value)
+            return parse_value(name, value)
         if value == []:
             raise ValueError(f"{name} has no value: give it one, or leave the line out")
         return check_type(name, value, self.annotations[name])
@@ -189,6 +182,18 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     """Return what a command line of `train` and its recipe give."""
     parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description="Train a ResNet on small images.")
     return parser.parse(argv).arguments
+
+
+def parse_value(name: str, text: str) -> Value:
+    """Return the value that a text means for an argument of a run, such as 0.001 for `1e-3`. Raises `ValueError`."""
+    # With "=", since the text may begin with a dash.
+    [value] = _parser_of_all().parse([f"--{name}={text}"]).typed.given.values()
+    return value
+
+
+@cache
+def _parser_of_all() -> CifarArgumentParser:
+    return CifarArgumentParser(ALL_ARGUMENTS)
 
 
 def parse_with_run_record(

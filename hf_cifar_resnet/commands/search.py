@@ -10,7 +10,7 @@ from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
 from ..training.arguments import resolve
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from .line_parser import positive
-from .parser import ALL_ARGUMENTS, CifarArgumentParser
+from .parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 
 
 def main(argv, prog=None):
@@ -52,5 +52,5 @@ def _parse(argv, prog):
     if data_args.eval_split == "none":
         raise UserError("search compares evaluations, and --eval_split none makes none: leave it out")
     space = [parse_dimension(text) for text in options.space]
-    check_space(space, parser, given)
+    check_space(space, parse_value, given)
     return options, space, model_args, data_args, args

@@ -63,7 +63,7 @@ def parse_dimension(text, flag="--space"):
         raise UserError(f"{flag} {text}: write it as NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B") from None
 
 
-def check_space(space, parser, given):
+def check_space(space, parse_value, given):
     """Raise [`UserError`] for duplicates and for values that `train` does not take, before any trial starts."""
     names = [dimension.name for dimension in space]
     if unknown := sorted(set(names) - set(SEARCHABLE)):
@@ -76,7 +76,7 @@ def check_space(space, parser, given):
         parsed = []
         for value in dimension.values:
             with explained(f"--space {dimension.name}", ValueError):
-                typed = parser.parse_value(dimension.name, str(value))
+                typed = parse_value(dimension.name, str(value))
                 resolve(given.replace(**{dimension.name: typed}))
             parsed.append(typed)
         if len(set(parsed)) < len(parsed):
