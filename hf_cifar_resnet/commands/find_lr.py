@@ -15,11 +15,11 @@ from ..documents import atomic_write, write_csv
 from ..hub.resolve import find_pretrained
 from ..reporting.plots import PICTURE, plot_lr_range
 from ..runs.arguments import RunArguments
+from ..schedules import ScheduleCallback
 from ..training.arguments import resolve
 from ..training.build import build_trainer, load_data_and_model, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
-from ..training.schedules import ScheduleCallback
 from ..training.train_metrics import NonFiniteError
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, CommandLine
 
