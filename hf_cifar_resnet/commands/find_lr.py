@@ -11,9 +11,9 @@ import numpy as np
 from transformers.utils import is_in_notebook
 
 from ..checkpoints.outputs import check_output
-from ..documents import atomic_write, write_csv
+from ..documents import write_csv
 from ..hub.resolve import find_pretrained
-from ..reporting.plots import PICTURE, plot_lr_range
+from ..reporting.plots import PICTURE, atomic_picture, plot_lr_range
 from ..runs.arguments import RunArguments
 from ..schedules import ScheduleCallback
 from ..training.arguments import resolve
@@ -74,7 +74,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> float:
     rates, losses = ([entry[name] for entry in steps] for name in ("learning_rate", "loss"))
     smoothed = smooth(losses)
     suggestion = suggest(rates, smoothed)
-    with atomic_write(options.output) as file:
+    with atomic_picture(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
     write_csv([COLUMNS, *zip(rates, losses, smoothed, strict=True)], _table(options))
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
@@ -108,7 +108,9 @@ def _parse(argv: Sequence[str], prog: str | None) -> CommandLine:
     parser.add_argument("--start_lr", type=float, default=1e-6, help="first learning rate")
     parser.add_argument("--end_lr", type=float, default=1.0, help="last learning rate, unless the loss diverges before")
     parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")
-    parser.add_argument("--output", default="find_lr.png", help="PNG to write; the numbers go beside it as CSV")
+    parser.add_argument(
+        "--output", default="find_lr.png", help="PNG to write, with an SVG beside it; the numbers go beside it as CSV"
+    )
     line = parser.parse(argv)
     options = line.options
     if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
@@ -120,6 +122,7 @@ def _parse(argv: Sequence[str], prog: str | None) -> CommandLine:
     if (optim := line.arguments.get("optim")) in SCHEDULE_FREE:
         raise ValueError(f"find-lr is for schedules, and {optim} has none: use study --tune learning_rate=...")
     check_output("--output", options.output, PICTURE, ending=".png")
+    check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
     check_output("--output", _table(options), TABLE)
     return line
 
