@@ -38,8 +38,6 @@ EXCEPTIONS = {
     ("study/cooldowns.py", "parse_arguments"),
     ("study/local.py", "commands"),
     ("study/plan.py", "parse_arguments"),
-    ("training/evaluators.py", "CifarArgumentParser"),
-    ("training/evaluators.py", "hub"),
     ("training/parser.py", "HfArgumentParser"),
     ("training/parser.py", "hub"),
     ("training/parser.py", "LineParser"),
