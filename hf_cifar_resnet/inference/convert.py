@@ -47,6 +47,9 @@ class ExportableModel(nn.Module):
         dtype: the type of the computation, but not of input and output.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         model: CifarResNetForImageClassification,

@@ -17,7 +17,10 @@ from .convert import ExportableModel, Predict, load_onnx, quantize_dynamic, quan
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
-PRECISIONS: dict[Format, tuple[str, ...]] = {"onnx": ("fp32", "fp16", "int8", "int8_dynamic"), "torch": ("fp32", "fp16")}
+PRECISIONS: dict[Format, tuple[str, ...]] = {
+    "onnx": ("fp32", "fp16", "int8", "int8_dynamic"),
+    "torch": ("fp32", "fp16"),
+}
 # Of what a file contains: `convert.onnx_metadata` has the temperature, and an archive the names of its files.
 MARK = "hf_cifar_resnet"
 PATTERNS: dict[Format, bytes] = {"onnx": rb"calibration_temperature", "torch": MARK.encode()}
