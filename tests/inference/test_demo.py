@@ -35,7 +35,7 @@ from hf_cifar_resnet.inference.space import write_examples, write_space  # noqa:
 def loaded(colour_checkpoint):
     from hf_cifar_resnet.checkpoints.load import load_checkpoint
 
-    return load_checkpoint(str(colour_checkpoint))
+    return load_checkpoint(colour_checkpoint)
 
 
 def test_the_map_is_exact(loaded):
