@@ -65,9 +65,7 @@ def _compute_curves(options: Namespace, arguments: dict[str, Any]) -> dict[str, 
         taken = {name: value for name, value in arguments.items() if name in spec.arguments}
         warmup = options.warmup_steps if spec.takes_warmup else 0.0
         schedules.try_out(spec.name, options.learning_rate, warmup, taken)
-        curves[spec.name] = schedules.preview_rates(
-            spec.name, options.steps, options.learning_rate, warmup, taken
-        )
+        curves[spec.name] = schedules.preview_rates(spec.name, options.steps, options.learning_rate, warmup, taken)
     return curves
 
 
