@@ -8,10 +8,9 @@ from typing import Any
 
 from .. import schedules
 from ..checkpoints.outputs import check_output
-from ..errors import LineParser
 from ..reporting.plots import PICTURE, atomic_picture, plot_schedules
 from ..training.arguments import json_object
-from . import positive
+from .line_parser import LineParser, positive
 
 MAX_STEPS = 10_000_000
 

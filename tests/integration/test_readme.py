@@ -15,8 +15,9 @@ from PIL import Image
 from hf_cifar_resnet import CifarTrainer
 from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.documents import read_yaml
-from hf_cifar_resnet.training.parser import parse_arguments
+from hf_cifar_resnet.training.arguments import resolve
 
 from .conftest import TWO_PROCESSES, run_each, write_noise
 
@@ -249,7 +250,7 @@ def test_training_program_where_workers_are_not_forked(python, tmp_path, method)
 
 
 def test_every_recipe_is_named():
-    from hf_cifar_resnet.training.parser import recipe_names
+    from hf_cifar_resnet.commands.parser import recipe_names
 
     assert all(f"`{name}`" in read(REPOSITORY / "README.md") for name in recipe_names())
 
@@ -275,7 +276,7 @@ def shown_commands(document):
 def parses(command, words, tmp_path, capsys):
     """Whether a command takes these arguments: all that it checks before it starts its work is right."""
     if command == "train":
-        parse_arguments(words)
+        resolve(parse_arguments(words))
         return True
     # The last thing that is checked.
     (tmp_path / "file").touch()
