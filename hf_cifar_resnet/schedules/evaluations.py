@@ -38,7 +38,7 @@ class EvaluationRule(ScheduleCallback):
     def __init__(self, **settings: Any):
         self.settings: dict[str, Any] = self.DEFAULTS | settings
         for name, value in self.settings.items():
-            if value < 0:
+            if not value >= 0:  # NaN neither
                 raise ValueError(f"{name} must not be negative, got {value}")
         if self.settings.get("window_size", 1) < 1:
             raise ValueError(f"window_size must be at least 1, got {self.settings['window_size']}")
