@@ -19,7 +19,7 @@ from transformers.trainer_callback import CallbackHandler, TrainerControl, Train
 import hf_cifar_resnet
 from hf_cifar_resnet import CifarTrainer, CifarTrainingArguments
 from hf_cifar_resnet.commands.train import main
-from hf_cifar_resnet.reporting.run_record import read_history
+from hf_cifar_resnet.runs.history import read_history
 
 PACKAGE = Path(hf_cifar_resnet.__file__).parent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..documents import is_device
 from ..errors import UserError
-from ..reporting.run_files import RUN_FILES, holds_model_or_run
+from ..runs.files import RUN_FILES, holds_model_or_run
 from .save import MANIFEST, TRAINER_STATE
 
 _SEARCHED = 2**20  # bytes of the beginning, and of the end, of a file

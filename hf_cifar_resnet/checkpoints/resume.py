@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from ..choices import RENAMED
 from ..documents import read_json
 from ..errors import UserError, one_line
-from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
-from ..reporting.run_record import plain
+from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
+from ..runs.record import plain
 from .load import find_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
 

@@ -11,7 +11,7 @@ from ..documents import remove_leftovers
 from ..errors import UserError, explained
 from ..hub import client
 from ..processes import decide_on_rank_0
-from ..reporting.run_files import LOCK, METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
+from ..runs.files import LOCK, METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
 from .outputs import check_no_checkpoint, check_replaced
 from .pickle_free import read_pickle_free
 from .resume import find_last_resumable, find_resumable

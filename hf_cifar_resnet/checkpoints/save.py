@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from ..documents import flush_to_disk, follow_umask, read_json, write_json
 from ..errors import UserError, one_line
-from ..reporting.run_files import list_checkpoints, step_of
+from ..runs.files import list_checkpoints, step_of
 
 MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
 EMA_FILE = "ema.safetensors"

@@ -15,7 +15,7 @@ from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import check_output
 from ..documents import write_json
 from ..errors import UserError
-from ..reporting.run_record import hardware
+from ..runs.record import hardware
 from ..training.build import build_model, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from . import positive

@@ -15,7 +15,7 @@ from ..errors import UserError, explained, require
 from ..hub import client
 from ..hub.staging import kept_card_note
 from ..inference.space import SPACE_FILES, write_examples, write_space
-from ..reporting.run_files import folder_name
+from ..runs.files import folder_name
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 
 

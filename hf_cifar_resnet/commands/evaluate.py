@@ -12,8 +12,8 @@ from ..documents import read_json, replacing_files, write_json
 from ..errors import UserError
 from ..evaluation import analysis
 from ..processes import destroy_process_group_at_exit
-from ..reporting import run_record
 from ..reporting.error_report import ANALYSIS_FILES, write_analysis
+from ..runs.scores import SCORES as SCORE_NAMES
 from ..training.evaluators import load_evaluator, scoring_arguments, training_precision
 from ..training.parser import CifarArgumentParser, parse_with_run_record
 from . import positive
@@ -66,7 +66,7 @@ def main(argv, prog=None):
 
 def _formatted(scores):
     """Return the scores as texts, by name."""
-    known = [name for name in run_record.SCORES if name in scores]
+    known = [name for name in SCORE_NAMES if name in scores]
     return {name: f"{scores[name]:.4f}" if name == "loss" else f"{scores[name]:.2%}" for name in known}
 
 

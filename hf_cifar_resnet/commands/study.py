@@ -24,7 +24,7 @@ from pathlib import Path
 from ..checkpoints.outputs import check_no_checkpoint, check_replaced
 from ..checkpoints.run_folder import holds_run
 from ..errors import LineParser, UserError, require
-from ..reporting import run_files
+from ..runs.files import RUN_JSON
 from ..study import cooldowns, report
 from ..study.cooldowns import check_cooldowns, execute_with_branches
 from ..study.execute import execute_runs, score_ensembles
@@ -73,7 +73,7 @@ def main(argv, prog=None):
 
 
 def _check_no_run(flag, folder):
-    if holds_run(Path(folder)) or Path(folder, run_files.RUN_JSON).exists():
+    if holds_run(Path(folder)) or Path(folder, RUN_JSON).exists():
         raise UserError(f"{flag} {folder} holds a run, whose files a study would replace: choose another")
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from .. import processes
 from ..errors import UserError
-from ..reporting import run_record
 from ..reporting.card import write_run_files
+from ..runs.history import history_rows
+from ..runs.metrics import make_metrics
+from ..runs.record import command_line, make_record, run_name
+from ..runs.scores import select_scores
 from ..training import preemption
 from ..training.parser import parse_arguments
 from .errors import reports_errors
@@ -29,7 +32,7 @@ def main(argv=None, prog=None):
     Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
     arguments = parse_arguments(argv, prog)
-    command = run_record.command_line(argv, prog)
+    command = command_line(argv, prog)
     with preemption.watch_signals(command) as preempted:
         return _train(*arguments, command, preempted)
 
@@ -41,7 +44,7 @@ def _train(model_args, data_args, args, command, preempted):
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
     from ..hub.callback import HubCallback
     from ..reporting.console import end_block, start_block
-    from ..reporting.run_files import folder_name
+    from ..runs.files import folder_name
     from ..training.build import build_model, build_trainer, find_pretrained, load_data, quieten_libraries
     from ..training.callbacks import RunRecordCallback
 
@@ -55,10 +58,10 @@ def _train(model_args, data_args, args, command, preempted):
         processes.check_same(data.digests(), processes.SAME_DATA)
     model = build_model(model_args, data, start)
     args = args.with_precision_for(model)
-    args.output_dir = choose_run_folder(args, run_record.run_name(data_args, model.config, args))
+    args.output_dir = choose_run_folder(args, run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or folder_name(args.output_dir)
-    record = run_record.make_record(model, data, model_args, data_args, args, command)
+    record = make_record(model, data, model_args, data_args, args, command)
     resume = find_resume_checkpoint(args)
     if resume:
         if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
@@ -92,14 +95,14 @@ def finish(trainer, record, data, eval_split):
 
     output = trainer.predict(data.test, metric_key_prefix="test")
     trainer.log(output.metrics)  # for trackers
-    test = run_record.scores(output.metrics, "test")
+    test = select_scores(output.metrics, "test")
     confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
-    metrics = run_record.make_metrics(trainer.state, trainer.args, eval_split, test, confused)
+    metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     folder = Path(trainer.args.output_dir)
     try:
         trainer.save_model()
         if trainer.is_world_process_zero():
-            write_run_files(folder, record, metrics, run_record.history(trainer.state.log_history))
+            write_run_files(folder, record, metrics, history_rows(trainer.state.log_history))
     except ValueError as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"

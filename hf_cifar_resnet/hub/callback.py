@@ -12,8 +12,9 @@ from transformers import TrainerCallback
 from ..checkpoints.pickle_free import write_pickle_free
 from ..checkpoints.save import EMA_FILE
 from ..errors import UserError
-from ..reporting.run_files import CARD, WEIGHTS, folder_name
-from ..reporting.run_record import history, make_metrics
+from ..runs.files import CARD, WEIGHTS, folder_name
+from ..runs.history import history_rows
+from ..runs.metrics import make_metrics
 from . import client
 from .staging import kept_card_note, stage_checkpoint, stage_run
 
@@ -81,7 +82,9 @@ class HubCallback(TrainerCallback):
         folder.mkdir()
         metrics = make_metrics(state, self.args, self.eval_split)
         weights = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
-        stage_checkpoint(checkpoint, self.repo_id, folder, self.record, metrics, history(state.log_history), weights)
+        stage_checkpoint(
+            checkpoint, self.repo_id, folder, self.record, metrics, history_rows(state.log_history), weights
+        )
         return folder
 
     def _push_all(self, staging, pushes):

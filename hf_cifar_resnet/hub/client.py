@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, errors, get_session, get_
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
 
 from ..errors import one_line
-from ..reporting.run_files import CARD
+from ..runs.files import CARD
 from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.

@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from ..reporting.run_files import CARD
+from ..runs.files import CARD
 
 # The description of every commit of ours, by which a later push knows it again.
 _OURS = re.compile(r"Pushed by hf-cifar-resnet, run ([^\s,]+)(, without its card)?")

@@ -11,16 +11,16 @@ from safetensors import SafetensorError, safe_open
 
 from ..documents import read_json, write_json
 from ..errors import UserError, explained
-from ..reporting import run_files
 from ..reporting.card import model_card, write_run_files
-from ..reporting.run_record import redact
+from ..runs.files import CARD, METRICS_JSON, MODEL_FILES, PUSHED_FILES, RUN_FILES, RUN_JSON, TRAINING_ARGS_JSON, WEIGHTS
+from ..runs.record import redact
 
-_NEEDED = ("config.json", "preprocessor_config.json", run_files.CARD, run_files.METRICS_JSON, run_files.RUN_JSON)
+_NEEDED = ("config.json", "preprocessor_config.json", CARD, METRICS_JSON, RUN_JSON)
 
 
 def list_unpushed_files(run_folder):
     """Return the sorted names in a run's folder that are not pushed because training did not write them."""
-    own = _own_files(run_folder, run_files.RUN_FILES)
+    own = _own_files(run_folder, RUN_FILES)
     paths = [path for path in Path(run_folder).iterdir() if not path.name.startswith((".", "checkpoint-"))]
     return sorted(f"{path.name} (a link)" if path.is_symlink() else path.name for path in paths if path not in own)
 
@@ -31,27 +31,27 @@ def stage_run(run_folder, repo_id, folder):
     Return the run's id. Raises [`UserError`] if the run is not finished. `repo_id` is a full name.
     """
     run_folder, folder = Path(run_folder), Path(folder)
-    own = _own_files(run_folder, run_files.PUSHED_FILES)
+    own = _own_files(run_folder, PUSHED_FILES)
     weights = [path for path in own if path.suffix == ".safetensors"]
-    missing = [name for name in _NEEDED if run_folder / name not in own] + [run_files.WEIGHTS] * (not weights)
+    missing = [name for name in _NEEDED if run_folder / name not in own] + [WEIGHTS] * (not weights)
     if missing:
         raise UserError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
     for path in weights:
         # It may be a pickle, or end in the middle.
         with explained(f"{path} holds no weights", SafetensorError), safe_open(path, framework="np"):
             pass
-    with explained(f"{run_folder / run_files.CARD} is no UTF-8 text", UnicodeDecodeError):
-        card = (run_folder / run_files.CARD).read_text(encoding="utf-8")
+    with explained(f"{run_folder / CARD} is no UTF-8 text", UnicodeDecodeError):
+        card = (run_folder / CARD).read_text(encoding="utf-8")
     for path in own:
         shutil.copy(path, folder)
-    wrong = f"{run_files.RUN_JSON} or {run_files.METRICS_JSON} of {run_folder} is not as training wrote it"
+    wrong = f"{RUN_JSON} or {METRICS_JSON} of {run_folder} is not as training wrote it"
     with explained(wrong, LookupError, TypeError, AttributeError, ValueError, TemplateError):
-        record, metrics = (read_json(run_folder / name) for name in (run_files.RUN_JSON, run_files.METRICS_JSON))
+        record, metrics = (read_json(run_folder / name) for name in (RUN_JSON, METRICS_JSON))
         written, pushed = (str(model_card(each, metrics)) for each in (record, _with_path(record, repo_id)))
         path = re.escape(redact(record)["model"]["path"])
     # A card that somebody edited, or that a former version wrote, stays, but for the path in the code that loads it.
     edited = re.sub(rf'((?:model=|from_pretrained\()"){path}"', rf'\g<1>{repo_id}"', card)
-    (folder / run_files.CARD).write_text(pushed if card == written else edited, encoding="utf-8")
+    (folder / CARD).write_text(pushed if card == written else edited, encoding="utf-8")
     _redact_files(folder)
     return record.get("id") or _digest(record)
 
@@ -65,16 +65,16 @@ def kept_card_note(run_folder):
     """Return the line that reports a card which others changed on the Hub, so that it was not pushed."""
     return (
         f"The card on the Hub, which others have changed, stays: delete it there and push again to replace it by "
-        f"{Path(run_folder, run_files.CARD)}"
+        f"{Path(run_folder, CARD)}"
     )
 
 
-def stage_checkpoint(checkpoint, repo_id, folder, record, metrics, rows, weights=run_files.WEIGHTS):
+def stage_checkpoint(checkpoint, repo_id, folder, record, metrics, rows, weights=WEIGHTS):
     """Stage the model of a checkpoint in an empty folder, with the results of its unfinished run so far."""
     folder = Path(folder)
-    for path in _own_files(checkpoint, (*run_files.MODEL_FILES, run_files.TRAINING_ARGS_JSON)):
+    for path in _own_files(checkpoint, (*MODEL_FILES, TRAINING_ARGS_JSON)):
         shutil.copy(path, folder)
-    shutil.copy(Path(checkpoint, weights), folder / run_files.WEIGHTS)
+    shutil.copy(Path(checkpoint, weights), folder / WEIGHTS)
     write_run_files(folder, _with_path(record, repo_id), metrics, rows)
     _redact_files(folder)
 
@@ -90,7 +90,7 @@ def _with_path(record, repo_id):
 
 def _redact_files(folder):
     """Redact the staged files that name folders of this machine."""
-    for path in (folder / run_files.RUN_JSON, folder / run_files.TRAINING_ARGS_JSON):
+    for path in (folder / RUN_JSON, folder / TRAINING_ARGS_JSON):
         if path.is_file():
             with explained(path.name, ValueError):
                 content = redact(read_json(path))

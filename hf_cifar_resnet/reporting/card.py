@@ -5,10 +5,11 @@ from pathlib import Path
 
 from ..documents import replacing_files, write_json
 from ..errors import printable
-from . import run_files, run_record
+from ..runs.files import CARD, CURVES, HISTORY_CSV, METRICS_JSON, RUN_JSON
+from ..runs.history import write_history
+from ..runs.record import map_texts, redact
+from ..runs.scores import ACCURACIES
 from .plots import plot_history
-from .run_files import CARD, CURVES
-from .run_record import ACCURACIES, redact
 
 # What a model on the Hub needs, and from which version.
 NEEDED = {"transformers": "5.21", "torch": "2.11", "torchvision": "0.26"}
@@ -44,7 +45,7 @@ def _duration(seconds):
 
 def _literal(record):
     """Escape the texts of a record, such as class names, so that Markdown and HTML show them literally."""
-    return run_record.map_texts(lambda text: printable(text).translate(_MARKDOWN), record)
+    return map_texts(lambda text: printable(text).translate(_MARKDOWN), record)
 
 
 def model_card(record, metrics):
@@ -102,9 +103,9 @@ def model_card(record, metrics):
 def write_run_files(folder, record, metrics, rows):
     """Write run.json, history.csv, README.md and curves.png of a run into its folder, then metrics.json."""
     with replacing_files(folder) as temporary:
-        write_json(record, temporary / run_files.RUN_JSON)
-        run_record.write_history(rows, temporary / run_files.HISTORY_CSV)
+        write_json(record, temporary / RUN_JSON)
+        write_history(rows, temporary / HISTORY_CSV)
         model_card(record, metrics).save(temporary / CARD)
         plot_history(rows, temporary / CURVES, metrics["selected_on"], record["arguments"]["label_smoothing_factor"])
     # It marks the run as finished, so all other files are complete before it.
-    write_json(metrics, Path(folder, run_files.METRICS_JSON))
+    write_json(metrics, Path(folder, METRICS_JSON))

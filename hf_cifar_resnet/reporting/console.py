@@ -8,7 +8,8 @@ from ..choices import LR_BATCH
 from ..data.policies import build_policy, describe
 from ..data.steps import Steps
 from ..errors import printable
-from .run_record import ACCURACIES, plain
+from ..runs.record import plain
+from ..runs.scores import ACCURACIES
 
 
 def start_block(record, args, hub=None, resume=None, warning=None):

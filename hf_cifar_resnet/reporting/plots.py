@@ -39,7 +39,7 @@ def save_figure(figure, path, **options):
 
 def plot_history(rows, path, split, label_smoothing=0.0):
     """
-    Plot accuracy, loss and learning rate over epochs, from `rows`, a [`~hf_cifar_resnet.reporting.run_record.history`]
+    Plot accuracy, loss and learning rate over epochs, from `rows`, a [`~hf_cifar_resnet.runs.history.history_rows`]
     with evaluations of `split`. `label_smoothing` is that of the training loss; the evaluation's has none.
     """
     figure, (accuracy, loss, rate) = new_figure(3)
@@ -81,7 +81,7 @@ def style(number):
 def plot_study(histories, path, split):
     """
     Plot accuracy, loss and learning rate of all variants on common axes: the mean over seeds, and the range as a band.
-    `histories` is {variant: one [`~hf_cifar_resnet.reporting.run_record.history`] for each seed}.
+    `histories` is {variant: one [`~hf_cifar_resnet.runs.history.history_rows`] for each seed}.
     """
     panels = {
         "eval_top1": f"{split} top-1",

@@ -13,7 +13,8 @@ from ..checkpoints.resume import find_best
 from ..checkpoints.save import rotate_checkpoints
 from ..documents import replacing_files
 from ..errors import UserError
-from ..reporting import run_files, run_record
+from ..runs.files import HISTORY_CSV, checkpoint_path, list_checkpoints
+from ..runs.history import read_history
 from ..training.parser import parse_arguments
 from ..training.schedules import STABLE_DECAY as SCHEDULE
 from .execute import execute_runs
@@ -69,12 +70,12 @@ def _budget(run):
 
 def branch_off(run, trunk):
     """Copy the checkpoint where the decay of a run begins, and the best one up to there, from a longer run."""
-    if run.finished or run_files.list_checkpoints(run.folder):
+    if run.finished or list_checkpoints(run.folder):
         return
     start = _budget(run) * (UNIT - 1) // UNIT
-    rows = run_record.read_history(trunk.folder / run_files.HISTORY_CSV)
+    rows = read_history(trunk.folder / HISTORY_CSV)
     step = next(int(row["step"]) for row in rows if row["epoch"] == start)
-    checkpoint = run_files.checkpoint_path(trunk.folder, step)
+    checkpoint = checkpoint_path(trunk.folder, step)
     if not checkpoint.is_dir():  # dropped before this budget was added: the run is trained in full
         return
     with replacing_files(run.folder) as temporary:
@@ -92,6 +93,6 @@ def execute_with_branches(runs, common, engine):
     failed += [run for run in runs if run.name in branches and run not in ready] + execute_runs(ready, common, engine)
     if not failed:
         for trunk in branches.values():
-            last = run_files.list_checkpoints(trunk.folder)[-1]
+            last = list_checkpoints(trunk.folder)[-1]
             rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))
     return failed

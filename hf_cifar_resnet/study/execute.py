@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from tqdm.auto import tqdm
 
 from ..documents import read_json, write_json
-from ..reporting import run_files
+from ..runs.files import METRICS_JSON
 from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, variant_name
 
 LOG = "train.log"
@@ -55,7 +55,7 @@ def _execute_run(run, common, engine, bar):
         return f"FAILED: {failure.strerror or failure}"
     if not run.finished:
         return f"FAILED{f' ({error})' if error else ''}, see {log}"
-    metrics = read_json(run.folder / run_files.METRICS_JSON)
+    metrics = read_json(run.folder / METRICS_JSON)
     return f"test top-1 {metrics['test']['top1']:.2%} after {metrics['timing']['train_seconds']:.0f} s of training"
 
 

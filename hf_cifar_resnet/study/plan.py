@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..documents import read_json, write_json
 from ..errors import UserError, explained
-from ..reporting import run_files
+from ..runs.files import METRICS_JSON, STUDY_JSON
 from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import parse_arguments
 
@@ -63,7 +63,7 @@ class Run:
     @property
     def finished(self):
         # A run writes its metrics last, when its model and all other files are complete.
-        return (self.folder / run_files.METRICS_JSON).is_file()
+        return (self.folder / METRICS_JSON).is_file()
 
     def arguments(self):
         variant = self.variant
@@ -121,7 +121,7 @@ def check_runs(runs, common):
 
 def write_plan(folder, runs, options, common):
     """Write `study.json`, or add these runs to it. Raises [`UserError`] if it has runs with other arguments."""
-    path = folder / run_files.STUDY_JSON
+    path = folder / STUDY_JSON
     vary, without, entries = sorted(options.vary), dict(options.without), [run.entry() for run in runs]
     if path.is_file():
         before = read_json(path)

@@ -6,7 +6,8 @@ from collections import defaultdict
 
 from ..documents import read_json
 from ..errors import UserError, explained
-from ..reporting import run_files, run_record
+from ..runs.files import HISTORY_CSV, METRICS_JSON, RUN_JSON, STUDY_JSON
+from ..runs.history import read_history
 
 # In a study's folder: the scores of the runs of each variant as an ensemble.
 ENSEMBLES_JSON = "ensembles.json"
@@ -21,19 +22,19 @@ def read_study(folder):
     (arguments that were chosen on validation) and `tuning` (whether it only serves that choice). A folder without
     `study.json` holds single runs, which are compared by their schedules.
     """
-    study = folder / run_files.STUDY_JSON
+    study = folder / STUDY_JSON
     if study.is_file():
         runs = read_json(study)["runs"]
     else:
-        runs = [_single_run(path) for path in sorted(folder.glob(f"*/{run_files.RUN_JSON}"))]
+        runs = [_single_run(path) for path in sorted(folder.glob(f"*/{RUN_JSON}"))]
     finished, unfinished = [], []
     for run in runs:
         place = folder / run["folder"]
-        if (place / run_files.METRICS_JSON).is_file():
+        if (place / METRICS_JSON).is_file():
             records = {
-                "run": read_json(place / run_files.RUN_JSON),
-                "metrics": read_json(place / run_files.METRICS_JSON),
-                "history": run_record.read_history(place / run_files.HISTORY_CSV),
+                "run": read_json(place / RUN_JSON),
+                "metrics": read_json(place / METRICS_JSON),
+                "history": read_history(place / HISTORY_CSV),
             }
             finished.append(run | records)
         else:

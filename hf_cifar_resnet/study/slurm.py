@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError, explained, one_line
-from ..reporting.run_files import METRICS_JSON
+from ..runs.files import METRICS_JSON
 from .local import launch
 
 POLL = 2  # seconds between two looks at a log

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from ..errors import UserError
-from ..reporting.run_files import list_checkpoints
+from ..runs.files import list_checkpoints
 
 
 class AttemptsCallback(TrainerCallback):

@@ -8,7 +8,8 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, set_seed
 
 from ..documents import write_json
-from ..reporting import run_files, run_record
+from ..runs.files import RUN_JSON
+from ..runs.scores import ACCURACIES, select_scores
 
 
 class QuietProgressCallback(ProgressCallback):
@@ -45,7 +46,7 @@ class RunRecordCallback(TrainerCallback):
             if tried != given:
                 self.record["changed_arguments"]["global_batch_size"] = [given, tried]
         if state.is_world_process_zero:
-            write_json(self.record, Path(args.output_dir, run_files.RUN_JSON))
+            write_json(self.record, Path(args.output_dir, RUN_JSON))
 
 
 class EpochBoundary(TrainerCallback):
@@ -96,10 +97,10 @@ class EpochLineCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
         if not any(name.startswith("eval_") for name in metrics):
             return
-        scores, figures = run_record.scores(metrics, "eval"), {}
+        scores, figures = select_scores(metrics, "eval"), {}
         if "loss" in scores:
             figures["eval loss"] = f"{scores['loss']:.4f}"
-        figures |= {name: f"{scores[key]:6.2%}" for key, name in run_record.ACCURACIES.items() if key in scores}
+        figures |= {name: f"{scores[key]:6.2%}" for key, name in ACCURACIES.items() if key in scores}
         scale = getattr(lr_scheduler, "scale", 1.0)
         if scale != self._scale:
             figures["LR"] = f"{'cut' if scale < self._scale else 'raised'} to {lr_scheduler.get_last_lr()[0]:.3g}"

@@ -13,7 +13,7 @@ from ..device import device_for
 from ..errors import UserError, explained
 from ..evaluation import analysis
 from ..processes import SAME_DATA, check_processes, check_same
-from ..reporting import run_record
+from ..runs.scores import SCORES, select_scores
 from .arguments import CifarTrainingArguments
 from .build import quieten_libraries
 from .parser import CifarArgumentParser, parse_with_run_record
@@ -55,7 +55,7 @@ def score_ensemble(names, use_cpu=False):
     _, data_args, record = parse_with_run_record(CifarArgumentParser(DataArguments), names[:1])
     args = scoring_arguments(names[0], use_cpu, training_precision(record, use_cpu))
     _, scores = load_evaluator(names, args, data_args, {"test"}).predict("test")
-    return {name: scores[name] for name in run_record.SCORES if name in scores}
+    return {name: scores[name] for name in SCORES if name in scores}
 
 
 def load_evaluator(names, args, data_args, needed):
@@ -97,7 +97,7 @@ class CheckpointEvaluator:
             output = self.trainer.predict(images, metric_key_prefix="of")
         if not np.isfinite(output.predictions).all():
             raise UserError(f"{self.name}: {load.NOT_FINITE}")
-        return output.predictions, run_record.scores(output.metrics, "of")
+        return output.predictions, select_scores(output.metrics, "of")
 
     def score(self, logits, images):
         """Return the scores of logits (n, num_labels) of these images."""

@@ -13,7 +13,7 @@ from ..choices import current_name
 from ..data.arguments import DataArguments
 from ..documents import read_json, read_yaml
 from ..errors import LineParser, UserError, explained
-from ..reporting import run_files
+from ..runs.files import RUN_JSON, find_run_record
 from .arguments import CifarTrainingArguments, ModelArguments
 from .schedules import is_by_evaluations
 
@@ -154,7 +154,7 @@ def parse_with_run_record(parser, argv, others=None):
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
-    path = run_files.find_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
+    path = find_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
     with explained(path, OSError, ValueError):
         record = read_json(path) if path else {}
     given = _parse_data_arguments(record.get("data_arguments") or {})
@@ -168,7 +168,7 @@ def parse_with_run_record(parser, argv, others=None):
 
 def _parse_data_arguments(given):
     """Return a run's data arguments, validated like a command line because the checkpoint may be from anybody."""
-    with explained(f"the data_arguments of {run_files.RUN_JSON} are wrong", AttributeError, ValueError):
+    with explained(f"the data_arguments of {RUN_JSON} are wrong", AttributeError, ValueError):
         given = {name: given[name] for name in DataArguments.__annotations__ if given.get(name) is not None}
         words = [[f"--{name}", *(value if isinstance(value, list) else [value])] for name, value in given.items()]
         [parsed] = CifarArgumentParser(DataArguments).parse([str(word) for part in words for word in part])

@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 from ..checkpoints.save import find_last_complete
 from ..errors import printable
 from ..processes import destroy_process_group_at_exit, is_launched, is_rank_0
-from ..reporting.run_files import MARKER
+from ..runs.files import MARKER
 from .workers import SIGNALS
 
 EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits.h: a temporary failure, try again

@@ -31,7 +31,7 @@ from ..documents import replacing_files
 from ..errors import UserError, explained
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
-from ..reporting.run_files import TRAINING_ARGS_JSON, WEIGHTS, step_of
+from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from . import schedules
 from .attempts import AttemptsCallback
 from .callbacks import EpochBoundary, EpochLineCallback, ProcessSeedCallback, QuietProgressCallback

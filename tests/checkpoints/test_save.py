@@ -14,7 +14,7 @@ from trainer_fixtures import at
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.checkpoints.save import find_damage, write_manifest
 from hf_cifar_resnet.documents import LARGEST_JSON, read_json
-from hf_cifar_resnet.reporting.run_record import make_metrics
+from hf_cifar_resnet.runs.metrics import make_metrics
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 

@@ -6,7 +6,7 @@ import pytest
 
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.documents import read_json
-from hf_cifar_resnet.reporting.run_record import read_history
+from hf_cifar_resnet.runs.history import read_history
 
 TWO_EPOCHS = ["--max_steps", "-1", "--num_train_epochs", "2", "--max_train_samples", "64"]
 

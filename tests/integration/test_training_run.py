@@ -7,7 +7,7 @@ import pytest
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.documents import read_json
-from hf_cifar_resnet.reporting.run_record import read_history
+from hf_cifar_resnet.runs.history import read_history
 from hf_cifar_resnet.study.report import write_report
 
 from .conftest import PUSHED, write_noise

@@ -4,7 +4,7 @@ import pytest
 
 from hf_cifar_resnet.model import CifarResNetConfig
 from hf_cifar_resnet.reporting.console import start_block
-from hf_cifar_resnet.reporting.run_record import make_record, model_name
+from hf_cifar_resnet.runs.record import make_record, model_name
 from hf_cifar_resnet.training.build import build_model, load_data
 from hf_cifar_resnet.training.parser import parse_arguments
 

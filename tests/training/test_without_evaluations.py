@@ -4,7 +4,7 @@ import pytest
 
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.documents import read_json
-from hf_cifar_resnet.reporting.run_record import read_history
+from hf_cifar_resnet.runs.history import read_history
 from hf_cifar_resnet.study.report import write_report
 
 ALL_IMAGES = "--config quickstart --use_cpu --eval_split none --validation_fraction 0".split()

@@ -4,14 +4,10 @@ from types import SimpleNamespace
 import pytest
 
 from hf_cifar_resnet.documents import read_json, write_json
-from hf_cifar_resnet.reporting.run_record import (
-    history,
-    make_metrics,
-    read_history,
-    redact,
-    scores,
-    write_history,
-)
+from hf_cifar_resnet.runs.history import history_rows, read_history, write_history
+from hf_cifar_resnet.runs.metrics import make_metrics
+from hf_cifar_resnet.runs.record import redact
+from hf_cifar_resnet.runs.scores import select_scores
 
 LOG = [
     {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "accuracy": 0.25, "images_per_second": 100.0,
@@ -26,7 +22,7 @@ LOG = [
 
 
 def test_history_has_a_row_for_each_step():
-    first, second, third = history(LOG)
+    first, second, third = history_rows(LOG)
     assert first == {
         "step": 5, "epoch": 0.5, "train_loss": 2.0, "train_accuracy": 0.25, "learning_rate": 0.1,
         "images_per_second": 100.0, "train_seconds": 1.0,
@@ -34,7 +30,7 @@ def test_history_has_a_row_for_each_step():
     assert (second["step"], second["train_loss"], second["eval_loss"], second["eval_top1"]) == (10, 1.5, 1.75, 0.5)
     assert third == {"step": 20, "epoch": 2.0, "eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0}
 
-    assert history(LOG[::-1]) == history(LOG)
+    assert history_rows(LOG[::-1]) == history_rows(LOG)
 
 
 def test_speed_is_that_of_the_whole_training():
@@ -46,7 +42,7 @@ def test_speed_is_that_of_the_whole_training():
 
 
 def test_files_are_read_as_they_were_written(tmp_path):
-    rows = [*history(LOG), {"step": 30, "epoch": 3.0, "train_loss": 1 / 3, "eval_superclass": 1e-17}]
+    rows = [*history_rows(LOG), {"step": 30, "epoch": 3.0, "train_loss": 1 / 3, "eval_superclass": 1e-17}]
     write_history([*rows, {"step": 31, "train_loss": math.nan}], tmp_path / "history.csv")
     *read, last = read_history(tmp_path / "history.csv")
     assert read == rows and math.isnan(last["train_loss"])
@@ -56,7 +52,7 @@ def test_files_are_read_as_they_were_written(tmp_path):
 
 
 def test_scores_lose_their_prefix():
-    assert scores({"test_loss": 1.0, "test_top1": 0.5, "test_runtime": 3.0, "eval_top1": 0.1}, "test") == {
+    assert select_scores({"test_loss": 1.0, "test_top1": 0.5, "test_runtime": 3.0, "eval_top1": 0.1}, "test") == {
         "loss": 1.0,
         "top1": 0.5,
     }

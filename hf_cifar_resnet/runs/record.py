@@ -1,6 +1,5 @@
-"""The record of a run: what was run (run.json), its metrics (metrics.json) and its history (history.csv)."""
+"""The record of a run (run.json): what was run."""
 
-import csv
 import platform
 import re
 import secrets
@@ -13,50 +12,8 @@ import torch
 
 from .. import __version__
 from ..choices import BUILT_IN_DATASETS
-from ..documents import write_csv
 from ..processes import is_launched
-from .run_files import folder_name, step_of
-
-# The entries of a training log, and the columns of a history that they fill.
-_TRAINING = {
-    "loss": "train_loss", "accuracy": "train_accuracy", "learning_rate": "learning_rate",
-    "images_per_second": "images_per_second", "data_wait": "data_wait", "seconds": "train_seconds",
-}  # fmt: skip
-ACCURACIES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}  # with their printed names
-SCORES = ("loss", *ACCURACIES)
-
-
-def history(log_history):
-    """
-    Make one row for each step in the Trainer's `state.log_history`: step, epoch, train_loss, ..., eval_loss, eval_top1,
-    ...; accuracies and data_wait (share of the time) are 0 to 1.
-    """
-    rows = {}
-    for entry in log_history:
-        training = entry if "loss" in entry else {}
-        columns = {column: training[name] for name, column in _TRAINING.items() if name in training}
-        columns |= {f"eval_{name}": entry[f"eval_{name}"] for name in SCORES if f"eval_{name}" in entry}
-        if columns:
-            rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]}).update(columns)
-    return [rows[step] for step in sorted(rows)]
-
-
-def write_history(rows, path):
-    """Write the rows of [`history`] as CSV."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    write_csv([columns, *([row.get(name) for name in columns] for row in rows)], path)
-
-
-def read_history(path):
-    """Read the rows that [`write_history`] wrote, as numbers, without empty cells."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-
-
-def scores(metrics, prefix):
-    """Select the scores of [`Scorer`] from a Trainer's metrics, without their prefix."""
-    return {name: metrics[f"{prefix}_{name}"] for name in SCORES if f"{prefix}_{name}" in metrics}
-
+from .files import folder_name
 
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
@@ -146,7 +103,7 @@ def make_record(model, data, model_args, data_args, args, command):
     label = dataset_label(data_args.dataset_name)
     name, selected_on = model_name(model.config), data_args.eval_split
     return {
-        "command": command,  # the first entry, by which `run_files.RUN_FILES` knows the file
+        "command": command,  # the first entry, by which `files.RUN_FILES` knows the file
         "id": secrets.token_hex(8),  # a resumed run keeps it
         "dataset": {
             "id": data_args.dataset_name if on_hub else label,
@@ -181,42 +138,6 @@ def make_record(model, data, model_args, data_args, args, command):
             **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "datasets")},
         },
     }
-
-
-def make_metrics(state, args, eval_split, test=None, most_confused=None):
-    """
-    Make the metrics of a run so far (`metrics.json`) from the Trainer's state. The best epoch was chosen on
-    `eval_split`, unless it is "none"; `test` and `most_confused` are of the saved model on the test split, once it has
-    been scored.
-    """
-    # Nothing may have been logged yet.
-    rows = history(state.log_history) or [{"step": state.global_step, "epoch": state.epoch}]
-    last = rows[-1]
-    best = state.best_model_checkpoint if args.load_best_model_at_end else None
-    kept = step_of(best) if best else last["step"]
-    saved = next((row for row in rows if row["step"] == kept), last)
-    return {
-        "selected_on": eval_split,
-        "metric_for_best_model": args.metric_for_best_model,
-        "best_epoch": saved["epoch"],
-        "epochs": state.epoch,
-        "steps": state.global_step,
-        "train": {"loss": last.get("train_loss"), "accuracy": last.get("train_accuracy")},
-        "validation": scores(saved, "eval") if eval_split == "validation" else None,
-        "test": test,
-        "most_confused": most_confused,
-        "timing": _timing(rows),
-    }
-
-
-def _timing(rows):
-    """Return the seconds of training in a [`history`], and its images/s throughout; None where nothing was logged."""
-    seconds = images = 0.0
-    for row in rows:
-        if "train_seconds" in row:
-            images += row["images_per_second"] * (row["train_seconds"] - seconds)
-            seconds = row["train_seconds"]
-    return {"train_seconds": seconds or None, "images_per_second": images / seconds if seconds else None}
 
 
 def plain(value):
