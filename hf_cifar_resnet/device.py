@@ -62,7 +62,7 @@ def memory_format_for(model: nn.Module, device: torch.device) -> torch.memory_fo
 
 
 def is_faster_in_bf16(model: nn.Module, device: torch.device) -> bool:
-    """Return whether the device is a CPU that computes in bf16, and a model's convolutions wide enough to gain by it."""
+    """Return whether the device is a CPU that computes in bf16, and the model wide enough to gain by it."""
     widths = [convolution.out_channels for convolution in _convolutions(model)]
     is_wide = min(widths, default=0) >= MIN_BF16_WIDTH
     return is_wide and any(_has(device, instructions) for instructions in BF16_INSTRUCTIONS)

@@ -219,7 +219,7 @@ def _rows(mean, std, width, device):
     return [torch.tensor(values).mul(255.0).repeat(width).to(device) for values in (mean, std)]
 
 
-class Batch(Sequence):
+class Batch:
     """
     A batch of an [`ImageDataset`]: its tensors by name, and the sequence of its samples, from which any other collator
     makes a batch too.
@@ -242,6 +242,9 @@ class Batch(Sequence):
         if isinstance(key, str):
             return self.tensors[key]
         return {name: tensor[key] for name, tensor in self.tensors.items()}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (self[number] for number in range(len(self)))
 
     def __or__(self, other: Mapping[str, torch.Tensor]) -> "Batch":
         return Batch({**self.tensors, **other})
@@ -334,7 +337,7 @@ class ImageDataset(torch.utils.data.Dataset):
             self.images = np.load(self.images, mmap_mode="r")
 
 
-def collate(samples: Sequence[Mapping[str, Any]] | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def collate(samples: Batch | Sequence[Mapping[str, Any]] | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
     Return the tensors of a [`Batch`], or those that other samples make: dicts of numbers and arrays, where `label` is
     another name for `labels`. What is neither, such as an image or a text, is left out.

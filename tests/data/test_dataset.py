@@ -10,8 +10,7 @@ from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
-from transformers import default_data_collator
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, default_data_collator
 from transformers.image_utils import load_image
 
 from hf_cifar_resnet.data.augment import Augmenter
