@@ -13,12 +13,11 @@ from ..checkpoints.outputs import check_output
 from ..documents import atomic_write, write_csv
 from ..errors import UserError
 from ..reporting.plots import PICTURE, plot_lr_range
+from ..schedules import ScheduleCallback
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
-from ..training.schedules import ScheduleCallback
-from ..training.train_metrics import NonFiniteError
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
@@ -62,7 +61,7 @@ def main(argv, prog=None):
         trainer = build_trainer(build_model(model_args, data), args, data, data_args.eval_split)
         trainer.remove_callback(EpochLineCallback)
         trainer.add_callback(RangeTestCallback(options.end_lr / options.start_lr))
-        with contextlib.suppress(NonFiniteError):
+        with contextlib.suppress(FloatingPointError):
             trainer.train()
     steps = [entry for entry in trainer.state.log_history if math.isfinite(entry.get("loss", math.nan))]
     if len(steps) < 5:

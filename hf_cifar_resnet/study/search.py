@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from ..errors import UserError, explained
-from ..training.train_metrics import NonFiniteError
 
 BEST_JSON = "search.json"
 # What can change between trials: the Trainer sets it after the arguments were checked and divided over devices.
@@ -26,7 +25,7 @@ def find_best(trainer, space, options, args):
             direction="maximize" if args.greater_is_better else "minimize",
             backend="optuna",
             sampler=optuna.samplers.TPESampler(seed=args.seed),
-            catch=NonFiniteError,  # a trial that diverges counts as a bad one, and the search continues
+            catch=FloatingPointError,  # a trial that diverges counts as a bad one, and the search continues
         )
 
 

@@ -36,7 +36,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import is_in_notebook
 from transformers.utils import logging as transformers_logging
 
-from .. import processes
+from .. import processes, schedules
 from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback
 from ..data.dataset import EpochSampler, ImageDataset, collate, find_normalization, map_images, normalize
@@ -47,7 +47,6 @@ from ..documents import replacing_files
 from ..errors import explained
 from ..evaluation.metrics import Scorer
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, step_of
-from . import schedules
 from .arguments import CifarTrainingArguments
 from .attempts import AttemptsCallback
 from .callbacks import (
@@ -59,7 +58,7 @@ from .callbacks import (
     sort_by_priority,
 )
 from .ema import EmaCallback
-from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
+from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, SCHEDULE_FREE_STATE, Muon
 from .train_metrics import TrainMetrics, TrainMetricsCallback
 from .workers import worker_context
 
@@ -137,7 +136,7 @@ class CifarTrainer(Trainer):
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
         callbacks = [
             self._checkpoints,
-            *schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs),
+            *schedules.get(args.lr_scheduler_type).make_callbacks(args.lr_scheduler_kwargs),
             *(callbacks or []),
             EpochLineCallback(),
         ]
@@ -324,7 +323,10 @@ class CifarTrainer(Trainer):
                 num_training_steps,
                 self.args.warmup_steps,
                 self.args.lr_scheduler_kwargs,
-                by_events=any(isinstance(c, schedules.ScheduleCallback) for c in self.callback_handler.callbacks),
+                scaled_by_callback=any(
+                    isinstance(callback, schedules.ScheduleCallback) for callback in self.callback_handler.callbacks
+                ),
+                optimizer_state=SCHEDULE_FREE_STATE,
             )
         return self.lr_scheduler
 
@@ -641,7 +643,7 @@ def _default_arguments(evaluates: bool, has_metrics: bool) -> CifarTrainingArgum
 
 def _converted_arguments(args: TrainingArguments) -> CifarTrainingArguments:
     """Return the same arguments, with transformers' defaults, and ours where only ours have an argument."""
-    values = args.to_dict() | {"hub_token": args.hub_token}  # of which `to_dict` shows the name alone
+    values: dict[str, Any] = args.to_dict() | {"hub_token": args.hub_token}  # of which `to_dict` shows the name alone
     return CifarTrainingArguments(**values)
 
 
