@@ -43,7 +43,6 @@ EXCEPTIONS = {
     ("training/parser.py", "HfArgumentParser"),
     ("training/parser.py", "hub"),
     ("training/parser.py", "LineParser"),
-    ("training/trainer.py", "hub"),
 }
 
 

@@ -509,6 +509,10 @@ class CifarTrainer(Trainer):
             loss = loss / batch.mean_images
         return (loss, outputs) if return_outputs else loss
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
+        # Where nothing is clipped, transformers computes the norm all the same, at every step.
+        return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
+
     def _evaluate_frozen(self, *args: Any) -> None:
         """Put the modules that are not trained back into evaluation mode."""
         for module in self._frozen:
