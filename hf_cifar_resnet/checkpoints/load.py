@@ -32,7 +32,7 @@ def load_data_for(name, data_args, model, processor, needed):
     Load the `needed` splits, as [`ImageSplits`], without augmentation and normalised for a checkpoint. Raises
     [`UserError`] if no dataset is named, it lacks a split, or its classes are not the checkpoint's.
     """
-    if data_args.dataset_name is None:
+    if data_args is None:
         raise UserError(f"{name} does not say what it was trained on (no run.json): give --dataset_name")
     options = vars(data_args) | {
         "image_mean": processor.image_mean,

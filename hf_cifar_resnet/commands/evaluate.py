@@ -25,8 +25,8 @@ from ..evaluation.scoring import BATCH_SIZE, PRECISIONS, Precision, combine, mir
 from ..hub.resolve import resolve
 from ..processes import read_count
 from ..reporting.error_report import ANALYSIS_FILES, write_analysis
-from ..training.parser import CifarArgumentParser, parse_with_run_record
-from . import positive
+from .line_parser import positive
+from .parser import CifarArgumentParser, parse_with_run_record
 
 SIGNIFICANCE = 0.05
 # How the file of `--json` begins.
