@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
@@ -67,7 +66,7 @@ def _make_examples(
     try:
         data = load_data_for(name, data_args, model, processor, {"test"})
     except (OSError, ValueError) as error:  # the model can be shown all the same
-        print(f"no examples: {error}", file=sys.stderr)
+        print(f"no examples: {error}")
         return []
     assert data.test is not None  # it is needed
     return write_examples(data.test, data.label_names, folder)
