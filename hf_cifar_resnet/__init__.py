@@ -1,8 +1,30 @@
 """Train a ResNet from scratch on CIFAR-100 the Hugging Face way, and study its learning-rate schedules."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .data.dataset import ImageDataset
+    from .data.sources import load_splits
+    from .evaluation.metrics import Scorer
+    from .model import CifarResNetConfig, CifarResNetForImageClassification, CifarResNetModel
+    from .training.arguments import CifarTrainingArguments
+    from .training.schedules import ScheduleCallback
+    from .training.trainer import CifarTrainer
 
 __version__ = "0.1.0"
+__all__ = [
+    "CifarResNetConfig",
+    "CifarResNetForImageClassification",
+    "CifarResNetModel",
+    "CifarTrainer",
+    "CifarTrainingArguments",
+    "ImageDataset",
+    "ScheduleCallback",
+    "Scorer",
+    "__version__",
+    "load_splits",
+]
 
 # These are imported on first use, so that importing the package takes no time.
 _HOMES = {
@@ -16,14 +38,13 @@ _HOMES = {
     "Scorer": "evaluation.metrics",
     "load_splits": "data.sources",
 }
-__all__ = [*_HOMES, "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -1,4 +1,4 @@
-"""Load a model, its image processor and its data from a checkpoint: a folder, or a repository on the Hub."""
+"""Load a model, its image processor and its data from the folder of a checkpoint."""
 
 import logging
 import warnings
@@ -13,8 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..data.arguments import DataArguments
 from ..data.sources import load_splits
 from ..documents import read_json
-from ..errors import UserError, explained, naming_folder, shorten
-from ..hub import client
+from ..errors import UserError, explained, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised weights mean nothing without their scales
@@ -22,26 +21,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised w
 NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
 
 
-def find_checkpoint(name):
-    """Return the folder `name`, or the local copy of `user/repo[@revision]`. Raises [`UserError`] if neither exists."""
-    folder = Path(name)
-    if client.is_reference(name):
-        with explained(f"there is no folder {name}, and from the Hub", client.HubError):
-            folder = client.download(name)
-    with naming_folder(name, f"{name}@main means the Hub"):
-        if not (folder / "config.json").is_file():
-            reason = "holds no checkpoint (no config.json)" if folder.is_dir() else "is neither a folder nor user/repo"
-            raise UserError(f"{name} {reason}")
-    return folder
-
-
-def load_checkpoint(name):
-    """Load the model, ready to predict, and the image processor of a folder or Hub repository. Raises [`UserError`]."""
-    folder = find_checkpoint(name)
-    with (
-        naming_folder(name, f"{name}@main means the Hub"),
-        explained(f"the checkpoint {name} cannot be loaded", ValueError),
-    ):
+def load_checkpoint(folder: Path) -> tuple[CifarResNetForImageClassification, ViTImageProcessor]:
+    """Load the model, ready to predict, and the image processor of a folder. Raises `ValueError`."""
+    with explained(f"the checkpoint {folder} cannot be loaded", ValueError):
         return load_model(folder).eval(), load_processor(folder)
 
 

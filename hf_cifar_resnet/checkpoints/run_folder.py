@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..documents import remove_leftovers
 from ..errors import UserError, explained
-from ..hub import client
 from ..processes import decide_on_rank_0
 from ..runs.files import LOCK, METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
 from .outputs import check_no_checkpoint, check_replaced
@@ -127,34 +126,35 @@ def _kind_of_resume(args):
     value = str(args.resume_from_checkpoint or "")
     if value.lower() in ("", "true", "auto"):
         return value.lower() or None
+    return "pushed" if is_pushed_state(value) else "folder"
+
+
+def is_pushed_state(value: str | bool | None) -> bool:
+    """Whether `resume_from_checkpoint` is `user/repo@branch`, a state that was pushed to the Hub."""
     # With the @, since `runs/checkpoint-9` looks like user/repo too.
-    return "hub" if "@" in value and client.is_reference(value) else "folder"
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*@.+", str(value)) is not None and not os.path.exists(str(value))
 
 
-def find_resume_checkpoint(args):
+def find_resume_checkpoint(args, pushed: Path | None = None) -> Path | None:
     """
-    Return the checkpoint that `--resume_from_checkpoint` names, or None: a folder, `true` for the last complete one,
-    `auto` for that one or a new training, or `user/repo@branch`, which is downloaded into the run's folder. Raises
-    [`UserError`] if there is none, or it is damaged.
+    Return the checkpoint that `resume_from_checkpoint` names, or None: a folder, `true` for the last complete one,
+    `auto` for that one or a new training, or a state that was pushed, whose copy from the Hub is in the folder `pushed`
+    and becomes a checkpoint in the run's folder. Raises `ValueError` if there is none, or it is damaged.
     """
-    return decide_on_rank_0(lambda: _find_resume_checkpoint(args))
+    return decide_on_rank_0(lambda: _find_resume_checkpoint(args, pushed))
 
 
-def _find_resume_checkpoint(args):
+def _find_resume_checkpoint(args, pushed):
     kind = _kind_of_resume(args)
     if kind is None:
         return None
-    if kind == "hub":
-        return _download(args)
+    if kind == "pushed":
+        if list_checkpoints(args.output_dir):
+            raise ValueError(
+                f"resume_from_checkpoint: {args.output_dir} has checkpoints of its own; choose another folder"
+            )
+        return read_pickle_free(pushed, args.output_dir)
     if kind == "auto":
         return find_last_resumable(args.output_dir, args.load_best_model_at_end, print)
     given = True if kind == "true" else args.resume_from_checkpoint
     return find_resumable(given, args.output_dir, args.load_best_model_at_end, print)
-
-
-def _download(args):
-    flag = "--resume_from_checkpoint"
-    if list_checkpoints(args.output_dir):
-        raise UserError(f"{flag}: {args.output_dir} has checkpoints of its own; choose another folder")
-    with explained(f"{flag} {args.resume_from_checkpoint}", client.HubError):
-        return read_pickle_free(client.download(args.resume_from_checkpoint), args.output_dir)

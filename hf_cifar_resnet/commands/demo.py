@@ -13,6 +13,7 @@ from ..data.dataset import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, explained, require
 from ..hub import client
+from ..hub.resolve import resolve
 from ..hub.staging import kept_card_note
 from ..inference.space import SPACE_FILES, write_examples, write_space
 from ..runs.files import folder_name
@@ -23,7 +24,7 @@ def main(argv, prog=None):
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
     require("gradio", "demo")
-    model, processor = load_checkpoint(options.checkpoint)
+    model, processor = load_checkpoint(resolve(options.checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         examples = options.examples or write_examples(options.checkpoint, data_args, model, processor, scratch)
         title = f"{folder_name(options.checkpoint)} in {model.config.num_labels} classes"

@@ -4,13 +4,13 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from ..checkpoints.load import find_checkpoint
 from ..checkpoints.outputs import check_output, check_output_folder
 from ..checkpoints.save import find_damage, write_manifest
 from ..data.arguments import DataArguments
 from ..documents import read_json, replacing_files, write_json
 from ..errors import UserError
 from ..evaluation import analysis
+from ..hub.resolve import resolve
 from ..processes import destroy_process_group_at_exit
 from ..reporting.error_report import ANALYSIS_FILES, write_analysis
 from ..runs.scores import SCORES as SCORE_NAMES
@@ -158,7 +158,7 @@ def _check_ensemble(options):
         return
     if not options.others:
         raise UserError("--ensemble needs two checkpoints or more: evaluate A B C --ensemble")
-    folders = [find_checkpoint(name).resolve() for name in names]
+    folders = [resolve(name).resolve() for name in names]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             raise UserError(f"--ensemble: {names[number]} is named twice")

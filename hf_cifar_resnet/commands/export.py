@@ -10,6 +10,7 @@ from ..checkpoints.outputs import check_output
 from ..data.arguments import DataArguments
 from ..documents import atomic_write
 from ..errors import UserError
+from ..hub.resolve import resolve
 from ..inference import convert
 from ..inference.export import (
     BATCH_SIZES,
@@ -29,7 +30,7 @@ from . import positive
 def main(argv, prog=None):
     """Export a checkpoint, compare its logits and its accuracy with PyTorch's, and return the figures."""
     options, data_args = _parse(argv, prog)
-    model, processor = load_checkpoint(options.checkpoint)
+    model, processor = load_checkpoint(resolve(options.checkpoint))
     size, name = processor.size["height"], options.split or ("test" if options.precision != "fp32" else None)
     needed = {name, "train"} if options.precision == "int8" else {name}
     data = load_data_for(options.checkpoint, data_args, model, processor, needed) if name else None

@@ -10,6 +10,7 @@ from ..checkpoints.outputs import check_output
 from ..device import device_for
 from ..documents import atomic_write
 from ..errors import LineParser, UserError, printable
+from ..hub.resolve import resolve
 from ..inference.predict import FORMATS, MAX_NAME_WIDTH, PATTERNS, Predictor, describe_left_out, find_images
 from . import positive
 
@@ -20,7 +21,7 @@ def main(argv, prog=None):
     paths, left_out = find_images(options.images)
     if options.output is not None:
         check_output("--output", options.output, PATTERNS[options.format], inputs=paths)
-    model, processor = load_checkpoint(options.checkpoint)
+    model, processor = load_checkpoint(resolve(options.checkpoint))
     predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
     unreadable = []
 

@@ -41,28 +41,33 @@ def _train(model_args, data_args, args, command, preempted):
     from transformers import set_seed
 
     from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
-    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, lock_run_folder
+    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
     from ..hub.callback import HubCallback
+    from ..hub.resolve import resolve
     from ..reporting.console import end_block, start_block
     from ..runs.files import folder_name
-    from ..training.build import build_model, build_trainer, find_pretrained, load_data, quieten_libraries
+    from ..training.build import build_model, build_trainer, load_data, prepare_fine_tuning, quieten_libraries
     from ..training.callbacks import RunRecordCallback
 
     processes.check_processes(args)
     quieten_libraries(args)
     set_seed(args.seed)
-    start = find_pretrained(model_args, data_args)
+    name, resume_from = model_args.model_name_or_path, args.resume_from_checkpoint
+    pretrained = resolve(name) if name else None
+    pushed = processes.decide_on_rank_0(lambda: resolve(resume_from)) if is_pushed_state(resume_from) else None
+    if pretrained is not None:
+        prepare_fine_tuning(model_args, data_args, pretrained)
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args)
     if args.world_size > 1:
         processes.check_same(data.digests(), processes.SAME_DATA)
-    model = build_model(model_args, data, start)
+    model = build_model(model_args, data, pretrained)
     args = args.with_precision_for(model)
     args.output_dir = choose_run_folder(args, run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or folder_name(args.output_dir)
     record = make_record(model, data, model_args, data_args, args, command)
-    resume = find_resume_checkpoint(args)
+    resume = find_resume_checkpoint(args, pushed)
     if resume:
         if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
             raise resume_error(resume, reason)

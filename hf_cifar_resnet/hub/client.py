@@ -21,13 +21,12 @@ PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
 WAITS, LONGEST_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
 TIMEOUT = 60
-_REFERENCE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@.+)?")
 
 
-class HubError(Exception):
+class HubError(OSError):
     """An error of the Hub, in one line that says what to do; if it is `temporary`, the same call may succeed later."""
 
-    def __init__(self, message, temporary=False, retry_after=None):
+    def __init__(self, message: str, temporary: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.temporary, self.retry_after = temporary, retry_after
 
@@ -99,11 +98,6 @@ def push_folder(folder, repo_id, *, message, run, replace=True, names=None, priv
         return Pushed(url, commit.oid != history.head, kept_card)
 
     return _retry(push, repo_id)
-
-
-def is_reference(text):
-    """Whether a text is `user/repo` or `user/repo@revision`, and not a local folder."""
-    return _REFERENCE.fullmatch(str(text)) is not None and not Path(text).exists()
 
 
 def download(reference):

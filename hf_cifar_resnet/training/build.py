@@ -3,7 +3,7 @@
 import copy
 import logging
 
-from ..checkpoints.load import find_checkpoint, label_names, load_model, load_processor
+from ..checkpoints.load import label_names, load_model, load_processor
 from ..errors import UserError, explained
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 from .optimizers import check_optimizer
@@ -12,23 +12,19 @@ from .optimizers import check_optimizer
 _FREE = ("dropout", "drop_path_rate")
 
 
-def find_pretrained(model_args, data_args):
+def prepare_fine_tuning(model_args, data_args, folder):
     """
-    Return the folder of the model to fine-tune, or None, and set its normalisation for the data if none is given.
-    Raises [`UserError`] if there is no such model, or the arguments describe another one.
+    Set the normalisation of the model to fine-tune, in `folder`, for the data if none is given. Raises [`UserError`]
+    if the arguments describe another model.
     """
     name = model_args.model_name_or_path
-    if name is None:
-        return None
     new = [argument for argument in model_args.given if argument not in _FREE]
     if new:
         raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
     with explained(f"--model_name_or_path {name} cannot be loaded", ValueError):
-        folder = find_checkpoint(name)
         if data_args.image_mean is None:
             processor = load_processor(folder)
             data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
-    return folder
 
 
 def build_model(model_args, data, pretrained=None):

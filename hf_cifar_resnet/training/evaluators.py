@@ -12,6 +12,7 @@ from ..data.sources import ImageSplits
 from ..device import device_for
 from ..errors import UserError, explained
 from ..evaluation import analysis
+from ..hub.resolve import resolve
 from ..processes import SAME_DATA, check_processes, check_same
 from ..runs.scores import SCORES, select_scores
 from .arguments import CifarTrainingArguments
@@ -25,7 +26,7 @@ def scoring_arguments(checkpoint, use_cpu=False, precision="fp32", batch_size=25
     with explained("", ValueError):
         args = CifarTrainingArguments(
             # The Trainer requires a folder; nothing is written there.
-            output_dir=str(load.find_checkpoint(checkpoint)),
+            output_dir=str(resolve(checkpoint)),
             use_cpu=use_cpu,
             bf16=precision == "bf16",
             fp16=precision == "fp16",
@@ -65,7 +66,7 @@ def load_evaluator(names, args, data_args, needed):
     """
     evaluators = []
     for name in names:
-        model, processor = load.load_checkpoint(name)
+        model, processor = load.load_checkpoint(resolve(name))
         with args.main_process_first(desc="decoding the images"):
             data = load.load_data_for(name, data_args, model, processor, needed)
         if args.world_size > 1:

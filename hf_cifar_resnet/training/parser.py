@@ -149,12 +149,12 @@ def parse_with_run_record(parser, argv, others=None):
     Return options, [`DataArguments`] (`dataset_name` is None if neither the record nor the command line has one), and
     the run record ({} if there is none).
     """
-    from ..checkpoints.load import find_checkpoint
+    from ..hub.resolve import resolve
 
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
-    path = find_run_record(find_checkpoint(parser.parse_known_args(argv)[0].checkpoint))
+    path = find_run_record(resolve(parser.parse_known_args(argv)[0].checkpoint))
     with explained(path, OSError, ValueError):
         record = read_json(path) if path else {}
     given = _parse_data_arguments(record.get("data_arguments") or {})

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.training.arguments import ModelArguments
-from hf_cifar_resnet.training.build import build_model, find_pretrained
+from hf_cifar_resnet.training.build import build_model, prepare_fine_tuning
 
 
 @pytest.fixture
@@ -51,17 +52,16 @@ def test_dropout_may_be_chosen_anew(saved):
 
 def test_images_are_normalised_as_the_model_knows_them(saved):
     data_args = DataArguments()
-    find_pretrained(ModelArguments(model_name_or_path=str(saved[1])), data_args)
+    prepare_fine_tuning(ModelArguments(model_name_or_path=str(saved[1])), data_args, saved[1])
     assert (data_args.image_mean, data_args.image_std) == ([0.4, 0.4, 0.4], [0.2, 0.2, 0.2])
     given = DataArguments(image_mean=[0.5] * 3, image_std=[0.1] * 3)
-    find_pretrained(ModelArguments(model_name_or_path=str(saved[1])), given)
+    prepare_fine_tuning(ModelArguments(model_name_or_path=str(saved[1])), given, saved[1])
     assert given.image_mean == [0.5] * 3
 
 
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"model_name_or_path": "no/such/folder"}, "is neither a folder nor user/repo"),
         ({"model_name_or_path": "{saved}", "depth": 18}, "--depth describes a new model"),
         ({"model_name_or_path": "{empty}"}, "cannot be loaded"),
     ],
@@ -70,5 +70,5 @@ def test_refused_in_one_line(saved, tmp_path, options, reason):
     (tmp_path / "empty").mkdir()
     name = options["model_name_or_path"].format(saved=saved[1], empty=tmp_path / "empty")
     with pytest.raises(ValueError, match=reason) as refused:
-        find_pretrained(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments())
+        prepare_fine_tuning(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments(), Path(name))
     assert "\n" not in str(refused.value)
