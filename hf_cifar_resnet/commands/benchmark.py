@@ -15,9 +15,9 @@ from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import check_output
 from ..documents import write_json
 from ..errors import UserError
-from ..runs.record import hardware
 from ..training.build import build_model, load_data, quieten_libraries
 from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
+from ..training.record import hardware
 from . import positive
 
 

@@ -60,9 +60,9 @@ class HistoryRow:
     @classmethod
     def from_dict(cls, values: Mapping[str, float]) -> HistoryRow:
         """Return the row with these values by column, without columns that no history has."""
-        own = {name: values[name] for name in _COLUMNS if name in values}
+        own = {name: values[name] for name in _COLUMNS if name in values and name not in ("step", "epoch")}
         evaluation = {name: value for name, value in values.items() if EVALUATION.fullmatch(name)}
-        return cls(**own | {"step": int(values["step"])}, evaluation=evaluation)
+        return cls(step=int(values["step"]), epoch=values["epoch"], **own, evaluation=evaluation)
 
 
 _COLUMNS = [each.name for each in fields(HistoryRow) if each.name != "evaluation"]
@@ -72,7 +72,7 @@ _COLUMNS = [each.name for each in fields(HistoryRow) if each.name != "evaluation
 class History:
     """The rows of a run, by step."""
 
-    rows: Sequence[HistoryRow] = ()
+    rows: Sequence[HistoryRow]
 
     def __iter__(self) -> Iterator[HistoryRow]:
         return iter(self.rows)
@@ -88,6 +88,10 @@ class History:
         """Return pairs of an epoch and the value in a column, for the rows that have one."""
         values = [(row.epoch, row.get(column)) for row in self.rows]
         return [(epoch, value) for epoch, value in values if value is not None]
+
+    def to_dicts(self) -> list[dict[str, float]]:
+        """Return the values of each row by column."""
+        return [row.to_dict() for row in self.rows]
 
     def at_step(self, step: int) -> HistoryRow | None:
         return next((row for row in self.rows if row.step == step), None)
@@ -111,14 +115,17 @@ class History:
         with explained(f"{path} is damaged", ValueError), open(path, newline="", encoding="utf-8") as file:
             text = file.read()
         if not text.endswith("\n"):
-            raise ValueError(f"{path} is damaged: it ends within a line")
+            raise ValueError(f"{path} is damaged: {'it ends within a line' if text else 'it is empty'}")
         with explained(f"{path} is damaged", csv.Error):
             header, *lines = csv.reader(text.splitlines())
+        # Former versions wrote an empty line for a history without rows.
+        if header and not {"step", "epoch"} <= set(header):
+            raise ValueError(f"{path} is damaged: its first line does not name the columns step and epoch")
         return cls([_parse_row(path, number, header, line) for number, line in enumerate(lines, 2)])
 
     def write(self, path: str | Path) -> None:
         """Write it as CSV, atomically, without columns that no row has. Raises `ValueError` if that fails."""
-        rows = [row.to_dict() for row in self.rows]
+        rows = self.to_dicts()
         used = dict.fromkeys(name for row in rows for name in row)
         columns = [name for name in _COLUMNS if name in used or name in ("step", "epoch")]
         columns += [name for name in used if name not in columns]
@@ -128,17 +135,19 @@ class History:
 def _parse_row(path: str | Path, number: int, header: Sequence[str], line: Sequence[str]) -> HistoryRow:
     if len(line) != len(header):
         raise ValueError(f"{path} is damaged: line {number} has {len(line)} cells, and the first line {len(header)}")
-    values = {
-        column: _parse_cell(path, number, column, cell) for column, cell in zip(header, line, strict=True) if cell
-    }
+    cells = {column: cell for column, cell in zip(header, line, strict=True) if cell}
     for column in ("step", "epoch"):
-        if not math.isfinite(values.get(column, math.nan)):
+        if column not in cells:
             raise ValueError(f"{path} is damaged: line {number} has no {column}")
-    return HistoryRow.from_dict(values)
+    return HistoryRow.from_dict({column: _parse_cell(path, number, column, cell) for column, cell in cells.items()})
 
 
 def _parse_cell(path: str | Path, number: int, column: str, cell: str) -> float:
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError:
         raise ValueError(f"{path} is damaged: {column} in line {number} must be a number, got {cell!r}") from None
+    # A training that diverges has losses that are not finite.
+    if not math.isfinite(value) and not column.endswith("loss"):
+        raise ValueError(f"{path} is damaged: {column} in line {number} must be a finite number, got {cell!r}")
+    return value

@@ -44,6 +44,7 @@ class RunMetrics:
         metric_for_best_model: the metric by which it was chosen.
         best_epoch: the epoch whose model is saved. The last one where none was chosen.
         epochs, steps: that were trained.
+        evaluations: at how many steps the model was evaluated. None in files of former versions.
         train: of the last epoch.
         validation: of the saved model; None without a validation split, or if it was not evaluated.
         test: of the saved model; None as long as training has not finished.
@@ -55,6 +56,7 @@ class RunMetrics:
     best_epoch: float | None
     epochs: float | None
     steps: int
+    evaluations: int | None
     train: TrainScores
     validation: Scores | None
     test: Scores | None
@@ -84,6 +86,7 @@ class RunMetrics:
             best_epoch=fields.optional_number("best_epoch"),
             epochs=fields.optional_number("epochs"),
             steps=fields.integer("steps"),
+            evaluations=fields.integer("evaluations") if "evaluations" in fields else None,
             train=TrainScores(
                 loss=train.optional_number("loss", finite=False), accuracy=train.optional_number("accuracy")
             ),
@@ -101,6 +104,7 @@ class RunMetrics:
             "best_epoch": self.best_epoch,
             "epochs": self.epochs,
             "steps": self.steps,
+            **({} if self.evaluations is None else {"evaluations": self.evaluations}),
             "train": asdict(self.train),
             "validation": self.validation and self.validation.to_dict(),
             "test": self.test and self.test.to_dict(),

@@ -155,7 +155,8 @@ class RunRecord:
     def from_fields(cls, fields: Fields) -> RunRecord:
         arguments = fields.section("arguments")
         # All others have defaults for runs that do not have them.
-        arguments.text("lr_scheduler_type"), arguments.integer("seed")
+        arguments.text("lr_scheduler_type")
+        arguments.integer("seed")
         changed, versions = fields.mapping("changed_arguments"), fields.mapping("versions")
         given = RunArguments(fields.mapping(GIVEN)) if GIVEN in fields else None
         return cls(

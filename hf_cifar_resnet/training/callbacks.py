@@ -1,14 +1,15 @@
 """Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, set_seed
 
-from ..documents import write_json
 from ..runs.files import RUN_JSON
+from ..runs.record import RunRecord
 from ..runs.scores import ACCURACIES, select_scores
 
 
@@ -33,20 +34,21 @@ class ProcessSeedCallback(TrainerCallback):
 class RunRecordCallback(TrainerCallback):
     """
     Writes `run.json` when training begins, so not if the checkpoint to resume from is refused; with the batch that
-    `auto_find_batch_size` tries.
+    `auto_find_batch_size` tries, which `record` has then too.
     """
 
-    def __init__(self, record):
+    def __init__(self, record: RunRecord):
         self.record = record
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.auto_find_batch_size:
-            given = self.record["arguments"]["global_batch_size"]
+            given = self.record.arguments["global_batch_size"]
             tried = state.train_batch_size * args.world_size * args.gradient_accumulation_steps
             if tried != given:
-                self.record["changed_arguments"]["global_batch_size"] = [given, tried]
+                changed = {**self.record.changed_arguments, "global_batch_size": [given, tried]}
+                self.record = replace(self.record, changed_arguments=changed)
         if state.is_world_process_zero:
-            write_json(self.record, Path(args.output_dir, RUN_JSON))
+            self.record.write(Path(args.output_dir, RUN_JSON))
 
 
 class EpochBoundary(TrainerCallback):

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers.trainer_callback import TrainerState
 
     from ..data.arguments import DataArguments
+    from ..data.dataset import ImageDataset
     from ..data.sources import ImageSplits
     from ..model import CifarResNetConfig, CifarResNetForImageClassification
     from .arguments import CifarTrainingArguments, ModelArguments
@@ -50,11 +51,11 @@ def make_record(
     command: Sequence[str],
 ) -> RunRecord:
     """Make the record of a run; `command` is its command line."""
-    name, label = model_name(model.config), dataset_label(data_args.dataset_name)
+    config = cast("CifarResNetConfig", model.config)
+    name, label = model_name(config), dataset_label(data_args.dataset_name)
     built_in = data_args.dataset_name in BUILT_IN_DATASETS
     on_hub = not built_in and not Path(data_args.dataset_name).exists()
-    sizes = {split: len(getattr(data, split) or ()) for split in ("train", "validation", "test")}
-    scored = data.test if data_args.eval_split == "none" else getattr(data, data_args.eval_split)
+    scored = data.validation if data_args.eval_split == "validation" else data.test
     return RunRecord(
         command=command,
         id=secrets.token_hex(8),  # a resumed run keeps it
@@ -65,15 +66,19 @@ def make_record(
             on_hub=on_hub,
             built_in=built_in,
             image_size=data.image_size,
-            **data.provenance,
+            revision=data.provenance["revision"],
+            license=data.provenance["license"],
+            citation=data.provenance["citation"],
             num_labels=len(data.label_names),
-            **sizes,
-            scored_images=scored.digest(),
+            train=_count(data.train),
+            validation=_count(data.validation),
+            test=_count(data.test),
+            scored_images=None if scored is None else scored.digest(),
         ),
         model=ModelRecord(
             name=name,
-            path=folder_name(args.output_dir),
-            description=f"{name} with the {model.config.stem} stem, {model.num_parameters():,} parameters",
+            path=folder_name(args.output_dir or ""),
+            description=f"{name} with the {config.stem} stem, {model.num_parameters():,} parameters",
             parameters=model.num_parameters(),
             base=model_args.model_name_or_path,
         ),
@@ -86,6 +91,10 @@ def make_record(
         hardware=hardware(args),
         versions={"hf-cifar-resnet": __version__} | {package: version(package) for package in _PACKAGES},
     )
+
+
+def _count(images: ImageDataset | None) -> int:
+    return 0 if images is None else len(images)
 
 
 def make_metrics(
@@ -118,6 +127,7 @@ def make_metrics(
         best_epoch=saved.epoch,
         epochs=state.epoch,
         steps=state.global_step,
+        evaluations=sum(bool(row.evaluation) for row in history),
         train=TrainScores(last.train_loss, last.train_accuracy),
         validation=validation,
         test=test,
@@ -146,11 +156,12 @@ def model_name(config: CifarResNetConfig) -> str:
     from ..model.configuration_cifar_resnet import STANDARD_DEPTHS, STANDARD_WIDTHS
 
     if config.depth is None:
-        name, usual_widths = "-".join(["resnet", config.block, *map(str, config.stage_depths)]), STANDARD_WIDTHS
+        parts = ["resnet", config.block or "", *map(str, config.stage_depths or [])]
+        name, usual_widths = "-".join(parts), STANDARD_WIDTHS
     else:
         name, usual_widths = f"resnet{config.depth}", STANDARD_DEPTHS[config.depth][-1]
     if config.stage_widths != usual_widths:
-        name += "-w" + "-".join(map(str, config.stage_widths))
+        name += "-w" + "-".join(map(str, config.stage_widths or []))
     return name
 
 
