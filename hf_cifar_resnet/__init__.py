@@ -34,7 +34,7 @@ _HOMES = {
     "CifarTrainer": "training.trainer",
     "CifarTrainingArguments": "training.arguments",
     "ImageDataset": "data.dataset",
-    "ScheduleCallback": "training.schedules",
+    "ScheduleCallback": "schedules",
     "Scorer": "evaluation.metrics",
     "load_splits": "data.sources",
 }

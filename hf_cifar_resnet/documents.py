@@ -11,62 +11,76 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from .errors import explained, one_line
+from .errors import one_line
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-LARGEST_JSON, LARGEST_YAML = 2**24, 2**20  # bytes
+MAX_JSON, MAX_YAML = 2**24, 2**20  # bytes
 # How the name of a temporary directory begins, in which files are written before they are renamed.
 TEMPORARY = ".hf-cifar-resnet-"
 
 # Read
 
 
-def read_json(path, largest=LARGEST_JSON):
-    """Return the object in a JSON file as a dict. Raises `OSError`, or `ValueError` in one line that names no file."""
-    return _read_mapping(path, largest, json.loads, "JSON", "a JSON object: {...}")
-
-
-def read_yaml(path):
+def read_json(path: str | os.PathLike, max_size: int = MAX_JSON) -> dict[str, Any]:
     """
-    Return the mapping in a YAML 1.2 file as a dict, in which 1e-3 is a number and `no` is a string, unlike in the YAML
-    1.1 of PyYAML. Raises as [`read_json`] does, also for a repeated key.
+    Return the object in a JSON file of at most `max_size` bytes. Raises `OSError`, or `ValueError` in one line that
+    does not name the file.
     """
-    return _read_mapping(path, LARGEST_YAML, parse_yaml, "YAML", "lines of the form argument: value")
+    try:
+        content = json.loads(_read_text(path, max_size))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not valid JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError("it must hold a JSON object: {...}")
+    return content
 
 
-def _read_mapping(path, largest, parse, language, form):
+def read_yaml(path: str | os.PathLike) -> dict[Any, Any]:
+    """
+    Return the mapping in a YAML 1.2 file, in which 1e-3 is a number and `no` is a string, unlike in the YAML 1.1 of
+    PyYAML. Raises as [`read_json`] does, also for a repeated key.
+    """
+    content = parse_yaml(_read_text(path, MAX_YAML))
+    if not isinstance(content, dict):
+        raise ValueError("it must hold lines of the form argument: value")
+    return content
+
+
+def parse_yaml(text: str | TextIO) -> Any:
+    """Return what a text or a stream of YAML holds. Raises `ValueError` in one line if it is not valid."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    # The constructors of values such as `!!int x` raise these.
+    except (YAMLError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise ValueError(f"it is not valid YAML: {problem}") from error
+
+
+def _read_text(path: str | os.PathLike, max_size: int) -> str:
     if os.path.exists(path) and not os.path.isfile(path):
         # Reading from a pipe may never end, and a recipe is read twice.
         raise ValueError("it is not a regular file, but a folder, a pipe or a device")
     with open(path, "rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
-        raise ValueError(f"it is larger than {largest:,} bytes")
+        content = file.read(max_size + 1)
+    if len(content) > max_size:
+        raise ValueError(f"it is larger than {max_size:,} bytes")
     try:
-        content = parse(content.decode("utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except ImportError:  # says itself what is missing
-        raise
-    except Exception as error:  # constructors of YAML raise more than YAMLError
-        problem = getattr(error, "problem", None) or one_line(error)
-        raise ValueError(f"it is not valid {language}: {problem}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"it must hold {form}")
-    return content
-
-
-def parse_yaml(text):
-    """Return what a text or a stream of YAML holds."""
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe", pure=True).load(text)
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text: {one_line(error)}") from error
 
 
 # Write
@@ -77,10 +91,10 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
     """
     Give a temporary directory in a folder, which is created if it is missing. At the end what was written into it is
     flushed to the disk, and each file atomically replaces its namesake in the folder; after an error none does. Raises
-    [`UserError`] if that fails.
+    `OSError` that names the folder if that fails.
     """
     folder = Path(folder)
-    with explained(f"{folder} cannot be written", OSError):
+    with _naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _temporary_directory(folder) as temporary:
             yield temporary
@@ -92,9 +106,9 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
     Give a `Path` to write a file to, which atomically replaces `path` at the end, unless there is an error. A pipe or
-    another device is written to directly. Raises [`UserError`] if it cannot be written.
+    another device is written to directly. Raises `OSError` that names the path if it cannot be written.
     """
-    with explained(f"{path} cannot be written", OSError):
+    with _naming(path):
         if is_device(path):
             yield Path(path)
             return
@@ -103,6 +117,19 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         with _temporary_directory(place.parent) as temporary:
             yield temporary / place.name
             _move([temporary / place.name], place.parent)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Name a path in an `OSError`, whose own message may name a temporary file, or none where a disk is full."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads the output has ended, which is no error
+        raise
+    except OSError as error:
+        if error.errno is None:  # a message that names it already
+            raise
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
@@ -150,7 +177,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def _temporary_directory(folder):
+def _temporary_directory(folder: Path) -> Iterator[Path]:
     remove_leftovers(folder)
     temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}"
     temporary.mkdir()  # unlike one of `tempfile`, it follows the umask
@@ -162,7 +189,7 @@ def _temporary_directory(folder):
 
 
 @contextmanager
-def _locked(folder):
+def _locked(folder: Path) -> Iterator[None]:
     """Lock a folder until this process ends at the latest. Raises `OSError` where it is locked or cannot be."""
     if fcntl is None:
         raise OSError("this system has no locks")
@@ -174,7 +201,7 @@ def _locked(folder):
         os.close(descriptor)
 
 
-def _move(paths, folder):
+def _move(paths: Iterable[Path], folder: Path) -> None:
     for path in paths:
         flush_to_disk(path)
         path.replace(folder / path.name)

@@ -3,9 +3,10 @@
 import argparse
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any, NoReturn
 
 SHOWN = 3  # of many files or classes in a message
 
@@ -70,7 +71,7 @@ def naming_folder(name: str | os.PathLike, hub_words: str) -> Iterator[None]:
         raise
 
 
-def expand_home(arguments):
+def expand_home(arguments: object) -> None:
     """
     Expand a leading `~` in the texts of an object, as a shell does where it sees one: it sees none in a recipe, in
     `--output_dir=~/runs` and in Python.
@@ -85,23 +86,25 @@ def expand_home(arguments):
 class LineParser(argparse.ArgumentParser):
     """An argument parser that raises [`UserError`], expands `~`, and refuses empty strings and abbreviated flags."""
 
-    known_flags = set()  # of all parsers of this process
+    known_flags: set[str] = set()  # of all parsers of this process
 
-    def __init__(self, *args, **kwargs):
-        self.flags = {}  # with their actions
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.flags: dict[str, argparse.Action] = {}
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def add_argument(self, *names, group=None, **options):
+    def add_argument(self, *names: str, group: Any = None, **options: Any) -> argparse.Action:
         """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""
         action = group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
         self.flags |= dict.fromkeys(action.option_strings, action)
         self.known_flags.update(action.option_strings)
         return action
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed has overloads)
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         parsed, rest = super().parse_known_args(args, namespace)
         expand_home(parsed)
         for name, value in vars(parsed).items():

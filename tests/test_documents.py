@@ -23,7 +23,7 @@ def test_file_stays_as_it_was_where_a_new_one_cannot_be_written(tmp_path, limit_
     path = tmp_path / "file"
     path.write_text("from before")
     limit_file_size(100)
-    with pytest.raises(ValueError, match="file cannot be written: File too large"):
+    with pytest.raises(OSError, match="file cannot be written: File too large"):
         write(path)
     limit_file_size()
     assert path.read_text() == "from before" and os.listdir(tmp_path) == ["file"]

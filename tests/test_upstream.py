@@ -119,7 +119,7 @@ RELIED_ON = [
         ],
     ),
     (
-        "training/schedules.py: a schedule is loaded after the optimizer, whose settings it sets right",
+        "schedules/scheduler.py: a schedule is loaded after the optimizer, whose settings it sets right",
         Trainer._load_optimizer_and_scheduler,
         ["self.optimizer.load_state_dict(", "self.lr_scheduler.load_state_dict("],
     ),

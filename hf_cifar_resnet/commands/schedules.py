@@ -1,61 +1,86 @@
-"""`schedules`: draw the learning rate of every schedule for given settings, without training."""
+"""`schedules`: list every learning-rate schedule, and draw them for given settings, without training."""
 
 import math
+from argparse import Namespace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from .. import schedules
 from ..checkpoints.outputs import check_output
-from ..documents import atomic_write
-from ..errors import LineParser, UserError, explained
-from ..reporting.plots import PICTURE, plot_schedules
-from ..training import schedules
+from ..errors import LineParser
+from ..reporting.plots import PICTURE, atomic_picture, plot_schedules
 from ..training.arguments import json_object
 from . import positive
 
-# How many evaluations a drawn schedule has; none improves on the first.
-EVALUATIONS = 50
-MOST_STEPS, MOST_POINTS = 10_000_000, 2_000
+MAX_STEPS = 10_000_000
 
 
-def main(argv, prog=None):
-    """Write a PNG with one panel for each schedule."""
-    parser = LineParser(prog=prog, description="Draw learning-rate schedules, without training.")
-    parser.add_argument("names", nargs="*", default=schedules.SCHEDULES, help="schedules (default: all)")
-    steps = partial(positive, limit=MOST_STEPS)
-    parser.add_argument("--steps", type=steps, default=1000, help="optimizer steps in the run")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the peak")
-    parser.add_argument("--warmup_steps", type=float, default=0.0,
-                        help="steps, or below 1 a share of them, for schedules with warmup")  # fmt: skip
-    parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for schedules that take these names")
-    parser.add_argument("--output", default="schedules.png", help="PNG to write")
-    options = parser.parse_args(argv)
-    if not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
-        raise UserError("--learning_rate must be above 0, and --warmup_steps not negative")
+def main(argv: list[str], prog: str | None = None) -> None:
+    """Write a PNG and an SVG with one panel for each schedule, or print what there is to know about each."""
+    options = _parse(argv, prog)
+    arguments = json_object("lr_scheduler_kwargs", options.lr_scheduler_kwargs)
+    curves = _compute_curves(options, arguments)
+    if options.list:
+        for spec in map(schedules.get, options.names):
+            print(_describe(spec))
+        return
     check_output("--output", options.output, PICTURE, ending=".png")
-    with explained("", ValueError):
-        kwargs = json_object("--lr_scheduler_kwargs", options.lr_scheduler_kwargs)
-        curves = {name: _curve(name, options, kwargs) for name in options.names}
-    with atomic_write(options.output) as file:
+    check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
+    with atomic_picture(options.output) as file:
         plot_schedules(curves, file)
     print(f"Drawn: {options.output}")
 
 
-def _curve(name, options, kwargs):
-    """Return steps and the learning rate of each. Raises `ValueError` for a schedule or arguments that do not exist."""
-    schedules.check(name, {})
-    accepted = schedules.accepted_arguments(name)
-    kwargs = {key: value for key, value in kwargs.items() if key in accepted}
-    warmup = 0.0 if name in schedules.WITHOUT_WARMUP else options.warmup_steps
-    schedules.try_out(name, options.learning_rate, warmup, kwargs)
-    rules, every = schedules.callbacks_for(name, kwargs), max(1, options.steps // EVALUATIONS)
-    scheduler = next(schedules.dry_run(name, options.steps, options.learning_rate, warmup, kwargs))
-    steps = np.unique(np.linspace(0, options.steps - 1, MOST_POINTS).round().astype(int)).tolist()
-    rates, evaluated = [], 0
-    for step in steps:
-        while rules and evaluated + every <= step:
-            evaluated += every
-            if evaluated >= scheduler.warmup_steps:
-                rules[0].apply(scheduler, 1.0, greater_is_better=False)
-        rates += schedules.rates_at(scheduler, [step])
-    return steps, rates
+def _parse(argv: list[str], prog: str | None) -> Namespace:
+    parser = LineParser(prog=prog, description="List or draw learning-rate schedules, without training.")
+    parser.add_argument("names", nargs="*", default=schedules.names(), help="schedules (default: all)")
+    parser.add_argument("--list", action="store_true", help="print them with their arguments, and draw nothing")
+    parser.add_argument(
+        "--steps", type=partial(positive, limit=MAX_STEPS), default=1000, help="optimizer steps in the run"
+    )
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the peak")
+    parser.add_argument(
+        "--warmup_steps", type=float, default=0.0, help="steps, or below 1 a share of them, for schedules with warmup"
+    )
+    parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for schedules that take these names")
+    parser.add_argument("--output", default="schedules.png", help="PNG to write, with an SVG beside it")
+    options = parser.parse_args(argv)
+    if not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
+        raise ValueError("learning_rate must be above 0, and warmup_steps not negative")
+    return options
+
+
+def _compute_curves(options: Namespace, arguments: dict[str, Any]) -> dict[str, tuple[list[int], list[float]]]:
+    """Return the title of each panel, with steps and the learning rate at each. Each schedule gets what it takes."""
+    chosen = [schedules.get(name) for name in options.names]
+    if unknown := sorted(set(arguments).difference(*(spec.arguments for spec in chosen))):
+        names = ", ".join(spec.name for spec in chosen)
+        raise ValueError(f"lr_scheduler_kwargs has {', '.join(unknown)}, which none of these takes: {names}")
+    curves = {}
+    for spec in chosen:
+        taken = {name: value for name, value in arguments.items() if name in spec.arguments}
+        warmup = options.warmup_steps if spec.takes_warmup else 0.0
+        schedules.try_out(spec.name, options.learning_rate, warmup, taken)
+        curves[spec.name] = schedules.preview_rates(spec.name, options.steps, options.learning_rate, warmup, taken)
+    return curves
+
+
+def _describe(spec: schedules.ScheduleSpec) -> str:
+    return "\n".join(
+        [
+            f"{spec.name} ({spec.label})",
+            f"  learning rate: {spec.description}",
+            f"  warmup: {describe_warmup(spec)}",
+            f"  lr_scheduler_kwargs: {', '.join(spec.arguments) or 'none'}",
+            f"  source: {spec.source}",
+        ]
+    )
+
+
+def describe_warmup(spec: schedules.ScheduleSpec) -> str:
+    own = f"its own, see {spec.own_warmup}"
+    if not spec.takes_warmup:
+        return own if spec.own_warmup else "none"
+    default = f"{spec.default_warmup:.0%} of the steps" if spec.default_warmup else own if spec.own_warmup else "none"
+    return f"warmup_steps; by default {default}"

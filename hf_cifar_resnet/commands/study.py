@@ -34,7 +34,6 @@ from ..study.read import variant_name
 from ..study.search import parse_dimension
 from ..study.slurm import SlurmEngine
 from ..study.tune import check_tuning, tune
-from ..training import schedules
 from ..training.parser import parse_arguments
 from . import positive
 
@@ -80,7 +79,7 @@ def _check_no_run(flag, folder):
 def _parse(argv, prog):
     description = "Compare learning-rate schedules over seeds. All other arguments are those of `train`."
     parser = LineParser(prog=prog, description=description)
-    default = ["constant", "cosine", schedules.PLATEAU]
+    default = ["constant", "cosine", "reduce_lr_on_plateau"]
     parser.add_argument("--schedules", nargs="+", default=default, metavar="NAME", help="schedules to compare")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42], metavar="N", help="seeds of each variant")
     parser.add_argument("--vary", action="append", default=[], metavar="NAME=A,B",

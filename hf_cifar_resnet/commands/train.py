@@ -110,7 +110,7 @@ def finish(trainer, record, data, eval_split):
         trainer.save_model()
         if trainer.is_world_process_zero():
             write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
-    except ValueError as error:  # such as a full disk
+    except (OSError, ValueError) as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
         raise UserError(f"{error}; {left if last else 'there is no checkpoint'}") from error

@@ -110,8 +110,8 @@ def model_card(record: RunRecord, metrics: RunMetrics) -> ModelCard:
 
 def write_run_files(folder: Path, record: RunRecord, metrics: RunMetrics, history: History) -> None:
     """
-    Write run.json, history.csv, README.md and curves.png of a run into its folder, then metrics.json. Raises
-    `ValueError` if one cannot be written, and none is then.
+    Write run.json, history.csv, README.md, curves.png and curves.svg of a run into its folder, then metrics.json. If
+    one cannot be written, none is, and `OSError` is raised.
     """
     label_smoothing = record.arguments.get("label_smoothing_factor", 0.0)
     with replacing_files(folder) as temporary:

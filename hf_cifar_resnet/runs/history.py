@@ -124,7 +124,7 @@ class History:
         return cls([_parse_row(path, number, header, line) for number, line in enumerate(lines, 2)])
 
     def write(self, path: str | Path) -> None:
-        """Write it as CSV, atomically, without columns that no row has. Raises `ValueError` if that fails."""
+        """Write it as CSV, atomically, without columns that no row has. Raises `OSError` if that fails."""
         rows = self.to_dicts()
         used = dict.fromkeys(name for row in rows for name in row)
         columns = [name for name in _COLUMNS if name in used or name in ("step", "epoch")]

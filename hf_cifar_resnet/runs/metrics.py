@@ -113,7 +113,7 @@ class RunMetrics:
         }
 
     def write(self, path: str | Path) -> None:
-        """Write it as JSON, atomically. Raises `ValueError` if the file cannot be written."""
+        """Write it as JSON, atomically. Raises `OSError` if the file cannot be written."""
         write_json(self.to_dict(), path)
 
 

@@ -199,7 +199,7 @@ class RunRecord:
         }
 
     def write(self, path: str | Path) -> None:
-        """Write it as JSON, atomically. Raises `ValueError` if the file cannot be written."""
+        """Write it as JSON, atomically. Raises `OSError` if the file cannot be written."""
         write_json(self.to_dict(), path)
 
     def redacted(self) -> RunRecord:

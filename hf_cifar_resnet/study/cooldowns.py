@@ -16,10 +16,10 @@ from ..errors import UserError
 from ..runs.files import HISTORY_CSV, checkpoint_path, list_checkpoints
 from ..runs.history import History
 from ..training.parser import parse_arguments
-from ..training.schedules import STABLE_DECAY as SCHEDULE
 from .execute import execute_runs
 
 EPOCHS = "num_train_epochs"
+SCHEDULE = "warmup_stable_decay"
 # A budget is a multiple of this, so that its last fifth, the decay, begins with an epoch.
 UNIT = 5
 

@@ -13,11 +13,12 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_in_notebook, is_torch_tf32_available
 
+from .. import schedules
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
 from ..device import count_cores, device_for, is_faster_in_bf16
 from ..errors import expand_home
 from ..processes import is_launched, read_count, roll_call
-from . import callbacks, optimizers, schedules
+from . import callbacks, optimizers
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
@@ -86,7 +87,7 @@ class CifarTrainingArguments(TrainingArguments):
     output_dir: str | None = option(None, "folder of the run; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
     num_train_epochs: float = option(50.0, "epochs")
     learning_rate: float = option(1e-3, "the peak of the schedule, before --lr_scaling")
-    lr_scheduler_type: str = option("cosine", f"one of {', '.join(schedules.SCHEDULES)}")
+    lr_scheduler_type: str = option("cosine", f"one of {', '.join(schedules.names())}")
     optim: str = option("adamw_torch_fused", "such as sgd, muon, schedule_free_adamw; any of the Trainer's")
     weight_decay: float = option(1e-4, "weight decay, except on biases and BatchNorm")
     label_smoothing_factor: float = option(0.1, "label smoothing of the training loss; evaluations have none")
@@ -142,9 +143,9 @@ class CifarTrainingArguments(TrainingArguments):
         schedules.try_out(
             schedule, self.scaled_learning_rate, self.warmup_steps, self.lr_scheduler_kwargs, self.max_steps
         )
-        if schedules.callbacks_for(schedule, self.lr_scheduler_kwargs) and self.eval_strategy == "no":
+        if schedules.get(schedule).by_evaluations and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
-        self.warmup_steps = schedules.default_warmup(schedule, float(self.warmup_steps))
+        self.warmup_steps = schedules.get(schedule).resolve_warmup(float(self.warmup_steps))
 
     def _check_values(self):
         for name, value in vars(self).items():

@@ -9,13 +9,13 @@ from pathlib import Path
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from .. import schedules
 from ..choices import current_name
 from ..data.arguments import DataArguments
 from ..documents import read_json, read_yaml
 from ..errors import LineParser, UserError, explained
 from ..runs.files import RUN_JSON, find_run_record
 from .arguments import CifarTrainingArguments, ModelArguments
-from .schedules import is_by_evaluations
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
 RECIPES = resources.files("hf_cifar_resnet") / "recipes"
@@ -76,7 +76,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         self.set_defaults(eval_strategy="no", load_best_model_at_end=False)
         given, _ = self.parse_known_args(argv)
         needy = {
-            "lr_scheduler_type": is_by_evaluations(given.lr_scheduler_type),
+            "lr_scheduler_type": schedules.get(given.lr_scheduler_type).by_evaluations,
             "eval_strategy": given.eval_strategy != "no",
             "load_best_model_at_end": given.load_best_model_at_end,
             "early_stopping_patience": given.early_stopping_patience is not None,

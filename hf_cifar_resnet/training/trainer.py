@@ -20,7 +20,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import is_in_notebook, logging
 
-from .. import processes
+from .. import processes, schedules
 from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback
 from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
@@ -32,11 +32,10 @@ from ..errors import UserError, explained
 from ..evaluation.metrics import Scorer
 from ..hub.callback import HubCallback
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, step_of
-from . import schedules
 from .attempts import AttemptsCallback
 from .callbacks import EpochBoundary, EpochLineCallback, ProcessSeedCallback, QuietProgressCallback
 from .ema import EmaCallback
-from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, Muon
+from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, SCHEDULE_FREE_STATE, Muon
 from .train_metrics import TrainMetrics, TrainMetricsCallback
 from .workers import worker_context
 
@@ -47,7 +46,7 @@ class CifarTrainer(Trainer):
 
     Evaluations are exact for any batch size and number of processes, and without label smoothing. Train accuracy and
     images/s are logged, biases and BatchNorm have no weight decay, and all of
-    [`~hf_cifar_resnet.training.schedules`] are available. Arguments are saved as JSON instead of a pickle.
+    [`~hf_cifar_resnet.schedules`] are available. Arguments are saved as JSON instead of a pickle.
 
     With `ema_decay` evaluations and the final model have the averaged weights; `checkpoint-*` has the raw ones, beside
     `ema.safetensors`. A checkpoint is verified before a training resumes from it, which then ends, on a CPU, with the
@@ -74,7 +73,7 @@ class CifarTrainer(Trainer):
         # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
         callbacks = [
             self._checkpoints,
-            *schedules.callbacks_for(args.lr_scheduler_type, args.lr_scheduler_kwargs),
+            *schedules.get(args.lr_scheduler_type).make_callbacks(args.lr_scheduler_kwargs),
             *(callbacks or []),
             EpochLineCallback(),
         ]
@@ -234,7 +233,10 @@ class CifarTrainer(Trainer):
                 num_training_steps,
                 self.args.warmup_steps,
                 self.args.lr_scheduler_kwargs,
-                by_events=any(isinstance(c, schedules.ScheduleCallback) for c in self.callback_handler.callbacks),
+                scaled_by_callback=any(
+                    isinstance(callback, schedules.ScheduleCallback) for callback in self.callback_handler.callbacks
+                ),
+                optimizer_state=SCHEDULE_FREE_STATE,
             )
         return self.lr_scheduler
 

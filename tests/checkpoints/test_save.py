@@ -13,7 +13,7 @@ from trainer_fixtures import at
 
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.checkpoints.save import find_damage, write_manifest
-from hf_cifar_resnet.documents import LARGEST_JSON, read_json
+from hf_cifar_resnet.documents import MAX_JSON, read_json
 from hf_cifar_resnet.training.record import make_metrics
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -31,7 +31,7 @@ def test_state_of_a_long_run_is_read(run):
     state = read_json(path)
     state["log_history"] *= 70_000 * 300 // len(json.dumps(state["log_history"]))
     path.write_text(json.dumps(state))
-    assert path.stat().st_size > LARGEST_JSON
+    assert path.stat().st_size > MAX_JSON
     write_manifest(path.parent)
     assert find_last_resumable(run, needs_best=True) == path.parent
 

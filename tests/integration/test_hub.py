@@ -23,6 +23,7 @@ from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.hub import client
 from hf_cifar_resnet.hub.callback import HubCallback, _repo_name
 from hf_cifar_resnet.reporting.card import model_card
+from hf_cifar_resnet.runs.folder import RunFolder
 from hf_cifar_resnet.runs.record import RunRecord
 from hf_cifar_resnet.training.parser import parse_arguments
 
@@ -369,7 +370,7 @@ def changed_run(trained, folder, name="run"):
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["test"]["top1"] = 0.123
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    record = json.loads((folder / "run.json").read_text())
+    record, metrics = RunFolder(folder).read_record(), RunFolder(folder).read_metrics()
     (folder / "README.md").write_text(str(model_card(record, metrics)))
     return folder
 

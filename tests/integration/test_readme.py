@@ -249,13 +249,13 @@ def test_training_program_where_workers_are_not_forked(python, tmp_path, method)
 
 
 def test_every_recipe_and_schedule_is_named():
+    from hf_cifar_resnet import schedules
     from hf_cifar_resnet.training.parser import recipe_names
-    from hf_cifar_resnet.training.schedules import SCHEDULES
 
     assert all(f"`{name}`" in read(REPOSITORY / "README.md") for name in recipe_names())
-    schedules = read(REPOSITORY / "hf_cifar_resnet" / "training" / "README.md")
-    assert all(f"`{name}`" in schedules for name in SCHEDULES)
-    assert f"takes {len(SCHEDULES)} names" in read(REPOSITORY / "README.md")
+    page = read(REPOSITORY / "hf_cifar_resnet" / "training" / "README.md")
+    assert all(f"`{name}`" in page for name in schedules.names())
+    assert f"takes {len(schedules.names())} names" in read(REPOSITORY / "README.md")
 
 
 # What the documents show and [`test_command`] does not run: it may take days, or name data that is not here.

@@ -186,19 +186,19 @@ def test_files_that_cannot_all_be_written_do_not_make_a_finished_run(tmp_path, r
     """A quota as a stand-in for a full disk: of each file, or of a later one, it takes only the beginning."""
     (tmp_path / "README.md").write_text("of the run before")
     limit_file_size(size)
-    with pytest.raises(ValueError, match="cannot be written: File too large"):
+    with pytest.raises(OSError, match="cannot be written: File too large"):
         write_run_files(tmp_path, *run_files)
     limit_file_size()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "of the run before"}
     write_run_files(tmp_path, *run_files)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "curves.png", "history.csv", "metrics.json", "run.json",
+        "README.md", "curves.png", "curves.svg", "history.csv", "metrics.json", "run.json",
     ]  # fmt: skip
 
 
 def test_metrics_are_written_when_all_other_files_are_complete(tmp_path, run_files):
     (tmp_path / "metrics.json").mkdir()
-    with pytest.raises(ValueError, match="metrics.json cannot be written: Is a directory"):
+    with pytest.raises(OSError, match="metrics.json cannot be written: Is a directory"):
         write_run_files(tmp_path, *run_files)
     assert RunRecord.read(tmp_path / "run.json") == run_files[0]
     assert (tmp_path / "curves.png").read_bytes().endswith(b"IEND\xaeB`\x82")

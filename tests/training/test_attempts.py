@@ -6,11 +6,10 @@ import pytest
 import torch
 from run_fixtures import RECORD
 
-from hf_cifar_resnet import CifarTrainer
+from hf_cifar_resnet import CifarTrainer, schedules
 from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.documents import read_json
 from hf_cifar_resnet.runs.record import RunRecord
-from hf_cifar_resnet.training import schedules
 from hf_cifar_resnet.training.callbacks import RunRecordCallback
 
 FITS = 7  # images a batch; transformers tries 8, then nine tenths of it
@@ -104,7 +103,7 @@ def test_run_of_a_found_batch_size_is_resumed_to_its_end(train, tmp_path):
     assert untimed(resumed.state.log_history) == untimed(whole.state.log_history)
 
 
-@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+@pytest.mark.parametrize("name", schedules.names())
 def test_second_training_has_the_learning_rates_of_the_first(rates_used, name):
     rates, trainer = rates_used(lr_scheduler_type=name, num_train_epochs=2, eval_strategy="epoch",
                                 compute_metrics=lambda prediction: {"top1": 0.5})  # fmt: skip

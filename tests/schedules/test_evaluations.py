@@ -9,8 +9,9 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.optimization import GreedyLR
 
-from hf_cifar_resnet.training import schedules
-from hf_cifar_resnet.training.schedules import GreedyCallback, PlateauCallback, ScheduleCallback
+from hf_cifar_resnet import schedules
+from hf_cifar_resnet.schedules import ScheduleCallback
+from hf_cifar_resnet.schedules.evaluations import GreedyCallback, PlateauCallback
 
 PEAK, STEPS, EVERY = 0.05, 20, 5  # EVERY: steps in an epoch
 

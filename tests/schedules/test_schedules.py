@@ -2,9 +2,10 @@ import math
 
 import pytest
 
-from hf_cifar_resnet.training import schedules
+from hf_cifar_resnet import schedules
 
 PEAK, STEPS, EVERY = 0.05, 20, 5  # EVERY: steps in an epoch
+WITH_WARMUP = [name for name in schedules.names() if schedules.get(name).takes_warmup]
 BY_EVALUATIONS = ["reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup", "greedy"]
 
 
@@ -143,7 +144,7 @@ def test_finished_run_that_is_prolonged_follows_its_new_schedule(rates_used, tmp
 
 
 def test_every_schedule_has_a_closed_form():
-    assert {case[0] for case in CASES} == set(schedules.SCHEDULES)
+    assert {case[0] for case in CASES} == set(schedules.names())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
@@ -161,7 +162,7 @@ def test_one_cycle_moves_the_momentum_against_the_rate(rates_used, optimizer):
 )
 def test_points_from_a_file(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    steps = schedules.dry_run("points", STEPS, PEAK, kwargs={"points": str(tmp_path / name)})
+    steps = schedules.dry_run("points", STEPS, PEAK, arguments={"points": str(tmp_path / name)})
     assert [step.get_last_lr()[0] for step in steps] == pytest.approx([PEAK * page(t, 0) for t in range(STEPS)])
     (tmp_path / f"bad-{name}").write_text("a: [")
     with pytest.raises(ValueError, match=name):
@@ -178,8 +179,7 @@ def test_points_of_a_table_are_all_read(tmp_path, monkeypatch, text):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "points.csv").write_text(text, encoding="utf-8", newline="")
     for file in (str(tmp_path / "points.csv"), "~/points.csv"):
-        schedules._read_points.cache_clear()
-        steps = schedules.dry_run("points", STEPS, PEAK, kwargs={"points": file})
+        steps = schedules.dry_run("points", STEPS, PEAK, arguments={"points": file})
         assert [step.get_last_lr()[0] for step in steps] == pytest.approx([PEAK * page(t, 0) for t in range(STEPS)])
 
 
@@ -198,7 +198,7 @@ def test_one_cycle_of_an_optimizer_without_momentum(rates_used, optimizer):
 @pytest.mark.parametrize(
     "name, kwargs, told",
     [
-        ("cosin", {}, "'cosin'.*" + ".*".join(schedules.SCHEDULES)),
+        ("cosin", {}, "'cosin'.*" + ".*".join(schedules.names())),
         ("constant", {"wrong": 1}, "constant .*wrong.* none"),
         ("step", {"wrong": 1}, "step .*wrong.* milestones, gamma"),
         ("one_cycle", {"wrong": 1}, "one_cycle .*wrong.* pct_start, .*div_factor, final_div_factor"),
@@ -239,7 +239,7 @@ def test_one_cycle_of_an_optimizer_without_momentum(rates_used, optimizer):
 )
 def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, told):
     # However long the warmup is.
-    for warmup in (0, 500) if name not in schedules.WITHOUT_WARMUP else (0,):
+    for warmup in (0, 500) if name in WITH_WARMUP else (0,):
         with pytest.raises(ValueError, match=told):
             make_args(
                 lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, eval_strategy="epoch", warmup_steps=warmup,
@@ -263,18 +263,18 @@ def test_warmup_where_there_is_none(make_args, name, instead):
         make_args(lr_scheduler_type=name, warmup_steps=5)
 
 
-@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+@pytest.mark.parametrize("name", schedules.names())
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_a_run_however_short_learns_something(name, total):
     rates = [scheduler.get_last_lr()[0] for scheduler in schedules.dry_run(name, total, PEAK)]
     assert len(rates) == total and max(rates) > 0
 
 
-@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+@pytest.mark.parametrize("name", schedules.names())
 def test_fit_of_a_run_however_short_or_long_is_judged(name):
     for total in (1, 2, 3, 10**9):
         assert isinstance(schedules.find_misfit(name, total, PEAK, evaluations=range(1, total)), str | None)
-    if name not in schedules.WITHOUT_WARMUP:
+    if name in WITH_WARMUP:
         assert (
             "its warmup takes 5, the LR reaches at most 0%" in schedules.find_misfit(name, 1, PEAK, 5)
             or "min_lr" in name
