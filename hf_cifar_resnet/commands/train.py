@@ -44,10 +44,10 @@ def _train(model_args, data_args, args, command, preempted):
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
     from ..hub.callback import HubCallback
     from ..hub.resolve import resolve
-    from ..reporting.console import end_block, start_block
     from ..runs.files import folder_name
     from ..training.build import build_model, build_trainer, load_data, prepare_fine_tuning, quieten_libraries
     from ..training.callbacks import RunRecordCallback
+    from ..training.console import end_block, start_block
     from ..training.record import make_record, run_name
 
     processes.check_processes(args)

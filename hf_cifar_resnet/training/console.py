@@ -16,7 +16,7 @@ from ..runs.record import RunRecord, plain
 from ..runs.scores import ACCURACIES
 
 if TYPE_CHECKING:
-    from ..training.arguments import CifarTrainingArguments
+    from .arguments import CifarTrainingArguments
 
 
 def start_block(

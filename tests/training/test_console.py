@@ -3,8 +3,8 @@
 import pytest
 
 from hf_cifar_resnet.model import CifarResNetConfig
-from hf_cifar_resnet.reporting.console import start_block
 from hf_cifar_resnet.training.build import build_model, load_data
+from hf_cifar_resnet.training.console import start_block
 from hf_cifar_resnet.training.parser import parse_arguments
 from hf_cifar_resnet.training.record import make_record, model_name
 
