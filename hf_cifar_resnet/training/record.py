@@ -15,6 +15,7 @@ from .. import __version__
 from ..choices import BUILT_IN_DATASETS
 from ..evaluation.analysis import ConfusedPair
 from ..evaluation.scores import Scores
+from ..runs.arguments import RunArguments
 from ..runs.files import folder_name, step_of
 from ..runs.history import History, HistoryRow
 from ..runs.metrics import RunMetrics, Selection, Timing, TrainScores
@@ -49,8 +50,15 @@ def make_record(
     data_args: DataArguments,
     args: CifarTrainingArguments,
     command: Sequence[str],
+    given: RunArguments | None = None,
 ) -> RunRecord:
-    """Make the record of a run; `command` is its command line."""
+    """
+    Make the record of a run from what it trains with.
+
+    Args:
+        command: the command line.
+        given: the arguments as they were given.
+    """
     config = cast("CifarResNetConfig", model.config)
     name, label = model_name(config), dataset_label(data_args.dataset_name)
     built_in = data_args.dataset_name in BUILT_IN_DATASETS
@@ -59,6 +67,7 @@ def make_record(
     return RunRecord(
         command=command,
         id=secrets.token_hex(8),  # a resumed run keeps it
+        given=given,
         dataset=DatasetRecord(
             id=data_args.dataset_name if on_hub else label,
             name=label,
