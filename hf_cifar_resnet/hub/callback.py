@@ -5,6 +5,7 @@ import shlex
 import tempfile
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -30,6 +31,8 @@ class HubCallback(TrainerCallback):
     each save, in a thread. `record` is that of the run, and `eval_split` the split on which the best epoch is chosen.
     Raises [`UserError`] if the token is missing or may not write; if the Hub does not answer, training starts anyway.
     """
+
+    pushes_to_hub: ClassVar[bool] = True
 
     def __init__(self, args, eval_split: Selection, record: RunRecord):
         self.args, self.eval_split, self.run_id = args, eval_split, record.id
