@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from ..choices import RENAMED
 from ..documents import read_json
 from ..errors import UserError, one_line
+from ..processes import decide_on_rank_0
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
 from ..runs.record import plain
 from .load import find_class_difference
@@ -178,6 +179,17 @@ def changed_arguments(record, checkpoint):
             if value != now[name]:
                 changed[name] = [*changed.get(name, [value]), now[name]]
     return dict(sorted(changed.items()))
+
+
+def continue_record(record, checkpoint):
+    """
+    Return the record of a run that resumes from a checkpoint: with that run's id, and what changed since. All processes
+    call this. Raises `ValueError` if the run was on other data.
+    """
+    if reason := decide_on_rank_0(lambda: find_dataset_difference(record, checkpoint)):
+        raise resume_error(checkpoint, reason)
+    changed = changed_arguments(record, checkpoint)
+    return record | {"id": run_id(checkpoint) or record["id"], "changed_arguments": changed}
 
 
 def run_id(checkpoint):

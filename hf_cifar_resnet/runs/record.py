@@ -13,6 +13,7 @@ import torch
 from .. import __version__
 from ..choices import BUILT_IN_DATASETS
 from ..processes import is_launched
+from .arguments import GIVEN, RunArguments
 from .files import folder_name
 
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
@@ -96,8 +97,11 @@ def hardware(args):
     return f"{cpu}, {processes}{threads} thread{'s' if threads > 1 else ''}"
 
 
-def make_record(model, data, model_args, data_args, args, command):
-    """Make the record of a run (`run.json`), of plain values; `command` is the list of words that was typed."""
+def make_record(model, data, model_args, data_args, args, command, given=None):
+    """
+    Make the record of a run (`run.json`), of plain values; `command` is the command line, and `given` are the
+    [`RunArguments`], which are those of no run if they are None.
+    """
     sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
     on_hub = data_args.dataset_name not in BUILT_IN_DATASETS and not Path(data_args.dataset_name).exists()
     label = dataset_label(data_args.dataset_name)
@@ -127,6 +131,7 @@ def make_record(model, data, model_args, data_args, args, command):
         },
         "arguments": {name: plain(getattr(args, name)) for name in _RUN_ARGUMENTS}
         | {"augmentation": data_args.augmentation},
+        GIVEN: (given or RunArguments()).to_record(),
         "model_arguments": vars(model_args),
         "data_arguments": vars(data_args),
         "precision": args.precision,
