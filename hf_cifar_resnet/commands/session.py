@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from .. import processes
 from ..checkpoints.run_folder import lock_run_folder
-from ..device import keep_freed_memory
+from ..device import tune_process
 from ..runs.files import MARKER
 from ..training.arguments import CifarTrainingArguments
 from ..training.preemption import PreemptionCallback, watch_signals
@@ -18,13 +18,12 @@ from ..training.preemption import PreemptionCallback, watch_signals
 
 def prepare_process(args: CifarTrainingArguments) -> None:
     """
-    Make this process ready to train: check that all processes of the launch work together, and turn off the libraries'
-    progress bars and warnings that do not apply here. Raises `ValueError` for a launch that went wrong.
+    Make this process ready to train, for as long as it lives: check that all processes of the launch work together,
+    quieten the libraries, and tune PyTorch and the memory. Raises `ValueError` for a launch that went wrong.
     """
     processes.check_processes(args)
     quieten_libraries(args)
-    if args.device.type == "cpu":
-        keep_freed_memory()
+    tune_process(args.device)
 
 
 def quieten_libraries(args: CifarTrainingArguments) -> None:
