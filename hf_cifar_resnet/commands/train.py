@@ -7,7 +7,7 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..runs.record import command_line
 from ..training.arguments import resolve
@@ -16,6 +16,8 @@ from .parser import parse_arguments
 
 if TYPE_CHECKING:
     from ..data.sources import ImageSplits
+    from ..runs.metrics import RunMetrics
+    from ..runs.record import RunRecord
     from ..training.arguments import CifarTrainingArguments
     from ..training.trainer import CifarTrainer
 
@@ -23,7 +25,7 @@ MAX_CONFUSED = 5  # pairs of classes that the card names
 
 
 @reports_errors
-def main(argv: Sequence[str] | None = None, prog: str | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetrics":
     """
     Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.
 
@@ -37,10 +39,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> dict[str
     from ..checkpoints.resume import continue_record
     from ..hub.callback import HubCallback
     from ..hub.resolve import find_pretrained
-    from ..reporting.console import end_block, start_block
-    from ..runs.record import make_record
     from ..training.build import build_trainer, choose_folder, load_data_and_model
     from ..training.callbacks import RunRecordCallback
+    from ..training.console import end_block, start_block
+    from ..training.record import make_record
     from .session import prepare_process, training_session
 
     prepare_process(arguments.training)
@@ -57,7 +59,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> dict[str
         checkpoint = _find_checkpoint(args)
         if checkpoint is not None:
             record = continue_record(record, checkpoint)
-        callbacks = [RunRecordCallback(record), preemption]
+        recorder = RunRecordCallback(record)
+        callbacks = [recorder, preemption]
         hub = HubCallback(args, eval_split, record) if args.push_to_hub else None
         if hub is not None:
             callbacks.append(hub)
@@ -68,9 +71,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> dict[str
         preemption.check()
 
         # 4. Score and publish
-        metrics = score_and_save(trainer, record, data, eval_split)
+        metrics = score_and_save(trainer, recorder.record, data, eval_split)
         if trainer.is_world_process_zero():
-            print(end_block(metrics, args), flush=True)
+            print(end_block(metrics, args.output_dir), flush=True)
             if hub is not None:
                 print(f"{'Pushed':<10} {hub.finish()}", flush=True)
     return metrics
@@ -88,30 +91,28 @@ def _find_checkpoint(args: "CifarTrainingArguments") -> Path | None:
     return find_resume_checkpoint(args, pushed)
 
 
-def score_and_save(
-    trainer: "CifarTrainer", record: dict[str, Any], data: "ImageSplits", eval_split: str
-) -> dict[str, Any]:
+def score_and_save(trainer: "CifarTrainer", record: "RunRecord", data: "ImageSplits", eval_split: str) -> "RunMetrics":
     """
     Score the test split, for the only time in a run, save the model and the run's files, and return the metrics. Raises
     `ValueError` if they cannot be written, with what is to be done.
     """
     from ..checkpoints.save import find_last_complete
     from ..evaluation.analysis import most_confused
+    from ..evaluation.scores import Scores
     from ..reporting.card import write_run_files
-    from ..runs.history import history_rows
-    from ..runs.metrics import make_metrics
-    from ..runs.scores import select_scores
+    from ..runs.history import History
+    from ..training.record import make_metrics
 
     output = trainer.predict(data.test, metric_key_prefix="test")
     trainer.log(output.metrics)  # for trackers
-    test = select_scores(output.metrics, "test")
+    test = Scores.from_dict({name.removeprefix("test_"): value for name, value in output.metrics.items()})
     confused = most_confused(output.predictions, output.label_ids, data.label_names, MAX_CONFUSED)
     metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     folder = Path(trainer.args.output_dir)
     try:
         trainer.save_model()
         if trainer.is_world_process_zero():
-            write_run_files(folder, record, metrics, history_rows(trainer.state.log_history))
+            write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
     except (OSError, ValueError) as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"

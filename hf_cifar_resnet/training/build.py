@@ -15,9 +15,9 @@ from ..documents import read_json
 from ..errors import explained
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 from ..runs.files import folder_name
-from ..runs.record import run_name
 from .arguments import CifarTrainingArguments, ModelArguments, ResolvedArguments
 from .optimizers import check_optimizer
+from .record import run_name
 
 if TYPE_CHECKING:
     from ..data.arguments import DataArguments
