@@ -197,7 +197,15 @@ def _parser_of_all() -> CifarArgumentParser:
 
 
 # Arguments of the data that a checkpoint's image processor decides, or that matter in training alone.
-WITHOUT_EFFECT = ("image_size", "image_mean", "image_std", "augmentation", "color_jitter", "random_erasing", "eval_split")
+WITHOUT_EFFECT = (
+    "image_size",
+    "image_mean",
+    "image_std",
+    "augmentation",
+    "color_jitter",
+    "random_erasing",
+    "eval_split",
+)
 
 
 def parse_with_run_record(

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from hf_cifar_resnet import CifarResNetForImageClassification, load_splits
+from hf_cifar_resnet.checkpoints.calibration import keeping_temperature
 from hf_cifar_resnet.checkpoints.save import find_damage
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.documents import read_json
@@ -149,6 +150,18 @@ def test_temperature_is_fitted_on_validation_and_saved(finished, images, tmp_pat
     assert read_json(tmp_path / "again" / "analysis.json") == read_json(tmp_path / "analysis" / "analysis.json")
     test_loss = read_json(finished.folder / "metrics.json")["test"]["loss"]
     assert read_json(tmp_path / "scores.json")["loss"] == pytest.approx(test_loss, abs=1e-6)
+
+
+def test_temperature_survives_a_resume_without_a_step(finished, quick, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    evaluate(run, "--calibrate")
+    calibrated = read_json(run / "config.json")
+    cli(["train", *quick, "--output_dir", str(run), "--resume_from_checkpoint", "auto"])
+    assert read_json(run / "config.json") == calibrated and calibrated["calibration_temperature"] != 1
+    with keeping_temperature(run):  # of other weights
+        (run / "config.json").write_text("{}")
+        (run / "model.safetensors").write_bytes(b"trained on")
+    assert read_json(run / "config.json") == {}
 
 
 def test_calibrated_checkpoint_is_complete_and_a_linked_one_unchanged(finished, tmp_path, refused):
