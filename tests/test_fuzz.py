@@ -199,7 +199,7 @@ def test_dataset(table, fraction):
     from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
     from datasets import Image as ImageFeature
 
-    from hf_cifar_resnet.data.dataset import decode_images
+    from hf_cifar_resnet.data.images import decode_images
     from hf_cifar_resnet.data.sources import split_dataset
 
     features = {

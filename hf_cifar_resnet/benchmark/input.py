@@ -11,7 +11,8 @@ from albumentations.pytorch import ToTensorV2
 from torchvision import transforms as T
 
 from ..data.augment import Augmenter
-from ..data.dataset import ImageDataset, channel_statistics, collate, decode_images
+from ..data.dataset import ImageDataset, channel_statistics, collate
+from ..data.images import decode_images
 from ..data.policies import PADDING, build_policy
 from ..data.sources import load_raw, split_dataset
 

@@ -9,7 +9,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ..checkpoints.load import load_checkpoint
 from ..checkpoints.outputs import check_output_folder
 from ..data.arguments import DataArguments
-from ..data.dataset import read_rgb_array
+from ..data.images import read_rgb_array
 from ..device import device_for
 from ..errors import UserError, explained, require
 from ..hub import client
@@ -70,8 +70,7 @@ def _parse(argv, prog):
     if options.port is not None and not 1 <= options.port <= 65535:
         raise UserError(f"--port must be from 1 to 65535, got {options.port}")
     for path in options.examples or ():
-        # PIL's decoders raise many kinds of exceptions for a broken file.
-        with explained(f"--examples: {path} cannot be read as an image", Exception):
+        with explained(f"--examples: {path} cannot be read as an image", OSError, ValueError):
             read_rgb_array(path)
     if options.space is not None:
         _check_space(options)

@@ -10,9 +10,9 @@ from transformers import set_seed
 from transformers.utils import is_in_notebook
 
 from ..checkpoints.outputs import check_output
-from ..documents import atomic_write, write_csv
+from ..documents import write_csv
 from ..errors import UserError
-from ..reporting.plots import PICTURE, plot_lr_range
+from ..reporting.plots import PICTURE, atomic_picture, plot_lr_range
 from ..schedules import ScheduleCallback
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
 from ..training.callbacks import EpochLineCallback
@@ -70,7 +70,7 @@ def main(argv, prog=None):
     rates, losses = ([entry[name] for entry in steps] for name in ("learning_rate", "loss"))
     smoothed = smooth(losses)
     suggestion = suggest(rates, smoothed)
-    with atomic_write(options.output) as file:
+    with atomic_picture(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
     write_csv([COLUMNS, *zip(rates, losses, smoothed, strict=True)], options.table)
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
@@ -83,7 +83,9 @@ def _parse(argv, prog):
     parser.add_argument("--start_lr", type=float, default=1e-6, help="first learning rate")
     parser.add_argument("--end_lr", type=float, default=1.0, help="last learning rate, unless the loss diverges before")
     parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")
-    parser.add_argument("--output", default="find_lr.png", help="PNG to write; the numbers go beside it as CSV")
+    parser.add_argument(
+        "--output", default="find_lr.png", help="PNG to write, with an SVG beside it; the numbers go beside it as CSV"
+    )
     options, _ = parser.parse_known_args(argv)
     if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
         raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
@@ -92,6 +94,7 @@ def _parse(argv, prog):
     if options.optim in SCHEDULE_FREE:
         raise UserError(f"find-lr is for schedules, and {options.optim} has none: use study --tune learning_rate=...")
     check_output("--output", options.output, PICTURE, ending=".png")
+    check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
     # These come after the user's words, since they define the test.
     test = (
         f"--learning_rate {options.start_lr} --lr_scaling none --max_steps {options.num_steps} --warmup_steps 0 "

@@ -3,13 +3,13 @@
 import math
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .. import schedules
 from ..checkpoints.outputs import check_output
-from ..documents import atomic_write
 from ..errors import LineParser
-from ..reporting.plots import PICTURE, plot_schedules
+from ..reporting.plots import PICTURE, atomic_picture, plot_schedules
 from ..training.arguments import json_object
 from . import positive
 
@@ -17,7 +17,7 @@ MAX_STEPS = 10_000_000
 
 
 def main(argv: list[str], prog: str | None = None) -> None:
-    """Write a PNG with one panel for each schedule, or print what there is to know about each."""
+    """Write a PNG and an SVG with one panel for each schedule, or print what there is to know about each."""
     options = _parse(argv, prog)
     arguments = json_object("lr_scheduler_kwargs", options.lr_scheduler_kwargs)
     curves = _compute_curves(options, arguments)
@@ -26,7 +26,8 @@ def main(argv: list[str], prog: str | None = None) -> None:
             print(_describe(spec))
         return
     check_output("--output", options.output, PICTURE, ending=".png")
-    with atomic_write(options.output) as file:
+    check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
+    with atomic_picture(options.output) as file:
         plot_schedules(curves, file)
     print(f"Drawn: {options.output}")
 
@@ -43,7 +44,7 @@ def _parse(argv: list[str], prog: str | None) -> Namespace:
         "--warmup_steps", type=float, default=0.0, help="steps, or below 1 a share of them, for schedules with warmup"
     )
     parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for schedules that take these names")
-    parser.add_argument("--output", default="schedules.png", help="PNG to write")
+    parser.add_argument("--output", default="schedules.png", help="PNG to write, with an SVG beside it")
     options = parser.parse_args(argv)
     if not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise ValueError("learning_rate must be above 0, and warmup_steps not negative")

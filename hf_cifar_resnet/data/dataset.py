@@ -1,194 +1,22 @@
-"""Datasets of images that are decoded once to a uint8 array, and fetched and normalised a batch at a time."""
+"""Datasets of images in a uint8 array, which are fetched, augmented and normalised a batch at a time."""
 
-import contextlib
 import copy
-import errno
 import hashlib
-import io
-import math
 import mmap
-import os
-import shutil
-import time
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
-import psutil
 import torch
-from PIL import ExifTags, Image, ImageOps
 
-from ..choices import IMAGE_SIZE
-from ..errors import UserError, one_line
 from .augment import Augmenter
 
-STALE_SECONDS = 3600  # after which a file that is being written is taken for one that a killed process left
-# PIL warns above MAX_IMAGE_PIXELS, and `read_rgb_array` refuses such an image.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-
-def to_rgb_array(image, size=IMAGE_SIZE, mode=None):
+def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """
-    Return a PIL image of any mode and size as uint8 (size, size, 3): upright, RGB on white, resized with antialiasing;
-    converted to `mode` before, if one is given.
-
-    The image processor that is saved with a model gives the same pixels, up to one grey level if it resizes.
-
-    Raises:
-        ValueError: if the pixels are not grey levels from 0 to 255.
+    Return the mean and standard deviation of each channel of uint8 images (n, height, width, 3), on the scale 0 to 1.
     """
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        levels = np.asarray(image)
-        if not ((levels >= 0) & (levels <= 255)).all():  # also true if one is NaN
-            raise ValueError("its pixels are not all grey levels from 0 to 255: scale it to 8 bits")
-        if levels.max() <= 1 and (levels % 1).any():  # which would give an image that is almost black
-            raise ValueError("its pixels are fractions from 0 to 1, not grey levels from 0 to 255: scale it to 8 bits")
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise transposing would copy
-        image = ImageOps.exif_transpose(image)
-    if mode is not None and image.mode != mode:
-        image = image.convert(mode)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
-
-
-@lru_cache
-def _image_endings():
-    return tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
-def is_image_name(path):
-    """Return whether a file's name ends as that of an image that PIL reads."""
-    return path.lower().endswith(_image_endings())
-
-
-def is_hidden_name(name):
-    """Return whether a file or folder of this name is none of the user's, but what a system has left there."""
-    return name.startswith(".") or name.lower() in ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
-
-
-def read_rgb_array(source, size=IMAGE_SIZE, mode=None):
-    """
-    Read an image file, a path or a stream, as [`to_rgb_array`] returns it.
-
-    Raises:
-        ValueError: for more than `PIL.Image.MAX_IMAGE_PIXELS` (89 million), before decoding; for a pipe or device, and
-            for EPS. PIL's decoders raise other exceptions too.
-    """
-    if isinstance(source, (str, os.PathLike)) and os.path.exists(source) and not os.path.isfile(source):
-        raise ValueError("not a regular file")
-    with Image.open(source) as image:
-        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(f"{image.width:,} x {image.height:,} pixels are too many")
-        if image.format == "EPS":
-            raise ValueError("it is a program, which Ghostscript would have to run")
-        return to_rgb_array(image, size, mode)
-
-
-def decode_images(dataset, size=IMAGE_SIZE, column=None):
-    """
-    Return all images of a `datasets.Dataset` as one uint8 array (n, size, size, 3).
-
-    The array is written to the `datasets` cache, an image at a time, and memory-mapped, so that a dataset on disk is
-    decoded once per machine and may be larger than the memory. It is in memory if the cache cannot be written.
-
-    Args:
-        dataset: with the columns image and row (the number of the image in its split).
-        column (`str`, *optional*): the original name of the image column, if it was given.
-
-    Raises:
-        UserError: naming the image that cannot be decoded, or what does not fit.
-    """
-    from datasets import config
-
-    shape = (len(dataset), size, size, 3)
-    reason = "the dataset is not on disk"
-    if dataset.cache_files:
-        files = [Path(file["filename"]) for file in dataset.cache_files]
-        source = [(str(file), file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ctime_ns) for file in files]
-        digest = hashlib.sha256(repr((source, column, dataset.features["image"].mode)).encode())
-        digest.update(np.asarray(dataset["row"][:]).tobytes())
-        path = Path(config.HF_DATASETS_CACHE, "hf_cifar_resnet", f"v4-{digest.hexdigest()}-{size}.npy")
-        with contextlib.suppress(OSError, ValueError, EOFError):  # it is absent or damaged
-            images = np.load(path, mmap_mode="r")
-            if images.shape == shape:
-                return images
-        try:
-            _write_images(_decoded(dataset, size), shape, path)
-            return np.load(path, mmap_mode="r")
-        except OSError as error:
-            reason = f"{path.parent}: {error.strerror or one_line(error)}"
-    images = _empty(shape, f"the images of split {dataset.split}", reason)
-    for i, image in enumerate(_decoded(dataset, size)):
-        images[i] = image
-    return images
-
-
-def _write_images(images: Iterable[np.ndarray], shape: tuple[int, ...], path: Path):
-    """Write uint8 images as one array of this shape to a file of numpy's. Raises `OSError`, and leaves nothing then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for partial in path.parent.glob("*.partial"):  # a process that lives writes to its own all the time
-        with contextlib.suppress(FileNotFoundError):
-            if partial.stat().st_mtime < time.time() - STALE_SECONDS:
-                partial.unlink()
-    if math.prod(shape) > shutil.disk_usage(path.parent).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    partial = path.with_name(f"{uuid4().hex}.partial")
-    try:
-        # Written, not mapped: on a full disk a write raises an error, where a mapped page would kill the process.
-        with open(partial, "xb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for image in images:
-                file.write(image.tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _empty(shape: tuple[int, ...], what: str, reason: str) -> np.ndarray:
-    """Return an uninitialised uint8 array. Raises [`UserError`] if the memory cannot hold it."""
-    needed, free = math.prod(shape), psutil.virtual_memory().available
-    with contextlib.suppress(MemoryError):
-        if needed <= free:
-            return np.empty(shape, dtype=np.uint8)
-    raise UserError(
-        f"{what} need {needed / 1e9:,.2f} GB at {shape[1]} x {shape[2]} pixels, but fit neither into the memory "
-        f"({free / 1e9:,.2f} GB) nor into the cache ({reason}): choose a smaller --image_size or fewer images, or set "
-        "HF_DATASETS_CACHE to a folder with more space"
-    )
-
-
-def _decoded(dataset, size: int) -> Iterator[np.ndarray]:
-    """Yield the images of a dataset one after another, uint8 (size, size, 3). Raises [`UserError`], naming one."""
-    from datasets import Image as ImageFeature
-
-    mode = dataset.features["image"].mode
-    for row in dataset.cast_column("image", ImageFeature(decode=False)):
-        source = row["image"]
-        try:
-            stream = io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]
-            image = read_rgb_array(stream, size, mode)
-        except Exception as error:  # PIL's decoders raise errors of any type
-            file = f" ({source['path']})" if source and source["path"] else ""
-            # Python's message for a missing image and PIL's for an unknown format do not help a user.
-            unknown = isinstance(error, (TypeError, Image.UnidentifiedImageError))
-            reason = "not an image" if unknown else one_line(error)
-            raise UserError(
-                f"image {row['row']} of split {dataset.split}{file} cannot be decoded: {reason}. Remove or replace it."
-            ) from error
-        yield image
-
-
-def channel_statistics(images):
-    """Return the mean and standard deviation of each channel, on the scale 0 to 1, as two lists of three."""
     pixels = images.reshape(-1, 3)
     mean = pixels.sum(axis=0, dtype=np.float64) / len(pixels)
     squares = np.einsum("ni,ni->i", pixels, pixels, dtype=np.float64) / len(pixels)
@@ -197,23 +25,26 @@ def channel_statistics(images):
     return (mean / 255).tolist(), (np.maximum(deviation, 1) / 255).tolist()
 
 
-def normalize(images, mean, std):
+def normalize(images: np.ndarray | torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """
-    Return uint8 images (batch, height, width, 3), an array or a tensor, as normalised float32 `pixel_values`
-    (batch, 3, height, width) in memory format channels_last, bit-equal to transformers' image processors.
+    Return uint8 images (batch, height, width, 3) as normalised float32 `pixel_values` (batch, 3, height, width) in
+    memory format channels_last, bit-equal to transformers' image processors.
     """
-    images = torch.as_tensor(images)
-    batch, height, width, channels = images.shape
-    mean, std = _rows(tuple(mean), tuple(std), width, images.device)
-    rows = images.reshape(batch * height, width * channels).to(torch.float32)
-    return rows.sub_(mean).div_(std).view(images.shape).permute(0, 3, 1, 2)
+    pixels = torch.as_tensor(images)
+    batch, height, width, channels = pixels.shape
+    row_mean, row_std = _repeat_over_row(tuple(mean), tuple(std), width, pixels.device)
+    rows = pixels.reshape(batch * height, width * channels).to(torch.float32)
+    return rows.sub_(row_mean).div_(row_std).view(pixels.shape).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=16)
-def _rows(mean, std, width, device):
+def _repeat_over_row(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and deviation of each value in a row of pixels."""
     # Broadcasting over three channels would take eight times as long, and a copy at every batch would stall a GPU.
-    return [torch.tensor(values).mul(255.0).repeat(width).to(device) for values in (mean, std)]
+    row_mean, row_std = (torch.tensor(values).mul(255.0).repeat(width).to(device) for values in (mean, std))
+    return row_mean, row_std
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -247,8 +78,8 @@ class ImageDataset(torch.utils.data.Dataset):
     def digest(self):
         """Return the SHA-256 of all images and labels, which is computed once."""
         if self._digest is None:
-            content = hashlib.sha256(np.ascontiguousarray(self.images))
-            content.update(self.labels.numpy())
+            content = hashlib.sha256(np.ascontiguousarray(self.images).data)
+            content.update(self.labels.numpy().data)
             self._digest = content.hexdigest()
         return self._digest
 
@@ -272,7 +103,7 @@ class ImageDataset(torch.utils.data.Dataset):
     def __getstate__(self):
         # A memory-mapped array is pickled as its path, for worker processes that are spawned.
         state = self.__dict__.copy()
-        if isinstance(self.images, np.memmap) and isinstance(self.images.base, mmap.mmap):
+        if isinstance(self.images, np.memmap) and isinstance(self.images.base, mmap.mmap) and self.images.filename:
             state["images"] = Path(self.images.filename)
         return state
 

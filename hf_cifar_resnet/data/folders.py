@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard, HfApi, get_cached_repo_tree, hf_hub_dow
 
 from ..documents import read_json
 from ..errors import UserError, one_line, shorten
-from .dataset import is_hidden_name, is_image_name
+from .images import is_hidden_name, is_image_name
 
 # As `datasets` knows them, in the order of preference.
 SPLIT_NAMES = {

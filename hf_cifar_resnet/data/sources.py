@@ -19,9 +19,10 @@ from ..processes import is_rank_0
 from . import folders
 from .arguments import DataArguments
 from .augment import Augmenter
-from .dataset import ImageDataset, channel_statistics, decode_images
+from .dataset import ImageDataset, channel_statistics
 from .faults import explain, explaining
 from .hub_cache import of_revision
+from .images import decode_images
 from .policies import build_policy
 from .provenance import provenance
 from .shapes import shapes100

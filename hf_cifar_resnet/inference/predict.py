@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..checkpoints.load import NOT_FINITE, label_names
-from ..data.dataset import is_hidden_name, is_image_name, normalize, read_rgb_array
+from ..data.dataset import normalize
+from ..data.images import is_hidden_name, is_image_name, read_rgb_array
 from ..errors import UserError, one_line, printable
 
 MAX_NAME_WIDTH = 60
@@ -92,10 +92,8 @@ class Predictor:
     def _read(self, path):
         try:
             return read_rgb_array(path, self.size)
-        except Image.UnidentifiedImageError:
-            return "not an image"
-        except Exception as error:  # PIL's decoders raise whatever a broken file leads them to
-            return one_line(error)
+        except (OSError, ValueError) as error:
+            return getattr(error, "strerror", None) or one_line(error)
 
     @torch.inference_mode()
     def arrays(self, images, top_k=5):

@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
 from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, collate, normalize, to_rgb_array
+from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, collate, normalize
+from hf_cifar_resnet.data.images import to_rgb_array
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet.data.sources import ImageSplits, load_splits
 

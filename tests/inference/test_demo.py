@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 
 from hf_cifar_resnet.cli import main as cli
-from hf_cifar_resnet.data.dataset import normalize, to_rgb_array
+from hf_cifar_resnet.data.dataset import normalize
+from hf_cifar_resnet.data.images import to_rgb_array
 
 REPOSITORY = Path(__file__).parents[2]
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
