@@ -115,10 +115,9 @@ def check_fits(checkpoint: Path, model: nn.Module, args: TrainingArguments) -> N
     if optim != args.optim:
         name = getattr(args.optim, "value", args.optim)
         raise _resume_error(checkpoint, f"it was trained with optim {optim}, not {name}, and holds its state")
-    found, expected = (
-        _class_names(_read(checkpoint, "config.json").get("id2label")),
-        _class_names(model.config.id2label),
-    )
+    config: Any = getattr(model, "config", None)
+    found = _class_names(_read(checkpoint, "config.json").get("id2label"))
+    expected = _class_names(getattr(config, "id2label", None))
     if difference := find_class_difference(found, expected):
         raise _resume_error(checkpoint, f"its classes and those of the dataset differ: {difference}")
     _check_weights(checkpoint, WEIGHTS, model, "; weights in other formats might run code and are not read")

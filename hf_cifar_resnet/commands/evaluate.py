@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..checkpoints.outputs import check_output, check_output_folder
-from ..checkpoints.save import find_damage, write_manifest
+from ..checkpoints.save import save_temperature
 from ..data.arguments import DataArguments
-from ..documents import read_json, replacing_files, write_json
+from ..documents import replacing_files, write_json
 from ..errors import UserError
 from ..evaluation import analysis
 from ..hub.resolve import resolve
@@ -58,7 +58,7 @@ def main(argv, prog=None):
         if options.json:
             write_json(scores, options.json)
         if options.calibrate:
-            _save_temperature(temperature, Path(options.checkpoint))
+            save_temperature(Path(options.checkpoint), temperature)
         print("\n".join(lines))
     destroy_process_group_at_exit()
     return scores
@@ -100,16 +100,6 @@ def _analyse(folder, logits, split, data, temperature):
     if pairs:
         lines.append(f"most often taken for each other: {', '.join(pairs)}")
     return [*lines, f"Analysis in {folder}{os.sep}"]
-
-
-def _save_temperature(temperature, folder):
-    """Save the temperature in config.json; a verified checkpoint stays verified."""
-    path = folder / "config.json"
-    verified = find_damage(folder) is None
-    config = read_json(path) | {"calibration_temperature": temperature}
-    write_json(config, path)
-    if verified:
-        write_manifest(folder)
 
 
 def _parse(argv, prog):

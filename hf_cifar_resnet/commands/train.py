@@ -40,8 +40,8 @@ def main(argv=None, prog=None):
 def _train(model_args, data_args, args, command, preempted):
     from transformers import set_seed
 
-    from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
-    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
+    from ..checkpoints.changes import changed_arguments, find_dataset_difference, run_id
+    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, kind_of_resume, lock_run_folder
     from ..hub.callback import HubCallback
     from ..hub.resolve import resolve
     from ..reporting.console import end_block, start_block
@@ -54,7 +54,8 @@ def _train(model_args, data_args, args, command, preempted):
     set_seed(args.seed)
     name, resume_from = model_args.model_name_or_path, args.resume_from_checkpoint
     pretrained = resolve(name) if name else None
-    pushed = processes.decide_on_rank_0(lambda: resolve(resume_from)) if is_pushed_state(resume_from) else None
+    is_pushed = kind_of_resume(resume_from) == "pushed"
+    pushed = processes.decide_on_rank_0(lambda: resolve(resume_from)) if is_pushed else None
     if pretrained is not None:
         prepare_fine_tuning(model_args, data_args, pretrained)
     with args.main_process_first(desc="decoding the images"):
@@ -63,19 +64,20 @@ def _train(model_args, data_args, args, command, preempted):
         processes.check_same(data.digests(), processes.SAME_DATA)
     model = build_model(model_args, data, pretrained)
     args = args.with_precision_for(model)
-    args.output_dir = choose_run_folder(args, run_name(data_args, model.config, args))
+    given_folder = args.output_dir if args.output_dir_given else None
+    args.output_dir = choose_run_folder(given_folder, resume_from, run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args.run_name = args.run_name or folder_name(args.output_dir)
     record = make_record(model, data, model_args, data_args, args, command)
-    resume = find_resume_checkpoint(args, pushed)
+    resume = find_resume_checkpoint(resume_from, args.output_dir, args.load_best_model_at_end, pushed)
     if resume:
         if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
-            raise resume_error(resume, reason)
+            raise ValueError(f"the checkpoint {resume} cannot be resumed: {reason}")
         record["id"] = run_id(resume) or record["id"]
         record["changed_arguments"] = changed_arguments(record, resume)
     hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]
-    with lock_run_folder(args):
+    with lock_run_folder(Path(args.output_dir)):
         preempted.set_folder(args.output_dir)
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
