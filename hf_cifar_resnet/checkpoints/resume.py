@@ -94,7 +94,7 @@ def find_last_resumable(folder: str | os.PathLike, needs_best: bool) -> Path | N
         try:
             verify_resumable(checkpoint, needs_best)
         except (ValueError, OSError) as error:
-            logger.warning("%s is skipped: %s", checkpoint, one_line(error))
+            logger.warning("skipped: %s", one_line(error))
         else:
             return checkpoint
     return None
