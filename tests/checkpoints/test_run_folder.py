@@ -232,7 +232,7 @@ def test_auto_resumes_or_begins():
     assert find("auto") is None
     put_checkpoints("mine", 3)
     assert find("auto") == Path("mine/checkpoint-3")
-    with pytest.raises(ValueError, match="auto needs --output_dir"):
+    with pytest.raises(ValueError, match="auto needs an output_dir"):
         choose(resume="auto")
 
 
