@@ -8,10 +8,9 @@ from typing import Any
 
 from .. import schedules
 from ..checkpoints.outputs import check_output
-from ..errors import LineParser
 from ..reporting.plots import PICTURE, atomic_picture, plot_schedules
 from ..training.arguments import json_object
-from . import positive
+from .line_parser import LineParser, positive
 
 MAX_STEPS = 10_000_000
 
@@ -54,9 +53,12 @@ def _parse(argv: list[str], prog: str | None) -> Namespace:
 def _compute_curves(options: Namespace, arguments: dict[str, Any]) -> dict[str, tuple[list[int], list[float]]]:
     """Return the title of each panel, with steps and the learning rate at each. Each schedule gets what it takes."""
     chosen = [schedules.get(name) for name in options.names]
+    if len(chosen) == 1:
+        schedules.check(chosen[0].name, arguments)
     if unknown := sorted(set(arguments).difference(*(spec.arguments for spec in chosen))):
-        names = ", ".join(spec.name for spec in chosen)
-        raise ValueError(f"lr_scheduler_kwargs has {', '.join(unknown)}, which none of these takes: {names}")
+        names = ", ".join(options.names)
+        none = "no schedule takes" if options.names == schedules.names() else f"none of {names} takes"
+        raise ValueError(f"lr_scheduler_kwargs has {', '.join(unknown)}, which {none}; --list prints what each takes")
     curves = {}
     for spec in chosen:
         taken = {name: value for name, value in arguments.items() if name in spec.arguments}
@@ -70,17 +72,13 @@ def _describe(spec: schedules.ScheduleSpec) -> str:
     return "\n".join(
         [
             f"{spec.name} ({spec.label})",
-            f"  learning rate: {spec.description}",
-            f"  warmup: {describe_warmup(spec)}",
+            f"  learning rate: {_plain(spec.description)}",
+            f"  warmup: {_plain(spec.describe_warmup())}",
             f"  lr_scheduler_kwargs: {', '.join(spec.arguments) or 'none'}",
             f"  source: {spec.source}",
         ]
     )
 
 
-def describe_warmup(spec: schedules.ScheduleSpec) -> str:
-    own = f"its own, see {spec.own_warmup}"
-    if not spec.takes_warmup:
-        return own if spec.own_warmup else "none"
-    default = f"{spec.default_warmup:.0%} of the steps" if spec.default_warmup else own if spec.own_warmup else "none"
-    return f"warmup_steps; by default {default}"
+def _plain(markdown: str) -> str:
+    return markdown.replace("`", "")

@@ -8,15 +8,15 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 from pathlib import Path
 
 from .. import processes
-from ..errors import UserError
 from ..reporting.card import write_run_files
 from ..runs.history import history_rows
 from ..runs.metrics import make_metrics
 from ..runs.record import command_line, make_record, run_name
 from ..runs.scores import select_scores
 from ..training import preemption
-from ..training.parser import parse_arguments
+from ..training.arguments import resolve
 from .errors import reports_errors
+from .parser import parse_arguments
 
 # Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
 
@@ -31,45 +31,37 @@ def main(argv=None, prog=None):
 
     Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
-    arguments = parse_arguments(argv, prog)
+    arguments = resolve(parse_arguments(argv, prog))
     command = command_line(argv, prog)
     with preemption.watch_signals(command) as preempted:
-        return _train(*arguments, command, preempted)
+        return _train(arguments, command, preempted)
 
 
-def _train(model_args, data_args, args, command, preempted):
-    from transformers import set_seed
-
+def _train(arguments, command, preempted):
     from ..checkpoints.changes import changed_arguments, find_dataset_difference, run_id
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, kind_of_resume, lock_run_folder
     from ..hub.callback import HubCallback
-    from ..hub.resolve import resolve
+    from ..hub.resolve import find_pretrained
+    from ..hub.resolve import resolve as resolve_name
     from ..reporting.console import end_block, start_block
     from ..runs.files import folder_name
-    from ..training.build import build_model, build_trainer, load_data, prepare_fine_tuning, quieten_libraries
+    from ..training.build import build_trainer, load_data_and_model, quieten_libraries
     from ..training.callbacks import RunRecordCallback
 
-    processes.check_processes(args)
-    quieten_libraries(args)
-    set_seed(args.seed)
-    name, resume_from = model_args.model_name_or_path, args.resume_from_checkpoint
-    pretrained = resolve(name) if name else None
-    is_pushed = kind_of_resume(resume_from) == "pushed"
-    pushed = processes.decide_on_rank_0(lambda: resolve(resume_from)) if is_pushed else None
-    if pretrained is not None:
-        prepare_fine_tuning(model_args, data_args, pretrained)
-    with args.main_process_first(desc="decoding the images"):
-        data = load_data(data_args, args)
-    if args.world_size > 1:
-        processes.check_same(data.digests(), processes.SAME_DATA)
-    model = build_model(model_args, data, pretrained)
-    args = args.with_precision_for(model)
+    processes.check_processes(arguments.training)
+    quieten_libraries(arguments.training)
+    resume_from = arguments.training.resume_from_checkpoint
+    pushed = None
+    if kind_of_resume(resume_from) == "pushed":
+        pushed = processes.decide_on_rank_0(lambda: resolve_name(resume_from))
+    data, model, arguments = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
+    model_args, data_args, args = arguments.model, arguments.data, arguments.training
     given_folder = args.output_dir if args.output_dir_given else None
-    args.output_dir = choose_run_folder(given_folder, resume_from, run_name(data_args, model.config, args))
+    folder = choose_run_folder(given_folder, resume_from, run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
-    args.run_name = args.run_name or folder_name(args.output_dir)
+    args = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
     record = make_record(model, data, model_args, data_args, args, command)
-    resume = find_resume_checkpoint(resume_from, args.output_dir, args.load_best_model_at_end, pushed)
+    resume = find_resume_checkpoint(resume_from, folder, args.load_best_model_at_end, pushed)
     if resume:
         if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
             raise ValueError(f"the checkpoint {resume} cannot be resumed: {reason}")
@@ -77,7 +69,7 @@ def _train(model_args, data_args, args, command, preempted):
         record["changed_arguments"] = changed_arguments(record, resume)
     hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]
-    with lock_run_folder(Path(args.output_dir)):
+    with lock_run_folder(Path(folder)):
         preempted.set_folder(args.output_dir)
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
         if trainer.is_world_process_zero():
@@ -110,8 +102,8 @@ def finish(trainer, record, data, eval_split):
         trainer.save_model()
         if trainer.is_world_process_zero():
             write_run_files(folder, record, metrics, history_rows(trainer.state.log_history))
-    except (OSError, ValueError) as error:  # such as a full disk
+    except OSError as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
-        raise UserError(f"{error}; {left if last else 'there is no checkpoint'}") from error
+        raise OSError(f"{error}; {left if last else 'there is no checkpoint'}") from error
     return metrics
