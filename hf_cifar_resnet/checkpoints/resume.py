@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -198,6 +198,8 @@ def saved_train_metrics(checkpoint: Path, args: TrainingArguments) -> dict[str, 
 
 class ResumedCallback(TrainerCallback):
     """Corrects the path of the best checkpoint, if the run was moved, and the memory format of the moments."""
+
+    priority: ClassVar[int] = 70  # before others read the path of the best checkpoint
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint

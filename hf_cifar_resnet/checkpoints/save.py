@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from accelerate import PartialState
 from safetensors import SafetensorError
@@ -131,6 +131,8 @@ class CheckpointCallback(TrainerCallback):
         limit: how many checkpoints are kept; None keeps all.
         write_more: called in every process with the folder of a checkpoint, to write files of its own into it.
     """
+
+    priority: ClassVar[int] = 100  # others may read the checkpoint, so it is completed first
 
     def __init__(self, limit: int | None, write_more: Callable[[Path], None]) -> None:
         self.limit, self.write_more = limit, write_more
