@@ -1,24 +1,28 @@
 """What changed between a run and its resumption: arguments, and the images that its scores are of."""
 
 import json
-from contextlib import suppress
+import logging
 from pathlib import Path
 from typing import Any
 
 from ..choices import RENAMED
-from ..documents import read_json
 from ..runs.files import find_run_record
+from ..runs.record import RunRecord
+
+logger = logging.getLogger(__name__)
 
 # The arguments that decide which images of a dataset a run is scored on.
 _SCORED_IMAGES = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples", "image_size")
 
 
-def changed_arguments(record: dict[str, Any], checkpoint: Path) -> dict[str, list[Any]]:
+def changed_arguments(record: RunRecord, checkpoint: Path) -> dict[str, list[Any]]:
     """Return {argument: its values, oldest first} of all that changed since the run began, by its `run.json`."""
     before = _read_run_record(checkpoint)
-    changed = dict(before.get("changed_arguments", {}))
+    if before is None:
+        return {}
+    changed = {name: list(values) for name, values in before.changed_arguments.items()}
     for section in ("arguments", "model_arguments", "data_arguments"):
-        then, now = before.get(section, {}), json.loads(json.dumps(record[section]))
+        then, now = getattr(before, section), json.loads(json.dumps(getattr(record, section)))
         for name in now.keys() & then.keys():
             value = then[name]
             if name == "augmentation":
@@ -30,27 +34,34 @@ def changed_arguments(record: dict[str, Any], checkpoint: Path) -> dict[str, lis
 
 def run_id(checkpoint: Path) -> str | None:
     """Return the id of the run of a checkpoint, by its `run.json`, or None."""
-    return _read_run_record(checkpoint).get("id")
+    before = _read_run_record(checkpoint)
+    return None if before is None else before.id
 
 
-def find_dataset_difference(record: dict[str, Any], checkpoint: Path) -> str | None:
+def find_dataset_difference(record: RunRecord, checkpoint: Path) -> str | None:
     """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
-    then, now = before.get("dataset", {}), record["dataset"]
-    chosen = [[each.get("data_arguments", {}).get(name) for name in _SCORED_IMAGES] for each in (before, record)]
-    if "scored_images" in then and chosen[0] == chosen[1]:
-        split = record["data_arguments"]["eval_split"]
-        same = then["scored_images"] == now["scored_images"]
-        return None if same else f"its run was evaluated on other images: the {split} split of {now['name']} changed"
-    if then.get("name", now["name"]) != now["name"]:
-        return f"its run was on the dataset {then['name']}, and this one is on {now['name']}"
+    if before is None:
+        return None
+    then, now = before.dataset, record.dataset
+    chosen = [[each.data_arguments.get(name) for name in _SCORED_IMAGES] for each in (before, record)]
+    if then.scored_images is not None and chosen[0] == chosen[1]:
+        if then.scored_images == now.scored_images:
+            return None
+        split = record.data_arguments["eval_split"]
+        return f"its run was evaluated on other images: the {split} split of {now.name} changed"
+    if then.name != now.name:
+        return f"its run was on the dataset {then.name}, and this one is on {now.name}"
     return None
 
 
-def _read_run_record(checkpoint: Path) -> dict[str, Any]:
-    """Read the id and the sections of the run's `run.json`; {} if there is none."""
+def _read_run_record(checkpoint: Path) -> RunRecord | None:
+    """Return the record of a checkpoint's run; None if there is none, or one that training did not write."""
     path = find_run_record(Path(checkpoint))
-    with suppress(OSError, ValueError):  # one that training did not write
-        found = read_json(path).items() if path else ()
-        return {name: part for name, part in found if isinstance(part, str if name == "id" else dict)}
-    return {}
+    if path is None:
+        return None
+    try:
+        return RunRecord.read(path)
+    except (OSError, ValueError) as error:
+        logger.warning(f"the run is resumed without its record: {error}")
+        return None

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import safe_globals
 from ..documents import read_json, write_json
 from ..errors import one_line
 from ..runs.files import checkpoint_path, step_of
-from ..runs.record import redact
+from ..runs.redaction import redact
 from .resume import MAX_STATE, PICKLED
 from .save import MANIFEST, TRAINER_STATE, write_manifest
 
