@@ -2,10 +2,12 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..choices import RENAMED
+from ..processes import decide_on_rank_0
 from ..runs.files import find_run_record
 from ..runs.record import RunRecord
 
@@ -30,6 +32,17 @@ def changed_arguments(record: RunRecord, checkpoint: Path) -> dict[str, list[Any
             if value != now[name]:
                 changed[name] = [*changed.get(name, [value]), now[name]]
     return dict(sorted(changed.items()))
+
+
+def continue_record(record: RunRecord, checkpoint: Path) -> RunRecord:
+    """
+    Return the record of a run that resumes from a checkpoint: with that run's id, and what changed since. All processes
+    call this. Raises `ValueError` if the run was on other data.
+    """
+    if reason := decide_on_rank_0(lambda: find_dataset_difference(record, checkpoint)):
+        raise ValueError(f"the checkpoint {checkpoint} cannot be resumed: {reason}")
+    changed = changed_arguments(record, checkpoint)
+    return replace(record, id=run_id(checkpoint) or record.id, changed_arguments=changed)
 
 
 def run_id(checkpoint: Path) -> str | None:
