@@ -48,7 +48,7 @@ def _train(given, arguments, command, preempted):
     from ..hub.resolve import resolve as resolve_name
     from ..runs.files import folder_name
     from ..training.build import build_trainer, load_data_and_model, quieten_libraries
-    from ..training.callbacks import RunRecordCallback
+    from ..training.callbacks import RunEventsCallback, RunRecordCallback
     from ..training.console import end_block, start_block
     from ..training.record import make_record, run_name
 
@@ -71,7 +71,7 @@ def _train(given, arguments, command, preempted):
         record = replace(record, id=run_id(resume) or record.id, changed_arguments=changed_arguments(record, resume))
     recorder = RunRecordCallback(record)
     hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
-    callbacks = [recorder, preempted, *([hub] if hub else [])]
+    callbacks = [recorder, RunEventsCallback(), preempted, *([hub] if hub else [])]
     tune_process(args.device)
     with lock_run_folder(args):
         preempted.set_folder(args.output_dir)
