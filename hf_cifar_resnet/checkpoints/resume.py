@@ -3,6 +3,7 @@
 import json
 import logging
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from transformers import TrainerCallback
 from ..choices import RENAMED
 from ..documents import read_json
 from ..errors import UserError, one_line
+from ..processes import decide_on_rank_0
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
 from ..runs.record import RunRecord, plain
 from .load import find_class_difference
@@ -186,6 +188,17 @@ def changed_arguments(record: RunRecord, checkpoint: Path) -> dict[str, list[Any
             if value != now[name]:
                 changed[name] = [*changed.get(name, [value]), now[name]]
     return dict(sorted(changed.items()))
+
+
+def continue_record(record: RunRecord, checkpoint: Path) -> RunRecord:
+    """
+    Return the record of a run that resumes from a checkpoint: with that run's id, and what changed since. All processes
+    call this. Raises `ValueError` if the run was on other data.
+    """
+    if reason := decide_on_rank_0(lambda: find_dataset_difference(record, checkpoint)):
+        raise resume_error(checkpoint, reason)
+    changed = changed_arguments(record, checkpoint)
+    return replace(record, id=run_id(checkpoint) or record.id, changed_arguments=changed)
 
 
 def run_id(checkpoint: Path) -> str | None:
