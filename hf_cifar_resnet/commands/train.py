@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
     from ..hub.callback import HubCallback
     from ..hub.resolve import find_pretrained
     from ..training.build import build_trainer, choose_folder, load_data_and_model
-    from ..training.callbacks import RunRecordCallback
+    from ..training.callbacks import RunEventsCallback, RunRecordCallback
     from ..training.console import end_block, start_block
     from ..training.record import make_record
     from .session import prepare_process, training_session
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
         if checkpoint is not None:
             record = continue_record(record, checkpoint)
         recorder = RunRecordCallback(record)
-        callbacks = [recorder, preemption]
+        callbacks = [recorder, RunEventsCallback(), preemption]
         hub = HubCallback(args, eval_split, record) if args.push_to_hub else None
         if hub is not None:
             callbacks.append(hub)
