@@ -9,17 +9,22 @@ from pathlib import Path
 
 from ..documents import read_json, write_json
 from ..runs.files import WEIGHTS
-from .save import is_complete, write_manifest
-
-KEY = "calibration_temperature"
+from .save import verify_checkpoint, write_manifest
 
 
 def save_temperature(folder: Path, temperature: float) -> None:
-    """Save a temperature in the config.json of a folder. A complete checkpoint stays complete."""
-    path = folder / "config.json"
-    complete = is_complete(folder)
-    write_json(read_json(path) | {KEY: temperature}, path)
-    if complete:
+    """
+    Save a `calibration_temperature` in the config.json of a run or checkpoint; a checkpoint that was verified before is
+    so again. Raises `OSError` or `ValueError` if the file cannot be read or written.
+    """
+    try:
+        verify_checkpoint(folder)
+        verified = True
+    except ValueError:
+        verified = False
+    config = read_json(folder / "config.json")
+    write_json({**config, "calibration_temperature": temperature}, folder / "config.json")
+    if verified:
         write_manifest(folder)
 
 
@@ -30,7 +35,7 @@ def keeping_temperature(folder: Path) -> Iterator[None]:
     weights, as that of a finished run which is resumed has.
     """
     path = folder / "config.json"
-    temperature = read_json(path).get(KEY) if path.is_file() else None
+    temperature = read_json(path).get("calibration_temperature") if path.is_file() else None
     before = _digest(folder)
     yield
     if temperature is not None and before is not None and _digest(folder) == before:
