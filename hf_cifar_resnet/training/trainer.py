@@ -146,6 +146,7 @@ class CifarTrainer(Trainer):
         args.accelerator_config = copy.deepcopy(args.accelerator_config)  # in which transformers sets num_steps
         args.save_total_limit, args.push_to_hub = None, False
         if plain_model is not model:
+            logger.info("the Trainer compiles the model itself, as torch_compile_backend and torch_compile_mode say")
             args.torch_compile = True
             args.torch_compile_backend = args.torch_compile_backend or "inductor"
         super().__init__(
