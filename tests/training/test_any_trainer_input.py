@@ -2,9 +2,11 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+import hf_cifar_resnet
 from hf_cifar_resnet import CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import collate
@@ -256,6 +259,26 @@ def test_given_loss_function_is_called(make_args, make_model, make_dataset):
     assert calls == [(4, 8)] * 10 + [(4, 4)]
     for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_classes_are_weighed_as_the_readme_says(make_args, make_model, make_dataset):
+    text = (Path(hf_cifar_resnet.__file__).parent / "training" / "README.md").read_text(encoding="utf-8")
+    [program] = [part for part in re.findall("```python\n(.*?)```", text, re.S) if "def weighted_loss" in part]
+    names = {}
+    exec(program.replace("100", "6").replace("[7]", "[2]"), names)
+    dataset = make_dataset()
+    options = {"global_batch_size": 40, "learning_rate": 0.1, "lr_scheduler_type": "constant", "optim": "sgd"}
+    model, reference = make_model(), make_model().train()
+    args = make_args(weight_decay=0, max_grad_norm=0, gradient_accumulation_steps=1, **options)
+    CifarTrainer(model, args, train_dataset=dataset, compute_loss_func=names["weighted_loss"]).train()
+    batch = dataset.__getitems__(range(40))
+    weights = torch.tensor([1.0, 1.0, 3.0, 1.0, 1.0, 1.0])
+    shares = 0.9 * nn.functional.one_hot(batch["labels"], 6) + 0.1 / 6
+    logs = reference(batch["pixel_values"]).logits.log_softmax(dim=1)
+    (-(shares * weights * logs).sum() / 40).backward()
+    trained = dict(model.named_parameters())
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(trained[name], parameter - 0.1 * parameter.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_frozen_modules_stay_in_evaluation_mode(make_trainer, make_model):
