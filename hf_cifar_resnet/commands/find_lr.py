@@ -17,10 +17,11 @@ from ..reporting.plots import PICTURE, atomic_picture, plot_lr_range
 from ..runs.arguments import RunArguments
 from ..schedules import ScheduleCallback
 from ..training.arguments import resolve
-from ..training.build import build_trainer, load_data_and_model, quieten_libraries
+from ..training.build import build_trainer, load_data_and_model
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, CommandLine
+from .session import quieten_libraries
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
