@@ -369,10 +369,9 @@ class CifarTrainer(Trainer):
             if resume_from_checkpoint:
                 given = resume_from_checkpoint, args.output_dir, args.load_best_model_at_end
                 checkpoint = processes.decide_on_rank_0(lambda: resume.find_resumable(*given))
-                stack.enter_context(resume.reporting_read_errors(checkpoint, lambda: self.train_metrics.started))
                 resume.check_fits(checkpoint, self.model, args)
                 self.train_metrics = TrainMetrics(**resume.saved_train_metrics(checkpoint, args))
-                found = resume.found_batch_size(checkpoint) if args.auto_find_batch_size else None
+                found = resume.read_progress(checkpoint).batch_size if args.auto_find_batch_size else None
                 if resume.has_ended(checkpoint, self._planned_steps(found)):
                     return self._load_ended(checkpoint)
             self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
