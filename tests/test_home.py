@@ -5,7 +5,7 @@ import pytest
 from hf_cifar_resnet.checkpoints.resume import find_resumable
 from hf_cifar_resnet.cli import main
 from hf_cifar_resnet.data.arguments import DataArguments
-from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.data.splits import load_splits
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, ModelArguments
 from hf_cifar_resnet.training.parser import parse_arguments
 

@@ -11,7 +11,7 @@ from transformers import ViTImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.arguments import DataArguments
-from ..data.sources import load_splits
+from ..data.splits import load_splits
 from ..documents import read_json
 from ..errors import UserError, explained, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification

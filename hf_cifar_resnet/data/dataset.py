@@ -6,11 +6,13 @@ import mmap
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from .augment import Augmenter
+if TYPE_CHECKING:
+    from .policies import Augmenter
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -61,7 +63,7 @@ class ImageDataset(torch.utils.data.Dataset):
         augmenter ([`Augmenter`], *optional*): applied to every image that is fetched.
     """
 
-    def __init__(self, images, labels, mean, std, augmenter: Augmenter | None = None):
+    def __init__(self, images, labels, mean, std, augmenter: "Augmenter | None" = None):
         self.images = images
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.mean, self.std = mean, std

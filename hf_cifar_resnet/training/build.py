@@ -63,7 +63,7 @@ def quieten_libraries(args):
 
 def load_data(data_args, args):
     """Return [`ImageSplits`]. Raises [`UserError`] if they lack the split or the metric that epochs are selected by."""
-    from ..data.sources import load_splits
+    from ..data.splits import load_splits
     from ..evaluation.scores import score_names
 
     data = load_splits(**vars(data_args), seed=args.seed)

@@ -8,7 +8,7 @@ from transformers import EvalPrediction
 from ..checkpoints import load
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
-from ..data.sources import ImageSplits
+from ..data.splits import ImageSplits
 from ..device import device_for
 from ..errors import UserError, explained
 from ..evaluation import analysis

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from datasets import Image, Value
 
-from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.data.splits import load_splits
 
 SPLITS = ("train", "test")
 

@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, features
 
-from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.data.splits import load_splits
 
 NAMED = {"image": ImageFeature(), "label": ClassLabel(names=["ant", "bee"])}
 TWO = {"cat": 3, "dog": 3}

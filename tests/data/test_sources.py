@@ -7,7 +7,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_cifar_resnet.data.dataset import channel_statistics
-from hf_cifar_resnet.data.sources import load_splits, stratified_sample
+from hf_cifar_resnet.data.splits import load_splits, stratified_sample
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 GROUPS = ["insect", "other"]
