@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from .data.splits import load_splits
     from .evaluation.metrics import Scorer
     from .model import CifarResNetConfig, CifarResNetForImageClassification, CifarResNetModel
+    from .schedules import ScheduleCallback
     from .training.arguments import CifarTrainingArguments
-    from .training.schedules import ScheduleCallback
     from .training.trainer import CifarTrainer
 
 __version__ = "0.1.0"

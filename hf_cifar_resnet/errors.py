@@ -1,12 +1,10 @@
-"""Messages of errors, and the parser that raises them for a command line."""
+"""Messages of errors."""
 
-import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, NoReturn
 
 SHOWN = 3  # of many files or classes in a message
 
@@ -74,44 +72,11 @@ def naming_folder(name: str | os.PathLike, hub_words: str) -> Iterator[None]:
 def expand_home(arguments: object) -> None:
     """
     Expand a leading `~` in the texts of an object, as a shell does where it sees one: it sees none in a recipe, in
-    `--output_dir=~/runs` and in Python. A frozen dataclass calls this in its `__post_init__`.
+    `--output_dir=~/runs` and in Python. A frozen dataclass may call this in its `__post_init__`.
     """
     for name, value in vars(arguments).items():
         if isinstance(value, list):
-            object.__setattr__(
-                arguments, name, [os.path.expanduser(part) if isinstance(part, str) else part for part in value]
-            )
+            value = [os.path.expanduser(part) if isinstance(part, str) else part for part in value]
+            object.__setattr__(arguments, name, value)
         elif isinstance(value, str):
             object.__setattr__(arguments, name, os.path.expanduser(value))
-
-
-class LineParser(argparse.ArgumentParser):
-    """An argument parser that raises [`UserError`], expands `~`, and refuses empty strings and abbreviated flags."""
-
-    known_flags: set[str] = set()  # of all parsers of this process
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.flags: dict[str, argparse.Action] = {}
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def add_argument(self, *names: str, group: Any = None, **options: Any) -> argparse.Action:
-        """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""
-        action = group.add_argument(*names, **options) if group else super().add_argument(*names, **options)
-        self.flags |= dict.fromkeys(action.option_strings, action)
-        self.known_flags.update(action.option_strings)
-        return action
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed has overloads)
-        self, args: Iterable[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        parsed, rest = super().parse_known_args(args, namespace)
-        expand_home(parsed)
-        for name, value in vars(parsed).items():
-            # An unset shell variable gives an empty string, which as a path would mean the current folder.
-            if isinstance(value, str) and not value.strip() and value != self.get_default(name):
-                flag = f"--{name}" if f"--{name}" in self.flags else name
-                raise UserError(f"{flag} must not be empty: give it a value, or leave it out")
-        return parsed, rest

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
+from hf_cifar_resnet.commands.parser import CifarArgumentParser, parse_arguments
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.errors import printable
-from hf_cifar_resnet.training.arguments import ModelArguments
-from hf_cifar_resnet.training.parser import CifarArgumentParser, parse_arguments
+from hf_cifar_resnet.training.arguments import ModelArguments, resolve
 
 LONG = int(os.environ.get("FUZZ_EXAMPLES", 0))
 
@@ -112,7 +112,7 @@ WORDS = st.one_of(
 
 def parses_or_refuses(arguments):
     try:
-        model, data, args = parse_arguments(["--use_cpu", *arguments])
+        args = resolve(parse_arguments(["--use_cpu", *arguments])).training
     except ValueError as error:
         one_line(error)
     except SystemExit as stopped:  # --help

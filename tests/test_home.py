@@ -4,10 +4,10 @@ import pytest
 
 from hf_cifar_resnet.checkpoints.resume import find_resumable
 from hf_cifar_resnet.cli import main
+from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.data.splits import load_splits
-from hf_cifar_resnet.training.arguments import CifarTrainingArguments, ModelArguments
-from hf_cifar_resnet.training.parser import parse_arguments
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments, ModelArguments, resolve
 
 PATHS = ("model_name_or_path", "dataset_name", "augmentation", "output_dir", "resume_from_checkpoint")
 
@@ -23,17 +23,19 @@ def home(monkeypatch, tmp_path):
     assert not list((tmp_path / "here").glob("~*"))
 
 
-def given(arguments):
-    return {name: getattr(part, name) for part in arguments for name in PATHS if hasattr(part, name)}
+def given(argv):
+    """The paths with which a run is trained."""
+    parts = vars(resolve(parse_arguments(argv))).values()
+    return {name: getattr(part, name) for part in parts for name in PATHS if hasattr(part, name)}
 
 
 def test_in_a_recipe_and_on_the_command_line(home):
     places = {name: f"~/{name}.yaml" for name in PATHS}
     expected = {name: f"{home}/{name}.yaml" for name in PATHS}
     (home / "recipe.yaml").write_text("".join(f"{name}: {place}\n" for name, place in places.items()))
-    assert given(parse_arguments(["--config=~/recipe.yaml"])) == expected
-    assert given(parse_arguments([f"--{name}={place}" for name, place in places.items()])) == expected
-    assert given(parse_arguments([word for name in places for word in (f"--{name}", places[name])])) == expected
+    assert given(["--config=~/recipe.yaml"]) == expected
+    assert given([f"--{name}={place}" for name, place in places.items()]) == expected
+    assert given([word for name in places for word in (f"--{name}", places[name])]) == expected
 
 
 def test_in_python(home):

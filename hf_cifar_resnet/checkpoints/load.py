@@ -3,6 +3,7 @@
 import logging
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,14 +12,13 @@ from transformers import ViTImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.arguments import DataArguments
-from ..data.splits import load_splits
+from ..data.dataset import ImageDataset
+from ..data.splits import ImageSplits, load_splits
 from ..documents import read_json
 from ..errors import UserError, explained, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised weights mean nothing without their scales
-# Finite weights can still overflow.
-NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
 
 
 def load_checkpoint(folder: Path) -> tuple[CifarResNetForImageClassification, ViTImageProcessor]:
@@ -32,7 +32,7 @@ def load_data_for(name, data_args, model, processor, needed):
     Load the `needed` splits, as [`ImageSplits`], without augmentation and normalised for a checkpoint. Raises
     [`UserError`] if no dataset is named, it lacks a split, or its classes are not the checkpoint's.
     """
-    if data_args.dataset_name is None:
+    if data_args is None:
         raise UserError(f"{name} does not say what it was trained on (no run.json): give --dataset_name")
     options = vars(data_args) | {
         "image_mean": processor.image_mean,
@@ -50,6 +50,44 @@ def load_data_for(name, data_args, model, processor, needed):
     if missing := [split for split in needed if getattr(data, split) is None]:
         raise UserError(f"the dataset has no {missing[0]} split")
     return data
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """
+    A checkpoint and a dataset.
+
+    Attributes:
+        name: the folder or Hub id as it was given.
+        model: in evaluation mode, on the device that it was loaded to.
+        data: the splits that are needed, without augmentation and normalized as the checkpoint's images were.
+    """
+
+    name: str
+    model: CifarResNetForImageClassification
+    data: ImageSplits
+
+    def images(self, split: str) -> ImageDataset:
+        """Return the images of a split that is needed."""
+        return getattr(self.data, split)
+
+
+def load_with_data(
+    folder: Path,
+    data_args: DataArguments,
+    needed: set[str],
+    device: torch.device | None = None,
+    name: str | None = None,
+) -> LoadedCheckpoint:
+    """
+    Load the checkpoint in a folder with the `needed` splits of its data; `name` is what a user calls it. Raises what
+    [`load_checkpoint`] and [`load_data_for`] raise.
+    """
+    name = name or str(folder)
+    model, processor = load_checkpoint(folder)
+    if device is not None:
+        model.to(device)  # pyright: ignore[reportArgumentType]
+    return LoadedCheckpoint(name, model, load_data_for(name, data_args, model, processor, needed))
 
 
 def find_class_difference(known, found):

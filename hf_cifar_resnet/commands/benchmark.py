@@ -5,68 +5,91 @@ hf-cifar-resnet benchmark input
 hf-cifar-resnet benchmark step --depth 50 --global_batch_size 256 --torch_compile --profile
 """
 
+import copy
 import os
 import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import set_seed
 
 from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import check_output
+from ..data.splits import ImageSplits
 from ..documents import write_json
-from ..errors import UserError
+from ..hub.resolve import find_pretrained
+from ..model import CifarResNetForImageClassification
+from ..runs.arguments import RunArguments
 from ..runs.record import hardware
-from ..training.build import build_model, load_data, quieten_libraries
-from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
-from . import positive
+from ..training.arguments import CifarTrainingArguments, ResolvedArguments, resolve
+from ..training.build import load_data_and_model, quieten_libraries
+from .line_parser import positive
+from .parser import ALL_ARGUMENTS, CifarArgumentParser, CommandLine
 
 
-def main(argv, prog=None):
+def main(argv: Sequence[str], prog: str | None = None) -> dict[str, Any]:
     """Measure one kind, print the table, write `--json`, and return what it holds."""
-    options, model_args, data_args, args = _parse(argv, prog)
-    measure, repeats = KINDS[options.kind]
-    options.repeats = options.repeats or repeats
-    quieten_libraries(args)
-    result = {
-        "benchmark": options.kind,
-        "command": argv,
-        "hardware": hardware(args),
-        "torch": torch.__version__,
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        **measure(options, model_args, data_args, args),
-    }
+    line = _parse(argv, prog)
+    options = line.options
+    with tempfile.TemporaryDirectory() as folder:  # in which a Trainer writes nothing
+        given = line.arguments.replace(output_dir=folder)
+        arguments = resolve(given)
+        if arguments.training.fp16:
+            raise ValueError("fp16: the loops to compare with have no gradient scaler; use bf16")
+        quieten_libraries(arguments.training)
+        measure, repeats = KINDS[options.kind]
+        result = {
+            "benchmark": options.kind,
+            "command": argv,
+            "hardware": hardware(arguments.training),
+            "torch": torch.__version__,
+            "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+            **measure(options, options.repeats or repeats, given, arguments),
+        }
     if options.json:
         write_json(result, options.json)
     return result
 
 
-def _measure_input(options, model_args, data_args, args):
+def _measure_input(
+    options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
+) -> dict[str, Any]:
     torch.set_num_threads(1)
-    ways = input.make_ways(data_args, (options.batch_sizes or [256])[0])
-    rates = timing.take_turns(ways, options.repeats)
+    ways = input.make_ways(arguments.data, (options.batch_sizes or [256])[0])
+    rates = timing.take_turns(ways, repeats)
     return _print_table(rates, (input.OFFICIAL, input.NOTEBOOK), "images/s on one core")
 
 
-def _measure_step(options, model_args, data_args, args):
-    sizes = options.batch_sizes or [args.per_device_train_batch_size]
+def _measure_step(
+    options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
+) -> dict[str, Any]:
+    sizes = options.batch_sizes or [arguments.training.per_device_train_batch_size]
     if max(sizes) > step.EPOCH:
-        raise UserError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
-    data, found = load_data(data_args, args), {}
-    for args.per_device_train_batch_size in sizes:
-        found[str(args.per_device_train_batch_size)] = _measure_batch_size(options, model_args, data, args)
+        raise ValueError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
+    data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
+    found = {}
+    for size in sizes:
+        args = resolve(given.replace(per_device_train_batch_size=size, global_batch_size=None)).training
+        found[str(size)] = _measure_batch_size(options, repeats, copy.deepcopy(model), data, args)
     return {"batch_sizes": found}
 
 
-def _measure_batch_size(options, model_args, data, args):
+def _measure_batch_size(
+    options: Namespace,
+    repeats: int,
+    model: CifarResNetForImageClassification,
+    data: ImageSplits,
+    args: CifarTrainingArguments,
+) -> dict[str, Any]:
     set_seed(args.seed)
-    model = build_model(model_args, data)
     args = args.with_precision_for(model)
     print(f"batch {args.per_device_train_batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
     others = [precision for precision in options.precisions if precision != args.precision]
-    with tempfile.TemporaryDirectory() as args.output_dir:
-        rates, waiting, profile = step.measure(
-            model, args, data.train, options.repeats, options.steps, options.profile, others
-        )
+    rates, waiting, profile = step.measure(
+        model, args.copy_with(), data.train, repeats, options.steps, options.profile, others
+    )
     found = _print_table(rates, (step.BARE, step.SYNTHETIC), "images/s")
     speed = found["rates"][step.OURS]["median"]
     minutes = 50 * step.EPOCH / speed / 60
@@ -77,13 +100,16 @@ def _measure_batch_size(options, model_args, data, args):
     return found | {"data_wait": waiting, "minutes_for_50_epochs": minutes, "profile": profile}
 
 
-def _measure_inference(options, model_args, data_args, args):
-    data, found = load_data(data_args, args), {}
+def _measure_inference(
+    options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
+) -> dict[str, Any]:
+    data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     sizes = options.batch_sizes or inference.BATCH_SIZES
-    ways = inference.make_ways(build_model(model_args, data), data.image_size, args, options.runtimes, sizes)
+    ways = inference.make_ways(model, data.image_size, arguments.training, options.runtimes, sizes)
+    found = {}
     for batch_size, runtimes in ways.items():
         print(f"batch {batch_size}")
-        rates = timing.take_turns(runtimes, options.repeats)
+        rates = timing.take_turns(runtimes, repeats)
         found[str(batch_size)] = _print_table(rates, options.runtimes[:1], "images/s")
     return {"batch_sizes": found}
 
@@ -102,7 +128,7 @@ KINDS = {
 }
 
 
-def _parse(argv, prog):
+def _parse(argv: Sequence[str], prog: str | None) -> CommandLine:
     description = "Measure where the time goes; all arguments of `train` apply, over the recipe quickstart."
     parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("kind", choices=KINDS, help="what to measure")
@@ -119,9 +145,7 @@ def _parse(argv, prog):
     parser.add_argument("--batch_sizes", nargs="+", type=positive, help=sizes)
     parser.add_argument("--json", metavar="FILE", help="also write all figures to this file")
     parser.set_defaults(config="quickstart")
-    *parsed, options = parser.parse(argv)
-    if parsed[-1].fp16:
-        raise UserError("--fp16: the loops to compare with have no gradient scaler; use bf16")
-    if options.json is not None:
-        check_output("--json", options.json, rb'\A{\n  "benchmark": "')
-    return options, *parsed
+    line = parser.parse(argv)
+    if line.options.json is not None:
+        check_output("--json", line.options.json, rb'\A{\n  "benchmark": "')
+    return line

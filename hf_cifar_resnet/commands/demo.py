@@ -17,7 +17,7 @@ from ..hub.resolve import resolve
 from ..hub.staging import kept_card_note
 from ..inference.space import SPACE_FILES, write_examples, write_space
 from ..runs.files import folder_name
-from ..training.parser import CifarArgumentParser, parse_with_run_record
+from .parser import CifarArgumentParser, parse_with_run_record
 
 
 def main(argv, prog=None):

@@ -9,7 +9,8 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import LineParser, one_line, printable
+from ..errors import one_line, printable
+from .line_parser import LineParser
 
 SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
 MAX_LENGTH = 2000  # characters of an error

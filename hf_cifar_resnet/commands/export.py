@@ -23,8 +23,8 @@ from ..inference.export import (
     measure_accuracy,
     write_onnx_file,
 )
-from ..training.parser import CifarArgumentParser, parse_with_run_record
-from . import positive
+from .line_parser import positive
+from .parser import CifarArgumentParser, parse_with_run_record
 
 
 def main(argv, prog=None):

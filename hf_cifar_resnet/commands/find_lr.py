@@ -3,22 +3,25 @@
 import contextlib
 import math
 import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import set_seed
 from transformers.utils import is_in_notebook
 
 from ..checkpoints.outputs import check_output
-from ..documents import atomic_write, write_csv
-from ..errors import UserError
-from ..reporting.plots import PICTURE, plot_lr_range
+from ..documents import write_csv
+from ..hub.resolve import find_pretrained
+from ..reporting.plots import PICTURE, atomic_picture, plot_lr_range
+from ..runs.arguments import RunArguments
 from ..schedules import ScheduleCallback
-from ..training.build import build_model, build_trainer, load_data, quieten_libraries
+from ..training.arguments import resolve
+from ..training.build import build_trainer, load_data_and_model, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
-from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
 from ..training.train_metrics import NonFiniteError
+from .parser import ALL_ARGUMENTS, CifarArgumentParser, CommandLine
 
 # A loss this many times its lowest has diverged.
 DIVERGED = 4.0
@@ -49,59 +52,83 @@ class RangeTestCallback(ScheduleCallback):
             control.should_training_stop = True
 
 
-def main(argv, prog=None):
+def main(argv: Sequence[str], prog: str | None = None) -> float:
     """Train for a few steps, draw the loss against the learning rate, print a suggestion and return it."""
-    options, model_args, data_args, args = _parse(argv, prog)
-    args.disable_tqdm |= is_in_notebook()  # a table of every step would come with the bar
-    quieten_libraries(args)
-    set_seed(args.seed)
-    data = load_data(data_args, args)
-    print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
-          f"{options.end_lr:g}", flush=True)  # fmt: skip
-    with tempfile.TemporaryDirectory() as args.output_dir:
-        trainer = build_trainer(build_model(model_args, data), args, data, data_args.eval_split)
+    line = _parse(argv, prog)
+    options = line.options
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = resolve(range_test_arguments(line.arguments, options, folder))
+        quieten_libraries(arguments.training)
+        data, model, arguments = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
+        args = arguments.training
+        print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
+              f"{options.end_lr:g}", flush=True)  # fmt: skip
+        trainer = build_trainer(model, args, data, arguments.data.eval_split)
         trainer.remove_callback(EpochLineCallback)
         trainer.add_callback(RangeTestCallback(options.end_lr / options.start_lr))
         with contextlib.suppress(NonFiniteError):
             trainer.train()
     steps = [entry for entry in trainer.state.log_history if math.isfinite(entry.get("loss", math.nan))]
     if len(steps) < 5:
-        raise UserError(f"the loss diverged after {len(steps)} steps: lower --start_lr")
+        raise ValueError(f"the loss diverged after {len(steps)} steps: lower --start_lr")
     rates, losses = ([entry[name] for entry in steps] for name in ("learning_rate", "loss"))
     smoothed = smooth(losses)
     suggestion = suggest(rates, smoothed)
-    with atomic_write(options.output) as file:
+    with atomic_picture(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
-    write_csv([COLUMNS, *zip(rates, losses, smoothed, strict=True)], options.table)
+    write_csv([COLUMNS, *zip(rates, losses, smoothed, strict=True)], _table(options))
     print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
     return suggestion
 
 
-def _parse(argv, prog):
+def range_test_arguments(given: RunArguments, options: Namespace, folder: str) -> RunArguments:
+    """Return the arguments of the range test: those that define it, and all others as given."""
+    test = given.replace(
+        learning_rate=options.start_lr,
+        lr_scaling="none",
+        max_steps=options.num_steps,
+        warmup_steps=0.0,
+        lr_scheduler_type="constant",
+        lr_scheduler_kwargs=None,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        early_stopping_patience=None,
+        logging_strategy="steps",
+        logging_steps=1.0,
+        output_dir=folder,
+    )
+    # A notebook's bar would come with a table of every step.
+    return test.replace(disable_tqdm=True) if is_in_notebook() else test
+
+
+def _parse(argv: Sequence[str], prog: str | None) -> CommandLine:
     description = "Find a learning rate; all arguments of `train` apply."
     parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("--start_lr", type=float, default=1e-6, help="first learning rate")
     parser.add_argument("--end_lr", type=float, default=1.0, help="last learning rate, unless the loss diverges before")
     parser.add_argument("--num_steps", type=int, default=100, help="optimizer steps of the test")
-    parser.add_argument("--output", default="find_lr.png", help="PNG to write; the numbers go beside it as CSV")
-    options, _ = parser.parse_known_args(argv)
-    if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
-        raise UserError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
-    if not math.isfinite(options.end_lr / options.start_lr):
-        raise UserError(f"--end_lr must be a number that --start_lr divides, got {options.end_lr} / {options.start_lr}")
-    if options.optim in SCHEDULE_FREE:
-        raise UserError(f"find-lr is for schedules, and {options.optim} has none: use study --tune learning_rate=...")
-    check_output("--output", options.output, PICTURE, ending=".png")
-    # These come after the user's words, since they define the test.
-    test = (
-        f"--learning_rate {options.start_lr} --lr_scaling none --max_steps {options.num_steps} --warmup_steps 0 "
-        "--eval_strategy no --save_strategy no --no_load_best_model_at_end --logging_strategy steps --logging_steps 1 "
-        "--lr_scheduler_type constant --lr_scheduler_kwargs {}"
+    parser.add_argument(
+        "--output", default="find_lr.png", help="PNG to write, with an SVG beside it; the numbers go beside it as CSV"
     )
-    *parsed, options = parser.parse([*argv, *test.split()])
-    options.table = Path(options.output).with_suffix(".csv")
-    check_output("--output", options.table, TABLE)
-    return options, *parsed
+    line = parser.parse(argv)
+    options = line.options
+    if not 0 < options.start_lr < options.end_lr or options.num_steps < 10:
+        raise ValueError("--start_lr must be above 0 and below --end_lr, and --num_steps at least 10")
+    if not math.isfinite(options.end_lr / options.start_lr):
+        raise ValueError(
+            f"--end_lr must be a number that --start_lr divides, got {options.end_lr} / {options.start_lr}"
+        )
+    if (optim := line.arguments.get("optim")) in SCHEDULE_FREE:
+        raise ValueError(f"find-lr is for schedules, and {optim} has none: use study --tune learning_rate=...")
+    check_output("--output", options.output, PICTURE, ending=".png")
+    check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
+    check_output("--output", _table(options), TABLE)
+    return line
+
+
+def _table(options: Namespace) -> Path:
+    return Path(options.output).with_suffix(".csv")
 
 
 def smooth(losses):

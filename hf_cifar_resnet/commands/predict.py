@@ -9,10 +9,10 @@ from ..checkpoints.load import load_checkpoint
 from ..checkpoints.outputs import check_output
 from ..device import device_for
 from ..documents import atomic_write
-from ..errors import LineParser, UserError, printable
+from ..errors import UserError, printable
 from ..hub.resolve import resolve
 from ..inference.predict import FORMATS, MAX_NAME_WIDTH, PATTERNS, Predictor, describe_left_out, find_images
-from . import positive
+from .line_parser import LineParser, positive
 
 
 def main(argv, prog=None):

@@ -13,9 +13,10 @@ from ..data.mixing import Mixer
 from ..documents import atomic_write
 from ..errors import UserError, printable
 from ..reporting.plots import PICTURE, plot_images
+from ..training.arguments import resolve
 from ..training.build import load_data, quieten_libraries
-from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
-from . import positive
+from .line_parser import positive
+from .parser import ALL_ARGUMENTS, CifarArgumentParser
 
 LABEL_WIDTH = 14  # characters of a label for which there is room under an image
 LARGEST_SHEET = 1_000  # augmented images, which take half a minute to draw
@@ -89,8 +90,9 @@ def _parse(argv, prog):
     parser.add_argument("--images", type=positive, default=8, help="rows of the sheet, each of another class")
     parser.add_argument("--columns", type=positive, default=8, help="augmentations of each image")
     parser.add_argument("--output", default="preview.png", help="PNG to write")
-    _, data_args, args, options = parser.parse(argv)
+    line = parser.parse(argv)
+    options, arguments = line.options, resolve(line.arguments)
     if (count := options.images * options.columns) > LARGEST_SHEET:
         raise UserError(f"--images times --columns must be at most {LARGEST_SHEET:,}, got {count:,}")
     check_output("--output", options.output, PICTURE, ending=".png")
-    return options, data_args, args
+    return options, arguments.data, arguments.training

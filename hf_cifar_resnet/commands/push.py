@@ -2,9 +2,10 @@
 
 import tempfile
 
-from ..errors import LineParser, explained, printable
+from ..errors import explained, printable
 from ..hub import client
 from ..hub.staging import kept_card_note, list_unpushed_files, stage_run
+from .line_parser import LineParser
 
 
 def main(argv, prog=None):

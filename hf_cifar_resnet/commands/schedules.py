@@ -3,21 +3,20 @@
 import math
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .. import schedules
 from ..checkpoints.outputs import check_output
-from ..documents import atomic_write
-from ..errors import LineParser
-from ..reporting.plots import PICTURE, plot_schedules
+from ..reporting.plots import PICTURE, atomic_picture, plot_schedules
 from ..training.arguments import json_object
-from . import positive
+from .line_parser import LineParser, positive
 
 MAX_STEPS = 10_000_000
 
 
 def main(argv: list[str], prog: str | None = None) -> None:
-    """Write a PNG with one panel for each schedule, or print what there is to know about each."""
+    """Write a PNG and an SVG with one panel for each schedule, or print what there is to know about each."""
     options = _parse(argv, prog)
     arguments = json_object("lr_scheduler_kwargs", options.lr_scheduler_kwargs)
     curves = _compute_curves(options, arguments)
@@ -26,7 +25,8 @@ def main(argv: list[str], prog: str | None = None) -> None:
             print(_describe(spec))
         return
     check_output("--output", options.output, PICTURE, ending=".png")
-    with atomic_write(options.output) as file:
+    check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
+    with atomic_picture(options.output) as file:
         plot_schedules(curves, file)
     print(f"Drawn: {options.output}")
 
@@ -43,7 +43,7 @@ def _parse(argv: list[str], prog: str | None) -> Namespace:
         "--warmup_steps", type=float, default=0.0, help="steps, or below 1 a share of them, for schedules with warmup"
     )
     parser.add_argument("--lr_scheduler_kwargs", default=None, help="JSON object, for schedules that take these names")
-    parser.add_argument("--output", default="schedules.png", help="PNG to write")
+    parser.add_argument("--output", default="schedules.png", help="PNG to write, with an SVG beside it")
     options = parser.parse_args(argv)
     if not 0 < options.learning_rate < math.inf or not 0 <= options.warmup_steps < math.inf:
         raise ValueError("learning_rate must be above 0, and warmup_steps not negative")
@@ -53,9 +53,12 @@ def _parse(argv: list[str], prog: str | None) -> Namespace:
 def _compute_curves(options: Namespace, arguments: dict[str, Any]) -> dict[str, tuple[list[int], list[float]]]:
     """Return the title of each panel, with steps and the learning rate at each. Each schedule gets what it takes."""
     chosen = [schedules.get(name) for name in options.names]
+    if len(chosen) == 1:
+        schedules.check(chosen[0].name, arguments)
     if unknown := sorted(set(arguments).difference(*(spec.arguments for spec in chosen))):
-        names = ", ".join(spec.name for spec in chosen)
-        raise ValueError(f"lr_scheduler_kwargs has {', '.join(unknown)}, which none of these takes: {names}")
+        names = ", ".join(options.names)
+        none = "no schedule takes" if options.names == schedules.names() else f"none of {names} takes"
+        raise ValueError(f"lr_scheduler_kwargs has {', '.join(unknown)}, which {none}; --list prints what each takes")
     curves = {}
     for spec in chosen:
         taken = {name: value for name, value in arguments.items() if name in spec.arguments}
@@ -69,17 +72,13 @@ def _describe(spec: schedules.ScheduleSpec) -> str:
     return "\n".join(
         [
             f"{spec.name} ({spec.label})",
-            f"  learning rate: {spec.description}",
-            f"  warmup: {describe_warmup(spec)}",
+            f"  learning rate: {_plain(spec.description)}",
+            f"  warmup: {_plain(spec.describe_warmup())}",
             f"  lr_scheduler_kwargs: {', '.join(spec.arguments) or 'none'}",
             f"  source: {spec.source}",
         ]
     )
 
 
-def describe_warmup(spec: schedules.ScheduleSpec) -> str:
-    own = f"its own, see {spec.own_warmup}"
-    if not spec.takes_warmup:
-        return own if spec.own_warmup else "none"
-    default = f"{spec.default_warmup:.0%} of the steps" if spec.default_warmup else own if spec.own_warmup else "none"
-    return f"warmup_steps; by default {default}"
+def _plain(markdown: str) -> str:
+    return markdown.replace("`", "")

@@ -7,9 +7,10 @@ from ..checkpoints.run_folder import holds_run, lock_run_folder
 from ..documents import write_json
 from ..errors import UserError, require
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
+from ..training.arguments import resolve
 from ..training.build import build_model, build_trainer, load_data, quieten_libraries
-from ..training.parser import ALL_ARGUMENTS, CifarArgumentParser
-from . import positive
+from .line_parser import positive
+from .parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 
 
 def main(argv, prog=None):
@@ -42,12 +43,14 @@ def _parse(argv, prog):
     parser.add_argument("--space", nargs="+", required=True, metavar="NAME=LOW:HIGH[:log]|NAME=A,B",
                         help="for each argument a range, linear or logarithmic, or choices")  # fmt: skip
     parser.add_argument("--trials", type=positive, default=20, help="models to train")
-    parser.set_defaults(output_dir="studies/search")
-    model_args, data_args, args, options = parser.parse(argv)
+    line = parser.parse(argv)
+    options = line.options
+    given = line.arguments.replace(output_dir=line.arguments.get("output_dir", "studies/search"))
+    # Trials compete by their last evaluation, and the checkpoints of all trials would fill the disk.
+    arguments = resolve(given.replace(save_strategy="no", load_best_model_at_end=False))
+    model_args, data_args, args = arguments.model, arguments.data, arguments.training
     if data_args.eval_split == "none":
         raise UserError("search compares evaluations, and --eval_split none makes none: leave it out")
     space = [parse_dimension(text) for text in options.space]
-    check_space(space, parser, argv)
-    # Trials compete by their last evaluation, and the checkpoints of all trials would fill the disk.
-    args.save_strategy, args.load_best_model_at_end = "no", False
+    check_space(space, parse_value, given)
     return options, space, model_args, data_args, args

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..checkpoints.outputs import check_no_checkpoint, check_replaced
 from ..checkpoints.run_folder import holds_run
-from ..errors import LineParser, UserError, require
+from ..errors import UserError, require
 from ..runs.files import RUN_JSON
 from ..study import cooldowns, report
 from ..study.cooldowns import check_cooldowns, execute_with_branches
@@ -34,8 +34,9 @@ from ..study.read import variant_name
 from ..study.search import parse_dimension
 from ..study.slurm import SlurmEngine
 from ..study.tune import check_tuning, tune
-from ..training.parser import parse_arguments
-from . import positive
+from ..training.arguments import resolve
+from .line_parser import LineParser, positive
+from .parser import parse_arguments
 
 
 def main(argv, prog=None):
@@ -56,7 +57,9 @@ def main(argv, prog=None):
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs, common)
     if options.tune:
-        check_tuning(variants, options, eval_split=parse_arguments([*common, *runs[0].arguments()])[1].eval_split)
+        check_tuning(
+            variants, options, eval_split=resolve(parse_arguments([*common, *runs[0].arguments()])).data.eval_split
+        )
         chosen = tune(folder, variants, options, common)
         for run in runs:
             run.tuned = {options.tune.name: chosen[variant_name(run.entry())]}
@@ -64,7 +67,7 @@ def main(argv, prog=None):
     execute_all = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, common, options.engine)
     if len(failed) < len(runs):
-        score_ensembles(folder, use_cpu=parse_arguments([*common, *runs[0].arguments()])[-1].use_cpu)
+        score_ensembles(folder, use_cpu=resolve(parse_arguments([*common, *runs[0].arguments()])).training.use_cpu)
         print(report.write_report(folder, options.targets))
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(run.name for run in failed)}", file=sys.stderr)

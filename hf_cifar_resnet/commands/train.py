@@ -15,8 +15,9 @@ from ..runs.metrics import make_metrics
 from ..runs.record import command_line, make_record, run_name
 from ..runs.scores import select_scores
 from ..training import preemption
-from ..training.parser import parse_arguments
+from ..training.arguments import resolve
 from .errors import reports_errors
+from .parser import parse_arguments
 
 # Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
 
@@ -31,41 +32,34 @@ def main(argv=None, prog=None):
 
     Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
-    arguments = parse_arguments(argv, prog)
+    arguments = resolve(parse_arguments(argv, prog))
     command = command_line(argv, prog)
     with preemption.watch_signals(command) as preempted:
-        return _train(*arguments, command, preempted)
+        return _train(arguments, command, preempted)
 
 
-def _train(model_args, data_args, args, command, preempted):
-    from transformers import set_seed
-
+def _train(arguments, command, preempted):
     from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
     from ..hub.callback import HubCallback
-    from ..hub.resolve import resolve
+    from ..hub.resolve import find_pretrained
+    from ..hub.resolve import resolve as resolve_name
     from ..reporting.console import end_block, start_block
     from ..runs.files import folder_name
-    from ..training.build import build_model, build_trainer, load_data, prepare_fine_tuning, quieten_libraries
+    from ..training.build import build_trainer, load_data_and_model, quieten_libraries
     from ..training.callbacks import RunRecordCallback
 
-    processes.check_processes(args)
-    quieten_libraries(args)
-    set_seed(args.seed)
-    name, resume_from = model_args.model_name_or_path, args.resume_from_checkpoint
-    pretrained = resolve(name) if name else None
-    pushed = processes.decide_on_rank_0(lambda: resolve(resume_from)) if is_pushed_state(resume_from) else None
-    if pretrained is not None:
-        prepare_fine_tuning(model_args, data_args, pretrained)
-    with args.main_process_first(desc="decoding the images"):
-        data = load_data(data_args, args)
-    if args.world_size > 1:
-        processes.check_same(data.digests(), processes.SAME_DATA)
-    model = build_model(model_args, data, pretrained)
-    args = args.with_precision_for(model)
-    args.output_dir = choose_run_folder(args, run_name(data_args, model.config, args))
+    processes.check_processes(arguments.training)
+    quieten_libraries(arguments.training)
+    resume_from = arguments.training.resume_from_checkpoint
+    pushed = None
+    if is_pushed_state(resume_from):
+        pushed = processes.decide_on_rank_0(lambda: resolve_name(resume_from))
+    data, model, arguments = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
+    model_args, data_args, args = arguments.model, arguments.data, arguments.training
+    folder = choose_run_folder(args, run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
-    args.run_name = args.run_name or folder_name(args.output_dir)
+    args = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
     record = make_record(model, data, model_args, data_args, args, command)
     resume = find_resume_checkpoint(args, pushed)
     if resume:
@@ -108,7 +102,7 @@ def finish(trainer, record, data, eval_split):
         trainer.save_model()
         if trainer.is_world_process_zero():
             write_run_files(folder, record, metrics, history_rows(trainer.state.log_history))
-    except (OSError, ValueError) as error:  # such as a full disk
+    except ValueError as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
         raise UserError(f"{error}; {left if last else 'there is no checkpoint'}") from error

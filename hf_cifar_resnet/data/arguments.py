@@ -20,7 +20,7 @@ from ..choices import (
 from ..errors import expand_home
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataArguments:
     """The dataset, its splits, normalisation and augmentation."""
 
@@ -49,7 +49,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         expand_home(self)
-        self.augmentation = current_name("augmentation policy", self.augmentation)
+        object.__setattr__(self, "augmentation", current_name("augmentation policy", self.augmentation))
         if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
         if not 0 <= self.validation_fraction < 1:

@@ -11,12 +11,16 @@ from pathlib import PurePath
 from typing import Any
 
 import datasets
-import httpx
 import pyarrow
 from datasets import config
 from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from huggingface_hub import HfApi, get_cached_repo_tree, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    EntryNotFoundError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] (of httpx or httpx2)
+)
 
 from ..errors import naming_folder, one_line, shorten
 from ..processes import is_rank_0
@@ -33,7 +37,7 @@ VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
 USED_SPLITS = ("train", *VALIDATION_SPLITS, "test")
 NO_NETWORK = f"give a local folder instead, or try dataset_name {next(iter(BUILT_IN))}, which needs no network"
 # What huggingface_hub raises where the Hub does not answer, or has not what is asked for.
-HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
+HUB_ERRORS = (OSError, ValueError, HTTPError, CachedRepoTreeNotFoundError, EntryNotFoundError)
 # What `datasets` raises for files that it cannot read.
 DATASETS_ERRORS = (
     *HUB_ERRORS, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, RuntimeError, TypeError,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+# An error message, with the name of a model. Finite weights can still overflow.
+NOT_FINITE = "the answers of {} are not finite: its weights are too large, or its calibration_temperature too small"
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -14,7 +14,7 @@ from ..data.dataset import ImageDataset, collate, normalize
 from ..device import memory_format_for
 from .analysis import log_mean_probabilities
 from .metrics import compute_scores
-from .scores import Scores
+from .scores import NOT_FINITE, Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 BATCH_SIZE = 256  # as in training
-# Finite weights can still overflow.
-NOT_FINITE = "the model's answers are not finite: its weights are too large, or its calibration_temperature too small"
 
 
 def score(
@@ -33,6 +31,7 @@ def score(
     superclass_of: np.ndarray | None = None,
     precision: Precision = "fp32",
     batch_size: int = BATCH_SIZE,
+    name: str = "the model",
 ) -> tuple[np.ndarray, Scores]:
     """
     Return the logits float32 (n, num_labels) of a model for the images of a dataset, and its scores.
@@ -44,10 +43,11 @@ def score(
     Args:
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): the superclass of each class number.
         precision: of autocast.
+        name: what an error calls the model.
     """
     logits = predict_logits(model, images, precision=precision, batch_size=batch_size)
     if not np.isfinite(logits).all():
-        raise ValueError(NOT_FINITE)
+        raise ValueError(NOT_FINITE.format(name))
     return logits, compute_scores(logits, images.labels.numpy(), superclass_of)
 
 
@@ -60,7 +60,12 @@ def predict_logits(
     memory_format = memory_format_for(model, device)
     model.eval().to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     # Its seed is drawn from a generator of its own, so that nothing here depends on the global one or moves it.
-    loader = DataLoader(images.without_normalization(), batch_size, collate_fn=collate, generator=torch.Generator())
+    loader = DataLoader(
+        images.without_normalization(),
+        min(batch_size, len(images)),
+        collate_fn=collate,
+        generator=torch.Generator(),
+    )
     logits = []
     with _autocast(device, precision):
         for batch in loader:
@@ -79,6 +84,11 @@ def combine(
     """
     combined = log_mean_probabilities(logits)
     return combined, compute_scores(combined, labels, superclass_of)
+
+
+def precision_on(device: torch.device, precision: Precision) -> Precision:
+    """Return the precision in which a model that was trained in `precision` is scored: fp32 for fp16 on a CPU."""
+    return "fp32" if precision == "fp16" and device.type == "cpu" else precision
 
 
 def mirrored(images: ImageDataset) -> ImageDataset:

@@ -14,6 +14,11 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None and not os.path.exists(text)
 
 
+def find_pretrained(model_name_or_path: str | None) -> Path | None:
+    """Return the folder of the model to fine-tune, as [`resolve`] does, or None where none is named."""
+    return None if model_name_or_path is None else resolve(model_name_or_path)
+
+
 def resolve(name: str) -> Path:
     """
     Return the folder `name`, or else the local copy of `user/repo[@revision]`, which is downloaded where it is missing.

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ..checkpoints.load import NOT_FINITE, label_names
+from ..checkpoints.load import label_names
 from ..data.dataset import normalize
 from ..data.images import is_hidden_name, is_image_name, read_rgb_array
 from ..errors import UserError, one_line, printable
+from ..evaluation.scores import NOT_FINITE
 
 MAX_NAME_WIDTH = 60
 ENDINGS_SHOWN = 5  # of files that are left out
@@ -105,7 +106,7 @@ class Predictor:
         logits = self.model(pixel_values=pixels).logits.float() / self.model.config.calibration_temperature
         best = logits.softmax(dim=1).topk(min(top_k, len(self.names)), dim=1)
         if not best.values.isfinite().all():
-            raise UserError(NOT_FINITE)
+            raise ValueError(NOT_FINITE.format("the model"))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [[(self.names[label], p) for label, p in zip(*row, strict=True)] for row in rows]
 

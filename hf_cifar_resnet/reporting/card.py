@@ -101,7 +101,7 @@ def model_card(record, metrics):
 
 
 def write_run_files(folder, record, metrics, rows):
-    """Write run.json, history.csv, README.md and curves.png of a run into its folder, then metrics.json."""
+    """Write run.json, history.csv, README.md, curves.png and curves.svg of a run into its folder, then metrics.json."""
     with replacing_files(folder) as temporary:
         write_json(record, temporary / RUN_JSON)
         write_history(rows, temporary / HISTORY_CSV)

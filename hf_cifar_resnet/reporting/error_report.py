@@ -4,7 +4,7 @@ import numpy as np
 
 from ..documents import write_csv, write_json
 from ..evaluation import analysis
-from .plots import COLOURS, PICTURE, add_legend, new_figure, save_figure
+from .plots import COLORS, PICTURE, WIDTH, add_legend, new_figure, plot_style, save_figure
 
 # With more classes, the cells of a confusion matrix have no room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25
@@ -13,7 +13,9 @@ MISTAKES, MISTAKES_IN_A_ROW = 30, 6
 ANALYSIS_FILES = {
     "analysis.json": rb'\A{\n  "images": \d+,\n  "accuracy": ',
     **dict.fromkeys(("per_class.csv", "confusion.csv", "superclass_confusion.csv")),
-    **dict.fromkeys(("*confusion.png", "reliability.png", "mistakes.png"), PICTURE),
+    **dict.fromkeys(
+        ("*confusion.png", "*confusion.svg", "reliability.png", "reliability.svg", "mistakes.png"), PICTURE
+    ),
 }
 
 
@@ -77,6 +79,7 @@ def write_per_class(matrix, names, superclass, path):
     write_csv([header, *rows], path)
 
 
+@plot_style()
 def plot_confusion(matrix, names, path):
     """Plot a confusion matrix, each row as shares of its label's images."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -100,32 +103,34 @@ def plot_confusion(matrix, names, path):
     save_figure(figure, path, dpi=100, bbox_inches="tight")
 
 
+@plot_style()
 def plot_reliability(found, path):
     """Plot accuracy against confidence, and a histogram of the confidence; `found` is {temperature: reliability}."""
-    figure, axes = new_figure(len(found), 2, width=4.6, height=3.0)
+    figure, axes = new_figure(len(found), 2, width=WIDTH, height=5.2)
     for column, (temperature, bins) in enumerate(found.items()):
         upper, lower = axes[column], axes[len(found) + column]
         width = 1 / len(bins.count)
         left = np.arange(len(bins.count)) * width
         bars = {"width": width, "align": "edge", "edgecolor": "white"}
-        upper.bar(left, bins.accuracy, color=COLOURS[0], label="accuracy", **bars)
+        upper.bar(left, bins.accuracy, color=COLORS[0], label="accuracy", **bars)
         sure = bins.confidence[bins.count > 0]
-        upper.plot(sure, sure, "o", color=COLOURS[1], markersize=4, label="mean confidence")
+        upper.plot(sure, sure, "o", color=COLORS[1], markersize=4, label="mean confidence")
         upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
         kind = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
         upper.set(title=f"{kind}: ECE {bins.ece:.2%}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        lower.bar(left, bins.count, color=COLOURS[5], **bars)
+        lower.bar(left, bins.count, color=COLORS[5], **bars)
         lower.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
         for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
             axis.set_major_formatter(lambda value, _: f"{value:.0%}")
     add_legend(figure, axes[0], "outside lower center")
-    save_figure(figure, path, dpi=120)
+    save_figure(figure, path)
 
 
+@plot_style()
 def plot_mistakes(images, labels, probs, names, path):
     """Plot wrongly classified images, uint8 (k, height, width, 3), with label, prediction and its probability."""
     rows = max(1, -(-len(images) // MISTAKES_IN_A_ROW))
-    figure, axes = new_figure(MISTAKES_IN_A_ROW, rows, width=1.75, height=2.05)
+    figure, axes = new_figure(MISTAKES_IN_A_ROW, rows, width=1.75 * MISTAKES_IN_A_ROW, height=2.05 * rows)
     for panel in axes:
         panel.set_axis_off()
     for panel, image, label, probabilities in zip(axes, images, labels, probs, strict=False):
@@ -134,4 +139,4 @@ def plot_mistakes(images, labels, probs, names, path):
         panel.set_title(f"{names[taken_for]} {probabilities[taken_for]:.0%}\nis {names[label]}", fontsize=9)
     if not len(images):
         axes[0].set_title("no mistakes", fontsize=9)
-    save_figure(figure, path, dpi=110)
+    save_figure(figure, path, dpi=110, svg=False)

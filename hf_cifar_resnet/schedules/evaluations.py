@@ -122,7 +122,7 @@ class GreedyCallback(EvaluationRule):
 
 _PLATEAU = {
     "description": "cut when the evaluation metric stops improving",
-    "source": "https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ReduceLROnPlateau.html",
+    "source": "torch, https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ReduceLROnPlateau.html",
     "factory": make_constant,
     "arguments": ("factor", "patience", "threshold", "cooldown", "min_lr", "eps"),
     "rule": PlateauCallback,
@@ -140,7 +140,7 @@ SPECS = (
         name="greedy",
         label="greedy",
         description="raised while the metric improves, lowered where it does not",
-        source="Subramaniam et al. 2025, https://arxiv.org/abs/2512.14527",
+        source="Subramanian et al. 2025, https://arxiv.org/abs/2512.14527",
         factory=make_constant,
         arguments=(
             "factor", "patience", "threshold", "cooldown", "warmup", "min_lr", "max_lr", "eps", "smooth", "window_size",

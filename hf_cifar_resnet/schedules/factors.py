@@ -74,7 +74,7 @@ SPECS = (
         name="exponential",
         label="exponential decay",
         description="falls by the same ratio at every step, to 1%",
-        source="https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ExponentialLR.html",
+        source="torch, https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ExponentialLR.html",
         factory=factory_of(exponential_factor),
         arguments=("final_factor",),
     ),

@@ -38,7 +38,7 @@ class ScheduleSpec:
         name (`str`): its name on the command line, in recipes and in file names.
         label (`str`): its name in pictures.
         description (`str`): what the learning rate does after the warmup, for a table.
-        source (`str`): who describes it.
+        source (`str`): who describes it, and where: `name, URL`.
         factory (`Factory`): makes its scheduler.
         arguments (`tuple[str, ...]`): the names that `lr_scheduler_kwargs` may have.
         takes_warmup (`bool`): whether `warmup_steps` may be given.
@@ -75,6 +75,13 @@ class ScheduleSpec:
     def by_evaluations(self) -> bool:
         """Whether the learning rate follows evaluations; all others are known before the run."""
         return self.rule is not None
+
+    def describe_warmup(self) -> str:
+        """Return the warmup in a few words, for a table."""
+        own = f"its own, by `{self.own_warmup}`" if self.own_warmup else "none"
+        if not self.takes_warmup:
+            return own
+        return f"`warmup_steps`, by default {f'{self.default_warmup:.0%} of all' if self.default_warmup else own}"
 
     def resolve_warmup(self, warmup_steps: float) -> float:
         """Return `warmup_steps`, or the default of this schedule if it is 0."""

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from .scheduler import Schedule
 from .spec import DEFAULT_WARMUP, Factory, ScheduleSpec
 
-SOURCE = "https://huggingface.co/docs/transformers/main_classes/optimizer_schedules"
+SOURCE = "transformers, https://huggingface.co/docs/transformers/main_classes/optimizer_schedules"
+COSINE_SOURCE = "Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983"
 DECAY = 0.2  # the share of all steps for which `warmup_stable_decay` lowers the learning rate
 
 
@@ -115,7 +116,7 @@ SPECS = (
         name="cosine",
         label="cosine",
         description="half a cosine to 0",
-        source="Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983",
+        source=COSINE_SOURCE,
         factory=_make_cosine,
         arguments=("num_cycles",),
     ),
@@ -123,7 +124,7 @@ SPECS = (
         name="cosine_with_warmup",
         label="cosine with warmup",
         description="half a cosine to 0",
-        source="Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983",
+        source=COSINE_SOURCE,
         factory=_make_cosine,
         arguments=("num_cycles",),
         default_warmup=DEFAULT_WARMUP,
@@ -132,7 +133,7 @@ SPECS = (
         name="cosine_with_restarts",
         label="cosine with restarts",
         description="half a cosine to 0, three times",
-        source="Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983",
+        source=COSINE_SOURCE,
         factory=_factory(transformers.get_cosine_with_hard_restarts_schedule_with_warmup, num_cycles=3),
         arguments=("num_cycles",),
     ),
@@ -146,8 +147,8 @@ SPECS = (
     ),
     ScheduleSpec(
         name="cosine_warmup_with_min_lr",
-        label="cosine with minimum LR, from the first step",
-        description="half a cosine to 10% of the peak; a warmup begins above 0",
+        label="cosine with warmup and minimum LR",
+        description="half a cosine to 10% of the peak; `warmup_lr_rate` is where the warmup begins",
         source=SOURCE,
         factory=_factory(_with_floor(transformers.get_cosine_with_min_lr_schedule_with_warmup_lr_rate)),
         arguments=("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
@@ -156,7 +157,7 @@ SPECS = (
         name="inverse_sqrt",
         label="inverse square root",
         description="1 / sqrt(step), which hardly falls in a short run without warmup",
-        source=SOURCE,
+        source="Vaswani et al. 2017, https://arxiv.org/abs/1706.03762",
         factory=_factory(_make_inverse_sqrt),
         arguments=("timescale",),
     ),

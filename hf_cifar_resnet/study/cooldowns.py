@@ -11,11 +11,12 @@ import shutil
 
 from ..checkpoints.resume import find_best
 from ..checkpoints.save import rotate_checkpoints
+from ..commands.parser import parse_arguments
 from ..documents import replacing_files
 from ..errors import UserError
 from ..runs.files import HISTORY_CSV, checkpoint_path, list_checkpoints
 from ..runs.history import read_history
-from ..training.parser import parse_arguments
+from ..training.arguments import resolve
 from .execute import execute_runs
 
 EPOCHS = "num_train_epochs"
@@ -31,7 +32,7 @@ def check_cooldowns(budgets, runs, common):
             f"--cooldowns needs two numbers of epochs or more, multiples of {UNIT}, got {' '.join(map(str, budgets))}"
         )
     for run in _stable(runs):
-        args = parse_arguments([*common, *run.arguments()])[-1]
+        args = resolve(parse_arguments([*common, *run.arguments()])).training
         stop = args.mixing_stop_epoch
         wrong = {
             "--max_steps would end every run at the same step": args.max_steps > 0,

@@ -80,7 +80,7 @@ def score_ensembles(folder, use_cpu):
 
     Variants with unfinished runs are left out; scores that are there already are kept.
     """
-    from ..training.evaluators import score_ensemble
+    from .ensembles import score_ensemble
 
     finished, unfinished = read_study(folder)
     incomplete = {variant_name(run) for run in unfinished if not run["tuning"]}
@@ -90,7 +90,8 @@ def score_ensembles(folder, use_cpu):
         if len(names) < 2 or names in known or variant in incomplete:
             continue
         try:
-            known[names] = {"runs": names, "test": score_ensemble([str(folder / name) for name in names], use_cpu)}
+            scores = score_ensemble([folder / name for name in names], use_cpu)
+            known[names] = {"runs": names, "test": scores.to_dict()}
         except ValueError as error:
             print(f"no ensemble of {variant}: {error}")
     write_json(list(known.values()), folder / ENSEMBLES_JSON)

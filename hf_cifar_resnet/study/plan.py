@@ -7,11 +7,12 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..commands.parser import parse_arguments
 from ..documents import read_json, write_json
 from ..errors import UserError, explained
 from ..runs.files import METRICS_JSON, STUDY_JSON
+from ..training.arguments import resolve
 from ..training.optimizers import SCHEDULE_FREE
-from ..training.parser import parse_arguments
 
 # The arguments that the study sets for each run, and what to do instead of giving them.
 DECIDED = {
@@ -111,7 +112,8 @@ def check_runs(runs, common):
     known = {}
     for run in runs:
         with explained(run.name, ValueError):
-            model_args, data_args, args = parse_arguments([*common, *run.arguments()])
+            arguments = resolve(parse_arguments([*common, *run.arguments()]))
+        model_args, data_args, args = arguments.model, arguments.data, arguments.training
         settings = json.dumps([vars(model_args), vars(data_args), args.to_dict()], default=str)
         for key in (run.name, settings):
             if key in known:

@@ -8,7 +8,7 @@ from jinja2 import Template
 
 from ..documents import replacing_files, write_text
 from ..errors import UserError
-from ..reporting.plots import PICTURE, plot_study, plot_study_final, plot_values
+from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
 from ..runs.files import STUDY_JSON
 from ..runs.history import write_history
 from .compare import ablation_baselines, compare, confidence_interval, ranked, report_power
@@ -22,7 +22,7 @@ STUDY_FILES = {
     "results.csv": rb"\Aschedule,variant,seed,",
     "results.md": rb"# (Learning-rate schedules|Ablation study) on ",
     ENSEMBLES_JSON: rb'\A\[(\]|\n  {\n    "runs": )',
-    **dict.fromkeys(("curves.png", "final.png", "budgets.png", "tuning.png"), PICTURE),
+    **{f"{name}.{kind}": PICTURE for name in ("curves", "final", "budgets", "tuning") for kind in ("png", "svg")},
 }
 
 
@@ -59,7 +59,14 @@ def write_report(folder, targets=None):
         if runs:
             histories = {name: [run["history"] for run in members] for name, members in groups.items()}
             plot_study(histories, temporary / "curves.png", runs[0]["metrics"]["selected_on"])
-            plot_study_final({name: test_top1(members) for name, members in groups.items()}, temporary / "final.png")
+            finals = {
+                name: {run["seed"]: run["metrics"]["test"]["top1"] for run in members}
+                for name, members in groups.items()
+            }
+            intervals = {
+                name: confidence_interval(list(tops.values())) for name, tops in finals.items() if len(tops) > 1
+            }
+            plot_final(finals, intervals, temporary / "final.png")
     return text
 
 
@@ -179,9 +186,9 @@ def _tuning(groups, tried, runs, folder):
         return None
     [argument] = runs[0]["tuned"]
     chosen = {name: choose(tried[name], name) for name in groups or tried if name in tried}
-    tops = {name: {value: [top1] for value, top1 in tried[name].items() if top1 is not None} for name in chosen}
-    label, selected_on = f"{argument}; the chosen value is circled", runs[0]["metrics"]["selected_on"]
-    plot_values(tops, folder / "tuning.png", label, f"{selected_on} top-1, mean over tuning seeds", chosen)
+    tops = {name: {(value,): top1 for value, top1 in tried[name].items() if top1 is not None} for name in chosen}
+    circled = {name: (value,) for name, value in chosen.items()}
+    plot_tuning(tops, circled, [argument], folder / "tuning.png", runs[0]["metrics"]["selected_on"])
     return {
         "argument": argument,
         "chosen": chosen,

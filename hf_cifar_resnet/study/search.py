@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import UserError, explained
+from ..training.arguments import resolve
 from ..training.train_metrics import NonFiniteError
 
 BEST_JSON = "search.json"
@@ -62,7 +63,7 @@ def parse_dimension(text, flag="--space"):
         raise UserError(f"{flag} {text}: write it as NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B") from None
 
 
-def check_space(space, parser, argv):
+def check_space(space, parse_value, given):
     """Raise [`UserError`] for duplicates and for values that `train` does not take, before any trial starts."""
     names = [dimension.name for dimension in space]
     if unknown := sorted(set(names) - set(SEARCHABLE)):
@@ -75,7 +76,8 @@ def check_space(space, parser, argv):
         parsed = []
         for value in dimension.values:
             with explained(f"--space {dimension.name}", ValueError):
-                *_, args, _ = parser.parse([*argv, f"--{dimension.name}", str(value)])
-            parsed.append(getattr(args, dimension.name))
+                typed = parse_value(dimension.name, str(value))
+                resolve(given.replace(**{dimension.name: typed}))
+            parsed.append(typed)
         if len(set(parsed)) < len(parsed):
             raise UserError(f"--space {dimension.name} has equal values: {', '.join(map(str, dimension.values))}")

@@ -6,8 +6,8 @@ import math
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -15,28 +15,33 @@ from transformers.utils import is_in_notebook, is_torch_tf32_available
 
 from .. import schedules
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
+from ..data.arguments import DataArguments
 from ..device import count_cores, device_for, is_faster_in_bf16
-from ..errors import expand_home
+from ..errors import expand_home, explained
 from ..processes import is_launched, read_count, roll_call
+from ..runs.arguments import RunArguments
 from . import callbacks, optimizers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of torch.compile
-# Arguments, and the values that they may have.
-RANGES = (
-    ("be above 0", lambda value: value > 0,
-     "num_train_epochs learning_rate global_batch_size per_device_train_batch_size per_device_eval_batch_size "
-     "gradient_accumulation_steps early_stopping_patience"),
-    ("not be negative", lambda value: value >= 0,
-     "weight_decay max_grad_norm seed data_seed dataloader_num_workers mixup_alpha cutmix_alpha mixing_stop_epoch "
-     "adam_epsilon"),
-    ("be from 0 to 1", lambda value: 0 <= value <= 1, "mixing_probability cutmix_share"),
-    ("be from 0 to below 1", lambda value: 0 <= value < 1, "ema_decay adam_beta1 adam_beta2 label_smoothing_factor"),
+# Numbers that must be above 0, at least 0, from 0 to 1, and from 0 to below 1.
+POSITIVE = (
+    "num_train_epochs", "learning_rate", "global_batch_size", "per_device_train_batch_size",
+    "per_device_eval_batch_size", "gradient_accumulation_steps", "early_stopping_patience",
 )  # fmt: skip
+NOT_NEGATIVE = (
+    "weight_decay", "max_grad_norm", "seed", "data_seed", "dataloader_num_workers", "mixup_alpha", "cutmix_alpha",
+    "mixing_stop_epoch", "adam_epsilon",
+)  # fmt: skip
+SHARES = ("mixing_probability", "cutmix_share")
+SHARES_BELOW_1 = ("ema_decay", "adam_beta1", "adam_beta2", "label_smoothing_factor")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelArguments:
     """The network: `depth`, or `block` with `stage_depths` (and `stage_widths`), or a pretrained one."""
 
@@ -52,12 +57,13 @@ class ModelArguments:
     drop_path_rate: float | None = option(None, "stochastic depth: drop probability of the last block; 0 if not given")
     zero_init_residual: bool | None = option(None, "start every block as the identity")
 
-    def __post_init__(self):
-        expand_home(self)
+    def __post_init__(self) -> None:
+        if self.model_name_or_path is not None:
+            object.__setattr__(self, "model_name_or_path", os.path.expanduser(self.model_name_or_path))
 
     @property
-    def given(self):
-        """The arguments of [`CifarResNetConfig`] that were given."""
+    def config(self) -> dict[str, Any]:
+        """The arguments of [`CifarResNetConfig`] that are not None."""
         return {k: v for k, v in vars(self).items() if v is not None and k != "model_name_or_path"}
 
 
@@ -119,9 +125,10 @@ class CifarTrainingArguments(TrainingArguments):
         None, "no progress bar; by default if the output is neither a terminal nor a notebook"
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         expand_home(self)
-        self._check_values()
+        self._check_ranges()
+        self._check_combinations()
         if str(self.resume_from_checkpoint).lower() == "false":
             self.resume_from_checkpoint = None
         self._choose_for_device()
@@ -134,7 +141,7 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
         # On a CPU Accelerate makes a process group if it is told to use it, else if a launcher names the device.
         makes_group = self.use_cpu or (is_launched() and device_for().type != "cpu")
-        with roll_call(self.ddp_timeout) if makes_group else nullcontext():
+        with roll_call(self.ddp_timeout) if makes_group else nullcontext(), explained("", TypeError, ValueError):
             super().__post_init__()
         self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher
@@ -147,20 +154,28 @@ class CifarTrainingArguments(TrainingArguments):
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
         self.warmup_steps = schedules.get(schedule).resolve_warmup(float(self.warmup_steps))
 
-    def _check_values(self):
+    def _check_ranges(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}")
             if isinstance(value, int) and abs(value) >= LIMIT:
                 raise ValueError(f"{name} must be below 2**32, got {value}")
-        for allowed, is_allowed, names in RANGES:
-            for name in names.split():
+        ranges = (
+            (POSITIVE, "be above 0", lambda value: value > 0),
+            (NOT_NEGATIVE, "not be negative", lambda value: value >= 0),
+            (SHARES, "be from 0 to 1", lambda value: 0 <= value <= 1),
+            (SHARES_BELOW_1, "be from 0 to below 1", lambda value: 0 <= value < 1),
+        )
+        for names, expected, is_allowed in ranges:
+            for name in names:
                 value = getattr(self, name)
                 if value is not None and not is_allowed(value):
-                    raise ValueError(f"{name} must {allowed}, got {value}")
+                    raise ValueError(f"{name} must {expected}, got {value}")
+
+    def _check_combinations(self) -> None:
         optimizers.parse_optim_args(self.optim_args)
         is_averaged, schedule = self.optim in optimizers.SCHEDULE_FREE, self.lr_scheduler_type
-        most = max(64, 4 * count_cores())
+        max_workers = max(64, 4 * count_cores())
         workers = self.dataloader_num_workers or 0
         no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
         no_best = self.early_stopping_patience is not None and not self.load_best_model_at_end
@@ -173,7 +188,8 @@ class CifarTrainingArguments(TrainingArguments):
             f"{graphs} captures CUDA graphs, which overwrite the gradients that gradient_accumulation_steps adds up "
             "(pytorch issue 169545): leave one of the two out": has_graphs and self.gradient_accumulation_steps > 1,
             "max_steps must be above 0, or -1 for num_train_epochs": self.max_steps == 0,
-            f"dataloader_num_workers must be at most {most} on this machine, got {workers}": workers > most,
+            f"dataloader_num_workers must be at most {max_workers} on this machine, got {workers}": workers
+            > max_workers,
             "gradient_checkpointing would update the BatchNorm statistics twice a step; use a smaller batch with "
             "gradient_accumulation_steps instead": self.gradient_checkpointing
             or getattr(self, "activation_checkpointing", None),
@@ -191,7 +207,7 @@ class CifarTrainingArguments(TrainingArguments):
             if is_wrong:
                 raise ValueError(message)
 
-    def _choose_for_device(self):
+    def _choose_for_device(self) -> None:
         on_gpu = device_for(self.use_cpu).type == "cuda"
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         self.precision_source = "flag"
@@ -220,7 +236,7 @@ class CifarTrainingArguments(TrainingArguments):
         if self.disable_tqdm is None:
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
 
-    def _divide_batch(self):
+    def _divide_batch(self) -> None:
         if self.n_gpu > 1:
             # Otherwise the Trainer would use nn.DataParallel; several GPUs need a launcher.
             self._n_gpu = 1
@@ -241,33 +257,87 @@ class CifarTrainingArguments(TrainingArguments):
         self.global_batch_size = self.per_device_train_batch_size * parts
 
     @property
-    def scaled_learning_rate(self):
+    def scaled_learning_rate(self) -> float:
         """The peak of the schedule, scaled with the batch size (Goyal et al. 2017: linearly)."""
         ratio = self.global_batch_size / LR_BATCH
         return self.learning_rate * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
 
-    def with_precision_for(self, model):
+    def copy_with(self, **values: Any) -> "CifarTrainingArguments":
+        """Return a copy with other values, which are taken as they are: nothing is checked or derived from them."""
+        changed = copy.copy(self)
+        vars(changed).update(values)
+        return changed
+
+    def with_precision_for(self, model: "PreTrainedModel") -> "CifarTrainingArguments":
         """Return a copy with bf16 if nobody chose a precision and the CPU is faster with it, else these arguments."""
         if self.precision_source != OUR_DEFAULT or self.bf16 or not is_faster_in_bf16(model, self.device):
             return self
-        suited = copy.copy(self)
-        suited.bf16, suited.mixed_precision = True, "bf16"
-        suited.precision_source = f"{OUR_DEFAULT}, in which this CPU is faster"
-        return suited
+        source = f"{OUR_DEFAULT}, in which this CPU is faster"
+        return self.copy_with(bf16=True, mixed_precision="bf16", precision_source=source)
 
     @property
-    def precision(self):
+    def precision(self) -> str:
         """The precision of autocast: fp32, bf16 or fp16."""
         return "fp32" if self.mixed_precision == "no" else self.mixed_precision
 
 
-def json_object(name, value):
-    """Return a dict for a dict, None or JSON text."""
+@dataclass(frozen=True)
+class ResolvedArguments:
+    """The arguments of a run on this machine, complete, for its model, data and training."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: CifarTrainingArguments
+
+
+def resolve(arguments: RunArguments) -> ResolvedArguments:
+    """
+    Return the arguments of a run for the machine that trains it: with all defaults, and with what depends on the
+    machine (precision, workers, the batch of each device). Raises `ValueError` for arguments that cannot work.
+    """
+    kinds = (ModelArguments, DataArguments, CifarTrainingArguments)
+    known = {field.name for kind in kinds for field in fields(kind) if field.init}
+    if unknown := [name for name in arguments if name not in known]:
+        raise ValueError(f"unknown argument {unknown[0]}")
+    model, data = arguments.build(ModelArguments), arguments.build(DataArguments)
+    if data.eval_split == "none":
+        arguments = _without_evaluations(arguments)
+    return ResolvedArguments(model, data, arguments.build(CifarTrainingArguments))
+
+
+def _without_evaluations(arguments: RunArguments) -> RunArguments:
+    """Return the arguments of a run without evaluations. Raises `ValueError` for those that need them."""
+    needs_evaluations = {
+        "lr_scheduler_type": schedules.get(arguments.get("lr_scheduler_type", "cosine")).by_evaluations,
+        "eval_strategy": arguments.get("eval_strategy", "no") != "no",
+        "load_best_model_at_end": arguments.get("load_best_model_at_end", False),
+        "early_stopping_patience": "early_stopping_patience" in arguments,
+        "save_strategy": arguments.get("save_strategy") == "best",
+        "eval_on_start": arguments.get("eval_on_start", False),
+    }
+    for name, needs in needs_evaluations.items():
+        if needs:
+            raise ValueError(
+                f"{name} {arguments.get(name)} needs evaluations, and eval_split none makes none: leave one out"
+            )
+    return arguments.replace(eval_strategy="no", load_best_model_at_end=False)
+
+
+def json_object(name: str, value: Any) -> dict[str, Any]:
+    """Return a dict for a dict, None or JSON text. Raises `ValueError` for others, and where a key is given twice."""
     try:
-        value = json.loads(value) if isinstance(value, str) else value or {}
-        json.dumps(value, allow_nan=False)
+        found = json.loads(value, object_pairs_hook=_unique_keys) if isinstance(value, str) else value or {}
+        json.dumps(found, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f'{name} must be a JSON object such as {{"num_cycles": 2}}, got {value}')
-    return value
+    if not isinstance(found, dict):
+        raise ValueError(f'{name} must be a JSON object such as {{"num_cycles": 2}}, got {found}')
+    return found
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in found if names.count(name) > 1)} is given twice")
+    return found

@@ -1,55 +1,96 @@
 """Build the data, the model and the Trainer of a run from its arguments."""
 
 import copy
+import dataclasses
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from transformers import set_seed
+
+from .. import processes
 from ..checkpoints.load import label_names, load_model, load_processor
-from ..errors import UserError, explained
+from ..errors import explained
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from .arguments import CifarTrainingArguments, ModelArguments, ResolvedArguments
 from .optimizers import check_optimizer
 
-# Arguments without weights, which may differ from the checkpoint's.
-_FREE = ("dropout", "drop_path_rate")
+if TYPE_CHECKING:
+    from ..data.arguments import DataArguments
+    from ..data.splits import ImageSplits
+    from .trainer import CifarTrainer
+
+logger = logging.getLogger(__name__)
+# Arguments of a model that have no weights, and which may differ from those of the checkpoint to fine-tune.
+REGULARIZATION = ("dropout", "drop_path_rate")
 
 
-def prepare_fine_tuning(model_args, data_args, folder):
+def prepare_fine_tuning(model_args: ModelArguments, data_args: "DataArguments", pretrained: Path) -> "DataArguments":
     """
-    Set the normalisation of the model to fine-tune, in `folder`, for the data if none is given. Raises [`UserError`]
-    if the arguments describe another model.
+    Return the data arguments to fine-tune the model in the folder `pretrained`: with its mean and deviation, unless
+    some are given. Raises `ValueError` if the arguments describe another model.
     """
     name = model_args.model_name_or_path
-    new = [argument for argument in model_args.given if argument not in _FREE]
-    if new:
-        raise UserError(f"--{new[0]} describes a new model, but --model_name_or_path {name} has its shape already")
-    with explained(f"--model_name_or_path {name} cannot be loaded", ValueError):
-        if data_args.image_mean is None:
-            processor = load_processor(folder)
-            data_args.image_mean, data_args.image_std = list(processor.image_mean), list(processor.image_std)
+    if shape := [argument for argument in model_args.config if argument not in REGULARIZATION]:
+        raise ValueError(f"{shape[0]} describes a new model, but model_name_or_path {name} has its shape already")
+    if data_args.image_mean is not None:
+        return data_args
+    with explained(f"model_name_or_path {name} cannot be loaded", ValueError):
+        processor = load_processor(pretrained)
+    return dataclasses.replace(data_args, image_mean=list(processor.image_mean), image_std=list(processor.image_std))
 
 
-def build_model(model_args, data, pretrained=None):
+def load_data_and_model(
+    arguments: ResolvedArguments, pretrained: Path | None = None
+) -> "tuple[ImageSplits, CifarResNetForImageClassification, ResolvedArguments]":
+    """
+    Load the data, and build the model for its classes, with weights that the seed draws, or load the one to fine-tune,
+    which is in the folder `pretrained`. All processes of a run call this, and rank 0 decodes the images first.
+
+    Returns:
+        The data, the model, and the arguments with what follows from these two: the mean and deviation of a model to
+        fine-tune, and the precision that suits the model.
+    """
+    args = arguments.training
+    set_seed(args.seed)
+    data_args = arguments.data
+    if pretrained is not None:
+        data_args = prepare_fine_tuning(arguments.model, data_args, pretrained)
+    with args.main_process_first(desc="decoding the images"):
+        data = load_data(data_args, args)
+    if args.world_size > 1:
+        processes.check_same(data.digests(), processes.SAME_DATA)
+    model = build_model(arguments.model, data, pretrained)
+    return data, model, ResolvedArguments(arguments.model, data_args, args.with_precision_for(model))
+
+
+def build_model(
+    model_args: ModelArguments, data: "ImageSplits", pretrained: Path | None = None
+) -> CifarResNetForImageClassification:
     """
     Return a new model for the data's labels, or the one in the folder `pretrained`, with a new classifier if its labels
-    differ. Raises [`UserError`] if it cannot be built or loaded.
+    differ. Raises `ValueError` if it cannot be built or loaded.
     """
     if pretrained is None:
         with explained("the model cannot be built", ValueError):
-            config = CifarResNetConfig(**model_args.given, id2label=data.id2label, label2id=data.label2id)
+            config = CifarResNetConfig(**model_args.config, id2label=data.id2label, label2id=data.label2id)
         return CifarResNetForImageClassification(config)
-    with explained(f"--model_name_or_path {model_args.model_name_or_path} cannot be loaded", ValueError):
-        model = load_model(pretrained, **model_args.given)
+    with explained(f"model_name_or_path {model_args.model_name_or_path} cannot be loaded", ValueError):
+        model = load_model(pretrained, **model_args.config)
     known = label_names(model)
-    if known != data.label_names:
-        print(f"New classifier for {len(data.label_names)} classes, which differ from the checkpoint's {len(known)}")
-        config = copy.deepcopy(model.config)
-        config.id2label, config.label2id = data.id2label, data.label2id
-        fresh = CifarResNetForImageClassification(config)
-        fresh.resnet.load_state_dict(model.resnet.state_dict())
-        return fresh
-    return model
+    if known == data.label_names:
+        return model
+    logger.warning(
+        "New classifier for %d classes, which differ from the checkpoint's %d", len(data.label_names), len(known)
+    )
+    config = copy.deepcopy(model.config)
+    config.id2label, config.label2id = data.id2label, data.label2id
+    new = CifarResNetForImageClassification(config)
+    new.resnet.load_state_dict(model.resnet.state_dict())
+    return new
 
 
-def quieten_libraries(args):
+def quieten_libraries(args: CifarTrainingArguments) -> None:
     """Turn off the libraries' progress bars, and warnings that do not apply here."""
     import datasets
     import transformers
@@ -61,36 +102,42 @@ def quieten_libraries(args):
         datasets.disable_progress_bars()
 
 
-def load_data(data_args, args):
-    """Return [`ImageSplits`]. Raises [`UserError`] if they lack the split or the metric that epochs are selected by."""
+def load_data(data_args: "DataArguments", args: CifarTrainingArguments) -> "ImageSplits":
+    """Return the splits. Raises `ValueError` if they lack the split or the metric that epochs are selected by."""
     from ..data.splits import load_splits
     from ..evaluation.scores import score_names
 
     data = load_splits(**vars(data_args), seed=args.seed)
     if data_args.eval_split == "validation" and data.validation is None:
-        raise UserError("there is no validation split to select on: hold some out, or add --eval_split test or none")
+        raise ValueError("there is no validation split to select on: hold some out, or set eval_split to test or none")
     known = score_names(len(data.label_names), data.superclass_of is not None)
-    if data_args.eval_split != "none" and args.metric_for_best_model.removeprefix("eval_") not in known:
-        raise UserError(f"--metric_for_best_model must be one of {', '.join(known)}, got {args.metric_for_best_model}")
+    metric = args.metric_for_best_model or "loss"
+    if data_args.eval_split != "none" and metric.removeprefix("eval_") not in known:
+        raise ValueError(f"metric_for_best_model must be one of {', '.join(known)}, got {metric}")
     return data
 
 
-def build_trainer(model, args, data, eval_split, **kwargs):
+def build_trainer(
+    model: CifarResNetForImageClassification | None,
+    args: CifarTrainingArguments,
+    data: "ImageSplits",
+    eval_split: str,
+    **kwargs: Any,
+) -> "CifarTrainer":
     """
     Return a [`CifarTrainer`] that evaluates on `eval_split`, or not at all if it is "none"; `kwargs` are passed on to
-    it. Raises [`UserError`] if an argument needs a package that is not installed, or a feature that this model lacks.
+    it. Raises `ImportError` for an optimizer whose package is not installed, and `ValueError` for what it refuses.
     """
     from .trainer import CifarTrainer
 
-    with explained("the Trainer does not take these arguments", ImportError, NotImplementedError, ValueError):
-        trainer = CifarTrainer(
-            model=model,
-            args=args,
-            train_dataset=data.train,
-            eval_dataset=None if eval_split == "none" else getattr(data, eval_split),
-            processing_class=data.image_processor(),
-            superclass_of=data.superclass_of,
-            **kwargs,
-        )
-        check_optimizer(trainer)
+    trainer = CifarTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=None if eval_split == "none" else getattr(data, eval_split),
+        processing_class=data.image_processor(),
+        superclass_of=data.superclass_of,
+        **kwargs,
+    )
+    check_optimizer(trainer)
     return trainer

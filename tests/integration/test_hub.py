@@ -20,10 +20,11 @@ from transformers.trainer_callback import TrainerState
 
 from hf_cifar_resnet import CifarResNetForImageClassification
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.hub import client
 from hf_cifar_resnet.hub.callback import HubCallback, _repo_name
 from hf_cifar_resnet.reporting.card import model_card
-from hf_cifar_resnet.training.parser import parse_arguments
+from hf_cifar_resnet.training.arguments import resolve
 
 from .conftest import PUSHED, run_each, use_elsewhere, write_noise
 
@@ -477,7 +478,7 @@ def test_card_that_is_edited_while_training_stays(trained, hub, tmp_path, monkey
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
     folder = shutil.copytree(trained.folder, tmp_path / "model")
     words = ["--output_dir", str(folder), *SMALL, *EVERY_3, "--hub_token", "hf_ann", "--hub_strategy", "every_save"]
-    args = parse_arguments([*words, "--push_to_hub"])[-1]
+    args = resolve(parse_arguments([*words, "--push_to_hub"])).training
     callback = HubCallback(args, "validation", json.loads((folder / "run.json").read_text()))
     for step in (3, 6):
         state = TrainerState.load_from_json(folder / f"checkpoint-{step}" / "trainer_state.json")

@@ -138,21 +138,21 @@ def found(python, tmp_path_factory):
     return found | {"folder": folder / "2"}
 
 
-@pytest.mark.parametrize("processes", [1, 3])
-def test_scores_do_not_depend_on_the_number_of_processes(python, two, tmp_path, processes):
-    """They are those of the run, which was scored in two."""
-    arguments = ["evaluate", str(two[0]), "--use_cpu", "--batch_size", "16", "--json", str(tmp_path / "scores.json")]
-    if processes == 1:
-        cli(arguments)
-    else:
-        program = tmp_path / "score.py"
-        program.write_text(EVALUATE)
-        result = python(*TORCHRUN, processes, program, *arguments, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
+def test_scores_do_not_depend_on_the_number_of_processes(two, tmp_path):
+    """Those of the run, which was scored in two, are those in one."""
+    cli(["evaluate", str(two[0]), "--use_cpu", "--batch_size", "16", "--json", str(tmp_path / "scores.json")])
     expected, found = read_json(two[0] / "metrics.json")["test"], read_json(tmp_path / "scores.json")
     for name in ("top1", "top5", "superclass"):
         assert round(found[name] * 203) == round(expected[name] * 203) == pytest.approx(found[name] * 203)
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+
+
+def test_evaluate_in_several_processes_is_refused(python, two, tmp_path):
+    program = tmp_path / "score.py"
+    program.write_text(EVALUATE)
+    result = python(*TORCHRUN, 2, program, "evaluate", two[0], "--use_cpu", cwd=tmp_path)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode and len(errors) == 1 and "start it without one" in errors[0]
 
 
 def test_saved_averages_are_those_that_both_processes_evaluated(two, tmp_path):

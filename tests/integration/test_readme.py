@@ -15,8 +15,9 @@ from PIL import Image
 from hf_cifar_resnet import CifarTrainer
 from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.documents import read_yaml
-from hf_cifar_resnet.training.parser import parse_arguments
+from hf_cifar_resnet.training.arguments import resolve
 
 from .conftest import TWO_PROCESSES, run_each, write_noise
 
@@ -248,14 +249,10 @@ def test_training_program_where_workers_are_not_forked(python, tmp_path, method)
     assert result.stdout.count("test_top1") == 1 and (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_every_recipe_and_schedule_is_named():
-    from hf_cifar_resnet import schedules
-    from hf_cifar_resnet.training.parser import recipe_names
+def test_every_recipe_is_named():
+    from hf_cifar_resnet.commands.parser import recipe_names
 
     assert all(f"`{name}`" in read(REPOSITORY / "README.md") for name in recipe_names())
-    page = read(REPOSITORY / "hf_cifar_resnet" / "training" / "README.md")
-    assert all(f"`{name}`" in page for name in schedules.names())
-    assert f"takes {len(schedules.names())} names" in read(REPOSITORY / "README.md")
 
 
 # What the documents show and [`test_command`] does not run: it may take days, or name data that is not here.
@@ -279,7 +276,7 @@ def shown_commands(document):
 def parses(command, words, tmp_path, capsys):
     """Whether a command takes these arguments: all that it checks before it starts its work is right."""
     if command == "train":
-        parse_arguments(words)
+        resolve(parse_arguments(words))
         return True
     # The last thing that is checked.
     (tmp_path / "file").touch()

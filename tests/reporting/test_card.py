@@ -206,7 +206,7 @@ def test_files_that_cannot_all_be_written_do_not_make_a_finished_run(tmp_path, r
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "of the run before"}
     write_run_files(tmp_path, *run_files)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "curves.png", "history.csv", "metrics.json", "run.json",
+        "README.md", "curves.png", "curves.svg", "history.csv", "metrics.json", "run.json",
     ]  # fmt: skip
 
 

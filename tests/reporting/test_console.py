@@ -2,11 +2,12 @@
 
 import pytest
 
+from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.model import CifarResNetConfig
 from hf_cifar_resnet.reporting.console import start_block
 from hf_cifar_resnet.runs.record import make_record, model_name
+from hf_cifar_resnet.training.arguments import resolve
 from hf_cifar_resnet.training.build import build_model, load_data
-from hf_cifar_resnet.training.parser import parse_arguments
 
 DEFAULT = "crop_flip_jitter (pad and crop, horizontal flip, color jitter)"
 SMALL = "--use_cpu --config quickstart --max_train_samples 200 --max_eval_samples 100 --output_dir nowhere"
@@ -14,8 +15,8 @@ SMALL = "--use_cpu --config quickstart --max_train_samples 200 --max_eval_sample
 
 @pytest.fixture(scope="module")
 def data():
-    _, data_args, args = parse_arguments(SMALL.split())
-    return load_data(data_args, args)
+    arguments = resolve(parse_arguments(SMALL.split()))
+    return load_data(arguments.data, arguments.training)
 
 
 @pytest.fixture
@@ -23,10 +24,10 @@ def printed(data):
     """The lines of the block, by their first word."""
 
     def lines(arguments):
-        model_args, data_args, args = parse_arguments([*SMALL.split(), *arguments.split()])
-        model = build_model(model_args, data)
-        args = args.with_precision_for(model)
-        run = make_record(model, data, model_args, data_args, args, [])
+        given = resolve(parse_arguments([*SMALL.split(), *arguments.split()]))
+        model = build_model(given.model, data)
+        args = given.training.with_precision_for(model)
+        run = make_record(model, data, given.model, given.data, args, [])
         return dict(line.split(maxsplit=1) for line in start_block(run, args).splitlines())
 
     return lines
@@ -99,7 +100,7 @@ def test_precision_and_its_reason_are_printed(printed, cpu_with, instructions, a
 
 
 def test_warning_is_printed(data):
-    model_args, data_args, args = parse_arguments(SMALL.split())
-    run = make_record(build_model(model_args, data), data, model_args, data_args, args, [])
-    assert start_block(run, args, warning="too short").splitlines()[-1] == "Warning    too short"
-    assert "Warning" not in start_block(run, args)
+    given = resolve(parse_arguments(SMALL.split()))
+    run = make_record(build_model(given.model, data), data, given.model, given.data, given.training, [])
+    assert start_block(run, given.training, warning="too short").splitlines()[-1] == "Warning    too short"
+    assert "Warning" not in start_block(run, given.training)

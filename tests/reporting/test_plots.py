@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_cifar_resnet.evaluation.analysis import Reliability
 from hf_cifar_resnet.reporting.error_report import plot_reliability
-from hf_cifar_resnet.reporting.plots import plot_history, plot_lr_range, plot_study, plot_values
+from hf_cifar_resnet.reporting.plots import (
+    PICTURE,
+    new_figure,
+    plot_final,
+    plot_history,
+    plot_lr_range,
+    plot_study,
+    plot_tuning,
+    plot_values,
+    scale_rates,
+    spread_out,
+)
 
 
 def rows(epochs, with_training=True, with_evaluation=True):
@@ -23,7 +35,7 @@ def rows(epochs, with_training=True, with_evaluation=True):
 def test_picture_of_a_run(tmp_path, history):
     plot_history(history, tmp_path / "curves.png", "validation")
     with Image.open(tmp_path / "curves.png") as image:
-        assert (image.format, image.size) == ("PNG", (1584, 408))
+        assert (image.format, image.size) == ("PNG", (1600, 1080))
         image.verify()
 
 
@@ -35,7 +47,7 @@ def test_rates_are_labelled_without_formulas(tmp_path):
 
 
 def test_no_bar_of_a_reliability_diagram_is_covered(tmp_path):
-    full = {"count": np.ones(15), "confidence": np.linspace(0, 1, 15), "accuracy": np.ones(15), "ece": 0.5}
+    full = Reliability(count=np.ones(15), confidence=np.linspace(0, 1, 15), accuracy=np.ones(15), ece=0.5)
     plot_reliability({1.0: full}, tmp_path / "bars.png")
     with Image.open(tmp_path / "bars.png") as image:
         bars = (np.asarray(image.convert("RGB")) == (0x00, 0x72, 0xB2)).all(axis=-1)
@@ -56,9 +68,9 @@ def test_picture_shows_the_numbers(tmp_path):
     history = rows(5)
     changed = [row | {"eval_loss": row["epoch"]} for row in history]
     assert np.array_equal(draw(history), draw(history))
-    differs = (draw(history) != draw(changed)).any(axis=(0, 2))
-    # The middle third has the loss.
-    assert differs[528:1056].any() and not differs[:500].any() and not differs[1084:].any()
+    differs = (draw(history) != draw(changed)).any(axis=2)
+    # The loss is at the upper right.
+    assert differs[:540, 800:].any() and not differs[:, :700].any() and not differs[600:].any()
 
 
 @pytest.mark.parametrize("backend", ["nonsense", "svg"])
@@ -76,6 +88,48 @@ print(os.environ["MPLBACKEND"], matplotlib.get_backend())
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (tmp_path / "curves.png").stat().st_size > 10_000, done.stderr
     assert done.stdout.split() == [backend, "svg" if backend == "svg" else "agg"]
+
+
+def test_svg_is_the_same_again_and_has_no_formulas(tmp_path):
+    """Neither dates nor random ids, and other figures of the process keep their formulas."""
+    import matplotlib
+
+    for name in ("a", "b"):
+        plot_study({"class $5$ and $6$": [rows(5)], "cosine": [rows(5)]}, tmp_path / f"{name}.png", "validation")
+    first, second = (tmp_path / f"{name}.svg" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes() and b"<!-- class $5$ and $6$ -->" in first.read_bytes()
+    assert re.search(PICTURE, first.read_bytes(), re.DOTALL)
+    assert matplotlib.rcParams["text.parse_math"]
+
+
+@pytest.mark.parametrize("spread, scale", [(3, "linear"), (100, "log")])
+def test_rates_of_several_decades_have_a_logarithmic_axis(spread, scale):
+    _, (axes,) = new_figure(1)
+    scale_rates(axes, [[1e-3, 1e-3], [1e-3 * spread, 0.0]])
+    assert axes.get_yscale() == scale
+
+
+def test_labels_at_the_ends_of_lines_do_not_overlap():
+    assert spread_out([0.2, 0.5, 0.8], 0.1) == [0.2, 0.5, 0.8]
+    places = spread_out([0.0, 0.01, 0.5, 0.51, 0.52, 1.0], 0.1)
+    assert places == pytest.approx([0.0, 0.1, 0.41, 0.51, 0.61, 1.0])
+    assert spread_out([1.0, 1.0, 1.0], 0.2) == pytest.approx([0.6, 0.8, 1.0])
+
+
+def test_results_of_equal_seeds_are_joined(tmp_path):
+    finals = {"constant": {1: 0.5, 2: 0.51}, "cosine": {1: 0.52, 3: 0.55}}
+    plot_final(finals, {"constant": (0.4, 0.6)}, tmp_path / "final.png")
+    text = (tmp_path / "final.svg").read_text(encoding="utf-8")
+    assert "<!-- constant (n = 2) -->" in text and "<!-- 55% -->" in text
+
+
+def test_every_variant_has_a_panel_of_its_tuning(tmp_path):
+    tried = {f"variant {number}": {("1e-3", "0.05"): 0.5, ("1e-2", "0.05"): 0.6, ("1e-2", "0.5"): 0.55}
+             for number in range(5)}  # fmt: skip
+    chosen = dict.fromkeys(tried, ("1e-2", "0.05"))
+    plot_tuning(tried, chosen, ["learning_rate", "weight_decay"], tmp_path / "tuning.png", "validation")
+    text = (tmp_path / "tuning.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {name} -->" in text for name in (*tried, "weight_decay 0.5", "1e-3", "learning_rate"))
 
 
 @pytest.mark.parametrize("length", [10, 40, 65])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.study.compare import (
     are_equivalent,
     compare,
@@ -13,7 +14,7 @@ from hf_cifar_resnet.study.compare import (
 from hf_cifar_resnet.study.plan import plan_runs, plan_variants
 from hf_cifar_resnet.study.read import group_runs, variant_name
 from hf_cifar_resnet.study.tune import at_edge, choose
-from hf_cifar_resnet.training.parser import parse_arguments
+from hf_cifar_resnet.training.arguments import resolve
 
 
 def runs(part, *accuracies, schedule="cosine"):
@@ -110,7 +111,7 @@ def test_optimizers_are_compared_with_their_own_arguments(tmp_path):
     """SGD has the recipe's momentum, which AdamW would refuse."""
     variants = plan_variants(["cosine"], {"optim": ["sgd", "adamw_torch"]}, {})
     planned = plan_runs(tmp_path, variants, [3])
-    parsed = [parse_arguments(["--config", "resnet20", *run.arguments()])[-1] for run in planned]
+    parsed = [resolve(parse_arguments(["--config", "resnet20", *run.arguments()])).training for run in planned]
     assert [(args.optim, args.optim_args) for args in parsed] == [
         ("sgd", "momentum=0.9,nesterov=true"),
         ("adamw_torch", None),

@@ -6,28 +6,33 @@ import pytest
 
 from hf_cifar_resnet.checkpoints.resume import changed_arguments
 from hf_cifar_resnet.choices import AUGMENTATIONS, current_name
-from hf_cifar_resnet.data.arguments import DataArguments
-from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.training.arguments import CifarTrainingArguments
-from hf_cifar_resnet.training.parser import (
+from hf_cifar_resnet.commands.parser import (
     CifarArgumentParser,
     parse_arguments,
     parse_with_run_record,
     recipe_names,
 )
+from hf_cifar_resnet.data.arguments import DataArguments
+from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.training.arguments import CifarTrainingArguments, resolve
+
+
+def parse_argv(argv):
+    arguments = resolve(parse_arguments(argv))
+    return arguments.model, arguments.data, arguments.training
 
 
 @pytest.fixture
 def parse():
     """The parsed dataclasses of a command line in one string."""
-    return lambda line="", *more: parse_arguments(["--use_cpu", *line.split(), *more])
+    return lambda line="", *more: parse_argv(["--use_cpu", *line.split(), *more])
 
 
 @pytest.fixture
 def parse_yaml(tmp_path):
     def parse(text, line=""):
         (tmp_path / "recipe.yaml").write_text(text)
-        return parse_arguments(["--use_cpu", "--config", str(tmp_path / "recipe.yaml"), *line.split()])
+        return parse_argv(["--use_cpu", "--config", str(tmp_path / "recipe.yaml"), *line.split()])
 
     return parse
 

@@ -33,7 +33,7 @@ def test_same_labels_keep_all_weights(saved):
 
 
 @pytest.mark.parametrize("names", [("cat", "oak"), ("dog", "cat"), ("a", "b", "c")])
-def test_other_labels_get_a_new_classifier(saved, capsys, names):
+def test_other_labels_get_a_new_classifier(saved, caplog, names):
     model, folder = saved
     again = build_model(ModelArguments(model_name_or_path=str(folder)), labels(*names), folder)
     assert again.num_labels == again.config.num_labels == len(names)
@@ -41,7 +41,7 @@ def test_other_labels_get_a_new_classifier(saved, capsys, names):
     assert again(torch.zeros(1, 3, 8, 8)).logits.shape == (1, len(names))
     assert not torch.equal(again.classifier.weight[:2], model.classifier.weight)
     assert torch.equal(again.resnet.backbone.conv1.weight, model.resnet.backbone.conv1.weight)
-    assert f"New classifier for {len(names)} classes" in capsys.readouterr().out
+    assert f"New classifier for {len(names)} classes" in caplog.text
 
 
 def test_dropout_may_be_chosen_anew(saved):
@@ -51,18 +51,19 @@ def test_dropout_may_be_chosen_anew(saved):
 
 
 def test_images_are_normalised_as_the_model_knows_them(saved):
-    data_args = DataArguments()
-    prepare_fine_tuning(ModelArguments(model_name_or_path=str(saved[1])), data_args, saved[1])
-    assert (data_args.image_mean, data_args.image_std) == ([0.4, 0.4, 0.4], [0.2, 0.2, 0.2])
+    model_args = ModelArguments(model_name_or_path=str(saved[1]))
+    data_args = DataArguments(augmentation="none")
+    prepared = prepare_fine_tuning(model_args, data_args, saved[1])
+    assert prepared == DataArguments(augmentation="none", image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2])
+    assert data_args == DataArguments(augmentation="none")
     given = DataArguments(image_mean=[0.5] * 3, image_std=[0.1] * 3)
-    prepare_fine_tuning(ModelArguments(model_name_or_path=str(saved[1])), given, saved[1])
-    assert given.image_mean == [0.5] * 3
+    assert prepare_fine_tuning(model_args, given, saved[1]) == given
 
 
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"model_name_or_path": "{saved}", "depth": 18}, "--depth describes a new model"),
+        ({"model_name_or_path": "{saved}", "depth": 18}, "^depth describes a new model"),
         ({"model_name_or_path": "{empty}"}, "cannot be loaded"),
     ],
 )

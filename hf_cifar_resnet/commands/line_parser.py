@@ -1,0 +1,52 @@
+"""The parser of every command, apart from modules that take seconds to import."""
+
+import argparse
+from argparse import Action, ArgumentTypeError, Namespace
+from typing import Any, NoReturn
+
+from ..errors import expand_home
+
+
+class LineParser(argparse.ArgumentParser):
+    """
+    An argument parser that raises `ValueError`, expands a leading `~` of its own options (no shell does it in
+    `--output=~/file`), and refuses empty texts and abbreviated flags.
+    """
+
+    known_flags: set[str] = set()  # of all parsers of this process
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.flags: dict[str, Action] = {}
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def add_argument(self, *names: str, group: Any = None, **settings: Any) -> Action:  # type: ignore[override]
+        """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""
+        action = group.add_argument(*names, **settings) if group else super().add_argument(*names, **settings)
+        self.flags |= dict.fromkeys(action.option_strings, action)
+        self.known_flags.update(action.option_strings)
+        return action
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:  # type: ignore[override]
+        parsed, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(parsed).items():
+            # An unset shell variable gives an empty text, which as a path would mean the current folder.
+            if isinstance(value, str) and not value.strip() and value != self.get_default(name):
+                flag = f"--{name}" if f"--{name}" in self.flags else name
+                raise ValueError(f"{flag} must not be empty: give it a value, or leave it out")
+        self.expand_home(parsed)
+        return parsed, rest
+
+    def expand_home(self, parsed: Namespace) -> None:
+        expand_home(parsed)
+
+
+def positive(text: str, limit: int | None = None) -> int:
+    """Parse an integer of at least 1, and at most `limit`, as the `type` of an argument."""
+    number = int(text)
+    if number < 1 or (limit and number > limit):
+        allowed = f"from 1 to {limit}" if limit else "at least 1"
+        raise ArgumentTypeError(f"must be {allowed}, got {number}")
+    return number

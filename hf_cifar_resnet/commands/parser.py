@@ -1,0 +1,234 @@
+"""Command lines and recipes, parsed to [`RunArguments`]. Only commands import this module."""
+
+import dataclasses
+import os
+import sys
+from argparse import SUPPRESS, Action, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+from ..choices import current_name
+from ..data.arguments import DataArguments
+from ..documents import read_json, read_yaml
+from ..errors import expand_home
+from ..runs.arguments import GIVEN, RunArguments, Value, check_type
+from ..runs.files import find_run_record
+from ..training.arguments import CifarTrainingArguments, ModelArguments, json_object
+from .line_parser import LineParser
+
+ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
+RECIPES = resources.files("hf_cifar_resnet") / "recipes"
+_TRAINERS = "all other arguments of transformers.TrainingArguments"
+# The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
+HEADINGS = (
+    ("model", ModelArguments, ModelArguments.__annotations__),
+    ("data", DataArguments, DataArguments.__annotations__),
+    ("training", CifarTrainingArguments, {"config", *CifarTrainingArguments.__annotations__}),
+    (_TRAINERS, CifarTrainingArguments, TrainingArguments.__annotations__),
+)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """
+    A parsed command line.
+
+    Args:
+        options: the arguments of the command itself, with their defaults.
+        typed: the run's arguments that the command line has.
+        recipe: those of the recipe that `--config` names.
+    """
+
+    options: Namespace
+    typed: RunArguments
+    recipe: RunArguments = RunArguments()  # noqa: RUF009 (it is frozen)
+
+    @property
+    def arguments(self) -> RunArguments:
+        """What was given for a run: the command line wins over the recipe."""
+        return self.typed.over(self.recipe)
+
+
+class CifarArgumentParser(LineParser, HfArgumentParser):
+    """
+    A parser of the arguments of dataclasses, and of a command's own options, which are added to it. It has recipes,
+    errors of one line, and our own flags before transformers' in `--help`.
+    """
+
+    def __init__(self, dataclass_types: type | Sequence[type], **kwargs: Any) -> None:
+        kinds = list(dataclass_types) if isinstance(dataclass_types, Sequence) else [dataclass_types]
+        self._groups: dict[str, Any] = {}
+        # The types of the run's arguments by name.
+        self.annotations: dict[str, Any] = {}
+        for kind in kinds:
+            hints = get_type_hints(kind)
+            self.annotations |= {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+        super().__init__(kinds, usage="%(prog)s [options]", **kwargs)
+        if CifarTrainingArguments in kinds:
+            help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
+            self.add_argument("--config", metavar="NAME_OR_FILE", help=help)
+
+    def add_argument(self, *names: str, **settings: Any) -> Action:  # type: ignore[override]
+        name = settings.get("dest", names[0].lstrip("-"))
+        if settings.get("type") is string_to_bool:
+            # A bare `--bf16`, whose default is None, means true, as it does for all other booleans.
+            settings = {"nargs": "?", "const": True} | settings
+        if name in self.annotations:
+            # What is not given is not parsed: `RunArguments` has no defaults.
+            default = settings.get("default")
+            shows_default = "help" in settings and settings.get("action") != "store_false"
+            if shows_default:
+                settings["help"] += f" (default: {default})".replace("%", "%%")
+            settings["default"] = SUPPRESS
+        kinds = self.dataclass_types if hasattr(self, "dataclass_types") else ()
+        heading = next((title for title, kind, known in HEADINGS if name in known and kind in kinds), None)
+        if heading is not None and heading not in self._groups:
+            self._groups[heading] = self.add_argument_group(heading)
+        return super().add_argument(*names, group=self._groups.get(heading or ""), **settings)
+
+    def expand_home(self, parsed: Namespace) -> None:
+        # A path of a run stays as it was given; on the machine that trains it may be another one.
+        given = {name: value for name, value in vars(parsed).items() if name in self.annotations}
+        expand_home(parsed)
+        vars(parsed).update(given)
+
+    def parse(self, argv: Sequence[str] | None = None) -> CommandLine:
+        """
+        Parse a command line, and read the recipe that it names. Raises `ValueError` for what is wrong in either, except
+        values that are of the right type: [`~hf_cifar_resnet.training.arguments.resolve`] checks those.
+        """
+        parsed, rest = self.parse_known_args(list(sys.argv[1:] if argv is None else argv))
+        if rest:
+            raise ValueError(self._unknown(rest[0]))
+        typed = {name: value for name, value in vars(parsed).items() if name in self.annotations}
+        options = Namespace(**{name: value for name, value in vars(parsed).items() if name not in typed})
+        recipe = getattr(options, "config", None)
+        return CommandLine(
+            options,
+            RunArguments({name: self._parse_json(name, value) for name, value in typed.items()}),
+            RunArguments() if recipe is None else self._parse_recipe(recipe),
+        )
+
+    def _parse_recipe(self, name: str) -> RunArguments:
+        values = {}
+        for key, value in read_recipe(name).items():
+            try:
+                if key not in self.annotations:
+                    raise ValueError(self._unknown(key))
+                values[key] = self._check_yaml(key, value)
+            except ValueError as error:
+                raise ValueError(f"recipe {name}: {error}") from error
+        return RunArguments(values)
+
+    def _check_yaml(self, name: str, value: Any) -> Value:
+        """Return the value of a recipe's argument as its type asks. A text is parsed as on the command line."""
+        takes_list = self.flags[f"--{name}"].nargs in ("+", "*")
+        if value is None:
+            raise ValueError(f"{name} has no value: give it one, or leave the line out")
+        if isinstance(value, list) and not takes_list:
+            raise ValueError(f"{name} takes one value, not a list")
+        if isinstance(value, dict):
+            value = json_object(name, value)
+        elif not isinstance(value, list) and takes_list:
+            value = [value]
+        elif isinstance(value, str):
+            return parse_value(name, value)
+        if value == []:
+            raise ValueError(f"{name} has no value: give it one, or leave the line out")
+        return check_type(name, value, self.annotations[name])
+
+    def _parse_json(self, name: str, value: Value) -> Value:
+        """Return a dict for the JSON text of an argument that may be a dict, and any other value as it is."""
+        may_be_dict = any(getattr(kind, "__origin__", kind) is dict for kind in get_args(self.annotations[name]))
+        is_object = isinstance(value, str) and value.lstrip().startswith("{")
+        return json_object(name, value) if may_be_dict and is_object else value
+
+    def _unknown(self, name: str) -> str:
+        near = get_close_matches(name.split("=")[0], self.flags, n=1, cutoff=0.5)
+        return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the built-in recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Return the arguments in a built-in recipe or a YAML file. Raises `ValueError` if it cannot be read."""
+    name = current_name("recipe", name)
+    file: Traversable | Path = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if isinstance(file, Path) and not file.exists():
+        raise ValueError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
+    try:
+        content = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--config {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
+    if len(recipe) < len(content):
+        raise ValueError(f"--config {name} has an argument twice, with - and with _ in its name")
+    return recipe
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> RunArguments:
+    """Return what a command line of `train` and its recipe give."""
+    parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description="Train a ResNet on small images.")
+    return parser.parse(argv).arguments
+
+
+def parse_value(name: str, text: str) -> Value:
+    """Return the value that a text means for an argument of a run, such as 0.001 for `1e-3`. Raises `ValueError`."""
+    # With "=", since the text may begin with a dash.
+    [value] = _parser_of_all().parse([f"--{name}={text}"]).typed.given.values()
+    return value
+
+
+@cache
+def _parser_of_all() -> CifarArgumentParser:
+    return CifarArgumentParser(ALL_ARGUMENTS)
+
+
+def parse_with_run_record(
+    parser: CifarArgumentParser, argv: Sequence[str] | None, others: str | None = None
+) -> tuple[Namespace, DataArguments | None, dict[str, Any]]:
+    """
+    Parse a command line whose first argument is a checkpoint. Data arguments default to those in its run record, unless
+    another dataset is given, which the run's columns and revision would not fit.
+
+    Args:
+        parser: a parser of [`DataArguments`].
+        argv: the command line; that of this process if it is None.
+        others: the help of further checkpoints, which are not accepted without it.
+
+    Returns:
+        The command's options, the data arguments (None if neither the record nor the command line names a dataset), and
+        the run record ({} if there is none).
+    """
+    from ..hub.resolve import resolve
+
+    parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
+    if others:
+        parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
+    line = parser.parse(argv)
+    path = find_run_record(resolve(line.options.checkpoint))
+    given, known, record = line.typed, None, {}
+    try:
+        if path is not None:
+            record = read_json(path)
+        if GIVEN in record or "data_arguments" in record:
+            before = RunArguments.from_record(record)
+            known = before.build(DataArguments)
+            if os.path.expanduser(given.get("dataset_name", known.dataset_name)) == known.dataset_name:
+                given = given.over(before)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    names_dataset = known is not None or "dataset_name" in given
+    return line.options, given.build(DataArguments) if names_dataset else None, record
