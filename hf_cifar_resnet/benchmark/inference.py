@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import require
-from ..inference.convert import Deployed, onnx_callable, quantize_static, write_onnx
+from ..inference.convert import ExportableModel, load_onnx, quantize_static, write_onnx
 
 BATCH_SIZES = (1, 32, 256)  # by default
 DEFAULT_RUNTIMES = ("eager", "channels_last", "compiled")
@@ -23,7 +23,7 @@ def make_runtime(name, model, pixels):
         predict = _load_onnx(name, model, batch)
         return lambda: torch.from_numpy(predict(batch))
     if name == "folded":
-        folded = Deployed(model).to(pixels.device)
+        folded = ExportableModel(model).to(pixels.device)
         return lambda: folded(pixels)
     if name != "eager":
         model, pixels = (each.to(memory_format=torch.channels_last) for each in (model, pixels))
@@ -36,7 +36,7 @@ def _load_onnx(name, model, batch):
     """Return the runtime's function from `pixel_values` to logits; its 8-bit ranges are good for timing alone."""
     with tempfile.TemporaryDirectory() as folder:
         path, int8 = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
-        write_onnx(Deployed(model), batch.shape[-1], path)
+        write_onnx(ExportableModel(model), batch.shape[-1], path)
         if name == "openvino":
             require("openvino", None)
             import openvino
@@ -47,7 +47,7 @@ def _load_onnx(name, model, batch):
             return lambda batch: request.infer([batch])[0]
         if name == "onnx-int8":
             quantize_static(path, int8, [batch])
-        return onnx_callable(int8 if name == "onnx-int8" else path)
+        return load_onnx(int8 if name == "onnx-int8" else path)
 
 
 def make_ways(model, image_size, args, runtimes, batch_sizes):

@@ -27,7 +27,13 @@ def load_checkpoint(folder: Path) -> tuple[CifarResNetForImageClassification, Vi
         return load_model(folder).eval(), load_processor(folder)
 
 
-def load_data_for(name, data_args, model, processor, needed):
+def load_data_for(
+    name: str,
+    data_args: DataArguments | None,
+    model: CifarResNetForImageClassification,
+    processor: ViTImageProcessor,
+    needed: set[str],
+) -> ImageSplits:
     """
     Load the `needed` splits, as [`ImageSplits`], without augmentation and normalised for a checkpoint. Raises
     [`UserError`] if no dataset is named, it lacks a split, or its classes are not the checkpoint's.
@@ -74,7 +80,7 @@ class LoadedCheckpoint:
 
 def load_with_data(
     folder: Path,
-    data_args: DataArguments,
+    data_args: DataArguments | None,
     needed: set[str],
     device: torch.device | None = None,
     name: str | None = None,

@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     subject = _load([options.checkpoint, *options.others], options, data_args, needed)
     other = _load([options.compare], options, data_args, {options.split}) if options.compare else None
 
+    assert data_args is not None  # since there is data
+
     # 2. Scores
     images = subject.images(options.split)
     logits, scores, members = subject.score(options.split)
@@ -125,7 +127,7 @@ class _Subject:
         return *combine(logits, labels, self.data.superclass_of), scores
 
 
-def _load(names: list[str], options: Namespace, data_args: DataArguments, needed: set[str]) -> _Subject:
+def _load(names: list[str], options: Namespace, data_args: DataArguments | None, needed: set[str]) -> _Subject:
     device = device_for(options.use_cpu)
     checkpoints = [load_with_data(resolve(name), data_args, needed, device, name) for name in names]
     return _Subject(checkpoints, options.precision, options.batch_size)
@@ -183,7 +185,7 @@ def _save_temperature(temperature: float, folder: Path) -> None:
         write_manifest(folder)
 
 
-def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, DataArguments]:
+def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, DataArguments | None]:
     parser = CifarArgumentParser(
         DataArguments, prog=prog, description="Score a checkpoint on a split, or several as one with --ensemble."
     )

@@ -14,9 +14,10 @@ from ..documents import atomic_write
 from ..errors import UserError, printable
 from ..reporting.plots import PICTURE, plot_images
 from ..training.arguments import resolve
-from ..training.build import load_data, quieten_libraries
+from ..training.build import load_data
 from .line_parser import positive
 from .parser import ALL_ARGUMENTS, CifarArgumentParser
+from .session import quieten_libraries
 
 LABEL_WIDTH = 14  # characters of a label for which there is room under an image
 LARGEST_SHEET = 1_000  # augmented images, which take half a minute to draw
@@ -33,8 +34,8 @@ def main(argv, prog=None):
     names = [_shorten(printable(name)) for name in data.label_names]
     labels = data.train.labels[rows]
     augmented = data.train.without_normalization()
-    epochs = [epoch * len(augmented) + rows for epoch in range(options.columns)]
-    batches = [augmented.__getitems__(positions.tolist())["pixel_values"].numpy() for positions in epochs]
+    epochs = [augmented.at_epoch(epoch) for epoch in range(options.columns)]
+    batches = [epoch.__getitems__(rows.tolist())["pixel_values"].numpy() for epoch in epochs]
     columns = [
         ("original", data.train.images[rows], [names[label] for label in labels]),
         *((f"epoch {number + 1}", batch, None) for number, batch in enumerate(batches)),

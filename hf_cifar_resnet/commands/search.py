@@ -8,9 +8,10 @@ from ..documents import write_json
 from ..errors import UserError, require
 from ..study.search import BEST_JSON, check_space, find_best, parse_dimension
 from ..training.arguments import resolve
-from ..training.build import build_model, build_trainer, load_data, quieten_libraries
+from ..training.build import build_model, build_trainer, load_data
 from .line_parser import positive
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
+from .session import quieten_libraries
 
 
 def main(argv, prog=None):

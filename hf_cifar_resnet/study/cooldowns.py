@@ -15,7 +15,7 @@ from ..commands.parser import parse_arguments
 from ..documents import replacing_files
 from ..errors import UserError
 from ..runs.files import HISTORY_CSV, checkpoint_path, list_checkpoints
-from ..runs.history import read_history
+from ..runs.history import History
 from ..training.arguments import resolve
 from .execute import execute_runs
 
@@ -74,8 +74,8 @@ def branch_off(run, trunk):
     if run.finished or list_checkpoints(run.folder):
         return
     start = _budget(run) * (UNIT - 1) // UNIT
-    rows = read_history(trunk.folder / HISTORY_CSV)
-    step = next(int(row["step"]) for row in rows if row["epoch"] == start)
+    history = History.read(trunk.folder / HISTORY_CSV)
+    step = next(row.step for row in history if row.epoch == start)
     checkpoint = checkpoint_path(trunk.folder, step)
     if not checkpoint.is_dir():  # dropped before this budget was added: the run is trained in full
         return

@@ -19,7 +19,7 @@ from ..training.workers import SIGNALS, blocked_signals
 
 # What a run imports. The names are texts, since a study comes before the commands in the order of imports.
 PRELOADED = [
-    *(f"hf_cifar_resnet.{name}" for name in ("commands.train", "training.build", "hub.callback", "reporting.console")),
+    *(f"hf_cifar_resnet.{name}" for name in ("commands.train", "training.build", "hub.callback", "training.console")),
     *(f"hf_cifar_resnet.evaluation.{name}" for name in ("analysis", "metrics")),
     *(f"matplotlib.{name}" for name in ("figure", "backends.backend_agg")),
 ]

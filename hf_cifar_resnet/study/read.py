@@ -6,8 +6,8 @@ from collections import defaultdict
 
 from ..documents import read_json
 from ..errors import UserError, explained
-from ..runs.files import HISTORY_CSV, METRICS_JSON, RUN_JSON, STUDY_JSON
-from ..runs.history import read_history
+from ..runs.files import METRICS_JSON, RUN_JSON, STUDY_JSON
+from ..runs.folder import RunFolder
 
 # In a study's folder: the scores of the runs of each variant as an ensemble.
 ENSEMBLES_JSON = "ensembles.json"
@@ -31,10 +31,11 @@ def read_study(folder):
     for run in runs:
         place = folder / run["folder"]
         if (place / METRICS_JSON).is_file():
+            own = RunFolder(place)
             records = {
-                "run": read_json(place / RUN_JSON),
-                "metrics": read_json(place / METRICS_JSON),
-                "history": read_history(place / HISTORY_CSV),
+                "run": own.read_record().to_dict(),
+                "metrics": own.read_metrics().to_dict(),
+                "history": own.read_history().to_dicts(),
             }
             finished.append(run | records)
         else:

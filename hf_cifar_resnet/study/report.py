@@ -6,11 +6,10 @@ from statistics import mean, stdev
 
 from jinja2 import Template
 
-from ..documents import replacing_files, write_text
+from ..documents import replacing_files, write_csv, write_text
 from ..errors import UserError
 from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
 from ..runs.files import STUDY_JSON
-from ..runs.history import write_history
 from .compare import ablation_baselines, compare, confidence_interval, ranked, report_power
 from .cooldowns import EPOCHS
 from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, test_top1, variant_name
@@ -51,7 +50,8 @@ def write_report(folder, targets=None):
     ]
     left_out = len([run for run in unfinished if not run["tuning"]])
     with replacing_files(folder) as temporary:
-        write_history(rows, temporary / "results.csv")
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        write_csv([columns, *([row.get(name) for name in columns] for row in rows)], temporary / "results.csv")
         tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], temporary)
         budgets = bool(runs) and _plot_budgets(groups, temporary)
         text = results_markdown(shown, groups, targets, left_out, read_ensembles(folder), tuning, budgets)

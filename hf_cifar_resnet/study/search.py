@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from ..errors import UserError, explained
 from ..training.arguments import resolve
-from ..training.train_metrics import NonFiniteError
 
 BEST_JSON = "search.json"
 # What can change between trials: the Trainer sets it after the arguments were checked and divided over devices.
@@ -27,7 +26,7 @@ def find_best(trainer, space, options, args):
             direction="maximize" if args.greater_is_better else "minimize",
             backend="optuna",
             sampler=optuna.samplers.TPESampler(seed=args.seed),
-            catch=NonFiniteError,  # a trial that diverges counts as a bad one, and the search continues
+            catch=FloatingPointError,  # a trial that diverges counts as a bad one, and the search continues
         )
 
 

@@ -1,19 +1,40 @@
-"""Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
+"""
+Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers.
+
+[`CifarTrainer`] calls callbacks in the order of their `priority`, the highest first; one without it, such as those of
+transformers, has 0, and of two with the same the one comes first that was added first. transformers' own decide when
+to log, evaluate and save, so that callbacks below 0 know what was decided.
+"""
 
 import errno
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback, set_seed
+from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
-from ..documents import write_json
-from ..runs.files import RUN_JSON
+from ..data.dataset import EpochSampler
+from ..runs.events import Kind, RunEvent, append_event
+from ..runs.files import EVENTS, RUN_JSON
+from ..runs.record import RunRecord
 from ..runs.scores import ACCURACIES, select_scores
+
+logger = logging.getLogger(__name__)
+
+
+def sort_by_priority(callbacks: list[TrainerCallback]) -> None:
+    """Sort callbacks into the order in which they are called."""
+    callbacks.sort(key=lambda callback: -getattr(callback, "priority", 0))
 
 
 class QuietProgressCallback(ProgressCallback):
     """The Trainer's progress bar without its printed dictionaries, which [`EpochLineCallback`] replaces."""
+
+    priority: ClassVar[int] = -60  # the lines of an epoch first
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass
@@ -25,6 +46,8 @@ class ProcessSeedCallback(TrainerCallback):
     and so the same weights; a resumed run restores the random numbers of its checkpoint after this.
     """
 
+    priority: ClassVar[int] = 90  # before all that may draw
+
     def on_train_begin(self, args, state, control, **kwargs):
         if args.process_index > 0:  # rank 0 draws as a single process does
             set_seed(int(np.random.SeedSequence([args.seed, args.process_index]).generate_state(1)[0]))
@@ -33,20 +56,66 @@ class ProcessSeedCallback(TrainerCallback):
 class RunRecordCallback(TrainerCallback):
     """
     Writes `run.json` when training begins, so not if the checkpoint to resume from is refused; with the batch that
-    `auto_find_batch_size` tries.
+    `auto_find_batch_size` tries, which `record` has then too.
     """
 
-    def __init__(self, record):
+    def __init__(self, record: RunRecord):
         self.record = record
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.auto_find_batch_size:
-            given = self.record["arguments"]["global_batch_size"]
+            given = self.record.arguments["global_batch_size"]
             tried = state.train_batch_size * args.world_size * args.gradient_accumulation_steps
             if tried != given:
-                self.record["changed_arguments"]["global_batch_size"] = [given, tried]
+                changed = {**self.record.changed_arguments, "global_batch_size": [given, tried]}
+                self.record = replace(self.record, changed_arguments=changed)
         if state.is_world_process_zero:
-            write_json(self.record, Path(args.output_dir, RUN_JSON))
+            self.record.write(Path(args.output_dir, RUN_JSON))
+
+
+class RunEventsCallback(TrainerCallback):
+    """
+    Appends the events of a run to the file `events.jsonl` in its folder, for programs that watch it. A training does
+    not end because they cannot be written: its checkpoints matter, and fail by themselves if the disk is full.
+    """
+
+    priority: ClassVar[int] = -70  # after all that change logs and metrics
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._append("begin", args, state)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:  # an evaluation's scores are logged too
+            self._append("log", args, state, logs)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self._append("evaluate", args, state, metrics)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._append("end", args, state)
+
+    def _append(self, kind: Kind, args: TrainingArguments, state: TrainerState, values: dict | None = None) -> None:
+        if not state.is_world_process_zero:
+            return
+        numbers = {name: value for name, value in (values or {}).items() if isinstance(value, (int, float))}
+        event = RunEvent(kind, state.global_step, state.max_steps, state.epoch or 0.0, values=numbers)
+        try:
+            append_event(event, Path(args.output_dir or "", EVENTS))
+        except OSError as error:
+            logger.warning(f"an event of the run is not recorded: {error}")
+
+
+class SamplerCallback(TrainerCallback):
+    """
+    Sets the epoch of the training images' sampler, which Accelerate does not reach in a run of several processes that
+    is resumed within an epoch.
+    """
+
+    def __init__(self, find_sampler: Callable[[], EpochSampler]):
+        self.find_sampler = find_sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.find_sampler().set_epoch(int(state.epoch or 0))
 
 
 class EpochBoundary(TrainerCallback):
@@ -54,9 +123,10 @@ class EpochBoundary(TrainerCallback):
     Defers the last step's log, evaluation and save to the epoch's end, because a run that is resumed from a checkpoint
     between the two would skip those of the epoch's end.
 
-    It also logs the training metrics before every evaluation, after which training may stop. It has to be the last
-    callback.
+    It also logs the training metrics before every evaluation, after which training may stop.
     """
+
+    priority: ClassVar[int] = -100  # after all that may request a log, an evaluation or a save
 
     FLAGS = ("should_log", "should_evaluate", "should_save")
 
@@ -81,6 +151,8 @@ UNITS = ("img/s", "waiting for data")  # figures of which the name stands behind
 
 class EpochLineCallback(TrainerCallback):
     """Prints a line for each evaluation: loss, accuracies, learning rate, speed and cuts of the learning rate."""
+
+    priority: ClassVar[int] = -50  # after the schedule has reacted to an evaluation
 
     def __init__(self):
         self._train, self._scale = {}, 1.0

@@ -334,16 +334,11 @@ def test_metadata_file_that_is_not_in_every_split(write, place):
 def test_numbers_written_in_two_ways_in_a_metadata_file_are_not_one_class(write, written, where):
     folder = write({"train": {"images": 4}, "test": {"images": 4}})
     for split in ("train", "test"):
-        labels = (
-            [written[0], written[where == "train"], "9", "9"]
-            if split == "train"
-            else [written[1], written[1], "9", "9"]
-        )
+        first, second = {"train": (written[0], written[where == "train"]), "test": (written[1], written[1])}[split]
+        labels = [first, second, "9", "9"]
         rows = [f"images/{number}.png,{label}" for number, label in enumerate(labels)]
         (folder / split / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
-    with pytest.raises(
-        ValueError, match=r"metadata.csv: the labels .* and .* in the column label would be read as one"
-    ):
+    with pytest.raises(ValueError, match="metadata.csv: the labels .* in the column label would be read as one"):
         load(folder)
 
 
@@ -496,7 +491,7 @@ def test_split_of_an_earlier_dataset_in_a_saved_one_is_not_read(tmp_path, table,
 
 
 @pytest.mark.parametrize(
-    "content, told", [("{", "it is not valid JSON"), ("{}", "list the names"), ('{"splits": 5}', "list the names")]
+    "content, told", [("{", "it is not valid JSON"), ("{}", "it must list the"), ('{"splits": 5}', "it must list the")]
 )
 def test_damaged_list_of_splits_is_named(tmp_path, table, content, told):
     DatasetDict(train=table([0, 1]), test=table([0, 1])).save_to_disk(tmp_path / "saved")

@@ -136,6 +136,14 @@ def test_csv_has_a_row_for_each_label(colour_checkpoint, write_image, tmp_path, 
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    "name, beginning", [("o.json", '[\n{"image": "'), ("o.CSV", "image,rank,label,probability\n"), ("o.txt", "/")]
+)
+def test_format_is_that_of_the_output(colour_checkpoint, write_image, tmp_path, name, beginning):
+    cli(["predict", str(colour_checkpoint), write_image("blue.png", "blue"), "--output", str(tmp_path / name)])
+    assert (tmp_path / name).read_text().startswith(beginning)
+
+
 def test_temperature_of_the_checkpoint_softens_what_is_shown(colour_checkpoint, write_image, tmp_path, capsys):
     warm = shutil.copytree(colour_checkpoint, tmp_path / "warm")
     config = json.loads((warm / "config.json").read_text())
