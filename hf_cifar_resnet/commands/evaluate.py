@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoints.calibration import save_temperature
 from ..checkpoints.load import LoadedCheckpoint, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
-from ..checkpoints.save import save_temperature
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
 from ..data.splits import ImageSplits
