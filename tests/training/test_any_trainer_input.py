@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hf_cifar_resnet.data.augment import Augmenter
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset
@@ -24,7 +25,6 @@ from transformers import (
 
 import hf_cifar_resnet
 from hf_cifar_resnet import CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
-from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import collate
 from hf_cifar_resnet.data.policies import build_policy
 
