@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_cifar_resnet.data.augment import Augmenter
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset
@@ -26,7 +25,7 @@ from transformers import (
 import hf_cifar_resnet
 from hf_cifar_resnet import CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
 from hf_cifar_resnet.data.dataset import collate
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
 
 
 def make_resnet():
