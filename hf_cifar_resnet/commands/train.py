@@ -16,7 +16,7 @@ from .errors import reports_errors
 from .parser import parse_arguments
 
 if TYPE_CHECKING:
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
     from ..runs.metrics import RunMetrics
     from ..runs.record import RunRecord
     from ..training.arguments import CifarTrainingArguments
