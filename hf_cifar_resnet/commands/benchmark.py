@@ -18,6 +18,7 @@ from transformers import set_seed
 from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import check_output
 from ..data.sources import ImageSplits
+from ..device import tune_process
 from ..documents import write_json
 from ..hub.resolve import find_pretrained
 from ..model import CifarResNetForImageClassification
@@ -40,6 +41,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> dict[str, Any]:
         if arguments.training.fp16:
             raise ValueError("fp16: the loops to compare with have no gradient scaler; use bf16")
         quieten_libraries(arguments.training)
+        tune_process(arguments.training.device)
         measure, repeats = KINDS[options.kind]
         result = {
             "benchmark": options.kind,
@@ -69,6 +71,8 @@ def _measure_step(
     sizes = options.batch_sizes or [arguments.training.per_device_train_batch_size]
     if max(sizes) > step.EPOCH:
         raise ValueError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
+    if options.steps > step.MAX_STEPS:
+        raise ValueError(f"--steps must be at most {step.MAX_STEPS:,}, got {options.steps:,}")
     data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     found = {}
     for size in sizes:
@@ -88,17 +92,15 @@ def _measure_batch_size(
     args = args.with_precision_for(model)
     print(f"batch {args.per_device_train_batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
     others = [precision for precision in options.precisions if precision != args.precision]
-    rates, waiting, profile = step.measure(
-        model, args.copy_with(), data.train, repeats, options.steps, options.profile, others
-    )
-    found = _print_table(rates, (step.BARE, step.SYNTHETIC), "images/s")
+    times = step.measure(model, args, data.train, repeats, options.steps, options.profile, others)
+    found = _print_table(times.rates, (step.BARE, step.STOCK), "images/s")
     speed = found["rates"][step.OURS]["median"]
     minutes = 50 * step.EPOCH / speed / 60
-    print(f"our Trainer waited for data {waiting:.1%} of its time; 50 epochs of {step.EPOCH:,} images would take it "
-          f"{minutes:,.1f} minutes")  # fmt: skip
-    if profile:
-        print(profile)
-    return found | {"data_wait": waiting, "minutes_for_50_epochs": minutes, "profile": profile}
+    print(f"our Trainer waited for data {times.data_wait:.1%} of its time; 50 epochs of {step.EPOCH:,} images would "
+          f"take it {minutes:,.1f} minutes")  # fmt: skip
+    if times.profile:
+        print(times.profile)
+    return found | {"data_wait": times.data_wait, "minutes_for_50_epochs": minutes, "profile": times.profile}
 
 
 def _measure_inference(
