@@ -58,7 +58,7 @@ def measure(
 
     A window has `steps` timed steps; as many untimed ones come before as batches may be prefetched.
     """
-    settle = 2 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
+    settle = 2 + (args.dataloader_num_workers or 0) * (args.dataloader_prefetch_factor or 2)
     args = args.copy_with(
         max_steps=1 + (windows + profile) * (settle + steps),
         eval_strategy="no",
@@ -84,7 +84,7 @@ def measure(
     turns = TurnsCallback(trainer, others, settle, steps, windows)
     trainer.add_callback(turns)
     trainer.train()
-    images = steps * args.per_device_train_batch_size
+    images = steps * args.train_batch_size
     rates = {name: [images / seconds for seconds in times] for name, times in turns.seconds.items()}
     return StepTimes(rates, turns.waited / sum(turns.seconds[OURS]), turns.profile)
 
@@ -155,7 +155,7 @@ class StockLoop:
             optimizers=(make_optimizer(model, args), None),
             callbacks=[_WindowCallback(self)],
         )
-        self.trainer.loader = self.trainer.accelerator.prepare(make_loader(dataset, args))
+        self.trainer.loader = self.trainer.accelerator.prepare(make_loader(dataset, args)[0])
         self.trainer.remove_callback(PrinterCallback)
 
     def time(self, steps: int) -> float:
@@ -245,13 +245,13 @@ def make_optimizer(model: nn.Module, args: CifarTrainingArguments) -> torch.opti
     return torch.optim.AdamW(groups, lr=args.scaled_learning_rate, fused=True)
 
 
-def make_loader(dataset: ImageDataset, args: CifarTrainingArguments) -> DataLoader:
-    """Return a loader of the training batches in our Trainer's order; its sampler has the epoch."""
+def make_loader(dataset: ImageDataset, args: CifarTrainingArguments) -> tuple[DataLoader, EpochSampler]:
+    """Return a loader of the training batches in our Trainer's order, and its sampler, which has the epoch."""
     sampler = EpochSampler(len(dataset), args.seed)
-    workers = args.dataloader_num_workers
-    return DataLoader(
+    workers = args.dataloader_num_workers or 0
+    loader = DataLoader(
         dataset.at_epoch(sampler.epoch.share_memory_() if workers else sampler.epoch),
-        args.per_device_train_batch_size,
+        args.train_batch_size,
         sampler=sampler,
         collate_fn=collate,
         drop_last=True,
@@ -260,19 +260,20 @@ def make_loader(dataset: ImageDataset, args: CifarTrainingArguments) -> DataLoad
         pin_memory=args.dataloader_pin_memory,
         prefetch_factor=args.dataloader_prefetch_factor if workers else None,
     )
+    return loader, sampler
 
 
 def endless_batches(dataset: ImageDataset, args: CifarTrainingArguments) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the training batches, epoch after epoch, in our Trainer's order."""
-    loader = make_loader(dataset, args)
+    loader, sampler = make_loader(dataset, args)
     for epoch in itertools.count():
-        loader.sampler.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         yield from loader
 
 
 def synthetic_batches(dataset: ImageDataset, args: CifarTrainingArguments) -> Iterator[dict[str, torch.Tensor]]:
     """Return an endless iterator over one batch of noise that lies on the device already."""
-    shape = args.per_device_train_batch_size, 3, *dataset.images.shape[1:3]
+    shape = args.train_batch_size, 3, *dataset.images.shape[1:3]
     pixels = torch.randn(shape, device=args.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(int(dataset.labels.max()) + 1, shape[:1], device=args.device)
     return itertools.repeat({"pixel_values": pixels, "labels": labels})

@@ -1,5 +1,5 @@
 """
-Measure where the time goes on this machine: several ways to do the same work, in turns, with medians and quartiles.
+Measure where the time goes on this machine: several candidates for the same work, in turns, with medians and quartiles.
 
 hf-cifar-resnet benchmark input
 hf-cifar-resnet benchmark step --depth 50 --global_batch_size 256 --torch_compile --profile
@@ -60,8 +60,8 @@ def _measure_input(
     options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
 ) -> dict[str, Any]:
     torch.set_num_threads(1)
-    ways = input.make_ways(arguments.data, (options.batch_sizes or [256])[0])
-    rates = timing.take_turns(ways, repeats)
+    candidates = input.make_candidates(arguments.data, (options.batch_sizes or [256])[0])
+    rates = timing.measure_in_turns(candidates, repeats)
     return _print_table(rates, (input.OFFICIAL, input.NOTEBOOK), "images/s on one core")
 
 
@@ -108,11 +108,11 @@ def _measure_inference(
 ) -> dict[str, Any]:
     data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     sizes = options.batch_sizes or inference.BATCH_SIZES
-    ways = inference.make_ways(model, data.image_size, arguments.training, options.runtimes, sizes)
+    candidates = inference.make_candidates(model, data.image_size, arguments.training, options.runtimes, sizes)
     found = {}
-    for batch_size, runtimes in ways.items():
+    for batch_size, runtimes in candidates.items():
         print(f"batch {batch_size}")
-        rates = timing.take_turns(runtimes, repeats)
+        rates = timing.measure_in_turns(runtimes, repeats)
         found[str(batch_size)] = _print_table(rates, options.runtimes[:1], "images/s")
     return {"batch_sizes": found}
 
@@ -123,7 +123,7 @@ def _print_table(rates, baselines, unit):
     return {"unit": unit, "rates": {name: timing.spread(values) for name, values in rates.items()}, "ratios": ratios}
 
 
-# The function that measures each kind, and how many turns each way gets by default.
+# The function that measures each kind, and how many turns each candidate gets by default.
 KINDS = {
     "input": (_measure_input, 9),
     "step": (_measure_step, 20),
@@ -136,7 +136,7 @@ def _parse(argv: Sequence[str], prog: str | None) -> CommandLine:
     parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("kind", choices=KINDS, help="what to measure")
     turns = ", ".join(f"{kind} {repeats}" for kind, (_, repeats) in KINDS.items())
-    parser.add_argument("--repeats", type=positive, help=f"turns of each way (default: {turns})")
+    parser.add_argument("--repeats", type=positive, help=f"turns of each candidate (default: {turns})")
     parser.add_argument("--steps", type=positive, default=20, help="step: timed steps in a turn")
     # fp16 would need a gradient scaler, which the bare loop lacks.
     parser.add_argument("--precisions", nargs="+", default=(), choices=("fp32", "bf16"),

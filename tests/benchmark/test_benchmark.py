@@ -37,11 +37,11 @@ def test_input(run):
     assert figures["hardware"] and figures["torch"] == torch.__version__
 
 
-def test_ways_to_read_images_give_the_same_pixels():
+def test_candidates_that_read_images_give_the_same_pixels():
     """Up to rounding, where nothing is random."""
     args = DataArguments(dataset_name="shapes100", max_train_samples=100, color_jitter=[0, 0, 0, 0])
     means = {}
-    for name, batches in input.make_ways(args, batch_size=100).items():
+    for name, batches in input.make_candidates(args, batch_size=100).items():
         batch = next(iter(batches.loader))
         assert sorted(np.asarray(batch["labels"]).tolist()) == list(range(100))
         means[name] = batch["pixel_values"].float().mean().item()
@@ -53,8 +53,8 @@ def test_ways_to_read_images_give_the_same_pixels():
 def test_images_of_other_sizes_and_modes(tmp_path, write_image_folder):
     counts = {"train": {"ant": 4, "bee": 4}, "test": {"ant": 2, "bee": 2}}
     write_image_folder(counts, lambda: Image.new("L", (40, 30), 100))
-    ways = input.make_ways(DataArguments(dataset_name=str(tmp_path)), batch_size=4)
-    assert all(work() == 4 for work in ways.values())
+    candidates = input.make_candidates(DataArguments(dataset_name=str(tmp_path)), batch_size=4)
+    assert all(work() == 4 for work in candidates.values())
 
 
 def test_step(run):
