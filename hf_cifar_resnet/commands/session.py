@@ -47,10 +47,9 @@ def training_session(args: CifarTrainingArguments, command: list[str]) -> Iterat
 
     Raises:
         Preempted: a `SystemExit` with 75, after a signal; see [`~hf_cifar_resnet.training.preemption`].
-        ValueError: if another run is writing into the folder.
-        OSError: if the folder cannot be written.
+        OSError: if another run is writing into the folder, or it cannot be written.
     """
-    with watch_signals(command, args.output_dir) as preemption, lock_run_folder(args):
+    with watch_signals(command, args.output_dir) as preemption, lock_run_folder(Path(args.output_dir)):
         if args.process_index == 0:
             Path(args.output_dir, MARKER).unlink(missing_ok=True)
         yield preemption
