@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from ..choices import RENAMED
 from ..documents import read_json
 from ..errors import UserError, one_line
-from ..processes import decide_on_rank_0
+from ..processes import decide_on_rank_0, is_rank_0
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
 from ..runs.record import RunRecord, plain
 from .load import find_class_difference
@@ -143,7 +143,7 @@ def saved_train_metrics(checkpoint, args):
     """Return this process's training metrics; if the number of processes changed, only those of all processes."""
     if len(list(checkpoint.glob(train_metrics_file("*")))) == args.world_size:
         return read_json(checkpoint / train_metrics_file(args.process_index))
-    if args.process_index == 0:
+    if is_rank_0():
         print("Resumed with another number of processes: the result will differ from that of an uninterrupted run")
     metrics = read_json(checkpoint / train_metrics_file(0))
     return {name: value for name, value in metrics.items() if name.endswith("_in_all")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..documents import remove_leftovers
 from ..errors import UserError, explained
-from ..processes import decide_on_rank_0
+from ..processes import decide_on_rank_0, is_rank_0
 from ..runs.files import LOCK, METRICS_JSON, RUN_FILES, STUDY_JSON, list_checkpoints
 from .outputs import check_no_checkpoint, check_replaced
 from .pickle_free import read_pickle_free
@@ -80,7 +80,7 @@ def lock_run_folder(args):
     Create the folder of the run, on rank 0, and lock it for the duration of the context; it is removed again after an
     error before anything was written. Raises [`UserError`] if it cannot be written, or another run is writing into it.
     """
-    if args.process_index > 0:
+    if not is_rank_0():
         yield
         return
     folder = Path(args.output_dir)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import datasets
 from transformers.utils import logging as transformers_logging
@@ -50,8 +51,9 @@ def training_session(args: CifarTrainingArguments, command: list[str]) -> Iterat
         ValueError: if another run is writing into the folder.
         OSError: if the folder cannot be written.
     """
-    with watch_signals(command, args.output_dir) as preemption, lock_run_folder(args):
-        if args.process_index == 0:
-            Path(args.output_dir, MARKER).unlink(missing_ok=True)
+    folder = cast(str, args.output_dir)
+    with watch_signals(command, folder) as preemption, lock_run_folder(args):
+        if processes.is_rank_0():
+            Path(folder, MARKER).unlink(missing_ok=True)
         yield preemption
     processes.destroy_process_group_at_exit()
