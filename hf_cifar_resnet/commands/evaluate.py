@@ -13,12 +13,12 @@ import numpy as np
 
 from ..checkpoints.load import LoadedCheckpoint, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
-from ..checkpoints.save import find_damage, write_manifest
+from ..checkpoints.save import save_temperature
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
 from ..data.sources import ImageSplits
 from ..device import device_for
-from ..documents import read_json, replacing_files, write_json
+from ..documents import replacing_files, write_json
 from ..evaluation import analysis
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import BATCH_SIZE, PRECISIONS, Precision, combine, mirrored, precision_on, score
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     if options.json:
         write_json(found, options.json)
     if options.calibrate:
-        _save_temperature(temperature, Path(options.checkpoint))
+        save_temperature(Path(options.checkpoint), temperature)
     print("\n".join(lines))
     return found
 
@@ -173,16 +173,6 @@ def _analyse(folder: str, logits: np.ndarray, images: ImageDataset, data: ImageS
     if pairs:
         lines.append(f"most often taken for each other: {', '.join(pairs)}")
     return [*lines, f"Analysis in {folder}{os.sep}"]
-
-
-def _save_temperature(temperature: float, folder: Path) -> None:
-    """Save the temperature in config.json; a verified checkpoint stays verified."""
-    path = folder / "config.json"
-    verified = find_damage(folder) is None
-    config = read_json(path) | {"calibration_temperature": temperature}
-    write_json(config, path)
-    if verified:
-        write_manifest(folder)
 
 
 def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, DataArguments | None]:

@@ -25,7 +25,7 @@ def main(argv, prog=None):
     check_no_checkpoint("--output_dir", folder)
     data = load_data(data_args, args)
     args = args.with_precision_for(build_model(model_args, data))
-    with lock_run_folder(args):
+    with lock_run_folder(Path(args.output_dir)):
         trainer = build_trainer(
             None, args, data, data_args.eval_split, model_init=lambda: build_model(model_args, data)
         )

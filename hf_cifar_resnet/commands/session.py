@@ -48,12 +48,11 @@ def training_session(args: CifarTrainingArguments, command: list[str]) -> Iterat
 
     Raises:
         Preempted: a `SystemExit` with 75, after a signal; see [`~hf_cifar_resnet.training.preemption`].
-        ValueError: if another run is writing into the folder.
-        OSError: if the folder cannot be written.
+        OSError: if another run is writing into the folder, or it cannot be written.
     """
-    folder = cast(str, args.output_dir)
-    with watch_signals(command, folder) as preemption, lock_run_folder(args):
+    folder = Path(cast(str, args.output_dir))
+    with watch_signals(command, folder) as preemption, lock_run_folder(folder):
         if processes.is_rank_0():
-            Path(folder, MARKER).unlink(missing_ok=True)
+            (folder / MARKER).unlink(missing_ok=True)
         yield preemption
     processes.destroy_process_group_at_exit()

@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
     arguments = resolve(given)
 
     # What takes seconds to import, for which `--help` and a wrong argument do not wait.
-    from ..checkpoints.resume import continue_record
+    from ..checkpoints.changes import continue_record
     from ..hub.callback import HubCallback
     from ..hub.resolve import find_pretrained
     from ..training.build import build_trainer, choose_folder, load_data_and_model
-    from ..training.callbacks import RunRecordCallback
+    from ..training.callbacks import RunEventsCallback, RunRecordCallback
     from ..training.console import end_block, start_block
     from ..training.record import make_record
     from .session import prepare_process, training_session
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
         if checkpoint is not None:
             record = continue_record(record, checkpoint)
         recorder = RunRecordCallback(record)
-        callbacks = [recorder, preemption]
+        callbacks = [recorder, RunEventsCallback(), preemption]
         hub = HubCallback(args, eval_split, record) if args.push_to_hub else None
         if hub is not None:
             callbacks.append(hub)
@@ -85,13 +85,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
 
 def _find_checkpoint(args: "CifarTrainingArguments") -> Path | None:
     """Return the checkpoint to resume from, or None. One that was pushed is downloaded."""
-    from ..checkpoints.run_folder import find_resume_checkpoint, is_pushed_state
+    from ..checkpoints.run_folder import find_resume_checkpoint, kind_of_resume
     from ..hub.resolve import resolve as resolve_name
 
     name, pushed = args.resume_from_checkpoint, None
-    if name is not None and is_pushed_state(name):
+    if name is not None and kind_of_resume(name) == "pushed":
         pushed = decide_on_rank_0(lambda: resolve_name(name))
-    return find_resume_checkpoint(args, pushed)
+    return find_resume_checkpoint(name, str(args.output_dir), args.load_best_model_at_end, pushed)
 
 
 def score_and_save(
@@ -99,7 +99,7 @@ def score_and_save(
 ) -> "RunMetrics":
     """
     Score the test split, for the only time in a run, save the model and the run's files, and return the metrics. Raises
-    `ValueError` if they cannot be written, with what is to be done.
+    `OSError` if they cannot be written, with what is to be done.
     """
     from ..checkpoints.save import find_last_complete
     from ..evaluation.analysis import most_confused
@@ -120,8 +120,8 @@ def score_and_save(
         trainer.save_model()
         if is_rank_0():
             write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
-    except (OSError, ValueError) as error:  # such as a full disk
+    except OSError as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
-        raise ValueError(f"{error}; {left if last else 'there is no checkpoint'}") from error
+        raise OSError(f"{error}; {left if last else 'there is no checkpoint'}") from error
     return metrics

@@ -9,7 +9,7 @@ planned for its budget.
 
 import shutil
 
-from ..checkpoints.resume import find_best
+from ..checkpoints.resume import read_progress
 from ..checkpoints.save import rotate_checkpoints
 from ..commands.parser import parse_arguments
 from ..documents import replacing_files
@@ -80,7 +80,7 @@ def branch_off(run, trunk):
     if not checkpoint.is_dir():  # dropped before this budget was added: the run is trained in full
         return
     with replacing_files(run.folder) as temporary:
-        for source in filter(None, (find_best(checkpoint), checkpoint)):
+        for source in filter(None, (read_progress(checkpoint).best, checkpoint)):
             shutil.copytree(source, temporary / source.name, dirs_exist_ok=True)
 
 
@@ -95,5 +95,5 @@ def execute_with_branches(runs, common, engine):
     if not failed:
         for trunk in branches.values():
             last = list_checkpoints(trunk.folder)[-1]
-            rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))
+            rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, read_progress(last).best))))
     return failed

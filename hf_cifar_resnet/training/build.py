@@ -51,7 +51,8 @@ def choose_folder(arguments: ResolvedArguments, pretrained: Path | None) -> Reso
     """
     args = arguments.training
     name = run_name(arguments.data, make_config(arguments.model, pretrained), args)
-    folder = choose_run_folder(args, name)
+    given = args.output_dir if args.output_dir_given else None
+    folder = choose_run_folder(given, args.resume_from_checkpoint, name)
     # Without a name a tracker would make up one for the training and another for the test.
     training = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
     return dataclasses.replace(arguments, training=training)

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from hf_cifar_resnet import CifarResNetForImageClassification, load_splits
-from hf_cifar_resnet.checkpoints.save import find_damage
+from hf_cifar_resnet.checkpoints.save import verify_checkpoint
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.documents import read_json
 from hf_cifar_resnet.evaluation.analysis import negative_log_likelihood
@@ -155,7 +155,7 @@ def test_calibrated_checkpoint_is_complete_and_a_linked_one_unchanged(finished, 
     run = shutil.copytree(finished.folder, tmp_path / "run")
     evaluate(run / "checkpoint-6", "--calibrate")
     assert json.loads((run / "checkpoint-6" / "config.json").read_text())["calibration_temperature"] != 1
-    assert find_damage(run / "checkpoint-6") is None
+    verify_checkpoint(run / "checkpoint-6")
     # The Hub's cache consists of links.
     config = (run / "config.json").rename(tmp_path / "config.json")
     (run / "config.json").symlink_to(config)
