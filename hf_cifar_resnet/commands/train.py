@@ -6,6 +6,7 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +20,7 @@ from .parser import parse_arguments
 
 if TYPE_CHECKING:
     from ..data.dataset import ImageDataset
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
     from ..runs.metrics import RunMetrics, Selection
     from ..runs.record import RunRecord
     from ..training.arguments import CifarTrainingArguments
@@ -101,6 +102,7 @@ def score_and_save(
     Score the test split, for the only time in a run, save the model and the run's files, and return the metrics. Raises
     `OSError` if they cannot be written, with what is to be done.
     """
+    from ..checkpoints.calibration import keeping_temperature
     from ..checkpoints.save import find_last_complete
     from ..evaluation.analysis import most_confused
     from ..evaluation.scores import Scores
@@ -117,7 +119,8 @@ def score_and_save(
     metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     folder = Path(str(trainer.args.output_dir))
     try:
-        trainer.save_model()
+        with keeping_temperature(folder) if is_rank_0() else nullcontext():
+            trainer.save_model()
         if is_rank_0():
             write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
     except OSError as error:  # such as a full disk

@@ -24,9 +24,8 @@ from transformers import (
 
 import hf_cifar_resnet
 from hf_cifar_resnet import CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
-from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import collate
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
 
 
 def make_resnet():

@@ -7,9 +7,8 @@ from trainer_fixtures import at
 from transformers import Trainer, TrainingArguments
 
 from hf_cifar_resnet import CifarTrainer
-from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import collate
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
 
 
 @pytest.fixture
