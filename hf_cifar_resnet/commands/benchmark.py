@@ -68,7 +68,7 @@ def _measure_input(
 def _measure_step(
     options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
 ) -> dict[str, Any]:
-    sizes = options.batch_sizes or [arguments.training.per_device_train_batch_size]
+    sizes: list[int] = options.batch_sizes or [arguments.training.train_batch_size]
     if max(sizes) > step.EPOCH:
         raise ValueError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
     if options.steps > step.MAX_STEPS:
@@ -117,7 +117,7 @@ def _measure_inference(
     return {"batch_sizes": found}
 
 
-def _print_table(rates, baselines, unit):
+def _print_table(rates: dict[str, list[float]], baselines: Sequence[str], unit: str) -> dict[str, Any]:
     ratios = {name: timing.compare(rates, name) for name in baselines}
     print(timing.table(rates, ratios, unit), flush=True)
     return {"unit": unit, "rates": {name: timing.spread(values) for name, values in rates.items()}, "ratios": ratios}
