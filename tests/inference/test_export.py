@@ -12,7 +12,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.benchmark.inference import make_runtime
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.commands.export import main as export
-from hf_cifar_resnet.data.dataset import normalize
+from hf_cifar_resnet.data.dataset import collate, normalize
 from hf_cifar_resnet.data.shapes import LABEL_NAMES
 from hf_cifar_resnet.inference.convert import fold_batch_norm
 
@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory):
         dropout=0.1, calibration_temperature=1.5,
     )  # fmt: skip
     model = CifarResNetForImageClassification(config)
-    batch = data.train.__getitems__(range(200))
+    batch = collate(data.train.__getitems__(range(200)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for _ in range(15):
         model(**batch).loss.backward()
