@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from hf_cifar_resnet.checkpoints.changes import changed_arguments
-from hf_cifar_resnet.choices import AUGMENTATIONS, current_name
 from hf_cifar_resnet.commands.parser import (
     CifarArgumentParser,
     parse_arguments,
     parse_with_run_record,
     recipe_names,
 )
-from hf_cifar_resnet.data.arguments import DataArguments
+from hf_cifar_resnet.data.arguments import AUGMENTATIONS, DataArguments
 from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.processes import warn_once
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, resolve
 
 
@@ -103,7 +103,7 @@ FORMER_POLICIES = [
 @pytest.fixture
 def warned(caplog):
     """The warnings, which are logged once a process."""
-    current_name.cache_clear()
+    warn_once.cache_clear()
     return lambda: [record.getMessage() for record in caplog.records]
 
 
