@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -26,7 +24,7 @@ from ..training.arguments import CifarTrainingArguments, ModelArguments, json_ob
 from .line_parser import LineParser
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
-RECIPES = resources.files("hf_cifar_resnet") / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 _TRAINERS = "all other arguments of transformers.TrainingArguments"
 # The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
 HEADINGS = (
@@ -58,7 +56,7 @@ class CommandLine:
         return self.typed.over(self.recipe)
 
 
-class CifarArgumentParser(LineParser, HfArgumentParser):
+class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[reportIncompatibleMethodOverride] (overloads)
     """
     A parser of the arguments of dataclasses, and of a command's own options, which are added to it. It has recipes,
     errors of one line, and our own flags before transformers' in `--help`.
@@ -89,7 +87,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             if shows_default:
                 settings["help"] += f" (default: {default})".replace("%", "%%")
             settings["default"] = SUPPRESS
-        kinds = self.dataclass_types if hasattr(self, "dataclass_types") else ()
+        kinds = list(getattr(self, "dataclass_types", ()))
         heading = next((title for title, kind, known in HEADINGS if name in known and kind in kinds), None)
         if heading is not None and heading not in self._groups:
             self._groups[heading] = self.add_argument_group(heading)
@@ -159,14 +157,14 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
 
 def recipe_names() -> list[str]:
     """Return the names of the built-in recipes."""
-    return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Return the arguments in a built-in recipe or a YAML file. Raises `ValueError` if it cannot be read."""
     name = current_name("recipe", name)
-    file: Traversable | Path = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
-    if isinstance(file, Path) and not file.exists():
+    file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if not file.exists():
         raise ValueError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
     try:
         content = read_yaml(file)

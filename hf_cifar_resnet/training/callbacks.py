@@ -228,7 +228,7 @@ def _training_figures(logs):
     }
 
 
-def parse_report_to(report_to):
+def parse_report_to(report_to: str | list[str] | None) -> list[str]:
     """Return a list of trackers. Raises `ValueError` for an unknown one, or one that is not installed."""
     names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
     trackers = set(names) - {"none", "all"}

@@ -413,6 +413,7 @@ class CifarTrainer(Trainer):
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         name = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
         self.model.load_state_dict(load_file(Path(best or checkpoint, name)))
+        self.train_metrics.record_epoch(self.state)
         self.log({"train_loss": self.train_metrics.mean_loss()})
         return TrainOutput(self.state.global_step, self.train_metrics.mean_loss(), {})
 
