@@ -12,6 +12,7 @@ import numpy as np
 from transformers.utils.import_utils import is_in_notebook
 
 from ..checkpoints.outputs import check_output
+from ..device import tune_process
 from ..documents import write_csv
 from ..hub.resolve import find_pretrained
 from ..reporting.plots import PICTURE, atomic_picture, plot_lr_range
@@ -64,6 +65,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> float:
         args = arguments.training
         print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
               f"{options.end_lr:g}", flush=True)  # fmt: skip
+        tune_process(args.device)
         trainer = build_trainer(model, args, data, arguments.data.eval_split)
         trainer.remove_callback(EpochLineCallback)
         trainer.add_callback(RangeTestCallback(options.end_lr / options.start_lr))

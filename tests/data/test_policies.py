@@ -150,7 +150,7 @@ def applied_names(policy):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_description_says_whether_images_are_mirrored(name):
+def test_description_reports_whether_images_are_mirrored(name):
     policy = build_policy(name)
     assert ("horizontal flip" in describe(policy)) == ("HorizontalFlip" in applied_names(policy))
 
