@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..choices import LR_BATCH
 from ..data.policies import build_policy, describe
 from ..data.steps import Steps
 from ..errors import printable
 from ..evaluation.scores import ACCURACY_NAMES
 from ..runs.metrics import RunMetrics
 from ..runs.record import RunRecord, plain
+from .arguments import LR_BATCH
 
 if TYPE_CHECKING:
     from .arguments import CifarTrainingArguments
