@@ -152,7 +152,7 @@ def test_runtime_of_the_benchmark_agrees_with_the_model(checkpoint, reference, n
     "arguments, message",
     [
         (["--format", "torch", "--precision", "int8"], "has --precision fp32 or fp16, not int8"),
-        (["--format", "torch", "--precision", "fp16"], "give --dataset_name"),
+        (["--format", "torch", "--precision", "fp16"], "give a dataset_name"),
         (["--format", "torch", "--output", "no/such/model.pt2"], "cannot be written"),
         (["--format", "tflite"], "invalid choice"),
         (["--format", "onnx", "--calibration_images", "0"], "at least 1"),
