@@ -133,12 +133,10 @@ class TuningPlan:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> TuningPlan:
-        edges = fields.section("extend_edges")
-        seeds = fields.section("seeds") if isinstance(fields.content.get("seeds"), dict) else None
-        numbers = seeds.content if seeds else fields.content.get("seeds")
-        if not isinstance(numbers, list) or not all(isinstance(seed, int) for seed in numbers):
+        edges, seeds = fields.section("extend_edges"), fields.content.get("seeds")
+        if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
             raise ValueError(f"{fields.file} is damaged: {fields.place}seeds must be whole numbers")
-        return cls(_texts(fields, "arguments"), numbers, {name: edges.integer(name) for name in edges.content})
+        return cls(_texts(fields, "arguments"), seeds, {name: edges.integer(name) for name in edges.content})
 
 
 @dataclass(frozen=True)
@@ -333,27 +331,17 @@ def _has_begun(folder: Path) -> bool:
 def _check_same_study(study: Path, before: StudyPlan, plan: StudyPlan) -> None:
     differing = []
     # Former versions kept a command line; their finished runs are compared one by one.
-    if before.arguments is not None and plan.arguments is not None and before.arguments != plan.arguments:
-        both = {**before.arguments.given, **plan.arguments.given}
-        differing = [name for name in both if before.arguments.get(name) != plan.arguments.get(name)]
+    if before.arguments is not None and plan.arguments is not None:
+        for name in {**before.arguments.given, **plan.arguments.given}:
+            if before.arguments.get(name) != plan.arguments.get(name):
+                differing.append(f"{name} {before.arguments.get(name, 'not given')}")
+        for part, arguments in plan.without.items():
+            if part in before.without and dict(before.without[part]) != dict(arguments):
+                differing.append(f"without {part}")
+        for name, named in plan.variants.items():
+            if name in before.variants and before.variants[name].arguments != named.arguments:
+                differing.append(f"variant {name}")
     if sorted(before.varied) != sorted(plan.varied):
         differing.append(f"vary {' '.join(before.varied) or 'nothing'}")
-    if before.arguments is not None:
-        differing += [
-            f"without {part}"
-            for part, arguments in plan.without.items()
-            if part in before.without and before.without[part] != arguments
-        ]
-        differing += [
-            f"variant {name}"
-            for name, each in plan.variants.items()
-            if name in before.variants and before.variants[name].arguments != each.arguments
-        ]
     if differing:
-        shown = ", ".join(
-            f"{name} {before.arguments.get(name, 'not given')}"
-            if before.arguments is not None and name in {**before.arguments.given, **(plan.arguments or {}).given}
-            else name
-            for name in differing
-        )
-        raise ValueError(f"{study} holds a study with other arguments ({shown}): choose another output_dir")
+        raise ValueError(f"{study} holds a study with other arguments ({', '.join(differing)}): choose another output_dir")

@@ -32,7 +32,7 @@ class RunSetting:
         model: its description.
         train_images, test_images: their numbers.
         learning_rate: the peak.
-        warmup: steps, or below 1 their share of all; 0 is none.
+        warmup: in words.
     """
 
     dataset: str
@@ -43,14 +43,13 @@ class RunSetting:
     optimizer: str
     learning_rate: float
     global_batch_size: int
-    warmup: float
+    warmup: str
     hardware: str
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_record(cls, record: RunRecord) -> RunSetting:
         arguments = record.arguments
-        spec = schedules.get(record.schedule)
         return cls(
             dataset=record.dataset.name,
             scored_images=record.dataset.scored_images,
@@ -60,7 +59,7 @@ class RunSetting:
             optimizer=str(arguments.get("optim")),
             learning_rate=float(arguments.get("scaled_learning_rate") or arguments.get("learning_rate") or 0),
             global_batch_size=int(arguments.get("global_batch_size") or 0),
-            warmup=spec.resolve_warmup(float(arguments.get("warmup_steps") or 0)) if spec.takes_warmup else 0.0,
+            warmup=_describe_warmup(record),
             hardware=record.hardware,
             versions=record.versions,
         )
@@ -76,10 +75,20 @@ class RunSetting:
             optimizer=fields.text("optimizer"),
             learning_rate=fields.number("learning_rate"),
             global_batch_size=fields.integer("global_batch_size"),
-            warmup=fields.number("warmup"),
+            warmup=fields.text("warmup"),
             hardware=fields.text("hardware"),
             versions={name: str(version) for name, version in fields.mapping("versions").items()},
         )
+
+
+def _describe_warmup(record: RunRecord) -> str:
+    spec = schedules.get(record.schedule)
+    if spec.own_warmup:
+        return "its own"
+    warmup = spec.resolve_warmup(float(record.arguments.get("warmup_steps") or 0)) if spec.takes_warmup else 0.0
+    if not warmup:
+        return "none"
+    return f"{warmup:.3g} steps" if warmup >= 1 else f"{100 * warmup:.3g}% of the steps"
 
 
 @dataclass(frozen=True)
