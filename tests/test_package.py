@@ -39,7 +39,6 @@ EXCEPTIONS = {
     ("study/local.py", "commands"),
     ("study/plan.py", "commands"),
     ("study/plan.py", "parse_arguments"),
-    ("training/trainer.py", "hub"),
 }
 
 

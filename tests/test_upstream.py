@@ -2,7 +2,7 @@
 What this package relies on in transformers beyond its documentation, each with its reason. Where a release changes it,
 a test fails and names our file.
 
-No private method of transformers' Trainer is overridden, and no private attribute of it is written.
+One private method of transformers' Trainer is overridden, and no private attribute of it is written.
 """
 
 import inspect
@@ -145,6 +145,8 @@ def test_lines_are_there_in_this_order(reason, relied_on, lines):
 
 # Methods that ours override, with the parameters that they take from there.
 SIGNATURES = {
+    "_get_grad_norm": "model grad_norm",
+    "add_callback": "callback",
     "call_model_init": "trial",
     "compute_loss": "model inputs return_outputs num_items_in_batch",
     "create_accelerator_and_postprocess": "",
@@ -162,14 +164,21 @@ SIGNATURES = {
     "prediction_step": "model inputs prediction_loss_only ignore_keys",
     "save_model": "output_dir _internal_call",
     "train": "resume_from_checkpoint",
+    "training_step": "model inputs num_items_in_batch",
 }
 
 
-def test_no_private_method_is_overridden():
+# Private ones, each with the reason why nothing public serves.
+PRIVATE_OVERRIDDEN = {
+    "_get_grad_norm": "with `max_grad_norm` 0 it computes a norm over all parameters at every step, to log it",
+}
+
+
+def test_no_other_private_method_is_overridden():
     """Nor a public one by accident: all are listed."""
     overridden = {name for name in vars(CifarTrainer) if hasattr(Trainer, name) and not name.startswith("__")}
     assert overridden == set(SIGNATURES)
-    assert not [name for name in overridden if name.startswith("_")]
+    assert {name for name in overridden if name.startswith("_")} == set(PRIVATE_OVERRIDDEN)
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -189,7 +198,7 @@ def test_no_private_name_of_theirs_is_used():
     ours = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     used = set(re.findall(r"\.(_[a-z]\w+)", ours)) & set(re.findall(r"(?:self\.|def )(_[a-z]\w+)", theirs))
     # Several GPUs in one process would be nn.DataParallel, which splits BatchNorm.
-    assert used == {"_n_gpu"} and "_n_gpu =" in inspect.getsource(CifarTrainingArguments)
+    assert used == {"_n_gpu"} | set(PRIVATE_OVERRIDDEN) and "_n_gpu =" in inspect.getsource(CifarTrainingArguments)
 
 
 def test_state_that_is_read_and_written():

@@ -121,7 +121,7 @@ def endless_batches(dataset, args):
     sampler = EpochSampler(len(dataset), args.seed)
     workers = args.dataloader_num_workers
     loader = torch.utils.data.DataLoader(
-        dataset,
+        dataset.at_epoch(sampler.epoch.share_memory_() if workers else sampler.epoch),
         args.per_device_train_batch_size,
         sampler=sampler,
         collate_fn=collate,

@@ -4,6 +4,7 @@ import json
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -145,6 +146,8 @@ def saved_train_metrics(checkpoint, args):
 
 class ResumedCallback(TrainerCallback):
     """Correct the path of the best checkpoint, if the run was moved, and the memory format of the moments."""
+
+    priority: ClassVar[int] = 70  # before others read the path of the best checkpoint
 
     def __init__(self, checkpoint):
         self.checkpoint = checkpoint

@@ -6,6 +6,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from accelerate import PartialState
 from safetensors import SafetensorError
@@ -77,6 +78,8 @@ class CheckpointCallback(TrainerCallback):
     Complete what transformers writes as a checkpoint, with the files that `write_more(folder)` adds in every process
     and the manifest. Only then are older checkpoints deleted down to `limit`, but never the best and the last one.
     """
+
+    priority: ClassVar[int] = 100  # others may read the checkpoint, so it is completed first
 
     def __init__(self, limit, write_more):
         self.limit, self.write_more = limit, write_more

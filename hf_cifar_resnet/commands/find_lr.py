@@ -20,7 +20,6 @@ from ..training.arguments import resolve
 from ..training.build import build_trainer, load_data_and_model, quieten_libraries
 from ..training.callbacks import EpochLineCallback
 from ..training.optimizers import SCHEDULE_FREE
-from ..training.train_metrics import NonFiniteError
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, CommandLine
 
 # A loss this many times its lowest has diverged.
@@ -66,7 +65,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> float:
         trainer = build_trainer(model, args, data, arguments.data.eval_split)
         trainer.remove_callback(EpochLineCallback)
         trainer.add_callback(RangeTestCallback(options.end_lr / options.start_lr))
-        with contextlib.suppress(NonFiniteError):
+        with contextlib.suppress(FloatingPointError):
             trainer.train()
     steps = [entry for entry in trainer.state.log_history if math.isfinite(entry.get("loss", math.nan))]
     if len(steps) < 5:

@@ -33,8 +33,8 @@ def main(argv, prog=None):
     names = [_shorten(printable(name)) for name in data.label_names]
     labels = data.train.labels[rows]
     augmented = data.train.without_normalization()
-    epochs = [epoch * len(augmented) + rows for epoch in range(options.columns)]
-    batches = [augmented.__getitems__(positions.tolist())["pixel_values"].numpy() for positions in epochs]
+    epochs = [augmented.at_epoch(epoch) for epoch in range(options.columns)]
+    batches = [epoch.__getitems__(rows.tolist())["pixel_values"].numpy() for epoch in epochs]
     columns = [
         ("original", data.train.images[rows], [names[label] for label in labels]),
         *((f"epoch {number + 1}", batch, None) for number, batch in enumerate(batches)),

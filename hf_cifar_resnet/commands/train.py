@@ -41,6 +41,7 @@ def main(argv=None, prog=None):
 def _train(arguments, command, preempted):
     from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
+    from ..device import tune_process
     from ..hub.callback import HubCallback
     from ..hub.resolve import find_pretrained
     from ..hub.resolve import resolve as resolve_name
@@ -69,6 +70,7 @@ def _train(arguments, command, preempted):
         record["changed_arguments"] = changed_arguments(record, resume)
     hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
     callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]
+    tune_process(args.device)
     with lock_run_folder(args):
         preempted.set_folder(args.output_dir)
         trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)

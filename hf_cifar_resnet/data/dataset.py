@@ -3,12 +3,15 @@
 import copy
 import hashlib
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset, Subset
+from transformers import default_data_collator
 
 from .augment import Augmenter
 
@@ -47,12 +50,43 @@ def _repeat_over_row(
     return row_mean, row_std
 
 
+class Batch:
+    """
+    A batch of an [`ImageDataset`]: its tensors by name, and the sequence of its samples, from which any other collator
+    makes a batch too.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors["labels"])
+
+    @overload
+    def __getitem__(self, key: str) -> torch.Tensor: ...
+
+    @overload
+    def __getitem__(self, key: int) -> dict[str, torch.Tensor]: ...
+
+    def __getitem__(self, key):
+        """Return the tensor of a name, or the sample of a number."""
+        if isinstance(key, str):
+            return self.tensors[key]
+        return {name: tensor[key] for name, tensor in self.tensors.items()}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (self[number] for number in range(len(self)))
+
+    def __or__(self, other: Mapping[str, torch.Tensor]) -> "Batch":
+        return Batch({**self.tensors, **other})
+
+
 class ImageDataset(torch.utils.data.Dataset):
     """
-    Labelled images as batches for the model.
+    Labelled images, fetched one at a time or a batch at a time.
 
-    A position is `epoch * len(self) + index`, so that worker processes know the epoch, on which augmentation depends
-    (see [`EpochSampler`]).
+    Where there is an augmenter, an image is augmented anew each time that it is fetched, with numbers from torch's
+    generator. In a copy made by [`at_epoch`] they depend on the epoch and the image alone.
 
     Args:
         images (`np.ndarray`): uint8 (n, height, width, 3), in memory or memory-mapped.
@@ -61,21 +95,38 @@ class ImageDataset(torch.utils.data.Dataset):
         augmenter ([`Augmenter`], *optional*): applied to every image that is fetched.
     """
 
-    def __init__(self, images, labels, mean, std, augmenter: Augmenter | None = None):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | torch.Tensor,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augmenter: Augmenter | None = None,
+    ):
         self.images = images
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.mean, self.std = mean, std
         self.augmenter = augmenter
         self.normalizes = True
-        self._digest = None
+        self.epoch: int | torch.Tensor | None = None
+        self._digest: str | None = None
 
-    def without_normalization(self):
+    def without_normalization(self) -> "ImageDataset":
         """Return a copy whose `pixel_values` are uint8 (batch, height, width, 3), to be normalised on the device."""
         dataset = copy.copy(self)
         dataset.normalizes = False
         return dataset
 
-    def digest(self):
+    def at_epoch(self, epoch: int | torch.Tensor) -> "ImageDataset":
+        """
+        Return a copy that augments its images as in this epoch. The number may also be a tensor int64 () whose value
+        changes; in shared memory, workers that persist see the change.
+        """
+        dataset = copy.copy(self)
+        dataset.epoch = epoch
+        return dataset
+
+    def digest(self) -> str:
         """Return the SHA-256 of all images and labels, which is computed once."""
         if self._digest is None:
             content = hashlib.sha256(np.ascontiguousarray(self.images).data)
@@ -83,22 +134,26 @@ class ImageDataset(torch.utils.data.Dataset):
             self._digest = content.hexdigest()
         return self._digest
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position):
-        batch = self.__getitems__([position])
-        return {name: values[0] for name, values in batch.items()}
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.__getitems__([index])[0]
 
-    def __getitems__(self, positions):
-        """Return a batch: `pixel_values` float32 (batch, 3, height, width) and `labels` int64 (batch,)."""
-        epochs, indices = np.divmod(np.asarray(positions), len(self))
-        images = np.asarray(self.images[indices])
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return a [`Batch`]: `pixel_values` float32 (batch, 3, height, width) and `labels` int64 (batch,)."""
+        numbers = np.asarray(indices)
+        numbers = np.where(numbers < 0, numbers + len(self), numbers)
+        images = np.asarray(self.images[numbers])
         if self.augmenter is not None:
-            for i, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
+            if self.epoch is None:
+                epochs = torch.randint(2**31, numbers.shape).tolist()
+            else:
+                epochs = [int(self.epoch)] * len(numbers)
+            for i, (epoch, index) in enumerate(zip(epochs, numbers.tolist(), strict=True)):
                 images[i] = self.augmenter(images[i], epoch, index)
         pixels = normalize(images, self.mean, self.std) if self.normalizes else torch.from_numpy(images)
-        return {"pixel_values": pixels, "labels": self.labels[indices]}
+        return Batch({"pixel_values": pixels, "labels": self.labels[numbers]})
 
     def __getstate__(self):
         # A memory-mapped array is pickled as its path, for worker processes that are spawned.
@@ -113,30 +168,65 @@ class ImageDataset(torch.utils.data.Dataset):
             self.images = np.load(self.images, mmap_mode="r")
 
 
-def collate(batch):
-    """Return a batch of an [`ImageDataset`] as it is, and stack a list of samples."""
-    return batch if isinstance(batch, dict) else torch.utils.data.default_collate(batch)
-
-
-class EpochSampler(torch.utils.data.Sampler):
+def collate(samples: Batch | Sequence[Mapping[str, Any]] | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    A sampler of positions for [`ImageDataset`], whose order depends on (seed, epoch).
+    Return the tensors of a [`Batch`], or those that other samples make: dicts of numbers and arrays, where `label` is
+    another name for `labels`. What is neither, such as an image or a text, is left out.
+    """
+    if isinstance(samples, Batch):
+        return samples.tensors
+    if isinstance(samples, Mapping):
+        return dict(samples)
+    numeric = (int, float, np.number, np.ndarray, torch.Tensor)
+    return default_data_collator(
+        [{name: value for name, value in sample.items() if isinstance(value, numeric)} for sample in samples]
+    )
 
-    Positions contain the epoch because `set_epoch` on a dataset would not reach persistent workers.
+
+def map_images(
+    dataset: torch.utils.data.Dataset, change: Callable[[ImageDataset], ImageDataset]
+) -> torch.utils.data.Dataset:
+    """Return a dataset whose [`ImageDataset`]s are changed: itself, or those in a `Subset` or `ConcatDataset`."""
+    if isinstance(dataset, ImageDataset):
+        return change(dataset)
+    if type(dataset) is Subset:
+        return Subset(map_images(dataset.dataset, change), dataset.indices)
+    if type(dataset) is ConcatDataset:
+        return ConcatDataset([map_images(part, change) for part in dataset.datasets])
+    return dataset
+
+
+def find_normalization(dataset: torch.utils.data.Dataset) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the mean and deviation with which all images are normalised by [`ImageDataset`]s, or None."""
+    if isinstance(dataset, ImageDataset):
+        return (tuple(dataset.mean), tuple(dataset.std)) if dataset.normalizes else None
+    if type(dataset) is Subset:
+        return find_normalization(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        found = {find_normalization(part) for part in dataset.datasets}
+        return found.pop() if len(found) == 1 else None
+    return None
+
+
+class EpochSampler(torch.utils.data.Sampler[int]):
+    """
+    A sampler of indices, whose order depends on (seed, epoch).
+
+    Its `epoch`, a tensor int64 (), is there to be shared with [`ImageDataset.at_epoch`].
     """
 
-    def __init__(self, num_samples, seed=0):
-        self.num_samples, self.seed, self.epoch = num_samples, seed, 0
+    def __init__(self, num_samples: int, seed: int = 0):
+        self.num_samples, self.seed, self.epoch = num_samples, seed, torch.zeros((), dtype=torch.int64)
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_samples
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         """Return the indices (n,) in the order of an epoch."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
-    def __iter__(self):
-        yield from (self.order(self.epoch) + self.epoch * self.num_samples).tolist()
+    def __iter__(self) -> Iterator[int]:
+        yield from self.order(int(self.epoch)).tolist()

@@ -5,6 +5,7 @@ import shlex
 import tempfile
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -27,6 +28,8 @@ class HubCallback(TrainerCallback):
     each save, in a thread. `record` is the run record, and `eval_split` the split on which the best epoch is chosen.
     Raises [`UserError`] if the token is missing or may not write; if the Hub does not answer, training starts anyway.
     """
+
+    pushes_to_hub: ClassVar[bool] = True
 
     def __init__(self, args, eval_split, record):
         self.args, self.eval_split, self.record = args, eval_split, record

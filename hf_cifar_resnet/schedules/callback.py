@@ -1,6 +1,6 @@
 """The base of schedules that react to what happens in a training."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -20,6 +20,8 @@ class ScheduleCallback(TrainerCallback):
 
     `schedule` is a [`Schedule`], whose `memory` is saved with every checkpoint, unlike attributes of the callback.
     """
+
+    priority: ClassVar[int] = 50  # before what reports the learning rate
 
     def after_evaluation(self, schedule: Schedule, metrics: dict[str, float], args: TrainingArguments) -> None:
         """Called after every evaluation with its metrics, such as `eval_loss` and `eval_top1`."""

@@ -93,12 +93,16 @@ def compare(groups: Groups) -> str:
     """
     comparisons = find_comparisons(groups)
     scores = {name: test_scores(runs) for name, runs in groups.items()}
-    sentences = [f"{comparisons.title}: {name}, test top-1 {_describe(scores[name])}." for name in comparisons.references]
+    sentences = [
+        f"{comparisons.title}: {name}, test top-1 {_describe(scores[name])}." for name in comparisons.references
+    ]
     if not comparisons.baselines:
         return sentences[0]
     pairs = {name: pair(scores[name], scores[other]) for name, other in comparisons.baselines.items()}
     if min(map(len, pairs.values())) < 2:
-        return " ".join([*sentences, "Not every variant shares two seeds or more with it, so no difference is claimed."])
+        return " ".join(
+            [*sentences, "Not every variant shares two seeds or more with it, so no difference is claimed."]
+        )
     clear = holm({name: paired_p_value(differences) for name, differences in pairs.items()})
     points = {name: 100 * mean(differences) for name, differences in pairs.items()}
     if clear:
@@ -110,7 +114,9 @@ def compare(groups: Groups) -> str:
     for margin in MARGINS:
         equal = [name for name, differences in pairs.items() if are_equivalent(differences, margin)]
         if equal:
-            sentences.append(f"Equivalent within {100 * margin:g} points (two one-sided tests, 5%): {', '.join(equal)}.")
+            sentences.append(
+                f"Equivalent within {100 * margin:g} points (two one-sided tests, 5%): {', '.join(equal)}."
+            )
     return " ".join([*sentences, "(Paired t test over seeds, Holm-corrected, 5%.)"])
 
 

@@ -268,9 +268,7 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
             checked[without_seed] = json.dumps(parts, default=str)
         for key in (planned.name, (planned.run.seed, checked[without_seed])):
             if key in known:
-                raise ValueError(
-                    f"{planned.name} would be the same run as {known[key]}: give each seed and value once"
-                )
+                raise ValueError(f"{planned.name} would be the same run as {known[key]}: give each seed and value once")
             known[key] = planned.name
     for planned in runs:
         if planned.is_finished:
@@ -344,4 +342,6 @@ def _check_same_study(study: Path, before: StudyPlan, plan: StudyPlan) -> None:
     if sorted(before.varied) != sorted(plan.varied):
         differing.append(f"vary {' '.join(before.varied) or 'nothing'}")
     if differing:
-        raise ValueError(f"{study} holds a study with other arguments ({', '.join(differing)}): choose another output_dir")
+        raise ValueError(
+            f"{study} holds a study with other arguments ({', '.join(differing)}): choose another output_dir"
+        )

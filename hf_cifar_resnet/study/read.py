@@ -98,9 +98,7 @@ def as_number(text: str) -> float:
 
 def _find_single_runs(folder: Path) -> list[StudyRun]:
     """Return the runs in a folder as those of a study, which varied the arguments in which they differ."""
-    records = {
-        path.parent.name: RunFolder(path.parent).read_record() for path in sorted(folder.glob(f"*/{RUN_JSON}"))
-    }
+    records = {path.parent.name: RunFolder(path.parent).read_record() for path in sorted(folder.glob(f"*/{RUN_JSON}"))}
     arguments = {name: comparable_arguments(record) for name, record in records.items()}
     names = list(dict.fromkeys(name for each in arguments.values() for name in each))
     texts = {

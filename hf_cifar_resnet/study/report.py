@@ -16,7 +16,16 @@ from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot
 from ..runs.files import STUDY_JSON
 from .compare import Groups, ablation_baselines, compare, rank, report_power, test_scores
 from .cooldowns import EPOCHS
-from .read import ENSEMBLES_JSON, EnsembleScores, FinishedRun, Study, group_runs, read_ensembles, read_study, with_results
+from .read import (
+    ENSEMBLES_JSON,
+    EnsembleScores,
+    FinishedRun,
+    Study,
+    group_runs,
+    read_ensembles,
+    read_study,
+    with_results,
+)
 from .statistics import confidence_interval
 from .tuning import Point, choose, find_edges, measure_sensitivity, tried_points
 from .variant import describe
@@ -311,7 +320,9 @@ def _find_beyond(plan: Any, arguments: Sequence[str], tried: Mapping[Point, floa
     for number, name in enumerate(arguments):
         asked = plan.arguments.get(name, "").split(",")
         if plan.extend_edges.get(name):
-            beyond += [f"{name} {value}" for value in dict.fromkeys(point[number] for point in tried) if value not in asked]
+            beyond += [
+                f"{name} {value}" for value in dict.fromkeys(point[number] for point in tried) if value not in asked
+            ]
     return beyond
 
 
@@ -339,9 +350,7 @@ def _plot_groups(study: Study, groups: Groups, folder: Path) -> None:
     first = next(iter(groups.values()))[0].result
     plot_study(histories, folder / "curves.png", first.selection_split)
     finals = {_label(study, runs): test_scores(runs) for runs in groups.values()}
-    intervals = {
-        name: confidence_interval(list(scores.values())) for name, scores in finals.items() if len(scores) > 1
-    }
+    intervals = {name: confidence_interval(list(scores.values())) for name, scores in finals.items() if len(scores) > 1}
     plot_final(finals, intervals, folder / "final.png")
 
 
@@ -369,4 +378,3 @@ def _plot_tuning(study: Study, tuning: TuningSummary, split: str, folder: Path) 
     if tried:
         chosen = {labels[name]: row.chosen for name, row in tuning.rows.items()}
         plot_tuning(tried, chosen, tuning.arguments, folder / "tuning.png", split)
-

@@ -211,9 +211,7 @@ def tune(
         while extensions := _next_points(study, by_group, tuning):
             train(extensions)
     tried = read_tried(study)
-    return {
-        group: dict(zip(tuning.names, choose(tried.get(group, {}), group), strict=True)) for group in by_group
-    }
+    return {group: dict(zip(tuning.names, choose(tried.get(group, {}), group), strict=True)) for group in by_group}
 
 
 def _search(
@@ -223,8 +221,7 @@ def _search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searches = {
-        group: optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
-        for group in groups
+        group: optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0)) for group in groups
     }
     for _ in range(tuning.trials):
         trials = {group: search.ask() for group, search in searches.items()}
@@ -300,14 +297,19 @@ def read_tried(study: Path) -> dict[str, dict[Point, float | None]]:
     return tried_points(found.tuning, [run for run in found.unfinished if run.tuning])
 
 
-def tried_points(finished: Sequence[FinishedRun], unfinished: Sequence[Any] = ()) -> dict[str, dict[Point, float | None]]:
+def tried_points(
+    finished: Sequence[FinishedRun], unfinished: Sequence[Any] = ()
+) -> dict[str, dict[Point, float | None]]:
     """
     Return {what is compared: {point: score}} of tuning runs, in the order of their values. The score is the mean top-1
     accuracy over the tuning seeds on the split that epochs were selected on, None if a run is not finished or was not
     evaluated.
     """
     scores: dict[str, dict[Point, list[float | None]]] = {}
-    for run, score in [*((each.run, each.result.selection_top1) for each in finished), *((run, None) for run in unfinished)]:
+    for run, score in [
+        *((each.run, each.result.selection_top1) for each in finished),
+        *((run, None) for run in unfinished),
+    ]:
         scores.setdefault(run.group, {}).setdefault(tuple(run.tuned.values()), []).append(score)
     tried = {}
     for group, points in scores.items():

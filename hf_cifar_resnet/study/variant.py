@@ -87,7 +87,9 @@ class CommonArguments:
         if "warmup_steps" in own:
             return arguments
         spec = schedules.get(arguments.get(SCHEDULE, "cosine"))
-        return arguments.replace(warmup_steps=self.merged.get("warmup_steps", DEFAULT_WARMUP) if spec.takes_warmup else None)
+        return arguments.replace(
+            warmup_steps=self.merged.get("warmup_steps", DEFAULT_WARMUP) if spec.takes_warmup else None
+        )
 
 
 def check_not_reserved(names: Iterable[str]) -> None:
@@ -173,4 +175,3 @@ def describe(name: str, varied: Mapping[str, str], without: str | None = None) -
     """Return what is compared in words: the name, the part that is left out, and the varied arguments."""
     part = [f"without {without}"] if without else []
     return ", ".join([name, *part, *(f"{argument} {value}" for argument, value in varied.items())])
-

@@ -2,21 +2,22 @@
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..errors import UserError
 from ..runs.files import list_checkpoints
 
 
 class AttemptsCallback(TrainerCallback):
     """
     Gives every attempt the weights and the random state of the first, so that the training ends with the bits of one
-    that had the smaller batch from its start. What an aborted attempt has saved is deleted. It comes before callbacks
-    that read the weights.
+    that had the smaller batch from its start. What an aborted attempt has saved is deleted.
     """
+
+    priority: ClassVar[int] = 80  # before callbacks that read the weights
 
     def __init__(self, resumed_from: Path | None):
         self.resumed_from = resumed_from
@@ -31,7 +32,7 @@ class AttemptsCallback(TrainerCallback):
             self._checkpoints = set(list_checkpoints(args.output_dir))
             return
         if self.resumed_from is not None and not self.resumed_from.is_dir():
-            raise UserError(
+            raise FileNotFoundError(
                 f"out of memory, and {self.resumed_from}, which the run was resumed from, has made way for a later "
                 "checkpoint: resume from that, with a smaller batch"
             )

@@ -1,19 +1,35 @@
-"""Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers."""
+"""
+Callbacks of the Trainer: run record, progress lines, epoch boundaries and experiment trackers.
+
+[`CifarTrainer`] calls callbacks in the order of their `priority`, the highest first; one without it, such as those of
+transformers, has 0, and of two with the same the one comes first that was added first. transformers' own decide when
+to log, evaluate and save, so that callbacks below 0 know what was decided.
+"""
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, set_seed
 
+from ..data.dataset import EpochSampler
 from ..documents import write_json
 from ..runs.files import RUN_JSON
 from ..runs.scores import ACCURACIES, select_scores
 
 
+def sort_by_priority(callbacks: list[TrainerCallback]) -> None:
+    """Sort callbacks into the order in which they are called."""
+    callbacks.sort(key=lambda callback: -getattr(callback, "priority", 0))
+
+
 class QuietProgressCallback(ProgressCallback):
     """The Trainer's progress bar without its printed dictionaries, which [`EpochLineCallback`] replaces."""
+
+    priority: ClassVar[int] = -60  # the lines of an epoch first
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass
@@ -24,6 +40,8 @@ class ProcessSeedCallback(TrainerCallback):
     Gives every process random numbers of its own, for dropout and drop path. Before training all have the same seed,
     and so the same weights; a resumed run restores the random numbers of its checkpoint after this.
     """
+
+    priority: ClassVar[int] = 90  # before all that may draw
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.process_index > 0:  # rank 0 draws as a single process does
@@ -49,14 +67,28 @@ class RunRecordCallback(TrainerCallback):
             write_json(self.record, Path(args.output_dir, RUN_JSON))
 
 
+class SamplerCallback(TrainerCallback):
+    """
+    Sets the epoch of the training images' sampler, which Accelerate does not reach in a run of several processes that
+    is resumed within an epoch.
+    """
+
+    def __init__(self, find_sampler: Callable[[], EpochSampler]):
+        self.find_sampler = find_sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.find_sampler().set_epoch(int(state.epoch or 0))
+
+
 class EpochBoundary(TrainerCallback):
     """
     Defers the last step's log, evaluation and save to the epoch's end, because a run that is resumed from a checkpoint
     between the two would skip those of the epoch's end.
 
-    It also logs the training metrics before every evaluation, after which training may stop. It has to be the last
-    callback.
+    It also logs the training metrics before every evaluation, after which training may stop.
     """
+
+    priority: ClassVar[int] = -100  # after all that may request a log, an evaluation or a save
 
     FLAGS = ("should_log", "should_evaluate", "should_save")
 
@@ -81,6 +113,8 @@ UNITS = ("img/s", "waiting for data")  # figures of which the name stands behind
 
 class EpochLineCallback(TrainerCallback):
     """Prints a line for each evaluation: loss, accuracies, learning rate, speed and cuts of the learning rate."""
+
+    priority: ClassVar[int] = -50  # after the schedule has reacted to an evaluation
 
     def __init__(self):
         self._train, self._scale = {}, 1.0

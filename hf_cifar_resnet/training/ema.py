@@ -3,6 +3,7 @@
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -71,6 +72,8 @@ class WeightAverage:
 @dataclass(eq=False)
 class EmaCallback(TrainerCallback):
     """Keeps a [`WeightAverage`] during one training, and puts it into the model for evaluations and after training."""
+
+    priority: ClassVar[int] = 60  # after AttemptsCallback, which may put other weights into the model
 
     decay: float
     is_model: bool  # False keeps the average but never puts it into the model

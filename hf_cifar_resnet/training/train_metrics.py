@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from accelerate.utils import gather_object
@@ -12,7 +13,6 @@ from transformers import TrainerCallback
 
 from ..data.dataset import EpochSampler
 from ..data.steps import Steps
-from ..errors import UserError
 
 # Steps between two checks of the losses, each of which waits for the GPU.
 CHECK_EVERY = 50
@@ -113,15 +113,13 @@ class TrainMetrics:
             self._since += time.perf_counter() - before
 
 
-class NonFiniteError(UserError):
-    """A loss or a weight is not finite."""
-
-
 class TrainMetricsCallback(TrainerCallback):
     """
-    Starts the clock of [`TrainMetrics`], and raises [`NonFiniteError`] for a loss that is not finite: within
+    Starts the clock of [`TrainMetrics`], and raises `FloatingPointError` for a loss that is not finite: within
     [`CHECK_EVERY`] steps, and before a log, evaluation or save. Weights are checked before an evaluation or save.
     """
+
+    priority: ClassVar[int] = -110  # after EpochBoundary, which defers what is requested
 
     def __init__(self, metrics: TrainMetrics, sampler: EpochSampler, find_steps: Callable[[], Steps]):
         self.metrics, self.sampler, self.find_steps = metrics, sampler, find_steps
@@ -147,9 +145,9 @@ class TrainMetricsCallback(TrainerCallback):
             step, learning_rate = min(found)
             epoch, places = self.find_steps().locate(step - 1)
             images = self.sampler.order(epoch)[places]
-            raise NonFiniteError(
+            raise FloatingPointError(
                 f"step {step} (LR {learning_rate:.4g}): the loss or a weight is not finite. What {args.output_dir} has "
-                "saved before is intact: lower the learning rate or clip (--max_grad_norm), and begin again or resume. "
+                "saved before is intact: lower the learning rate or clip (max_grad_norm), and begin again or resume. "
                 f"Its training images: {' '.join(map(str, images))}"
             )
 

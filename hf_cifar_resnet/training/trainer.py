@@ -2,75 +2,138 @@
 
 import copy
 import json
+import logging
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, extract_model_from_parallel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import TrainOutput
-from transformers.utils import is_in_notebook, logging
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import is_in_notebook
+from transformers.utils import logging as transformers_logging
 
 from .. import processes, schedules
 from ..checkpoints import resume
 from ..checkpoints.save import EMA_FILE, TRAINER_STATE, CheckpointCallback
-from ..data.dataset import EpochSampler, ImageDataset, collate, normalize
+from ..data.dataset import EpochSampler, ImageDataset, collate, find_normalization, map_images, normalize
 from ..data.mixing import Mixer, label_share
 from ..data.steps import Steps
-from ..device import LEAST_CHANNELS, keep_freed_memory, memory_format_for, skip_missing_lomo
+from ..device import MIN_CHANNELS, memory_format_for
 from ..documents import replacing_files
-from ..errors import UserError, explained
+from ..errors import explained
 from ..evaluation.metrics import Scorer
-from ..hub.callback import HubCallback
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, step_of
+from .arguments import CifarTrainingArguments
 from .attempts import AttemptsCallback
-from .callbacks import EpochBoundary, EpochLineCallback, ProcessSeedCallback, QuietProgressCallback
+from .callbacks import (
+    EpochBoundary,
+    EpochLineCallback,
+    ProcessSeedCallback,
+    QuietProgressCallback,
+    SamplerCallback,
+    sort_by_priority,
+)
 from .ema import EmaCallback
 from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, SCHEDULE_FREE_STATE, Muon
 from .train_metrics import TrainMetrics, TrainMetricsCallback
 from .workers import worker_context
 
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _TrainingBatch:
+    """How the images of a batch count: the first ones, since those that only fill it up are repeated."""
+
+    images: int
+    mean_images: float  # that count in each batch of the step
+    images_in_step: int  # of all processes
+    processes: int
+
 
 class CifarTrainer(Trainer):
     """
-    transformers' Trainer for [`CifarResNetForImageClassification`] on [`ImageDataset`]s.
+    transformers' Trainer for image classification: any model that takes `pixel_values` and returns `logits`, on any
+    dataset that gives `pixel_values` and `labels` (or `label`).
 
     Evaluations are exact for any batch size and number of processes, and without label smoothing. Train accuracy and
-    images/s are logged, biases and BatchNorm have no weight decay, and all of
-    [`~hf_cifar_resnet.schedules`] are available. Arguments are saved as JSON instead of a pickle.
+    images/s are logged, biases and BatchNorm have no weight decay, and all of [`~hf_cifar_resnet.schedules`] are
+    available. Arguments are saved as JSON instead of a pickle.
 
     With `ema_decay` evaluations and the final model have the averaged weights; `checkpoint-*` has the raw ones, beside
     `ema.safetensors`. A checkpoint is verified before a training resumes from it, which then ends, on a CPU, with the
     same bits as an uninterrupted one.
 
+    Modules that are in evaluation mode when [`train`] is called, and have no parameters that are trained, stay in it.
+    A model that `torch.compile` has returned is trained and saved as the model within it, and compiled by the Trainer.
+
     Args:
+        args (`TrainingArguments`, *optional*): [`CifarTrainingArguments`] have the defaults that suit this Trainer, and
+            more arguments; others are converted. They are never changed: `trainer.args` is a copy, in which
+            `save_total_limit` and `push_to_hub` are off, since callbacks delete checkpoints and push.
+        compute_metrics (*optional*): by default [`Scorer`], whose `eval_loss` is the exact mean cross-entropy; with
+            another one it is the mean of what [`compute_loss`] returns.
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
-        All others as for `Trainer`; [`CifarTrainingArguments`] has the defaults that suit it.
+        All others as for `Trainer`. Callbacks are called in the order of their `priority`, a number that is 0 where
+            they have none; the highest comes first.
     """
 
-    def __init__(self, model=None, args=None, *, superclass_of=None, data_collator=None, compute_metrics=None,
-                 callbacks=None, **kwargs):  # fmt: skip
-        if args.push_to_hub and not any(isinstance(callback, HubCallback) for callback in callbacks or ()):
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[Any], dict[str, Any]] | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        *,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        superclass_of: np.ndarray | None = None,
+        **kwargs: Any,
+    ):
+        if args is None:
+            args = _default_arguments(evaluates=eval_dataset is not None, has_metrics=compute_metrics is not None)
+        elif not isinstance(args, CifarTrainingArguments):
+            args = _converted_arguments(args)
+        if args.push_to_hub and not any(getattr(callback, "pushes_to_hub", False) for callback in callbacks or ()):
             raise ValueError(
                 "push_to_hub needs the run record that train.py writes; from Python, train without it and "
                 "then call push_to_hub of the model and of the image processor"
             )
-        if model is not None:
-            args = args.with_precision_for(model)
-        self._given = args
-        self.train_metrics, self._ema = TrainMetrics(), None
-        self._normalization = None
+        if train_dataset is not None and not hasattr(train_dataset, "__len__"):
+            raise ValueError("train_dataset must have a length, since an epoch has each of its images once")
+        plain_model = None if model is None else _uncompiled(model)
+        if plain_model is not None:
+            args = args.with_precision_for(plain_model)
+        self._recorded_args = args
+        self.train_metrics = TrainMetrics()
+        self._ema: EmaCallback | None = None
+        self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
-        # Others may read the checkpoint, so it is completed first; the schedule changes before it is reported.
         callbacks = [
             self._checkpoints,
             *schedules.get(args.lr_scheduler_type).make_callbacks(args.lr_scheduler_kwargs),
@@ -79,17 +142,29 @@ class CifarTrainer(Trainer):
         ]
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        # transformers leaves deleting checkpoints and pushing to our callbacks.
         args = copy.copy(args)
+        args.accelerator_config = copy.deepcopy(args.accelerator_config)  # in which transformers sets num_steps
         args.save_total_limit, args.push_to_hub = None, False
+        if plain_model is not model:
+            args.torch_compile = True
+            args.torch_compile_backend = args.torch_compile_backend or "inductor"
         super().__init__(
-            model=model,
+            model=plain_model,
             args=args,
             data_collator=data_collator or collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             compute_metrics=compute_metrics or Scorer(superclass_of),
             callbacks=callbacks,
             **kwargs,
         )
+        # Our loss is divided by the number of images in a step, whatever a model's own would do with it.
+        self.model_accepts_loss_kwargs = False
+        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        self._has_classes = problem in (None, "single_label_classification")
+        self._has_exact_loss = compute_metrics is None and self._has_classes
+        if compute_metrics is None and not self._has_classes:
+            self.compute_metrics = None
         self._creates_schedule = self.lr_scheduler is None
         self._given_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer else None
         self._mixer = None
@@ -98,15 +173,13 @@ class CifarTrainer(Trainer):
                 self.model.config.num_labels, args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
                 args.cutmix_share, args.seed, args.process_index,
             )  # fmt: skip
+        self._part = 0  # the number of the next batch within an optimizer step
+        self._training_batch: _TrainingBatch | None = None  # while one is trained
+        self._frozen: list[nn.Module] = []
         if args.sync_batchnorm and args.world_size > 1:
             # Names and tensors stay the same, so that checkpoints load with ordinary BatchNorm.
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self._set_memory_format(self.model)
-        # Batches have the same shape, so searching for cuDNN's fastest algorithm pays, unless deterministic.
-        torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
-        skip_missing_lomo()
-        if args.device.type == "cpu":
-            keep_freed_memory()
         # The progress bar stays, and what transformers prints beside it goes.
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
@@ -117,30 +190,40 @@ class CifarTrainer(Trainer):
             self.remove_callback(NotebookProgressCallback)
             self.remove_callback(EpochLineCallback)
             self.add_callback(NotebookCallback)
+        sort_by_priority(self.callback_handler.callbacks)
 
-    def create_accelerator_and_postprocess(self):
+    def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         dynamo = self.accelerator.state.dynamo_plugin
         if dynamo.dynamic is None:
             # Otherwise an epoch's smaller last batch causes a slower compilation for batches of any size.
             dynamo.dynamic = False
 
+    def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        super().add_callback(callback)
+        sort_by_priority(self.callback_handler.callbacks)
+
     # Data and optimizer
 
-    def call_model_init(self, trial=None):
-        return self._set_memory_format(super().call_model_init(trial))
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        return self._set_memory_format(_uncompiled(super().call_model_init(trial)))
 
-    def _set_memory_format(self, model):
+    def _set_memory_format(self, model: nn.Module) -> nn.Module:
         self._memory_format = memory_format_for(model, self.args.device)
         if self.args.torch_compile and self._memory_format != torch.channels_last:
-            raise UserError(
+            raise ValueError(
                 "torch_compile uses channels_last on a CPU, in which PyTorch crashes on this one (AMX) with fewer than "
-                f"{LEAST_CHANNELS} channels: leave it out, or choose larger --stage_widths"
+                f"{MIN_CHANNELS} channels: leave it out, or choose larger stage_widths"
             )
-        return model.to(memory_format=self._memory_format)
+        return model.to(memory_format=self._memory_format)  # pyright: ignore[reportCallIssue]
 
-    def get_train_dataloader(self):
-        return self._make_train_loader(self._steps().batch_size, self._train_sampler(), self.args.dataloader_drop_last)
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset")
+        self._sampler = self._make_sampler()
+        batch_size, workers = self._steps().batch_size, self.args.dataloader_num_workers
+        epoch = self._sampler.epoch.share_memory_() if workers else self._sampler.epoch
+        return self._make_train_loader(batch_size, self._sampler, epoch, self.args.dataloader_drop_last)
 
     def _steps(self, batch_size: int | None = None) -> Steps:
         if batch_size is None:  # `auto_find_batch_size` may have reduced it
@@ -149,35 +232,40 @@ class CifarTrainer(Trainer):
         return Steps.of(self.args, len(self.train_dataset), batch_size)
 
     @cached_property  # because its workers may persist
-    def _batchnorm_loader(self):
-        positions = self._train_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
-        return self._make_train_loader(self.args.per_device_train_batch_size, positions)
+    def _batchnorm_loader(self) -> DataLoader:
+        indices = self._make_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
+        return self._make_train_loader(self.args.per_device_train_batch_size, indices, epoch=0)
 
-    def _make_train_loader(self, batch_size, sampler, drop_last=False):
-        start_method = self.args.dataloader_multiprocessing_context
+    def _make_train_loader(
+        self, batch_size: int, sampler: Iterable[int], epoch: int | torch.Tensor, drop_last: bool = False
+    ) -> DataLoader:
+        start_method, workers = self.args.dataloader_multiprocessing_context, self.args.dataloader_num_workers
         return self._make_loader(
-            self.train_dataset,
+            map_images(self.train_dataset, lambda images: images.at_epoch(epoch)),
             batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            num_workers=self.args.dataloader_num_workers,
+            num_workers=workers,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            multiprocessing_context=worker_context(start_method) if self.args.dataloader_num_workers else start_method,
+            multiprocessing_context=worker_context(start_method) if workers else start_method,
         )
 
-    def get_eval_dataloader(self, eval_dataset=None):
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("an evaluation needs an eval_dataset")
         return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
-    def get_test_dataloader(self, test_dataset):
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         # Without workers, which take seconds to start beside a GPU: the images are ready sooner.
         return self._make_loader(test_dataset, self.args.eval_batch_size)
 
-    def _make_loader(self, dataset, batch_size, **options):
-        if isinstance(dataset, ImageDataset) and self._normalization in (None, (dataset.mean, dataset.std)):
-            self._normalization = dataset.mean, dataset.std
-            dataset = dataset.without_normalization()
+    def _make_loader(self, dataset: Dataset, batch_size: int, **options: Any) -> DataLoader:
+        normalization = find_normalization(dataset)
+        if normalization is not None and self._normalization in (None, normalization):
+            self._normalization = normalization
+            dataset = map_images(dataset, ImageDataset.without_normalization)
         loader = DataLoader(
             dataset,
             batch_size,
@@ -190,31 +278,31 @@ class CifarTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
-    def _train_sampler(self):
+    def _make_sampler(self) -> EpochSampler:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return EpochSampler(len(self.train_dataset), seed)
 
-    def _normalized(self, inputs):
+    def _normalized(self, inputs: dict[str, Any]) -> dict[str, Any]:
         images = inputs["pixel_values"]
-        if images.dtype == torch.uint8:
+        if images.dtype == torch.uint8 and self._normalization is not None:
             images = normalize(images, *self._normalization)
         # The images' memory format decides that of all feature maps.
         return {**inputs, "pixel_values": images.contiguous(memory_format=self._memory_format)}
 
     @staticmethod
-    def get_optimizer_cls_and_kwargs(args, model=None):
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: PreTrainedModel | None = None) -> tuple[Any, Any]:
         if args.optim == MUON:
             kind, options = Muon.with_arguments(args)
         else:
             kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if "warmup_steps" in options:  # of a schedule-free optimizer; the schedule has the warmup
             options["warmup_steps"] = 0
-        return kind, options | {"lr": args.scaled_learning_rate}
+        return kind, options | {"lr": getattr(args, "scaled_learning_rate", args.learning_rate)}
 
-    def get_decay_parameter_names(self, model):
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
-    def create_optimizer(self, *args, **kwargs):
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         # Each training, and each attempt of `auto_find_batch_size`, begins with a new optimizer, or the given one as it
         # was, not with the moments and learning rates that the one before has left.
         is_used = self.optimizer is not None and "initial_lr" in self.optimizer.param_groups[0]
@@ -225,7 +313,9 @@ class CifarTrainer(Trainer):
                 self.optimizer.load_state_dict(copy.deepcopy(self._given_optimizer))
         return super().create_optimizer(*args, **kwargs)
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         if self._creates_schedule:  # anew for each training
             self.lr_scheduler = schedules.create(
                 self.args.lr_scheduler_type,
@@ -257,13 +347,18 @@ class CifarTrainer(Trainer):
 
     # Training
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """
-        Train the model. Raises [`UserError`] if the checkpoint is damaged or of another training, or the disk is full.
+        Train the model.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint, or True for the last complete one. If
                 the run had ended there, only its state and its model are loaded.
+
+        Raises:
+            ValueError: if the checkpoint is damaged or of another training.
+            OSError: if the disk is full.
+            FloatingPointError: if a loss or a weight is not finite.
         """
         args, checkpoint, self.train_metrics = self.args, None, TrainMetrics()
         if args.world_size > 1:
@@ -278,19 +373,25 @@ class CifarTrainer(Trainer):
                 found = resume.found_batch_size(checkpoint) if args.auto_find_batch_size else None
                 if resume.has_ended(checkpoint, self._planned_steps(found)):
                     return self._load_ended(checkpoint)
+            self._frozen = _find_frozen(self.model)
             self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
-            resumed = None if checkpoint is None else resume.ResumedCallback(checkpoint)
-            attempts = AttemptsCallback(checkpoint) if args.auto_find_batch_size else None
-            # These come after all callbacks that may request logs, evaluations and saves.
-            last = EpochBoundary(), TrainMetricsCallback(self.train_metrics, self._train_sampler(), self._steps)
-            for callback in filter(None, (ProcessSeedCallback(), attempts, resumed, self._ema, *last)):
+            during_training = [
+                ProcessSeedCallback(),
+                AttemptsCallback(checkpoint) if args.auto_find_batch_size else None,
+                resume.ResumedCallback(checkpoint) if checkpoint is not None else None,
+                self._ema,
+                SamplerCallback(lambda: self._sampler),
+                EpochBoundary(),
+                TrainMetricsCallback(self.train_metrics, self._make_sampler(), self._steps),
+            ]
+            for callback in filter(None, during_training):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
 
-    def _check_nodes(self):
-        """Raise [`UserError`] if the nodes have different data, or need an output folder that they do not share."""
+    def _check_nodes(self) -> None:
+        """Raise `ValueError` if the nodes have different data, or need an output folder that they do not share."""
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         datasets = {"training": self.train_dataset, **evaluated}
         digests = {f"{n} images": d.digest() for n, d in datasets.items() if isinstance(d, ImageDataset)}
@@ -298,12 +399,12 @@ class CifarTrainer(Trainer):
         if self.args.save_strategy != "no":
             processes.check_shared_folder(self.args.output_dir)
 
-    def _planned_steps(self, batch_size=None):
+    def _planned_steps(self, batch_size: int | None = None) -> int:
         if self.args.max_steps > 0:
             return self.args.max_steps
         return math.ceil(self.args.num_train_epochs * self._steps(batch_size).in_epoch)
 
-    def _load_ended(self, checkpoint):
+    def _load_ended(self, checkpoint: Path) -> TrainOutput:
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
@@ -314,42 +415,116 @@ class CifarTrainer(Trainer):
         self.log({"train_loss": self.train_metrics.mean_loss()})
         return TrainOutput(self.state.global_step, self.train_metrics.mean_loss(), {})
 
-    def get_batch_samples(self, *args):
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
         before = time.perf_counter()
-        samples = super().get_batch_samples(*args)
+        samples = super().get_batch_samples(*args, **kwargs)
         self.train_metrics.waited += time.perf_counter() - before
-        self._part = 0  # the number of the next batch within this optimizer step
+        self._part = 0
         return samples
 
-    def floating_point_ops(self, inputs):
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         # The Trainer's estimate is for language models, and visits all modules at every step.
         return 0
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        step, part = self.state.global_step, self._part
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """
+        Train on a batch, which is normalised and mixed before [`compute_loss`] gets it, and add its loss and correct
+        images to the training metrics.
+        """
+        step, part, steps = self.state.global_step, self._part, self._steps()
         self._part += 1
         inputs = self._normalized(inputs)
         if self._mixer is not None and not self._mixing_is_over():
             inputs["pixel_values"], inputs["labels"] = self._mixer(inputs["pixel_values"], inputs["labels"], step, part)
+        batch = _TrainingBatch(
+            images=steps.count(step, part, self.args.process_index),
+            mean_images=steps.share(step),
+            images_in_step=len(steps.locate(step)[1]),
+            processes=steps.processes,
+        )
+        labels, correct = inputs.get("labels"), []
+
+        def count_correct(module: nn.Module, given: Any, outputs: Any) -> None:
+            if labels is not None and not correct:
+                classes = _logits_of(outputs)[: batch.images].argmax(dim=-1)
+                correct.append(label_share(classes, labels[: batch.images]).sum())
+
+        hooks = [model.register_forward_hook(count_correct)]
+        if self._frozen:  # after `model.train()`, which transformers calls at every step
+            hooks.append(model.register_forward_pre_hook(self._evaluate_frozen))
+        self._training_batch = batch
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._training_batch = None
+            for hook in hooks:
+                hook.remove()
+        # The losses of a step's batches add up, and average over the processes, to that of the step.
+        total = loss * (batch.images_in_step / batch.processes)
+        values = torch.stack([total, correct[0] if correct else torch.full_like(total, math.nan)])
+        self.train_metrics.add(values, batch.images, step + 1, self.optimizer.param_groups[0]["lr"])
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """
+        Return the loss of a batch and, with `return_outputs`, the model's outputs.
+
+        It is the mean cross-entropy, with label smoothing in training, or what `compute_loss_func` returns. A training
+        step is the mean over its images, however they are divided into batches of processes and accumulated ones.
+
+        Args:
+            inputs: `pixel_values` float32 `(batch, 3, height, width)`, and `labels` int64 `(batch,)` or, when mixed,
+                float32 `(batch, num_labels)`.
+        """
+        batch, labels = self._training_batch, inputs["labels"]
+        if not self._has_classes:
+            given = {"pixel_values": inputs["pixel_values"], "labels": labels}
+            loss, outputs = super().compute_loss(model, given, return_outputs=True)
+            if batch is not None:
+                loss = loss * batch.images / batch.mean_images
+            return (loss, outputs) if return_outputs else loss
         outputs = model(pixel_values=inputs["pixel_values"])
-        steps = self._steps()
-        count = steps.count(step, part, self.args.process_index)
-        logits, labels = outputs.logits[:count].float(), inputs["labels"][:count]
-        # Szegedy et al. 2015 (https://arxiv.org/abs/1512.00567, section 7) for class numbers, and mixed labels alike.
-        loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.args.label_smoothing_factor)
-        correct = label_share(logits.argmax(dim=-1), labels).sum()
-        values = torch.stack([loss.detach(), correct])  # copies: compiled models reuse memory
-        self.train_metrics.add(values, count, step + 1, self.optimizer.param_groups[0]["lr"])
-        loss = loss / steps.share(step)
+        counted = outputs
+        if batch is not None and batch.images < len(labels):  # the rest are repeated
+            counted, labels = _first_of(outputs, batch.images), labels[: batch.images]
+        if self.compute_loss_func is not None:
+            images = len(labels) if batch is None else batch.images_in_step
+            loss = self.compute_loss_func(counted, labels, num_items_in_batch=images)
+            if batch is not None:
+                loss = loss * batch.processes  # over which the gradients are averaged
+        elif batch is None:
+            loss = cross_entropy(_logits_of(outputs).float(), labels)
+        else:
+            # Szegedy et al. 2015 (https://arxiv.org/abs/1512.00567, section 7) for class numbers and mixed labels.
+            smoothing = self.args.label_smoothing_factor
+            loss = cross_entropy(_logits_of(counted).float(), labels, reduction="sum", label_smoothing=smoothing)
+            loss = loss / batch.mean_images
         return (loss, outputs) if return_outputs else loss
 
-    def _mixing_is_over(self):
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
+        # Where nothing is clipped, transformers computes the norm all the same, at every step.
+        return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
+
+    def _evaluate_frozen(self, *args: Any) -> None:
+        """Put the modules that are not trained back into evaluation mode."""
+        for module in self._frozen:
+            module.eval()
+
+    def _mixing_is_over(self) -> bool:
         stop = self.args.mixing_stop_epoch
         if stop is not None and stop < 1:
             return self.state.global_step >= stop * self.state.max_steps
         return stop is not None and (self.state.epoch or 0) >= stop
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.train_metrics.summary()
         elif "train_runtime" in logs:
@@ -362,21 +537,32 @@ class CifarTrainer(Trainer):
 
     # Evaluation
 
-    def evaluation_loop(self, *args, **kwargs):
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         with self.train_metrics.paused(), self._ema.in_model() if self._ema else nullcontext():
             self._average_weights()
             # All processes evaluate with the BatchNorm statistics of rank 0, which are saved.
             broadcast(list(self.model.buffers()))
             return super().evaluation_loop(*args, **kwargs)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        # No loss is returned, because the metrics have the exact one, not a mean over batches of unequal size.
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         inputs = self._normalized(inputs)
+        labels, loss = inputs.get("labels"), None
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(pixel_values=inputs["pixel_values"]).logits
-        return None, logits.float(), inputs.get("labels")
+            if labels is None or self._has_exact_loss:
+                outputs = model(pixel_values=inputs["pixel_values"])
+            else:
+                loss, outputs = self.compute_loss(model, dict(inputs), return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, _logits_of(outputs).float(), labels
 
-    def _average_weights(self):
+    def _average_weights(self) -> None:
         """
         Put the averages of a schedule-free optimizer into the model, and the BatchNorm statistics that belong to them,
         unless they are there. The next training step takes the averages out again.
@@ -389,7 +575,7 @@ class CifarTrainer(Trainer):
 
     # Saving
 
-    def save_model(self, output_dir=None, _internal_call=False):
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model atomically, without pushing it."""
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call and step_of(folder) is not None:
@@ -400,15 +586,15 @@ class CifarTrainer(Trainer):
             with explained(failed, SafetensorError), replacing_files(folder) as temporary:
                 self._write_model(temporary)
 
-    def _write_model(self, folder):
+    def _write_model(self, folder: Path) -> None:
         self._average_weights()
         if self.args.should_save:
             with _no_progress_bars():
                 super().save_model(str(folder), _internal_call=True)
             (folder / "training_args.bin").unlink(missing_ok=True)
-            (folder / TRAINING_ARGS_JSON).write_text(self._given.to_json_string() + "\n", encoding="utf-8")
+            (folder / TRAINING_ARGS_JSON).write_text(self._recorded_args.to_json_string() + "\n", encoding="utf-8")
 
-    def _write_progress(self, checkpoint):
+    def _write_progress(self, checkpoint: Path) -> None:
         content = json.dumps(self.train_metrics.to_dict()) + "\n"
         (checkpoint / resume.train_metrics_file(self.args.process_index)).write_text(content, encoding="utf-8")
         if self._ema and self.args.should_save:
@@ -416,10 +602,55 @@ class CifarTrainer(Trainer):
 
 
 @contextmanager
-def _no_progress_bars():
+def _no_progress_bars() -> Iterator[None]:
     """Without transformers' progress bars, such as that of writing one file, which would disturb the training's."""
-    before = logging.set_tqdm_hook(lambda bar, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    before = transformers_logging.set_tqdm_hook(
+        lambda bar, args, kwargs: transformers_logging.EmptyTqdm(*args, **kwargs)
+    )
     try:
         yield
     finally:
-        logging.set_tqdm_hook(before)
+        transformers_logging.set_tqdm_hook(before)
+
+
+def _logits_of(outputs: Any) -> torch.Tensor:
+    """Return the logits `(batch, num_labels)` among the outputs of a model."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    if isinstance(outputs, dict):
+        return outputs["logits"]
+    return next(output for output in outputs if output.ndim == 2)  # after the loss
+
+
+def _first_of(outputs: Any, count: int) -> Any:
+    """Return a model's outputs for the first images of a batch."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs[:count] if outputs.ndim else outputs
+    if isinstance(outputs, dict):
+        return type(outputs)(**{name: _first_of(output, count) for name, output in outputs.items()})
+    return tuple(_first_of(output, count) for output in outputs)
+
+
+def _find_frozen(model: nn.Module) -> list[nn.Module]:
+    """Return the modules in evaluation mode that have parameters, none of which is trained."""
+    modules = [module for module in model.modules() if not module.training]
+    states = [(module, [parameter.requires_grad for parameter in module.parameters()]) for module in modules]
+    return [module for module, trained in states if trained and not any(trained)]
+
+
+def _default_arguments(evaluates: bool, has_metrics: bool) -> CifarTrainingArguments:
+    """Return the arguments of a Trainer that was given none, in transformers' folder for that case."""
+    if not evaluates:
+        return CifarTrainingArguments(output_dir="tmp_trainer", eval_strategy="no", load_best_model_at_end=False)
+    return CifarTrainingArguments(output_dir="tmp_trainer", metric_for_best_model="loss" if has_metrics else "top1")
+
+
+def _converted_arguments(args: TrainingArguments) -> CifarTrainingArguments:
+    """Return the same arguments, with transformers' defaults, and ours where only ours have an argument."""
+    values: dict[str, Any] = args.to_dict() | {"hub_token": args.hub_token}  # of which `to_dict` shows the name alone
+    return CifarTrainingArguments(**values)
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """Return the model within one that `torch.compile` has returned, whose weights have their own names."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)

@@ -10,7 +10,7 @@ from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, default_data_collator
 from transformers.image_utils import load_image
 
 from hf_cifar_resnet.data.augment import Augmenter
@@ -34,35 +34,36 @@ def images(request, tmp_path):
 
 @pytest.fixture
 def dataset(images):
-    return ImageDataset(images, np.arange(48), MEAN, STD, Augmenter(build_policy("crop_flip_jitter"), seed=5))
+    augmented = ImageDataset(images, np.arange(48), MEAN, STD, Augmenter(build_policy("crop_flip_jitter"), seed=5))
+    return augmented.at_epoch(0)
 
 
 # Batches
 
 
 def test_batch_equals_its_samples(dataset):
-    positions = [7, 0, 47, 3 * 48 + 7, 7]
-    batch = dataset.__getitems__(positions)
-    samples = [dataset[position] for position in positions]
+    indices = [7, 0, 47, -1, 7]
+    batch = dataset.__getitems__(indices)
+    samples = [dataset[index] for index in indices]
     assert batch["pixel_values"].shape == (5, 3, 32, 32)
     assert (batch["pixel_values"].dtype, batch["labels"].dtype) == (torch.float32, torch.int64)
     assert batch["pixel_values"].equal(torch.stack([sample["pixel_values"] for sample in samples]))
-    assert batch["labels"].tolist() == [sample["labels"].item() for sample in samples] == [7, 0, 47, 7, 7]
+    assert batch["labels"].tolist() == [sample["labels"].item() for sample in samples] == [7, 0, 47, 47, 7]
 
 
 def test_pixels_are_the_normalised_image(images):
     dataset = ImageDataset(images, np.arange(48), MEAN, STD)
     expected = (images[[5, 3]] / 255 - MEAN) / STD
-    batch = dataset.__getitems__([5, 48 + 3])["pixel_values"].numpy()
+    batch = dataset.__getitems__([5, 3])["pixel_values"].numpy()
     np.testing.assert_allclose(batch, expected.transpose(0, 3, 1, 2), atol=1e-5)
 
 
 def test_bytes_to_normalise_elsewhere(dataset):
     """The same pixels, a quarter of their size."""
-    positions = [5, 48 + 3, 5]
-    raw = dataset.without_normalization().__getitems__(positions)["pixel_values"]
+    indices = [5, 3, 5]
+    raw = dataset.without_normalization().__getitems__(indices)["pixel_values"]
     assert (raw.dtype, raw.shape) == (torch.uint8, (3, 32, 32, 3))
-    pixels = dataset.__getitems__(positions)["pixel_values"]
+    pixels = dataset.__getitems__(indices)["pixel_values"]
     assert normalize(raw, MEAN, STD).equal(pixels)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
 
@@ -191,7 +192,8 @@ def test_image_columns_of_one_file_are_cached_apart(tmp_path, make_images, write
 def epochs_of(dataset, epochs=2, batch_size=8, **options):
     """Per epoch, the labels in order and all pixels."""
     sampler = EpochSampler(len(dataset), seed=3)
-    loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collate, **options)
+    sampler.epoch.share_memory_()
+    loader = DataLoader(dataset.at_epoch(sampler.epoch), batch_size, sampler=sampler, collate_fn=collate, **options)
     result = []
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
@@ -227,6 +229,37 @@ def test_epochs_have_another_order_and_other_pixels(dataset):
     assert not same.any()
 
 
+# In other loops than our Trainer's
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("collate_fn", [collate, None, default_data_collator])
+def test_plain_loader_augments_anew_in_every_epoch(images, collate_fn, workers):
+    augmented = ImageDataset(images, np.arange(48), MEAN, STD, Augmenter(build_policy("crop_flip_jitter"), seed=5))
+    loader = DataLoader(augmented, 16, collate_fn=collate_fn, num_workers=workers)
+
+    def run():
+        torch.manual_seed(0)
+        return [torch.cat([batch["pixel_values"] for batch in loader]) for _ in range(2)]
+
+    (first, second), again = run(), run()
+    assert first.shape == (48, 3, 32, 32)
+    assert not (first == second).flatten(1).all(1).any()
+    assert first.equal(again[0]) and second.equal(again[1])  # torch's seed decides
+
+
+def test_dataset_is_a_sequence_that_ends(dataset):
+    assert [int(sample["labels"]) for sample in dataset] == list(range(48))
+
+
+def test_collate_takes_samples_of_others():
+    samples = [{"pixel_values": np.zeros((3, 4, 4), np.float32), "label": n, "image": object(), "name": "x"}
+               for n in (1, 2)]  # fmt: skip
+    batch = collate(samples)
+    assert set(batch) == {"pixel_values", "labels"} and batch["labels"].tolist() == [1, 2]
+    assert batch["pixel_values"].shape == (2, 3, 4, 4)
+
+
 # Order
 
 
@@ -234,10 +267,10 @@ def test_epochs_have_another_order_and_other_pixels(dataset):
 def test_epoch_sampler_visits_every_image_once(epoch):
     sampler = EpochSampler(20, seed=4)
     sampler.set_epoch(epoch)
-    positions = list(sampler)
+    indices = list(sampler)
     assert len(sampler) == 20
-    assert sorted(positions) == list(range(20 * epoch, 20 * (epoch + 1)))
-    assert list(sampler) == positions
+    assert sorted(indices) == list(range(20))
+    assert list(sampler) == indices
 
 
 def test_spawned_workers_get_the_same_dataset(dataset):

@@ -9,7 +9,7 @@ import torch
 from trainer_fixtures import MEAN, STD, at
 
 from hf_cifar_resnet.data.dataset import ImageDataset
-from hf_cifar_resnet.device import device_for
+from hf_cifar_resnet.device import device_for, tune_process
 
 AMX = ("amx_tile", "amx_bf16")
 # Without a convolution of 1x1, which alone crashes a real CPU with AMX in channels_last.
@@ -45,7 +45,7 @@ def test_one_memory_format_throughout(cpu_with, make_trainer, make_model, widths
 
 def test_compiling_what_would_crash_is_refused(cpu_with, make_trainer, make_model):
     cpu_with(*AMX)
-    with pytest.raises(ValueError, match=r"torch_compile .* \(AMX\) .* --stage_widths"):
+    with pytest.raises(ValueError, match=r"torch_compile .* \(AMX\) .* stage_widths"):
         make_trainer(model=make_model(stage_widths=[8, 16]), torch_compile=True)
 
 
@@ -114,6 +114,7 @@ def test_steps_reuse_memory(make_trainer):
     """Otherwise a training step asks the system for all of its memory again."""
     import resource
 
+    tune_process(torch.device("cpu"))
     faults = []
     images = np.zeros((1024, 32, 32, 3), dtype=np.uint8)
     dataset = ImageDataset(images, np.zeros(1024, dtype=np.int64), MEAN, STD)
@@ -132,6 +133,7 @@ def test_steps_search_for_no_packages(make_trainer, monkeypatch):
             names.append(name)
 
     monkeypatch.delitem(sys.modules, "lomo_optim", raising=False)
+    tune_process(torch.device("cpu"))
     trainer = make_trainer(max_steps=6)
     monkeypatch.setattr(sys, "meta_path", [Searches, *sys.meta_path])
     trainer.train()
