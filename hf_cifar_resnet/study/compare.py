@@ -10,6 +10,7 @@ from statistics import mean, stdev, variance
 from .read import FinishedRun
 from .statistics import (
     MAX_SEEDS,
+    SIGNIFICANCE,
     are_equivalent,
     correlation,
     holm,
@@ -17,7 +18,6 @@ from .statistics import (
     paired_p_value,
     seeds_needed,
     smallest_effect,
-    SIGNIFICANCE,
 )
 
 # Differences of accuracy, 0 to 1, that the report says the needed seeds for, and within which it claims equivalence.
@@ -143,8 +143,8 @@ def report_power(groups: Groups) -> str | None:
     needed = [f"{seeds or f'more than {MAX_SEEDS:,}'} seeds to show {points:g}" for points, seeds in counts.items()]
     return (
         f"Power: paired by seed, differences deviate by {100 * deviation:.2f} points, pooled. With {n} seeds the "
-        f"smallest difference that shows with 80% power (at 5% over {len(pairs)} comparisons) is {smallest:.2g} points, "
-        f"less where they deviate less; it would take {' and '.join(needed)}.{_report_correlation(scores, baselines)}"
+        f"smallest difference that shows with 80% power (at 5% over {len(pairs)} comparisons) is {smallest:.2g} "
+        f"points, less where they deviate less; it would take {' and '.join(needed)}.{_report_correlation(scores, baselines)}"
     )
 
 

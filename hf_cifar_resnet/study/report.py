@@ -1,4 +1,4 @@
-"""Report a study: its tables, pictures and comparisons, computed from its runs, or from what `study.json` has of them."""
+"""Report a study: its tables, pictures and comparisons, from its runs or from what `study.json` has of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
     SVG into the folder of a study, or of single runs, which are then compared by their schedules. Return the text of
     results.md. As long as only tuning runs are finished, results.md is about them alone, without curves and final.
 
-    `study.json` gets what the report needs of the finished runs, by which it can be written again without their folders.
+    `study.json` gets what the report needs of the finished runs, so that it can be written again without their folders.
 
     Args:
         targets: the accuracies, 0 to 1, to report the time to; they are chosen from the runs if None.
@@ -132,7 +132,7 @@ def results_markdown(
     tuning: TuningSummary | None,
     has_budgets: bool,
 ) -> str:
-    """Return the text of results.md: what was run, the comparison, the table, how arguments were chosen, and pictures."""
+    """Return the text of results.md."""
     template = Path(__file__).with_name("results.md.jinja").read_text(encoding="utf-8")
     compared = groups or _group_all(shown)
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
@@ -167,7 +167,8 @@ def describe_warmup(groups: Groups) -> str:
     by_warmup: dict[str, list[str]] = {}
     for name, warmup in warmups.items():
         by_warmup.setdefault(warmup, []).append(name)
-    return f"Warmup differs: {'; '.join(f'{warmup} for {", ".join(names)}' for warmup, names in by_warmup.items())}."
+    listed = [f"{warmup} for {', '.join(names)}" for warmup, names in by_warmup.items()]
+    return f"**Warmup differs:** {'; '.join(listed)}."
 
 
 def _table(

@@ -266,9 +266,11 @@ def _next_points(study: Path, groups: Mapping[str, Variant], tuning: Tuning) -> 
     tried, extensions = read_tried(study), {}
     for group in groups:
         scores = tried.get(group, {})
-        if any(score is not None for score in scores.values()):
-            if (point := next_beyond_edge(scores, choose(scores, group), tuning)) is not None:
-                extensions[group] = [point]
+        if all(score is None for score in scores.values()):
+            continue
+        point = next_beyond_edge(scores, choose(scores, group), tuning)
+        if point is not None:
+            extensions[group] = [point]
     return extensions
 
 

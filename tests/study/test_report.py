@@ -1,6 +1,7 @@
 """Comparisons and records of studies, from the scores of their runs."""
 
 import pytest
+from hf_cifar_resnet.study.tune import at_edge, choose
 
 from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.study.compare import (
@@ -13,7 +14,6 @@ from hf_cifar_resnet.study.compare import (
 )
 from hf_cifar_resnet.study.plan import plan_runs, plan_variants
 from hf_cifar_resnet.study.read import group_runs, variant_name
-from hf_cifar_resnet.study.tune import at_edge, choose
 from hf_cifar_resnet.training.arguments import resolve
 
 
