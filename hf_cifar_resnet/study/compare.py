@@ -144,7 +144,8 @@ def report_power(groups: Groups) -> str | None:
     return (
         f"Power: paired by seed, differences deviate by {100 * deviation:.2f} points, pooled. With {n} seeds the "
         f"smallest difference that shows with 80% power (at 5% over {len(pairs)} comparisons) is {smallest:.2g} "
-        f"points, less where they deviate less; it would take {' and '.join(needed)}.{_report_correlation(scores, baselines)}"
+        f"points, less where they deviate less; it would take {' and '.join(needed)}."
+        f"{_report_correlation(scores, baselines)}"
     )
 
 

@@ -194,8 +194,7 @@ class StudyPlan:
             "varied": list(self.varied),
             "without": {part: dict(arguments) for part, arguments in self.without.items()},
             "variants": {
-                name: {"label": each.label, "arguments": each.arguments.to_record()}
-                for name, each in self.variants.items()
+                name: {**asdict(each), "arguments": each.arguments.to_record()} for name, each in self.variants.items()
             },
             "runs": [run.to_dict() for run in self.runs],
             "tuning": self.tuning and asdict(self.tuning),
@@ -215,7 +214,8 @@ class StudyPlan:
 
 
 def _named_from_fields(name: str, fields: Fields) -> NamedArguments:
-    return NamedArguments(name, fields.text("label"), RunArguments(fields.mapping("arguments")))
+    arguments = RunArguments(fields.mapping("arguments"))
+    return NamedArguments(name, fields.text("label"), arguments, fields.boolean("shares_warmup"))
 
 
 def _join_lines(match: re.Match[str]) -> str:
@@ -247,7 +247,8 @@ def plan_runs(
             own = (tuned or {}).get(group, {})
             run = StudyRun(variant.name, seed, variant.varied, variant.without, own, tuning)
             chosen = {name: (values or {})[name, text] for name, text in own.items()}
-            arguments = common.with_arguments(variant.arguments.replace(**chosen)).replace(seed=seed)
+            own_arguments = variant.arguments.replace(**chosen)
+            arguments = common.with_arguments(own_arguments, variant.shares_warmup).replace(seed=seed)
             planned.append(PlannedRun(run, arguments, study))
     return planned
 

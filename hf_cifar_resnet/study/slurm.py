@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import explained, one_line
+from ..errors import explained
 from ..runs.arguments import RunArguments
 from ..runs.files import METRICS_JSON
 from .local import EntryPoint, launch
@@ -177,6 +177,6 @@ class SlurmEngine:
             if answer.returncode == 0:
                 self._queue = set(answer.stdout.splitlines())
             elif self._queue is None:  # later, what was read before serves where Slurm does not answer for a time
-                raise ValueError(f"squeue fails: {one_line(answer.stderr)}")
+                raise ValueError(f"squeue fails: {' '.join(answer.stderr.split())}")
             self._queue_time = time.monotonic()
         return self._queue if self._queue is not None else set()

@@ -10,6 +10,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
@@ -22,7 +23,7 @@ MAX_SEEDS = 10_000
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95% confidence interval of a mean accuracy, by Student's t, kept from 0 to 1."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
 
 
@@ -38,7 +39,8 @@ def paired_p_value(differences: Sequence[float], shift: float = 0.0, alternative
         return 1.0
     # scipy warns where the values hardly differ; the test is then as exact as the figures are.
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        return float(stats.ttest_1samp(np.add(differences, shift), 0.0, alternative=alternative).pvalue)
+        _, p_value = stats.ttest_1samp(np.add(differences, shift), 0.0, alternative=alternative)
+    return float(p_value)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -82,8 +84,9 @@ def power_of(effect: float, n: int, significance: float) -> float:
 
 def smallest_effect(n: int, significance: float) -> float:
     """Return the mean difference, in standard deviations of the differences, that `n` pairs show with 80% power."""
-    highest = 2 * stats.t.ppf(1 - significance / 2, n - 1)
-    return float(optimize.brentq(lambda effect: power_of(effect, n, significance) - POWER, 0.0, highest + 2))
+    highest = 2 * float(stats.t.ppf(1 - significance / 2, n - 1)) + 2
+    found: Any = optimize.brentq(lambda effect: power_of(effect, n, significance) - POWER, 0.0, highest)
+    return float(found)
 
 
 def seeds_needed(effect: float, significance: float) -> int | None:

@@ -6,7 +6,6 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from ..documents import read_yaml
 from ..runs.arguments import RunArguments, Value
 from ..training.optimizers import SCHEDULE_FREE
 
-FILES = resources.files("hf_cifar_resnet") / "study" / "variants"
+FILES = Path(__file__).parent / "variants"
 LABEL = "label"  # in a file of variants, beside the arguments
-DEFAULT_WARMUP = 0.05  # the share of all steps, for every variant that does not say otherwise
+DEFAULT_WARMUP = 0.05  # the share of all steps, for every variant of a file that does not say otherwise
 # The arguments that the study itself sets for each run, and what to do instead of giving them.
 RESERVED = {
     "lr_scheduler_type": "use --schedules, or --variants",
@@ -44,21 +43,31 @@ class Variant:
         arguments: what sets it apart.
         varied: the values of varied arguments, as they were typed.
         without: the part of the recipe that is left out, in an ablation.
+        shares_warmup: see [`NamedArguments`].
     """
 
     name: str
     arguments: RunArguments = field(default_factory=RunArguments)
     varied: Mapping[str, str] = field(default_factory=dict)
     without: str | None = None
+    shares_warmup: bool = False
 
 
 @dataclass(frozen=True)
 class NamedArguments:
-    """A variant in a file, or a schedule, with its name for pictures."""
+    """
+    A variant in a file, or a schedule.
+
+    Attributes:
+        label: its name for pictures.
+        shares_warmup: whether it has the warmup of the study where its arguments say nothing else. The name of a
+            schedule says whether it warms up.
+    """
 
     name: str
     label: str
     arguments: RunArguments
+    shares_warmup: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,18 +87,18 @@ class CommonArguments:
     def merged(self) -> RunArguments:
         return self.typed.over(self.recipe)
 
-    def with_arguments(self, own: RunArguments) -> RunArguments:
+    def with_arguments(self, own: RunArguments, shares_warmup: bool) -> RunArguments:
         """
-        Return the arguments of a run with some of its own. All runs whose schedule takes a warmup have the same one,
-        unless their own arguments say otherwise.
+        Return the arguments of a run with some of its own. With `shares_warmup` it has the warmup of the study, if its
+        schedule takes one and its own arguments do not say otherwise.
         """
         arguments = self.typed.replace(**own.given).over(self.recipe)
         if "warmup_steps" in own:
             return arguments
         spec = schedules.get(arguments.get(SCHEDULE, "cosine"))
-        return arguments.replace(
-            warmup_steps=self.merged.get("warmup_steps", DEFAULT_WARMUP) if spec.takes_warmup else None
-        )
+        if spec.own_warmup or (shares_warmup and not spec.takes_warmup):
+            return arguments.replace(warmup_steps=None)
+        return arguments.replace(warmup_steps=arguments.get("warmup_steps", DEFAULT_WARMUP if shares_warmup else None))
 
 
 def check_not_reserved(names: Iterable[str]) -> None:
@@ -112,7 +121,7 @@ def schedule_variant(name: str) -> NamedArguments:
 
 def file_names() -> list[str]:
     """Return the names of the files of variants that come with the package."""
-    return sorted(file.name.removesuffix(".yaml") for file in FILES.iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.stem for file in FILES.glob("*.yaml"))
 
 
 def read_variants(
@@ -126,7 +135,7 @@ def read_variants(
         check: returns the arguments of a variant, after its name, as those of a recipe are checked.
     """
     file = FILES / f"{name}.yaml" if name in file_names() else Path(name)
-    if isinstance(file, Path) and not file.exists():
+    if not file.exists():
         raise ValueError(f"variants {name}: there is no such file; with the package come {', '.join(file_names())}")
     try:
         content = read_yaml(file)
@@ -141,7 +150,7 @@ def read_variants(
         own = {str(key).replace("-", "_"): value for key, value in arguments.items()}
         label = own.pop(LABEL, str(variant).replace("_", " "))
         check_not_reserved(set(own) - {SCHEDULE})
-        found[str(variant)] = NamedArguments(str(variant), str(label), check(str(variant), own))
+        found[str(variant)] = NamedArguments(str(variant), str(label), check(str(variant), own), shares_warmup=True)
     if not found:
         raise ValueError(f"variants {name}: there is none in it")
     if unknown := [each for each in chosen if each not in found]:
@@ -162,12 +171,14 @@ def plan_variants(
         without: {part of the recipe: the arguments that leave it out}.
     """
     planned = []
-    for each, part, *texts in itertools.product(named, [None, *without], *vary.values()):
-        varied = dict(zip(vary, texts, strict=True))
-        arguments = each.arguments.replace(**{name: vary[name][text] for name, text in varied.items()})
-        if part is not None:
-            arguments = arguments.replace(**without[part].given)
-        planned.append(Variant(each.name, arguments, varied, part))
+    parts: list[str | None] = [None, *without]
+    for each, part in itertools.product(named, parts):
+        for texts in itertools.product(*vary.values()):
+            varied = dict(zip(vary, texts, strict=True))
+            arguments = each.arguments.replace(**{name: vary[name][text] for name, text in varied.items()})
+            if part is not None:
+                arguments = arguments.replace(**without[part].given)
+            planned.append(Variant(each.name, arguments, varied, part, each.shares_warmup))
     return planned
 
 
