@@ -19,7 +19,7 @@ from transformers.trainer_callback import CallbackHandler, TrainerControl, Train
 import hf_cifar_resnet
 from hf_cifar_resnet import CifarTrainer, CifarTrainingArguments
 from hf_cifar_resnet.commands.train import main
-from hf_cifar_resnet.runs.history import read_history
+from hf_cifar_resnet.runs.history import History
 
 PACKAGE = Path(hf_cifar_resnet.__file__).parent
 
@@ -243,7 +243,7 @@ def test_run_resumes_to_the_same_bits_where_upstream_has_renamed_its_private_nam
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
     command = [sys.executable, "-c", RENAMED, ",".join(PRIVATE), *words, str(tmp_path / "resumed")]
     subprocess.run([*command, "--resume_from_checkpoint", "true"], check=True, timeout=300)
-    whole, resumed = (read_history(tmp_path / name / "history.csv") for name in ("whole", "resumed"))
+    whole, resumed = (History.read(tmp_path / name / "history.csv").to_dicts() for name in ("whole", "resumed"))
     assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in whole]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")]
     assert weights[0] == weights[1]

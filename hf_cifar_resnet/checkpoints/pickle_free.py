@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import safe_globals
 from ..documents import read_json, write_json
 from ..errors import UserError, explained
 from ..runs.files import checkpoint_path, step_of
-from ..runs.record import redact
+from ..runs.redaction import redact
 from .resume import LARGEST_STATE
 from .save import MANIFEST, TRAINER_STATE, write_manifest
 

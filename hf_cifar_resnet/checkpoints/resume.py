@@ -1,10 +1,11 @@
 """Resume a run: find its last complete checkpoint, check that it fits, and restore what transformers leaves out."""
 
 import json
-from contextlib import contextmanager, suppress
+import logging
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,9 +15,11 @@ from ..choices import RENAMED
 from ..documents import read_json
 from ..errors import UserError, one_line
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, find_run_record, list_checkpoints
-from ..runs.record import plain
+from ..runs.record import RunRecord, plain
 from .load import find_class_difference
 from .save import EMA_FILE, TRAINER_STATE, find_damage
+
+logger = logging.getLogger(__name__)
 
 LARGEST_STATE = 2**30  # bytes of a Trainer's state, which has some 300 for each log
 
@@ -168,12 +171,14 @@ class ResumedCallback(TrainerCallback):
 _SCORED_IMAGES = ("eval_split", "validation_fraction", "split_seed", "max_eval_samples", "image_size")
 
 
-def changed_arguments(record, checkpoint):
+def changed_arguments(record: RunRecord, checkpoint: Path) -> dict[str, list[Any]]:
     """Return {argument: its values, oldest first} of all that changed since the run began, by its `run.json`."""
     before = _read_run_record(checkpoint)
-    changed = dict(before.get("changed_arguments", {}))
+    if before is None:
+        return {}
+    changed = {name: list(values) for name, values in before.changed_arguments.items()}
     for section in ("arguments", "model_arguments", "data_arguments"):
-        then, now = before.get(section, {}), json.loads(json.dumps(record[section]))
+        then, now = getattr(before, section), json.loads(json.dumps(getattr(record, section)))
         for name in now.keys() & then.keys():
             value = then[name]
             if name == "augmentation":
@@ -183,29 +188,36 @@ def changed_arguments(record, checkpoint):
     return dict(sorted(changed.items()))
 
 
-def run_id(checkpoint):
+def run_id(checkpoint: Path) -> str | None:
     """Return the id of the run of a checkpoint, by its `run.json`, or None."""
-    return _read_run_record(checkpoint).get("id")
+    before = _read_run_record(checkpoint)
+    return None if before is None else before.id
 
 
-def find_dataset_difference(record, checkpoint):
+def find_dataset_difference(record: RunRecord, checkpoint: Path) -> str | None:
     """Return what shows that a checkpoint's run was on another dataset, and its scores not comparable; or None."""
     before = _read_run_record(checkpoint)
-    then, now = before.get("dataset", {}), record["dataset"]
-    chosen = [[each.get("data_arguments", {}).get(name) for name in _SCORED_IMAGES] for each in (before, record)]
-    if "scored_images" in then and chosen[0] == chosen[1]:
-        split = record["data_arguments"]["eval_split"]
-        same = then["scored_images"] == now["scored_images"]
-        return None if same else f"its run was evaluated on other images: the {split} split of {now['name']} changed"
-    if then.get("name", now["name"]) != now["name"]:
-        return f"its run was on the dataset {then['name']}, and this one is on {now['name']}"
+    if before is None:
+        return None
+    then, now = before.dataset, record.dataset
+    chosen = [[each.data_arguments.get(name) for name in _SCORED_IMAGES] for each in (before, record)]
+    if then.scored_images is not None and chosen[0] == chosen[1]:
+        if then.scored_images == now.scored_images:
+            return None
+        split = record.data_arguments["eval_split"]
+        return f"its run was evaluated on other images: the {split} split of {now.name} changed"
+    if then.name != now.name:
+        return f"its run was on the dataset {then.name}, and this one is on {now.name}"
     return None
 
 
-def _read_run_record(checkpoint):
-    """Read the id and the sections of the run's `run.json`; {} if there is none."""
+def _read_run_record(checkpoint: Path) -> RunRecord | None:
+    """Return the record of a checkpoint's run; None if there is none, or one that training did not write."""
     path = find_run_record(Path(checkpoint))
-    with suppress(OSError, ValueError):  # one that training did not write
-        found = read_json(path).items() if path else ()
-        return {name: part for name, part in found if isinstance(part, str if name == "id" else dict)}
-    return {}
+    if path is None:
+        return None
+    try:
+        return RunRecord.read(path)
+    except (OSError, ValueError) as error:
+        logger.warning(f"the run is resumed without its record: {error}")
+        return None

@@ -22,9 +22,9 @@ from ..documents import write_json
 from ..hub.resolve import find_pretrained
 from ..model import CifarResNetForImageClassification
 from ..runs.arguments import RunArguments
-from ..runs.record import hardware
 from ..training.arguments import CifarTrainingArguments, ResolvedArguments, resolve
 from ..training.build import load_data_and_model, quieten_libraries
+from ..training.record import hardware
 from .line_parser import positive
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, CommandLine
 

@@ -76,7 +76,7 @@ ENTRY = EntryPoint(
     main=run_train,
     preload=[
         *(f"hf_cifar_resnet.{name}" for name in ("commands.study", "training.build", "hub.callback")),
-        *(f"hf_cifar_resnet.{name}" for name in ("reporting.console", "evaluation.analysis", "evaluation.metrics")),
+        *(f"hf_cifar_resnet.{name}" for name in ("training.console", "evaluation.analysis", "evaluation.metrics")),
         *(f"matplotlib.{name}" for name in ("figure", "backends.backend_agg", "backends.backend_svg")),
     ],
 )

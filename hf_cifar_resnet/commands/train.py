@@ -5,15 +5,15 @@ python train.py --config quickstart                      # built-in dataset, a s
 accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from .. import processes
 from ..errors import UserError
+from ..evaluation.scores import Scores
 from ..reporting.card import write_run_files
-from ..runs.history import history_rows
-from ..runs.metrics import make_metrics
-from ..runs.record import command_line, make_record, run_name
-from ..runs.scores import select_scores
+from ..runs.history import History
+from ..runs.record import command_line
 from ..training import preemption
 from ..training.arguments import resolve
 from .errors import reports_errors
@@ -32,23 +32,25 @@ def main(argv=None, prog=None):
 
     Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
-    arguments = resolve(parse_arguments(argv, prog))
+    given = parse_arguments(argv, prog)
+    arguments = resolve(given)
     command = command_line(argv, prog)
     with preemption.watch_signals(command) as preempted:
-        return _train(arguments, command, preempted)
+        return _train(given, arguments, command, preempted)
 
 
-def _train(arguments, command, preempted):
+def _train(given, arguments, command, preempted):
     from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
     from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
     from ..device import tune_process
     from ..hub.callback import HubCallback
     from ..hub.resolve import find_pretrained
     from ..hub.resolve import resolve as resolve_name
-    from ..reporting.console import end_block, start_block
     from ..runs.files import folder_name
     from ..training.build import build_trainer, load_data_and_model, quieten_libraries
     from ..training.callbacks import RunRecordCallback
+    from ..training.console import end_block, start_block
+    from ..training.record import make_record, run_name
 
     processes.check_processes(arguments.training)
     quieten_libraries(arguments.training)
@@ -61,15 +63,15 @@ def _train(arguments, command, preempted):
     folder = choose_run_folder(args, run_name(data_args, model.config, args))
     # Without a name a tracker would make up one for the training and another for the test.
     args = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
-    record = make_record(model, data, model_args, data_args, args, command)
+    record = make_record(model, data, model_args, data_args, args, command, given)
     resume = find_resume_checkpoint(args, pushed)
     if resume:
         if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
             raise resume_error(resume, reason)
-        record["id"] = run_id(resume) or record["id"]
-        record["changed_arguments"] = changed_arguments(record, resume)
+        record = replace(record, id=run_id(resume) or record.id, changed_arguments=changed_arguments(record, resume))
+    recorder = RunRecordCallback(record)
     hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
-    callbacks = [RunRecordCallback(record), preempted, *([hub] if hub else [])]
+    callbacks = [recorder, preempted, *([hub] if hub else [])]
     tune_process(args.device)
     with lock_run_folder(args):
         preempted.set_folder(args.output_dir)
@@ -80,9 +82,9 @@ def _train(arguments, command, preempted):
         trainer.train(resume_from_checkpoint=resume)
         preempted.check()
 
-        metrics = finish(trainer, record, data, data_args.eval_split)
+        metrics = finish(trainer, recorder.record, data, data_args.eval_split)
     if trainer.is_world_process_zero():
-        print(end_block(metrics, args), flush=True)
+        print(end_block(metrics, args.output_dir), flush=True)
         if hub:
             print(f"{'Pushed':<10} {hub.finish()}", flush=True)
     processes.destroy_process_group_at_exit()
@@ -93,18 +95,19 @@ def finish(trainer, record, data, eval_split):
     """Score the test split, for the only time in a run, save the model and the run's files, and return the metrics."""
     from ..checkpoints.save import find_last_complete
     from ..evaluation.analysis import most_confused
+    from ..training.record import make_metrics
 
     output = trainer.predict(data.test, metric_key_prefix="test")
     trainer.log(output.metrics)  # for trackers
-    test = select_scores(output.metrics, "test")
+    test = Scores.from_dict({name.removeprefix("test_"): value for name, value in output.metrics.items()})
     confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
     metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     folder = Path(trainer.args.output_dir)
     try:
         trainer.save_model()
         if trainer.is_world_process_zero():
-            write_run_files(folder, record, metrics, history_rows(trainer.state.log_history))
-    except ValueError as error:  # such as a full disk
+            write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
+    except (OSError, ValueError) as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
         raise UserError(f"{error}; {left if last else 'there is no checkpoint'}") from error

@@ -14,8 +14,11 @@ from ..checkpoints.pickle_free import write_pickle_free
 from ..checkpoints.save import EMA_FILE
 from ..errors import UserError
 from ..runs.files import CARD, WEIGHTS, folder_name
-from ..runs.history import history_rows
-from ..runs.metrics import make_metrics
+from ..runs.folder import RunFolder
+from ..runs.history import History
+from ..runs.metrics import Selection
+from ..runs.record import RunRecord
+from ..training.record import make_metrics
 from . import client
 from .staging import kept_card_note, stage_checkpoint, stage_run
 
@@ -25,14 +28,14 @@ LAST = "last-checkpoint"
 class HubCallback(TrainerCallback):
     """
     Push a run as the `--hub_*` arguments say: at the end by [`finish`] and, where `--hub_strategy` asks for it, after
-    each save, in a thread. `record` is the run record, and `eval_split` the split on which the best epoch is chosen.
+    each save, in a thread. `record` is that of the run, and `eval_split` the split on which the best epoch is chosen.
     Raises [`UserError`] if the token is missing or may not write; if the Hub does not answer, training starts anyway.
     """
 
     pushes_to_hub: ClassVar[bool] = True
 
-    def __init__(self, args, eval_split, record):
-        self.args, self.eval_split, self.record = args, eval_split, record
+    def __init__(self, args, eval_split: Selection, record: RunRecord):
+        self.args, self.eval_split, self.run_id = args, eval_split, record.id
         self.repo_id = args.hub_model_id or _repo_name(args.output_dir)
         self._thread, self._warned = None, set()
         if args.process_index > 0:
@@ -51,7 +54,7 @@ class HubCallback(TrainerCallback):
     def _where(self, revision):
         args = self.args
         # Two runs may have folders of the same name: only who names the repository means to replace what it holds.
-        return {"run": self.record["id"], "replace": bool(args.hub_model_id), "private": args.hub_private_repo,
+        return {"run": self.run_id, "replace": bool(args.hub_model_id), "private": args.hub_private_repo,
                 "revision": revision, "token": args.hub_token}  # fmt: skip
 
     def on_save(self, args, state, control, **kwargs):
@@ -85,9 +88,10 @@ class HubCallback(TrainerCallback):
         folder.mkdir()
         metrics = make_metrics(state, self.args, self.eval_split)
         weights = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
-        stage_checkpoint(
-            checkpoint, self.repo_id, folder, self.record, metrics, history_rows(state.log_history), weights
-        )
+        # The record in the folder has what was only known when training began, such as the batch that fits.
+        record = RunFolder(Path(self.args.output_dir)).read_record()
+        history = History.from_log(state.log_history)
+        stage_checkpoint(checkpoint, self.repo_id, folder, record, metrics, history, weights)
         return folder
 
     def _push_all(self, staging, pushes):

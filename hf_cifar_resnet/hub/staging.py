@@ -6,14 +6,17 @@ import re
 import shutil
 from pathlib import Path
 
-from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from ..documents import read_json, write_json
 from ..errors import UserError, explained
 from ..reporting.card import model_card, write_run_files
 from ..runs.files import CARD, METRICS_JSON, MODEL_FILES, PUSHED_FILES, RUN_FILES, RUN_JSON, TRAINING_ARGS_JSON, WEIGHTS
-from ..runs.record import redact
+from ..runs.folder import RunFolder
+from ..runs.history import History
+from ..runs.metrics import RunMetrics
+from ..runs.record import RunRecord
+from ..runs.redaction import redact
 
 _NEEDED = ("config.json", "preprocessor_config.json", CARD, METRICS_JSON, RUN_JSON)
 
@@ -44,21 +47,19 @@ def stage_run(run_folder, repo_id, folder):
         card = (run_folder / CARD).read_text(encoding="utf-8")
     for path in own:
         shutil.copy(path, folder)
-    wrong = f"{RUN_JSON} or {METRICS_JSON} of {run_folder} is not as training wrote it"
-    with explained(wrong, LookupError, TypeError, AttributeError, ValueError, TemplateError):
-        record, metrics = (read_json(run_folder / name) for name in (RUN_JSON, METRICS_JSON))
-        written, pushed = (str(model_card(each, metrics)) for each in (record, _with_path(record, repo_id)))
-        path = re.escape(redact(record)["model"]["path"])
+    record, metrics = RunFolder(run_folder).read_record(), RunFolder(run_folder).read_metrics()
+    written, pushed = (str(model_card(each, metrics)) for each in (record, record.with_path(repo_id)))
+    path = re.escape(record.redacted().model.path)
     # A card that somebody edited, or that a former version wrote, stays, but for the path in the code that loads it.
     edited = re.sub(rf'((?:model=|from_pretrained\()"){path}"', rf'\g<1>{repo_id}"', card)
     (folder / CARD).write_text(pushed if card == written else edited, encoding="utf-8")
     _redact_files(folder)
-    return record.get("id") or _digest(record)
+    return record.id or _digest(record)
 
 
-def _digest(record):
+def _digest(record: RunRecord) -> str:
     """Return what identifies the run of a record without an id, which former versions wrote."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(record.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def kept_card_note(run_folder):
@@ -69,23 +70,26 @@ def kept_card_note(run_folder):
     )
 
 
-def stage_checkpoint(checkpoint, repo_id, folder, record, metrics, rows, weights=WEIGHTS):
+def stage_checkpoint(
+    checkpoint: Path,
+    repo_id: str,
+    folder: Path,
+    record: RunRecord,
+    metrics: RunMetrics,
+    history: History,
+    weights: str = WEIGHTS,
+) -> None:
     """Stage the model of a checkpoint in an empty folder, with the results of its unfinished run so far."""
-    folder = Path(folder)
     for path in _own_files(checkpoint, (*MODEL_FILES, TRAINING_ARGS_JSON)):
         shutil.copy(path, folder)
     shutil.copy(Path(checkpoint, weights), folder / WEIGHTS)
-    write_run_files(folder, _with_path(record, repo_id), metrics, rows)
+    write_run_files(folder, record.with_path(repo_id), metrics, history)
     _redact_files(folder)
 
 
 def _own_files(folder, patterns):
     paths = {path for pattern in patterns for path in Path(folder).glob(pattern)}
     return [path for path in paths if path.is_file() and not path.is_symlink()]
-
-
-def _with_path(record, repo_id):
-    return record | {"model": record["model"] | {"path": repo_id}}
 
 
 def _redact_files(folder):

@@ -1,15 +1,23 @@
 """The model card and the other result files of a run."""
 
+from __future__ import annotations
+
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..documents import replacing_files, write_json
+from ..documents import replacing_files
 from ..errors import printable
 from ..runs.files import CARD, CURVES, HISTORY_CSV, METRICS_JSON, RUN_JSON
-from ..runs.history import write_history
-from ..runs.record import map_texts, redact
+from ..runs.history import History
+from ..runs.metrics import RunMetrics
+from ..runs.record import RunRecord
+from ..runs.redaction import map_texts
 from ..runs.scores import ACCURACIES
 from .plots import plot_history
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
 
 # What a model on the Hub needs, and from which version.
 NEEDED = {"transformers": "5.21", "torch": "2.11", "torchvision": "0.26"}
@@ -34,7 +42,7 @@ _CIFAR = {
 }
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     """Return a time such as 1 h 18 min, 2 min 5 s, or 53 s."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -43,27 +51,27 @@ def _duration(seconds):
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _literal(record):
-    """Escape the texts of a record, such as class names, so that Markdown and HTML show them literally."""
-    return map_texts(lambda text: printable(text).translate(_MARKDOWN), record)
+def _literal(content: dict[str, Any]) -> dict[str, Any]:
+    """Escape the texts in a record, such as class names, so that Markdown and HTML show them literally."""
+    return map_texts(lambda text: printable(text).translate(_MARKDOWN), content)
 
 
-def model_card(record, metrics):
-    """Make the `huggingface_hub.ModelCard` of a run from its `run.json` and `metrics.json`, without local paths."""
+def model_card(record: RunRecord, metrics: RunMetrics) -> ModelCard:
+    """Make the card of a run's model, without local paths."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    record = redact(record)
-    dataset, base = record["dataset"], record["model"].get("base")
-    train_seconds = metrics["timing"]["train_seconds"]
-    splits = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
+    record = record.redacted()
+    dataset, train_seconds = record.dataset, metrics.timing.train_seconds
+    scored = {"test": metrics.test, "validation": metrics.validation}
+    splits = {name: scores.to_dict() for name, scores in scored.items() if scores is not None}
     results = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=dataset["id"],
-            dataset_name=dataset["name"],
-            dataset_config=dataset["config"],
+            dataset_type=dataset.id,
+            dataset_name=dataset.name,
+            dataset_config=dataset.config,
             dataset_split=split,
-            dataset_revision=dataset["revision"],
+            dataset_revision=dataset.revision,
             metric_type="accuracy" if score != "loss" else "loss",
             metric_name=SCORE_NAMES[score],
             metric_value=value,
@@ -72,40 +80,44 @@ def model_card(record, metrics):
         for score, value in scores.items()
     ]
     # A folder may have the name of CIFAR and hold anything; on the Hub it may be read with coarse labels.
-    is_cifar = dataset["on_hub"] or dataset["name"] == f"cifar{dataset['num_labels']}"
+    is_cifar = dataset.on_hub or dataset.name == f"cifar{dataset.num_labels}"
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["resnet", "cifar", "vision", record["arguments"]["lr_scheduler_type"]],
-        base_model=base,
-        datasets=[dataset["id"]] if dataset["on_hub"] else None,
+        tags=["resnet", "cifar", "vision", record.schedule],
+        base_model=record.model.base,
+        datasets=[dataset.id] if dataset.on_hub else None,
         metrics=["accuracy"],
-        model_name=record["model"]["name"],
+        model_name=record.model.name,
         eval_results=results,
     )
     return ModelCard.from_template(
         data,
         template_path=str(Path(__file__).with_name("model_card.md.jinja")),
-        record=_literal(record),
-        metrics=_literal(metrics),
-        citation=None if "```" in (dataset["citation"] or "") else dataset["citation"],
-        cifar=_CIFAR.get(dataset["name"]) if is_cifar else None,
-        version=printable(record["versions"].get("hf-cifar-resnet", "")),
+        record=_literal(record.to_dict()),
+        metrics=_literal(metrics.to_dict()),
+        citation=None if "```" in (dataset.citation or "") else dataset.citation,
+        cifar=_CIFAR.get(dataset.name) if is_cifar else None,
+        version=printable(record.versions.get("hf-cifar-resnet", "")),
         train_time=None if train_seconds is None else _duration(train_seconds),
         splits=splits,
         score_names={name: text for name, text in SCORE_NAMES.items() if any(name in s for s in splits.values())},
         needed=NEEDED,
-        command=printable(shlex.join(record["command"])),
+        command=printable(shlex.join(record.command)),
     )
 
 
-def write_run_files(folder, record, metrics, rows):
-    """Write run.json, history.csv, README.md, curves.png and curves.svg of a run into its folder, then metrics.json."""
+def write_run_files(folder: Path, record: RunRecord, metrics: RunMetrics, history: History) -> None:
+    """
+    Write run.json, history.csv, README.md, curves.png and curves.svg of a run into its folder, then metrics.json. If
+    one cannot be written, none is, and `OSError` is raised.
+    """
+    label_smoothing = record.arguments.get("label_smoothing_factor", 0.0)
     with replacing_files(folder) as temporary:
-        write_json(record, temporary / RUN_JSON)
-        write_history(rows, temporary / HISTORY_CSV)
+        record.write(temporary / RUN_JSON)
+        history.write(temporary / HISTORY_CSV)
         model_card(record, metrics).save(temporary / CARD)
-        plot_history(rows, temporary / CURVES, metrics["selected_on"], record["arguments"]["label_smoothing_factor"])
+        plot_history(history.to_dicts(), temporary / CURVES, metrics.selected_on, label_smoothing)
     # It marks the run as finished, so all other files are complete before it.
-    write_json(metrics, Path(folder, METRICS_JSON))
+    metrics.write(folder / METRICS_JSON)

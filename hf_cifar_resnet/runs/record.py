@@ -1,45 +1,221 @@
-"""The record of a run (run.json): what was run."""
+"""The record of a run (`run.json`): what was run."""
 
-import platform
-import re
-import secrets
+from __future__ import annotations
+
 import sys
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
+from typing import Any
 
-import torch
-
-from .. import __version__
-from ..choices import BUILT_IN_DATASETS
+from ..documents import write_json
 from ..processes import is_launched
-from .files import folder_name
-
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
-
-
-def map_texts(change, value):
-    """Apply a function to all texts in nested lists and dicts."""
-    if isinstance(value, dict):
-        return {key: map_texts(change, part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [map_texts(change, part) for part in value]
-    return change(value) if isinstance(value, str) else value
+from .arguments import GIVEN, RunArguments
+from .fields import Fields
+from .redaction import redact
 
 
-def redact(value):
-    """Remove tokens, and all but the last part of local paths, from a text or from lists and dicts of texts."""
-    return map_texts(_redact_text, value)
+@dataclass(frozen=True)
+class DatasetRecord:
+    """
+    The data of a run.
+
+    Attributes:
+        id: the Hub id, or the name of a folder or of a built-in dataset.
+        name: its last part.
+        config: the name of the configuration on the Hub.
+        image_size: height and width of the images that the model gets, in pixels.
+        revision, license, citation: what is known of a dataset from its card.
+        train, validation, test: numbers of images.
+        scored_images: identifies the images that the best epoch is chosen on, to compare runs.
+    """
+
+    id: str
+    name: str
+    config: str | None
+    on_hub: bool
+    built_in: bool
+    image_size: int
+    revision: str | None
+    license: str | None
+    citation: str | None
+    num_labels: int
+    train: int
+    validation: int
+    test: int
+    scored_images: str | None = None
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> DatasetRecord:
+        return cls(
+            id=fields.text("id"),
+            name=fields.text("name"),
+            config=fields.optional_text("config"),
+            on_hub=fields.boolean("on_hub"),
+            built_in=fields.boolean("built_in"),
+            image_size=fields.integer("image_size"),
+            revision=fields.optional_text("revision"),
+            license=fields.optional_text("license"),
+            citation=fields.optional_text("citation"),
+            num_labels=fields.integer("num_labels"),
+            train=fields.integer("train"),
+            validation=fields.integer("validation"),
+            test=fields.integer("test"),
+            scored_images=fields.optional_text("scored_images"),
+        )
+
+    def num_images(self, split: str) -> int:
+        """Return the number of images of a split, `train`, `validation` or `test`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
 
-def _redact_text(text):
-    flag, equals, rest = text.partition("=") if text.startswith("--") else ("", "", text)
-    if rest.startswith(("~", "..")) or PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute():
-        rest = PureWindowsPath(rest).name
-    return _SECRET.sub("<HF_TOKEN>", flag + equals + rest)
+@dataclass(frozen=True)
+class ModelRecord:
+    """
+    The model of a run.
+
+    Attributes:
+        name: such as `resnet50`.
+        path: the name of the run's folder, or the repository on the Hub, to load it from.
+        description: name, stem and number of parameters, for readers.
+        parameters: their number.
+        base: the model that it was fine-tuned from, None if it was trained from scratch.
+    """
+
+    name: str
+    path: str
+    description: str
+    parameters: int
+    base: str | None = None
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> ModelRecord:
+        return cls(
+            name=fields.text("name"),
+            path=fields.text("path"),
+            description=fields.text("description"),
+            parameters=fields.integer("parameters"),
+            base=fields.optional_text("base"),
+        )
 
 
-def command_line(argv, prog):
+@dataclass(frozen=True)
+class RunRecord:
+    """
+    What was run. In the file `command` comes first, by which [`~hf_cifar_resnet.runs.files.RUN_FILES`] knows it.
+
+    Attributes:
+        command: the command line, without the value of `--hub_token`.
+        id: identifies the run, and a resumed run keeps it. Former versions wrote none.
+        given: the arguments as they were given. Former versions wrote none.
+        arguments: the resolved arguments of the training that decide its result.
+        model_arguments, data_arguments: all resolved ones of the model and of the data.
+        precision: `fp32`, `bf16` or `fp16`.
+        processes: how many trained together.
+        hardware: such as `1 x NVIDIA L4`.
+        changed_arguments: for each argument that a resumed run changed, all its values, oldest first.
+        versions: of this package and of those that it is built on.
+    """
+
+    command: Sequence[str]
+    dataset: DatasetRecord
+    model: ModelRecord
+    arguments: Mapping[str, Any]
+    precision: str
+    hardware: str
+    id: str | None = None
+    given: RunArguments | None = None
+    model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    data_arguments: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
+    changed_arguments: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def schedule(self) -> str:
+        """The learning-rate schedule."""
+        return self.arguments["lr_scheduler_type"]
+
+    @property
+    def seed(self) -> int:
+        return self.arguments["seed"]
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunRecord:
+        """Read a `run.json`. Raises `OSError`, or `ValueError`, which names file and field, if it is damaged."""
+        return cls.from_fields(Fields.read(path))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], file: str | Path = "the run record") -> RunRecord:
+        """Return the record with the content of a `run.json`. Raises `ValueError` if something is missing or wrong."""
+        return cls.from_fields(Fields(content, file))
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> RunRecord:
+        arguments = fields.section("arguments")
+        # All others have defaults for runs that do not have them.
+        arguments.text("lr_scheduler_type")
+        arguments.integer("seed")
+        changed, versions = fields.mapping("changed_arguments"), fields.mapping("versions")
+        given = RunArguments(fields.mapping(GIVEN)) if GIVEN in fields else None
+        return cls(
+            command=fields.texts("command"),
+            dataset=DatasetRecord.from_fields(fields.section("dataset")),
+            model=ModelRecord.from_fields(fields.section("model")),
+            arguments=arguments.content,
+            precision=fields.text("precision"),
+            hardware=fields.text("hardware"),
+            id=fields.optional_text("id"),
+            given=given,
+            model_arguments=fields.mapping("model_arguments"),
+            data_arguments=fields.mapping("data_arguments"),
+            processes=fields.integer("processes") if "processes" in fields else 1,
+            changed_arguments=changed,
+            versions={name: str(version) for name, version in versions.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `run.json`, of plain values."""
+        dataset = asdict(self.dataset)
+        if self.dataset.scored_images is None:
+            del dataset["scored_images"]
+        identity: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        given = {} if self.given is None else {GIVEN: self.given.to_record()}
+        return {
+            "command": list(self.command),
+            **identity,
+            **given,
+            "dataset": dataset,
+            "model": asdict(self.model),
+            "arguments": dict(self.arguments),
+            "model_arguments": dict(self.model_arguments),
+            "data_arguments": dict(self.data_arguments),
+            "precision": self.precision,
+            "processes": self.processes,
+            "hardware": self.hardware,
+            "changed_arguments": {name: list(values) for name, values in self.changed_arguments.items()},
+            "versions": dict(self.versions),
+        }
+
+    def write(self, path: str | Path) -> None:
+        """Write it as JSON, atomically. Raises `OSError` if the file cannot be written."""
+        write_json(self.to_dict(), path)
+
+    def redacted(self) -> RunRecord:
+        """Return the record without tokens and local paths."""
+        return RunRecord.from_dict(redact(self.to_dict()))
+
+    def with_path(self, path: str) -> RunRecord:
+        """Return the record of the same run with another place to load its model from, such as a repository."""
+        return replace(self, model=replace(self.model, path=path))
+
+    def run_arguments(self) -> RunArguments:
+        """Return the arguments as they were given, or of a former version's run the resolved ones."""
+        return RunArguments.from_record(self.to_dict())
+
+
+def command_line(argv: Sequence[str] | None, prog: str | None) -> list[str]:
     """Return the command line of this program, without its launcher and the value of `--hub_token`."""
     program = prog.split() if prog else [sys.argv[0]] if is_launched() else ["python", sys.argv[0]]
     words = sys.argv[1:] if argv is None else argv
@@ -47,98 +223,6 @@ def command_line(argv, prog):
     return [*program, *("<HUB_TOKEN>" if before == "--hub_token" else word for before, word in pairwise(["", *hidden]))]
 
 
-# The arguments that decide a run's result, in the order in which a reader asks for them.
-_RUN_ARGUMENTS = (
-    "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
-    "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "scaled_learning_rate", "optim_args", "weight_decay",
-    "max_grad_norm", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share",
-    "mixing_stop_epoch", "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy",
-    "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience", "seed",
-)  # fmt: skip
-
-
-def model_name(config):
-    """The name of a model, such as resnet50, or resnet-basic-1-1-1-w16-32-64."""
-    from ..model.configuration_cifar_resnet import STANDARD_DEPTHS, STANDARD_WIDTHS
-
-    if config.depth is None:
-        name, usual_widths = "-".join(["resnet", config.block, *map(str, config.stage_depths)]), STANDARD_WIDTHS
-    else:
-        name, usual_widths = f"resnet{config.depth}", STANDARD_DEPTHS[config.depth][-1]
-    if config.stage_widths != usual_widths:
-        name += "-w" + "-".join(map(str, config.stage_widths))
-    return name
-
-
-def dataset_label(name):
-    """The last part of a Hub id or a path."""
-    local = name not in BUILT_IN_DATASETS and Path(name).exists()
-    return Path(name).resolve().name if local else name.split("/")[-1]
-
-
-def run_name(data_args, config, args):
-    """The default name of a run's folder."""
-    return f"{dataset_label(data_args.dataset_name)}-{model_name(config)}-{args.lr_scheduler_type}-seed{args.seed}"
-
-
-def hardware(args):
-    """The hardware in use, such as `1 x NVIDIA L4`, or `AMD EPYC, 2 threads`."""
-    if args.device.type != "cpu":
-        name = torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type
-        return f"{args.world_size} x {name}"
-    processes = f"{args.world_size} processes x " if args.world_size > 1 else ""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{cpu}, {processes}{threads} thread{'s' if threads > 1 else ''}"
-
-
-def make_record(model, data, model_args, data_args, args, command):
-    """Make the record of a run (`run.json`), of plain values; `command` is the list of words that was typed."""
-    sizes = {name: len(getattr(data, name) or ()) for name in ("train", "validation", "test")}
-    on_hub = data_args.dataset_name not in BUILT_IN_DATASETS and not Path(data_args.dataset_name).exists()
-    label = dataset_label(data_args.dataset_name)
-    name, selected_on = model_name(model.config), data_args.eval_split
-    return {
-        "command": command,  # the first entry, by which `files.RUN_FILES` knows the file
-        "id": secrets.token_hex(8),  # a resumed run keeps it
-        "dataset": {
-            "id": data_args.dataset_name if on_hub else label,
-            "name": label,
-            "config": data_args.dataset_config_name,
-            "on_hub": on_hub,
-            "built_in": data_args.dataset_name in BUILT_IN_DATASETS,
-            "image_size": data.image_size,
-            **data.provenance,
-            "num_labels": len(data.label_names),
-            **sizes,
-            # Identifies the split that the best checkpoint is chosen on: see `find_dataset_difference`.
-            "scored_images": getattr(data, "test" if selected_on == "none" else selected_on).digest(),
-        },
-        "model": {
-            "name": name,
-            "path": folder_name(args.output_dir),
-            "description": f"{name} with the {model.config.stem} stem, {model.num_parameters():,} parameters",
-            "parameters": model.num_parameters(),
-            "base": model_args.model_name_or_path,
-        },
-        "arguments": {name: plain(getattr(args, name)) for name in _RUN_ARGUMENTS}
-        | {"augmentation": data_args.augmentation},
-        "model_arguments": vars(model_args),
-        "data_arguments": vars(data_args),
-        "precision": args.precision,
-        "processes": args.world_size,
-        "hardware": hardware(args),
-        "changed_arguments": {},
-        "versions": {
-            "hf-cifar-resnet": __version__,
-            **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "datasets")},
-        },
-    }
-
-
-def plain(value):
+def plain(value: Any) -> Any:
+    """Return the value of a member of an enumeration, and any other value as it is."""
     return getattr(value, "value", value)

@@ -12,7 +12,7 @@ from transformers.optimization import GreedyLR
 
 from .callback import ScheduleCallback
 from .scheduler import Schedule
-from .spec import DEFAULT_WARMUP, ScheduleSpec
+from .spec import BOOLEAN, DEFAULT_WARMUP, NUMBER, ScheduleSpec
 from .transformers_schedules import make_constant
 
 MAX_EVALUATIONS = 1000  # that are tried out before a run
@@ -38,8 +38,8 @@ class EvaluationRule(ScheduleCallback):
     def __init__(self, **settings: Any):
         self.settings: dict[str, Any] = self.DEFAULTS | settings
         for name, value in self.settings.items():
-            if not isinstance(value, (int, float)) or not value >= 0:
-                raise ValueError(f"{name} must be a number and not negative, got {value!r}")
+            if not value >= 0:  # NaN neither
+                raise ValueError(f"{name} must not be negative, got {value}")
         if self.settings.get("window_size", 1) < 1:
             raise ValueError(f"window_size must be at least 1, got {self.settings['window_size']}")
         if not 0 < self.settings["factor"] < 1:
@@ -124,7 +124,7 @@ _PLATEAU = {
     "description": "cut when the evaluation metric stops improving",
     "source": "torch, https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ReduceLROnPlateau.html",
     "factory": make_constant,
-    "arguments": ("factor", "patience", "threshold", "cooldown", "min_lr", "eps"),
+    "arguments": dict.fromkeys(("factor", "patience", "threshold", "cooldown", "min_lr", "eps"), NUMBER),
     "rule": PlateauCallback,
     "falls": False,
 }
@@ -142,11 +142,20 @@ SPECS = (
         description="raised while the metric improves, lowered where it does not",
         source="Subramanian et al. 2025, https://arxiv.org/abs/2512.14527",
         factory=make_constant,
-        arguments=(
-            "factor", "patience", "threshold", "cooldown", "warmup", "min_lr", "max_lr", "eps", "smooth", "window_size",
-            "reset_start",
-        ),
+        arguments={
+            "factor": NUMBER,
+            "patience": NUMBER,
+            "threshold": NUMBER,
+            "cooldown": NUMBER,
+            "warmup": NUMBER,
+            "min_lr": NUMBER,
+            "max_lr": NUMBER,
+            "eps": NUMBER,
+            "smooth": BOOLEAN,
+            "window_size": NUMBER,
+            "reset_start": NUMBER,
+        },
         rule=GreedyCallback,
         falls=False,
     ),
-)  # fmt: skip
+)

@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from .scheduler import Factor, Schedule, with_linear_warmup
-from .spec import Factory, ScheduleSpec
+from .spec import NUMBER, NUMBERS, Factory, ScheduleSpec
 
 
 def factory_of(make_factor: Callable[..., Factor]) -> Factory:
@@ -67,7 +67,7 @@ SPECS = (
         description="times 0.2 at 30%, 60% and 80% of the steps",
         source="Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146",
         factory=factory_of(step_factor),
-        arguments=("milestones", "gamma"),
+        arguments={"milestones": NUMBERS, "gamma": NUMBER},
         find_late_part=_find_late_milestones,
     ),
     ScheduleSpec(
@@ -76,7 +76,7 @@ SPECS = (
         description="falls by the same ratio at every step, to 1%",
         source="torch, https://docs.pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ExponentialLR.html",
         factory=factory_of(exponential_factor),
-        arguments=("final_factor",),
+        arguments={"final_factor": NUMBER},
     ),
     ScheduleSpec(
         name="rex",

@@ -25,7 +25,7 @@ def try_out(name: str, peak: float, warmup_steps: float, arguments: Mapping[str,
         rates = rates_at(next(dry_run(name, total, peak, min(warmup_steps, total), arguments)), range(total))
         # What comes after the warmup too, however long that is.
         later = rates_at(next(dry_run(name, SAMPLES, peak, 0, arguments)), range(SAMPLES))
-    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{name} does not work with lr_scheduler_kwargs {arguments}: {error}") from error
     given = f"{name} with lr_scheduler_kwargs {arguments} and warmup_steps {warmup_steps:g} has the learning rate"
     if impossible := [rate for rate in rates + later if not 0 <= rate < math.inf]:

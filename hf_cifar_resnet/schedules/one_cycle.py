@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ..errors import explained
 from .scheduler import ResumableScheduler
-from .spec import ScheduleSpec
+from .spec import BOOLEAN, NUMBER, ScheduleSpec, one_of
 
 
 class OneCycle(ResumableScheduler, OneCycleLR):
@@ -31,9 +31,8 @@ def make_one_cycle(
 
 def check_momentum(arguments: Mapping[str, Any]) -> None:
     for name in sorted({"base_momentum", "max_momentum"} & arguments.keys()):
-        momentum = arguments[name]
-        if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-            raise ValueError(f"{name} must be a number from 0 to below 1, got {momentum!r}")
+        if not 0 <= arguments[name] < 1:
+            raise ValueError(f"{name} must be from 0 to below 1, got {arguments[name]}")
 
 
 SPECS = (
@@ -43,13 +42,19 @@ SPECS = (
         description="up for the first 30% of the steps, then down to 0; the momentum goes the other way",
         source="Smith 2018, https://arxiv.org/abs/1803.09820",
         factory=make_one_cycle,
-        arguments=(
-            "pct_start", "anneal_strategy", "cycle_momentum", "base_momentum", "max_momentum", "div_factor",
-            "final_div_factor", "three_phase",
-        ),
+        arguments={
+            "pct_start": NUMBER,
+            "anneal_strategy": one_of("cos", "linear"),
+            "cycle_momentum": BOOLEAN,
+            "base_momentum": NUMBER,
+            "max_momentum": NUMBER,
+            "div_factor": NUMBER,
+            "final_div_factor": NUMBER,
+            "three_phase": BOOLEAN,
+        },
         takes_warmup=False,
         own_warmup="pct_start",
         can_be_scaled=False,
         check_arguments=check_momentum,
     ),
-)  # fmt: skip
+)

@@ -12,11 +12,12 @@ from ..documents import parse_yaml
 from ..errors import explained
 from .factors import factory_of
 from .scheduler import Factor
-from .spec import ScheduleSpec
+from .spec import ArgumentKind, ScheduleSpec
 
 Points = list[tuple[float, float]]  # position, factor
 # A tenth of the peak, the peak after a fifth of the run, and 0 at the end.
 DEFAULT_POINTS = ((0, 0.1), (0.2, 1), (1, 0))
+POINTS = ArgumentKind("a list of pairs or the name of a file", lambda value: isinstance(value, (list, tuple, str)))
 # What the parser of YAML raises for a damaged file.
 READ_ERRORS = (OSError, YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -83,7 +84,7 @@ SPECS = (
         description="straight lines between points that you give: pairs of position and factor, or a file of them",
         source="NumPy, https://numpy.org/doc/stable/reference/generated/numpy.interp.html",
         factory=factory_of(points_factor),
-        arguments=("points",),
+        arguments={"points": POINTS},
         own_warmup="points",
         falls=False,
         reaches_peak=False,

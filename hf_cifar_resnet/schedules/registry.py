@@ -40,6 +40,10 @@ def check(name: str, arguments: Mapping[str, Any], warmup_steps: float = 0) -> N
         )
     if warmup_steps and not spec.takes_warmup:
         raise ValueError(f"{spec.name} has no warmup: use {spec.name}_with_warmup")
+    for argument, value in arguments.items():
+        kind = spec.arguments[argument]
+        if not kind.accepts(value):
+            raise ValueError(f"{argument} of {spec.name} must be {kind.words}, got {value!r}")
     if spec.check_arguments:
         spec.check_arguments(arguments)
     spec.make_callbacks(arguments)

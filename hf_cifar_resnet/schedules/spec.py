@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -14,6 +14,29 @@ if TYPE_CHECKING:
 
 # The share of all steps that a schedule with a warmup in its name warms up for when `warmup_steps` is not given.
 DEFAULT_WARMUP = 0.05
+
+
+@dataclass(frozen=True)
+class ArgumentKind:
+    """What the value of an argument has to be: in words, and as a function that says whether a value is that."""
+
+    words: str
+    accepts: Callable[[Any], bool]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def one_of(*choices: str) -> ArgumentKind:
+    return ArgumentKind(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+NUMBER = ArgumentKind("a number", is_number)
+NUMBERS = ArgumentKind(
+    "a list of numbers", lambda value: isinstance(value, (list, tuple)) and all(map(is_number, value))
+)
+BOOLEAN = ArgumentKind("true or false", lambda value: isinstance(value, bool))
 
 
 class Factory(Protocol):
@@ -40,7 +63,7 @@ class ScheduleSpec:
         description (`str`): what the learning rate does after the warmup, for a table.
         source (`str`): who describes it, and where: `name, URL`.
         factory (`Factory`): makes its scheduler.
-        arguments (`tuple[str, ...]`): the names that `lr_scheduler_kwargs` may have.
+        arguments (`Mapping[str, ArgumentKind]`): the names that `lr_scheduler_kwargs` may have, and their values.
         takes_warmup (`bool`): whether `warmup_steps` may be given.
         default_warmup (`float`): the share of all steps to warm up for when `warmup_steps` is not given.
         own_warmup (`str`, *optional*): the argument that shapes a warmup which the schedule has of its own, whatever
@@ -60,7 +83,7 @@ class ScheduleSpec:
     description: str
     source: str
     factory: Factory
-    arguments: tuple[str, ...] = ()
+    arguments: Mapping[str, ArgumentKind] = field(default_factory=dict)
     takes_warmup: bool = True
     default_warmup: float = 0.0
     own_warmup: str | None = None

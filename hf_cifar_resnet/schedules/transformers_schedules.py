@@ -9,10 +9,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from .scheduler import Schedule
-from .spec import DEFAULT_WARMUP, Factory, ScheduleSpec
+from .spec import DEFAULT_WARMUP, NUMBER, Factory, ScheduleSpec, one_of
 
 SOURCE = "transformers, https://huggingface.co/docs/transformers/main_classes/optimizer_schedules"
 COSINE_SOURCE = "Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983"
+SHAPES = ("linear", "cosine", "1-sqrt")
 DECAY = 0.2  # the share of all steps for which `warmup_stable_decay` lowers the learning rate
 
 
@@ -110,7 +111,7 @@ SPECS = (
         description="falls to `lr_end`, along a straight line or with another `power`",
         source=SOURCE,
         factory=_factory(transformers.get_polynomial_decay_schedule_with_warmup),
-        arguments=("lr_end", "power"),
+        arguments={"lr_end": NUMBER, "power": NUMBER},
     ),
     ScheduleSpec(
         name="cosine",
@@ -118,7 +119,7 @@ SPECS = (
         description="half a cosine to 0",
         source=COSINE_SOURCE,
         factory=_make_cosine,
-        arguments=("num_cycles",),
+        arguments={"num_cycles": NUMBER},
     ),
     ScheduleSpec(
         name="cosine_with_warmup",
@@ -126,7 +127,7 @@ SPECS = (
         description="half a cosine to 0",
         source=COSINE_SOURCE,
         factory=_make_cosine,
-        arguments=("num_cycles",),
+        arguments={"num_cycles": NUMBER},
         default_warmup=DEFAULT_WARMUP,
     ),
     ScheduleSpec(
@@ -135,7 +136,7 @@ SPECS = (
         description="half a cosine to 0, three times",
         source=COSINE_SOURCE,
         factory=_factory(transformers.get_cosine_with_hard_restarts_schedule_with_warmup, num_cycles=3),
-        arguments=("num_cycles",),
+        arguments={"num_cycles": NUMBER},
     ),
     ScheduleSpec(
         name="cosine_with_min_lr",
@@ -143,7 +144,7 @@ SPECS = (
         description="half a cosine to 10% of the peak",
         source=SOURCE,
         factory=_factory(_with_floor(transformers.get_cosine_with_min_lr_schedule_with_warmup)),
-        arguments=("num_cycles", "min_lr", "min_lr_rate"),
+        arguments={"num_cycles": NUMBER, "min_lr": NUMBER, "min_lr_rate": NUMBER},
     ),
     ScheduleSpec(
         name="cosine_warmup_with_min_lr",
@@ -151,7 +152,7 @@ SPECS = (
         description="half a cosine to 10% of the peak; `warmup_lr_rate` is where the warmup begins",
         source=SOURCE,
         factory=_factory(_with_floor(transformers.get_cosine_with_min_lr_schedule_with_warmup_lr_rate)),
-        arguments=("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
+        arguments={"num_cycles": NUMBER, "min_lr": NUMBER, "min_lr_rate": NUMBER, "warmup_lr_rate": NUMBER},
     ),
     ScheduleSpec(
         name="inverse_sqrt",
@@ -159,7 +160,7 @@ SPECS = (
         description="1 / sqrt(step), which hardly falls in a short run without warmup",
         source="Vaswani et al. 2017, https://arxiv.org/abs/1706.03762",
         factory=_factory(_make_inverse_sqrt),
-        arguments=("timescale",),
+        arguments={"timescale": NUMBER},
     ),
     ScheduleSpec(
         name="warmup_stable_decay",
@@ -167,7 +168,14 @@ SPECS = (
         description="constant, then falls in the last 20% of the steps",
         source="Hu et al. 2024, https://arxiv.org/abs/2404.06395",
         factory=_factory(_make_stable_decay),
-        arguments=("num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"),
+        arguments={
+            "num_decay_steps": NUMBER,
+            "num_stable_steps": NUMBER,
+            "warmup_type": one_of(*SHAPES),
+            "decay_type": one_of(*SHAPES),
+            "min_lr_ratio": NUMBER,
+            "num_cycles": NUMBER,
+        },
         default_warmup=DEFAULT_WARMUP,
         find_late_part=_find_late_decay,
     ),

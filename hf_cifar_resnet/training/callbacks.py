@@ -8,6 +8,7 @@ to log, evaluate and save, so that callbacks below 0 know what was decided.
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,8 +17,8 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, set_seed
 
 from ..data.dataset import EpochSampler
-from ..documents import write_json
 from ..runs.files import RUN_JSON
+from ..runs.record import RunRecord
 from ..runs.scores import ACCURACIES, select_scores
 
 
@@ -51,20 +52,21 @@ class ProcessSeedCallback(TrainerCallback):
 class RunRecordCallback(TrainerCallback):
     """
     Writes `run.json` when training begins, so not if the checkpoint to resume from is refused; with the batch that
-    `auto_find_batch_size` tries.
+    `auto_find_batch_size` tries, which `record` has then too.
     """
 
-    def __init__(self, record):
+    def __init__(self, record: RunRecord):
         self.record = record
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.auto_find_batch_size:
-            given = self.record["arguments"]["global_batch_size"]
+            given = self.record.arguments["global_batch_size"]
             tried = state.train_batch_size * args.world_size * args.gradient_accumulation_steps
             if tried != given:
-                self.record["changed_arguments"]["global_batch_size"] = [given, tried]
+                changed = {**self.record.changed_arguments, "global_batch_size": [given, tried]}
+                self.record = replace(self.record, changed_arguments=changed)
         if state.is_world_process_zero:
-            write_json(self.record, Path(args.output_dir, RUN_JSON))
+            self.record.write(Path(args.output_dir, RUN_JSON))
 
 
 class SamplerCallback(TrainerCallback):

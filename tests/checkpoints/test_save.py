@@ -14,7 +14,7 @@ from trainer_fixtures import at
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.checkpoints.save import find_damage, write_manifest
 from hf_cifar_resnet.documents import MAX_JSON, read_json
-from hf_cifar_resnet.runs.metrics import make_metrics
+from hf_cifar_resnet.training.record import make_metrics
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
@@ -132,7 +132,7 @@ def test_best_evaluation_that_was_not_saved_is_not_reported_as_the_model(train_b
     steps = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
     trainer = train_best(num_train_epochs=2, **steps)
     assert trainer.state.best_global_step == 2  # which has no checkpoint
-    assert make_metrics(trainer.state, trainer.args, "validation")["best_epoch"] == 2
+    assert make_metrics(trainer.state, trainer.args, "validation").best_epoch == 2
     assert train_best(resume="checkpoint-4", num_train_epochs=2, **steps).state.global_step == 10
 
 

@@ -24,6 +24,8 @@ from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.hub import client
 from hf_cifar_resnet.hub.callback import HubCallback, _repo_name
 from hf_cifar_resnet.reporting.card import model_card
+from hf_cifar_resnet.runs.folder import RunFolder
+from hf_cifar_resnet.runs.record import RunRecord
 from hf_cifar_resnet.training.arguments import resolve
 
 from .conftest import PUSHED, run_each, use_elsewhere, write_noise
@@ -369,7 +371,7 @@ def changed_run(trained, folder, name="run"):
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["test"]["top1"] = 0.123
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    record = json.loads((folder / "run.json").read_text())
+    record, metrics = RunFolder(folder).read_record(), RunFolder(folder).read_metrics()
     (folder / "README.md").write_text(str(model_card(record, metrics)))
     return folder
 
@@ -479,7 +481,7 @@ def test_card_that_is_edited_while_training_stays(trained, hub, tmp_path, monkey
     folder = shutil.copytree(trained.folder, tmp_path / "model")
     words = ["--output_dir", str(folder), *SMALL, *EVERY_3, "--hub_token", "hf_ann", "--hub_strategy", "every_save"]
     args = resolve(parse_arguments([*words, "--push_to_hub"])).training
-    callback = HubCallback(args, "validation", json.loads((folder / "run.json").read_text()))
+    callback = HubCallback(args, "validation", RunRecord.read(folder / "run.json"))
     for step in (3, 6):
         state = TrainerState.load_from_json(folder / f"checkpoint-{step}" / "trainer_state.json")
         callback.on_save(args, state, None)

@@ -10,5 +10,5 @@ def test_resnet50_trains_on_real_cifar100(shared_dataset, tmp_path):
     metrics = main([*named, *options.split(), "--output_dir", str(tmp_path)])
     run = read_json(tmp_path / "run.json")
     assert run["model"]["parameters"] == 23_705_252 and run["dataset"]["num_labels"] == 100
-    assert set(metrics["test"]) == {"loss", "top1", "top5", "superclass"}
+    assert set(metrics.test.to_dict()) == {"loss", "top1", "top5", "superclass"}
     assert (tmp_path / "model.safetensors").stat().st_size > 90_000_000

@@ -101,7 +101,7 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["preview", "--columns", "5000"], "--images times --columns must be at most 1,000, got 40,000"),
         (["preview", "--images", "5000"], "--images times --columns must be at most 1,000, got 40,000"),
         (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": -1}'], "gamma must be from 0 to 1"),
-        (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": "x"}'], "step does not work with"),
+        (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": "x"}'], "gamma of step must be a number, got 'x'"),
         (["search", "--space", "learning_rate=1,2", "--output_dir", ""], "--output_dir must not be empty"),
         (["search", "--space", "learning_rate=-1:1"], "--space learning_rate: learning_rate must be above 0"),
         (["search", "--space", "adam_beta1=0.5:2"], "--space adam_beta1: adam_beta1 must be from 0 to below 1"),

@@ -6,7 +6,7 @@ import pytest
 
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.documents import read_json
-from hf_cifar_resnet.runs.history import read_history
+from hf_cifar_resnet.runs.history import History
 
 TWO_EPOCHS = ["--max_steps", "-1", "--num_train_epochs", "2", "--max_train_samples", "64"]
 
@@ -16,7 +16,7 @@ def expected(folder):
     prefixed = "train_loss train_accuracy train_seconds eval_loss eval_top1 eval_superclass".split()
     names = {name: name.replace("_", "/") for name in prefixed}
     names |= {name: f"train/{name}" for name in ("images_per_second", "learning_rate")}
-    rows = read_history(folder / "history.csv")
+    rows = History.read(folder / "history.csv").to_dicts()
     assert len(rows) == 2
     shown = {(shown, row["step"]): row[name] for row in rows for name, shown in names.items()}
     test = read_json(folder / "metrics.json")["test"]

@@ -7,7 +7,7 @@ import pytest
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.documents import read_json
-from hf_cifar_resnet.runs.history import read_history
+from hf_cifar_resnet.runs.history import History
 from hf_cifar_resnet.study.report import write_report
 
 from .conftest import PUSHED, write_noise
@@ -61,7 +61,8 @@ def test_folder_holds_what_is_promised_and_no_pickle_outside_checkpoints(finishe
 
 
 def test_records_agree(finished):
-    metrics, rows = read_json(finished.folder / "metrics.json"), read_history(finished.folder / "history.csv")
+    metrics = read_json(finished.folder / "metrics.json")
+    rows = History.read(finished.folder / "history.csv").to_dicts()
     assert [row["step"] for row in rows] == [6]
     assert {name: rows[0][f"eval_{name}"] for name in metrics["validation"]} == metrics["validation"]
     card = (finished.folder / "README.md").read_text()
@@ -153,7 +154,7 @@ def test_selection_on_test_is_said_everywhere(quick, finished, tmp_path, capsys)
     assert lines[-2] == f"Test       {shown(metrics['test'])} (selected on test)"
     assert "**Selected on test:**" in (tmp_path / "README.md").read_text()
     assert metrics["selected_on"] == "test" and metrics["validation"] is None
-    [row] = read_history(tmp_path / "history.csv")
+    [row] = History.read(tmp_path / "history.csv").to_dicts()
     assert {name: row[f"eval_{name}"] for name in metrics["test"]} == metrics["test"]
     honest = "\n".join([*finished.lines, (finished.folder / "README.md").read_text()])
     assert "selected on test" not in honest.lower()

@@ -1,40 +1,16 @@
 import copy
-import json
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from run_fixtures import METRICS, RECORD
 
 from hf_cifar_resnet.documents import read_yaml
 from hf_cifar_resnet.reporting.card import model_card, write_run_files
+from hf_cifar_resnet.runs.history import History, HistoryRow
+from hf_cifar_resnet.runs.metrics import RunMetrics
+from hf_cifar_resnet.runs.record import RunRecord
 
-RUN = {
-    "command": ["train.py", "--config", "quickstart"],
-    "dataset": {
-        "id": "uoft-cs/cifar100", "name": "cifar100", "config": None, "on_hub": True, "built_in": False,
-        "revision": "0123456789abcdef0123456789abcdef01234567", "license": "unknown",
-        "citation": "@TECHREPORT{Krizhevsky09learningmultiple, year={2009}}", "image_size": 32, "num_labels": 100,
-        "train": 45_000, "validation": 5_000, "test": 10_000,
-    },
-    "model": {
-        "name": "resnet50", "path": "cifar100-resnet50-cosine-seed42",
-        "description": "resnet50 with the cifar stem, 23,705,252 parameters", "parameters": 23_705_252, "base": None,
-    },
-    "precision": "bf16",
-    "arguments": {"load_best_model_at_end": True, "lr_scheduler_type": "cosine", "learning_rate": 1e-3, "seed": 42},
-    "hardware": "1 x NVIDIA L4",
-    "versions": {"torch": "2.15.0", "transformers": "5.23.0", "hf-cifar-resnet": "0.1.0"},
-}  # fmt: skip
-METRICS = {
-    "selected_on": "validation",
-    "best_epoch": 36.0,
-    "epochs": 50.0,
-    "train": {"loss": 1.0, "accuracy": 0.9444},
-    "validation": {"loss": 1.0625, "top1": 0.7412, "top5": 0.925},
-    "test": {"loss": 1.125, "top1": 0.7345, "top5": 0.9211},
-    "most_confused": [{"classes": ["oak_tree", "maple_tree"], "count": 41, "share": 0.205}],
-    "timing": {"train_seconds": 4700.4, "images_per_second": 534.6},
-}
 SELECTED_ON_TEST = METRICS | {"selected_on": "test", "validation": None}
 
 
@@ -42,8 +18,8 @@ SELECTED_ON_TEST = METRICS | {"selected_on": "test", "validation": None}
 def saved_card(tmp_path):
     """The card as it is read from the folder of a model."""
 
-    def save(run=RUN, metrics=METRICS):
-        model_card(copy.deepcopy(run), copy.deepcopy(metrics)).save(tmp_path / "README.md")
+    def save(run=RECORD, metrics=METRICS):
+        model_card(RunRecord.from_dict(run), RunMetrics.from_dict(metrics)).save(tmp_path / "README.md")
         return ModelCard.load(tmp_path / "README.md")
 
     return save
@@ -117,11 +93,11 @@ PHOTOGRAPHS = "*80 Million Tiny Images*"
     ids=["cifar100", "cifar10", "coarse", "cifar100 as a folder", "folder named cifar10", "folder", "built-in"],
 )
 def test_limits_are_those_of_the_data(saved_card, dataset, stated, others):
-    text = saved_card(RUN | {"dataset": RUN["dataset"] | dataset}).text
+    text = saved_card(RECORD | {"dataset": RECORD["dataset"] | dataset}).text
     limits = text[text.index("## Limits and bias") : text.index("## How it was trained")]
     assert all(part in limits for part in stated) and not any(part in limits for part in others)
     assert "fine-tuned" not in limits and "\n\n\n" not in text
-    tuned = RUN | {"dataset": RUN["dataset"] | dataset, "model": RUN["model"] | {"base": "ann/mine"}}
+    tuned = RECORD | {"dataset": RECORD["dataset"] | dataset, "model": RECORD["model"] | {"base": "ann/mine"}}
     assert "- What holds for the model it was fine-tuned from" in saved_card(tuned).text
 
 
@@ -131,7 +107,7 @@ def test_package_is_cited_as_in_its_citation_file(saved_card):
     title = cited["title"].replace("_", "\\_")
     text = saved_card().text
     assert f"author = {author},\n  title = {{{title}}},\n  version = {{0.1.0}}\n}}\n```" in text
-    unknown = saved_card(RUN | {"versions": {}}).text
+    unknown = saved_card(RECORD | {"versions": {}}).text
     assert f"title = {{{title}}}\n}}\n```" in unknown
 
 
@@ -148,8 +124,19 @@ def test_selection_on_test_is_stated(saved_card, metrics, selected):
     assert "| test | 10,000 |" in text and ("| validation |" in text) is not selected
 
 
+@pytest.mark.parametrize("selected_on, held_out", [("validation", True), ("test", False)])
+def test_run_without_evaluations_has_selected_nothing(saved_card, selected_on, held_out):
+    """As with `--eval_delay 100` or `--eval_strategy no`."""
+    metrics = METRICS | {"selected_on": selected_on, "validation": None, "evaluations": 0}
+    run = RECORD | {"dataset": RECORD["dataset"] | {"validation": 5_000 if held_out else 0}}
+    text = saved_card(run, metrics).text
+    assert "nothing was evaluated while it was trained" in text
+    assert "was chosen on" not in text and "Selected on test" not in text
+    assert ("held out of the training images" in text) is held_out
+
+
 def test_local_dataset_is_not_linked_to_the_hub(saved_card):
-    run = RUN | {"dataset": RUN["dataset"] | {"id": "mine", "name": "mine", "on_hub": False}}
+    run = RECORD | {"dataset": RECORD["dataset"] | {"id": "mine", "name": "mine", "on_hub": False}}
     data = saved_card(run=run).data
     assert not data.datasets
     assert {result.dataset_type for result in data.eval_results} == {"mine"}
@@ -173,13 +160,13 @@ def test_mixed_labels_are_stated(saved_card):
     plain = saved_card().text
     assert "with augmentation." in plain and "mixed" not in plain
     for alpha in ("mixup_alpha", "cutmix_alpha"):
-        mixed = saved_card(RUN | {"arguments": RUN["arguments"] | {alpha: 0.2}}).text
+        mixed = saved_card(RECORD | {"arguments": RECORD["arguments"] | {alpha: 0.2}}).text
         assert "with augmentation and against mixed labels." in mixed
 
 
 def test_texts_of_others_are_escaped(saved_card):
     """Names of classes and of a dataset, and what the dataset's own card says, are shown as they are."""
-    run, metrics = copy.deepcopy(RUN), copy.deepcopy(METRICS)
+    run, metrics = copy.deepcopy(RECORD), copy.deepcopy(METRICS)
     run["dataset"] |= {"license": "<img src=x>\n# mine", "citation": "@a{b,\n```\n<script>\n}", "on_hub": False}
     metrics["most_confused"][0]["classes"] = ["<script>x</script> | `a", "[free](http://x)"]
     text = saved_card(run, metrics).text
@@ -190,9 +177,8 @@ def test_texts_of_others_are_escaped(saved_card):
 @pytest.fixture
 def run_files():
     """The arguments of [`write_run_files`]; run.json, README.md, history.csv and curves.png have different sizes."""
-    run = copy.deepcopy(RUN)
-    run["arguments"]["label_smoothing_factor"] = 0.0
-    return run, METRICS, [{"step": step, "epoch": step, "eval_top1": 0.5} for step in range(100)]
+    rows = [HistoryRow(step=step, epoch=step, evaluation={"eval_top1": 0.5}) for step in range(100)]
+    return RunRecord.from_dict(RECORD), RunMetrics.from_dict(METRICS), History(rows)
 
 
 @pytest.mark.parametrize("size", [0, 500, 1_000, 2_000, 10_000, 30_000])
@@ -214,5 +200,5 @@ def test_metrics_are_written_when_all_other_files_are_complete(tmp_path, run_fil
     (tmp_path / "metrics.json").mkdir()
     with pytest.raises(OSError, match="metrics.json cannot be written: Is a directory"):
         write_run_files(tmp_path, *run_files)
-    assert json.loads((tmp_path / "run.json").read_text()) == run_files[0]
+    assert RunRecord.read(tmp_path / "run.json") == run_files[0]
     assert (tmp_path / "curves.png").read_bytes().endswith(b"IEND\xaeB`\x82")

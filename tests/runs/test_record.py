@@ -1,83 +1,103 @@
-import math
-from types import SimpleNamespace
+import copy
+import json
+from pathlib import Path
 
 import pytest
+from run_fixtures import METRICS, RECORD
 
 from hf_cifar_resnet.documents import read_json, write_json
-from hf_cifar_resnet.runs.history import history_rows, read_history, write_history
-from hf_cifar_resnet.runs.metrics import make_metrics
-from hf_cifar_resnet.runs.record import redact
-from hf_cifar_resnet.runs.scores import select_scores
+from hf_cifar_resnet.runs.arguments import RunArguments
+from hf_cifar_resnet.runs.folder import RunFolder
+from hf_cifar_resnet.runs.metrics import RunMetrics
+from hf_cifar_resnet.runs.record import RunRecord
 
-LOG = [
-    {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "accuracy": 0.25, "images_per_second": 100.0,
-     "seconds": 1.0, "epoch": 0.5, "step": 5},
-    {"loss": 1.5, "learning_rate": 0.05, "accuracy": 0.5, "images_per_second": 110.0, "seconds": 2.0,
-     "epoch": 1.0, "step": 10},
-    {"eval_loss": 1.75, "eval_top1": 0.5, "eval_top5": 0.75, "eval_runtime": 0.1, "epoch": 1.0, "step": 10},
-    {"eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0, "epoch": 2.0, "step": 20},
-    {"train_loss": 1.6, "train_runtime": 3.0, "epoch": 2.0, "step": 20},
-    {"test_loss": 1.3, "test_top1": 0.5, "epoch": 2.0, "step": 20},
-]  # fmt: skip
+REPOSITORY = Path(__file__).parents[2]
+FINISHED = sorted((REPOSITORY / "model_cards").glob("*/metrics.json"))
 
 
-def test_history_has_a_row_for_each_step():
-    first, second, third = history_rows(LOG)
-    assert first == {
-        "step": 5, "epoch": 0.5, "train_loss": 2.0, "train_accuracy": 0.25, "learning_rate": 0.1,
-        "images_per_second": 100.0, "train_seconds": 1.0,
-    }  # fmt: skip
-    assert (second["step"], second["train_loss"], second["eval_loss"], second["eval_top1"]) == (10, 1.5, 1.75, 0.5)
-    assert third == {"step": 20, "epoch": 2.0, "eval_loss": 1.25, "eval_top1": 0.625, "eval_top5": 1.0}
-
-    assert history_rows(LOG[::-1]) == history_rows(LOG)
-
-
-def test_speed_is_that_of_the_whole_training():
-    state = SimpleNamespace(log_history=LOG, global_step=20, epoch=2.0, best_model_checkpoint=None)
-    args = SimpleNamespace(load_best_model_at_end=False, metric_for_best_model="top1")
-    assert make_metrics(state, args, "none")["timing"] == {"train_seconds": 2.0, "images_per_second": 105.0}
-    state.log_history = []
-    assert make_metrics(state, args, "none")["timing"] == {"train_seconds": None, "images_per_second": None}
+@pytest.mark.parametrize("path", FINISHED, ids=lambda path: path.parent.name)
+def test_finished_runs_are_read_and_written_unchanged(path, tmp_path):
+    folder = RunFolder(path.parent)
+    folder.read_record().write(tmp_path / "run.json")
+    folder.read_metrics().write(tmp_path / "metrics.json")
+    folder.read_history().write(tmp_path / "history.csv")
+    for name in ("run.json", "metrics.json"):
+        assert (tmp_path / name).read_text() == (path.parent / name).read_text()
+    assert RunFolder(tmp_path).read_history() == folder.read_history()
+    assert len(folder.read_history()) > 1
 
 
-def test_files_are_read_as_they_were_written(tmp_path):
-    rows = [*history_rows(LOG), {"step": 30, "epoch": 3.0, "train_loss": 1 / 3, "eval_superclass": 1e-17}]
-    write_history([*rows, {"step": 31, "train_loss": math.nan}], tmp_path / "history.csv")
-    *read, last = read_history(tmp_path / "history.csv")
-    assert read == rows and math.isnan(last["train_loss"])
-    content = {"name": "Grün", "values": [1, 2.5, None], "below": {"a": True}}
-    write_json(content, tmp_path / "file.json")
-    assert read_json(tmp_path / "file.json") == content
+def test_record_is_read_as_it_was_written(tmp_path):
+    record = RunRecord.from_dict(RECORD | {"id": "0123", "given": {"depth": 50, "learning_rate": 1e-3}})
+    assert record.given == RunArguments({"depth": 50, "learning_rate": 1e-3})
+    record.write(tmp_path / "run.json")
+    assert RunRecord.read(tmp_path / "run.json") == record
+    assert list(read_json(tmp_path / "run.json"))[:3] == ["command", "id", "given"]
 
 
-def test_scores_lose_their_prefix():
-    assert select_scores({"test_loss": 1.0, "test_top1": 0.5, "test_runtime": 3.0, "eval_top1": 0.1}, "test") == {
-        "loss": 1.0,
-        "top1": 0.5,
-    }
+def test_redacted_record():
+    private = RECORD | {"command": ["train.py", "--output_dir=/home/ann/run", "hf_abcdefghijkl"]}
+    assert RunRecord.from_dict(private).redacted().command == ["train.py", "--output_dir=run", "<HF_TOKEN>"]
+
+
+def changed(content, place, value):
+    """The content with another value at a place such as `dataset.name`; without it if the value is `...`."""
+    content = copy.deepcopy(content)
+    *sections, name = place.split(".")
+    part = content
+    for section in sections:
+        part = part[int(section) if isinstance(part, list) else section]
+    if value is ...:
+        del part[name]
+    else:
+        part[name] = value
+    return content
 
 
 @pytest.mark.parametrize(
-    "value, redacted",
+    "kind, content, place, value, message",
     [
-        ("/home/ann/data/cifar", "cifar"),
-        ("/home/ann/my data/ci far/", "ci far"),
-        ("C:\\Users\\ann\\cifar", "cifar"),
-        ("~/cifar", "cifar"),
-        ("../shared/cifar", "cifar"),
-        ("--output_dir=/scratch/ann/run", "--output_dir=run"),
-        ("--hub_token=hf_abcdefghijkl", "--hub_token=<HF_TOKEN>"),
-        ("hf_abcdefghijkl", "<HF_TOKEN>"),
-        ("uoft-cs/cifar100", "uoft-cs/cifar100"),
-        ("runs/mine", "runs/mine"),
-        ("hf_cifar_resnet", "hf_cifar_resnet"),
-        ("cosine", "cosine"),
-        ("", ""),
-        (0.5, 0.5),
-        (None, None),
-        ({"a": ["/x/y", {"b": "/z"}], "c": True}, {"a": ["y", {"b": "z"}], "c": True}),
+        (RunRecord, RECORD, "dataset", ..., "it lacks dataset"),
+        (RunRecord, RECORD, "dataset", [1], "dataset must be an object, got [1]"),
+        (RunRecord, RECORD, "dataset.num_labels", "ten", "dataset.num_labels must be a number, got 'ten'"),
+        (RunRecord, RECORD, "dataset.num_labels", 1.5, "dataset.num_labels must be a whole number, got 1.5"),
+        (RunRecord, RECORD, "dataset.train", float("nan"), "dataset.train must be a finite number, got nan"),
+        (RunRecord, RECORD, "dataset.on_hub", 1, "dataset.on_hub must be true or false, got 1"),
+        (RunRecord, RECORD, "model.name", None, "model.name must be a string, got None"),
+        (RunRecord, RECORD, "command", "train.py", "command must be a list, got 'train.py'"),
+        (RunRecord, RECORD, "command", ["train.py", 1], "command.1 must be a string, got 1"),
+        (RunRecord, RECORD, "arguments.lr_scheduler_type", ..., "it lacks arguments.lr_scheduler_type"),
+        (RunRecord, RECORD, "versions", [], "versions must be an object, got []"),
+        (RunMetrics, METRICS, "test.top1", float("nan"), "test.top1 must be a finite number, got nan"),
+        (RunMetrics, METRICS, "test.top1", True, "test.top1 must be a number, got True"),
+        (RunMetrics, METRICS, "test.top1", ..., "it lacks test.top1"),
+        (RunMetrics, METRICS, "selected_on", "train", "selected_on must be validation, test or none, got 'train'"),
+        (RunMetrics, METRICS, "most_confused", [1], "most_confused.0 must be an object, got 1"),
+        (RunMetrics, METRICS, "timing", ..., "it lacks timing"),
+        (RunMetrics, METRICS, "best_epoch", "1" * 100, "best_epoch must be a number, got '1111"),
     ],
 )
-def test_tokens_and_local_paths_are_redacted(value, redacted):
-    assert redact(value) == redacted
+def test_damaged_file_is_named_with_the_field(tmp_path, kind, content, place, value, message):
+    write_json(changed(content, place, value), tmp_path / "file.json")
+    with pytest.raises(ValueError, match="file.json is damaged: ") as refused:
+        kind.read(tmp_path / "file.json")
+    assert message in str(refused.value) and len(str(refused.value)) < 200 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [RunRecord, RunMetrics])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", "null", '{"command": []', json.dumps(RECORD)[:300]])
+def test_file_that_is_no_record_at_all(tmp_path, kind, text):
+    (tmp_path / "file.json").write_text(text)
+    with pytest.raises(ValueError, match="file.json is damaged: it "):
+        kind.read(tmp_path / "file.json")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run.json"):
+        RunFolder(tmp_path).read_record()
+
+
+def test_metrics_of_a_model_without_a_finite_loss_are_read(tmp_path):
+    metrics = RunMetrics.from_dict(METRICS | {"test": {"loss": float("inf"), "top1": 0.01}})
+    metrics.write(tmp_path / "metrics.json")
+    assert RunMetrics.read(tmp_path / "metrics.json") == metrics

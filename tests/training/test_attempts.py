@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from run_fixtures import RECORD
 
 from hf_cifar_resnet import CifarTrainer, schedules
 from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.documents import read_json
+from hf_cifar_resnet.runs.record import RunRecord
 from hf_cifar_resnet.training.callbacks import RunRecordCallback
 
 FITS = 7  # images a batch; transformers tries 8, then nine tenths of it
@@ -84,7 +86,7 @@ def test_aborted_attempts_leave_no_trace(train, tmp_path, options):
 
 
 def test_run_record_has_the_batch_that_was_found(train, tmp_path):
-    record = {"arguments": {"global_batch_size": FITS + 1}, "changed_arguments": {}}
+    record = RunRecord.from_dict(RECORD | {"arguments": RECORD["arguments"] | {"global_batch_size": FITS + 1}})
     (tmp_path / "run").mkdir()
     train("run", True, callbacks=[RunRecordCallback(record)])
     changed = read_json(tmp_path / "run" / "run.json")["changed_arguments"]

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import ImageDataset
 from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.runs.history import history_rows
+from hf_cifar_resnet.runs.history import History
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
 from hf_cifar_resnet.training.trainer import CifarTrainer
 
@@ -183,7 +183,7 @@ class Slow(ImageDataset):
 def test_time_spent_waiting_for_data(make_trainer, make_dataset, kind, least):
     trainer = make_trainer(train=make_dataset(kind=kind), logging_strategy="epoch", num_train_epochs=2)
     trainer.train()
-    rows = history_rows(trainer.state.log_history)
+    rows = History.from_log(trainer.state.log_history).to_dicts()
     seconds = np.diff([0, *(row["train_seconds"] for row in rows)])
     waited = [row["data_wait"] for row in rows] * seconds
     assert len(rows) == 2 and (waited < seconds).all() and (waited > least).all()

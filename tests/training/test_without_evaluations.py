@@ -4,7 +4,7 @@ import pytest
 
 from hf_cifar_resnet.commands.train import main
 from hf_cifar_resnet.documents import read_json
-from hf_cifar_resnet.runs.history import read_history
+from hf_cifar_resnet.runs.history import History
 from hf_cifar_resnet.study.report import write_report
 
 ALL_IMAGES = "--config quickstart --use_cpu --eval_split none --validation_fraction 0".split()
@@ -19,7 +19,7 @@ def run(tmp_path_factory):
 
 
 def test_last_model_is_kept_and_test_is_scored_once(run):
-    metrics, rows = read_json(run / "metrics.json"), read_history(run / "history.csv")
+    metrics, rows = read_json(run / "metrics.json"), History.read(run / "history.csv").to_dicts()
     assert metrics["selected_on"] == "none" and metrics["validation"] is None and metrics["best_epoch"] == 2
     assert metrics["test"]["top1"] >= 0
     assert len(rows) == 2 and not any(name.startswith("eval_") for row in rows for name in row)

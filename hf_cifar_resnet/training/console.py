@@ -1,6 +1,9 @@
 """The lines that a run prints before and after training."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -8,60 +11,80 @@ from ..choices import LR_BATCH
 from ..data.policies import build_policy, describe
 from ..data.steps import Steps
 from ..errors import printable
-from ..runs.record import plain
+from ..runs.metrics import RunMetrics
+from ..runs.record import RunRecord, plain
 from ..runs.scores import ACCURACIES
 
+if TYPE_CHECKING:
+    from .arguments import CifarTrainingArguments
 
-def start_block(record, args, hub=None, resume=None, warning=None):
-    """The lines printed before training; `hub` describes where the run is pushed, `resume` is the checkpoint."""
-    data = record["dataset"]
-    selects = record["data_arguments"]["eval_split"]
-    validation = f"{data['validation']:,} validation, " if data["validation"] else ""
+
+def start_block(
+    record: RunRecord,
+    args: CifarTrainingArguments,
+    hub: object = None,
+    resume: object = None,
+    warning: str | None = None,
+) -> str:
+    """
+    Return the lines that are printed before training.
+
+    Args:
+        hub: describes as a text where the run is pushed.
+        resume: the checkpoint that the run is resumed from.
+        warning: a last line.
+    """
+    data = record.dataset
+    validation = f"{data.validation:,} validation, " if data.validation else ""
     how = {
         "validation": "test is scored once, at the end",
         "test": "selected on test",
         "none": "nothing is evaluated while training; test is scored once, at the end",
-    }[selects]
+    }[record.data_arguments["eval_split"]]
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
     warmup = f", warmup {args.warmup_steps:g}" if args.warmup_steps else ""
     options = f" {args.lr_scheduler_kwargs}" if args.lr_scheduler_kwargs else ""
     batch = f"{args.world_size} x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
     lines = {
-        "Dataset": f"{data['name']}: {data['train']:,} train, {validation}{data['test']:,} test; "
-        f"{data['num_labels']} classes; {how}",
-        "Model": record["model"]["description"],
+        "Dataset": f"{data.name}: {data.train:,} train, {validation}{data.test:,} test; "
+        f"{data.num_labels} classes; {how}",
+        "Model": record.model.description,
         "Training": f"{length}, global batch {args.global_batch_size} "
-        f"(processes x per device x accumulation: {batch}), {_optimizer(args)}{_repeated(data['train'], args)}",
+        f"(processes x per device x accumulation: {batch}), {_optimizer(args)}{_repeated(data.train, args)}",
         "Schedule": f"{args.lr_scheduler_type}{options}{warmup}, peak LR {_learning_rate(args)}",
         "Methods": _methods(record, args),
         "Precision": f"{args.precision} ({args.precision_source})",
-        "Device": f"{record['hardware']}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
+        "Device": f"{record.hardware}, {args.dataloader_num_workers} loader workers{_unused_gpus(args)}",
         "Output": args.output_dir,
     }
-    if record["model"]["base"]:
-        lines["Model"] += f", weights of {record['model']['base']}"
+    if record.model.base:
+        lines["Model"] += f", weights of {record.model.base}"
     if resume:
-        changes = [f"{name} {' -> '.join(map(str, values))}" for name, values in record["changed_arguments"].items()]
-        lines["Resumed"] = f"{resume}{', with changed arguments: ' * bool(changes)}{printable(', '.join(changes))}"
+        lines["Resumed"] = f"{resume}"
+        if record.changed_arguments:
+            changes = [f"{name} {' -> '.join(map(str, values))}" for name, values in record.changed_arguments.items()]
+            lines["Resumed"] += f", with changed arguments: {printable(', '.join(changes))}"
     if hub:
-        lines["Hub"] = hub
+        lines["Hub"] = str(hub)
     if warning:
         lines["Warning"] = warning
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 
-def _optimizer(args):
+def _optimizer(args: CifarTrainingArguments) -> str:
     clipping = f", clipping at {args.max_grad_norm:g}" if args.max_grad_norm else ""
     options = f" ({args.optim_args})" if args.optim_args else ""
     return f"{plain(args.optim)}{options}, weight decay {args.weight_decay:g}{clipping}"
 
 
-def _repeated(num_images, args):
-    repeated = Steps.of(args, num_images, args.per_device_train_batch_size).repeated
+def _repeated(num_images: int, args: CifarTrainingArguments) -> str:
+    batch_size = args.per_device_train_batch_size
+    assert batch_size is not None  # arguments that are resolved have one
+    repeated = Steps.of(args, num_images, batch_size).repeated
     return f"; {repeated:,} repeated images fill up the last step of an epoch, and do not count" if repeated else ""
 
 
-def _learning_rate(args):
+def _learning_rate(args: CifarTrainingArguments) -> str:
     text = f"{args.scaled_learning_rate:g}"
     if args.lr_scaling != "none":
         given = f"{args.learning_rate:g} at batch {LR_BATCH}"
@@ -69,9 +92,9 @@ def _learning_rate(args):
     return text
 
 
-def _methods(record, args):
+def _methods(record: RunRecord, args: CifarTrainingArguments) -> str:
     """List the augmentation, mixing, regularisation and averaging in use."""
-    data, model = record["data_arguments"], record["model_arguments"]
+    data, model = record.data_arguments, record.model_arguments
     alphas = {"MixUp": args.mixup_alpha, "CutMix": args.cutmix_alpha}
     mixing = [f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha]
     if mixing:
@@ -95,20 +118,22 @@ def _methods(record, args):
     return ", ".join([augmentation, *mixing, *rest])
 
 
-def _unused_gpus(args):
+def _unused_gpus(args: CifarTrainingArguments) -> str:
     visible = torch.cuda.device_count() if args.device.type == "cuda" else 0
     if args.world_size > 1 or visible < 2:
         return ""
     return f"; {visible - 1} more GPUs idle, `accelerate launch --multi_gpu train.py ...` uses all"
 
 
-def end_block(metrics, args):
-    """The lines printed after training."""
+def end_block(metrics: RunMetrics, folder: str) -> str:
+    """Return the lines that are printed after training; the model is saved in `folder`."""
     lines = []
-    for split in ("validation", "test"):
-        if scores := metrics[split]:
-            shown = [f"{text} {scores[name]:.2%}" for name, text in ACCURACIES.items() if name in scores]
-            note = " (selected on test)" if metrics["selected_on"] == "test" else ""
-            lines.append(f"{split.capitalize():<10} loss {scores['loss']:.4f}, {', '.join(shown)}{note}")
-    lines.append(f"{'Saved':<10} {args.output_dir}{os.sep} (epoch {metrics['best_epoch']:.4g})")
+    is_selected_on_test = metrics.selected_on == "test" and metrics.evaluations != 0
+    for split, scores in (("Validation", metrics.validation), ("Test", metrics.test)):
+        if scores is not None:
+            values = scores.to_dict()
+            accuracies = [f"{text} {values[name]:.2%}" for name, text in ACCURACIES.items() if name in values]
+            note = " (selected on test)" if is_selected_on_test else ""
+            lines.append(f"{split:<10} loss {scores.loss:.4f}, {', '.join(accuracies)}{note}")
+    lines.append(f"{'Saved':<10} {folder}{os.sep} (epoch {metrics.best_epoch or 0:.4g})")
     return "\n".join(lines)

@@ -4,10 +4,10 @@ import pytest
 
 from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.model import CifarResNetConfig
-from hf_cifar_resnet.reporting.console import start_block
-from hf_cifar_resnet.runs.record import make_record, model_name
 from hf_cifar_resnet.training.arguments import resolve
 from hf_cifar_resnet.training.build import build_model, load_data
+from hf_cifar_resnet.training.console import start_block
+from hf_cifar_resnet.training.record import make_record, model_name
 
 DEFAULT = "crop_flip_jitter (pad and crop, horizontal flip, color jitter)"
 SMALL = "--use_cpu --config quickstart --max_train_samples 200 --max_eval_samples 100 --output_dir nowhere"
