@@ -193,9 +193,7 @@ class StudyPlan:
             "arguments": None if self.arguments is None else self.arguments.to_record(),
             "varied": list(self.varied),
             "without": {part: dict(arguments) for part, arguments in self.without.items()},
-            "variants": {
-                name: {**asdict(each), "arguments": each.arguments.to_record()} for name, each in self.variants.items()
-            },
+            "variants": {name: _named_to_dict(each) for name, each in self.variants.items()},
             "runs": [run.to_dict() for run in self.runs],
             "tuning": self.tuning and asdict(self.tuning),
             "results": {name: result.to_dict() for name, result in self.results.items()},
@@ -211,6 +209,11 @@ class StudyPlan:
         for run in [*self.runs, *runs]:
             known[run.folder if run.tuning else (run.group, run.seed)] = run
         return replace(self, runs=list(known.values()))
+
+
+def _named_to_dict(named: NamedArguments) -> dict[str, Any]:
+    arguments = named.arguments.to_record()
+    return {"label": named.label, "shares_warmup": named.shares_warmup, "arguments": arguments}
 
 
 def _named_from_fields(name: str, fields: Fields) -> NamedArguments:

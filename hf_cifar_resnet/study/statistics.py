@@ -39,8 +39,8 @@ def paired_p_value(differences: Sequence[float], shift: float = 0.0, alternative
         return 1.0
     # scipy warns where the values hardly differ; the test is then as exact as the figures are.
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        _, p_value = stats.ttest_1samp(np.add(differences, shift), 0.0, alternative=alternative)
-    return float(p_value)
+        found: Any = stats.ttest_1samp(np.add(differences, shift), 0.0, alternative=alternative)
+    return float(found.pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
