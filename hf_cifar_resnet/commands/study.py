@@ -222,7 +222,7 @@ def _read_options(options: Namespace, rest: list[str]) -> StudyOptions:
     schedules = options.schedules or ([] if options.variants else DEFAULT_SCHEDULES)
     if options.cooldowns:
         if options.tune or EPOCHS in vary:
-            raise ValueError("cooldowns takes neither tune nor vary num_train_epochs: tune first, on one budget")
+            raise ValueError("--cooldowns takes neither --tune nor --vary num_train_epochs: tune first, on one budget")
         vary[EPOCHS] = {str(budget): float(budget) for budget in options.cooldowns}
         if STABLE_DECAY not in schedules:
             schedules = [*schedules, STABLE_DECAY]
@@ -248,7 +248,7 @@ def _read_options(options: Namespace, rest: list[str]) -> StudyOptions:
 def _make_tuning(options: Namespace) -> Tuning | None:
     if not options.tune:
         if options.extend_edges:
-            raise ValueError("extend_edges is for tune: say what to tune")
+            raise ValueError("--extend_edges is for --tune: say what to tune")
         return None
     dimensions = [parse_dimension(text) for text in options.tune]
     check_not_reserved(dimension.name for dimension in dimensions)
@@ -275,7 +275,7 @@ def _make_engine(options: Namespace) -> Engine:
     parameters = _unique("slurm", (_parse_pair("slurm", text) for text in options.slurm))
     if options.engine == "local":
         if parameters:
-            raise ValueError("slurm is for --engine slurm")
+            raise ValueError("--slurm is for --engine slurm")
         return LocalEngine(options.jobs or 1, ENTRY)
     require("submitit", "slurm")
     return SlurmEngine(None if options.jobs == "auto" else options.jobs, parameters, ENTRY)
@@ -310,8 +310,6 @@ def _parse_vary(text: str) -> tuple[str, dict[str, Value]]:
     texts = values.split(",")
     if not all(texts):
         raise ValueError(f"vary {text}: write it as NAME=A,B")
-    if len(set(texts)) < len(texts):
-        raise ValueError(f"vary {text} has a value twice")
     return name, {each: parse_value(name, each) for each in texts}
 
 
