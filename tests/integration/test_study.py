@@ -44,7 +44,7 @@ def test_a_study_writes_tables_and_plots(study):
         assert float(rows[name]["test_top1"]) == metrics["test"]["top1"]
         assert float(rows[name]["validation_top5"]) == metrics["validation"]["top5"]
     text = (folder / "results.md").read_text()
-    for part in ("| constant | 2 |", "| one_cycle | 2 |", "Best on validation: ", "Power: the deviation"):
+    for part in ("| constant | 2 |", "| one_cycle | 2 |", "Best on validation: ", "Power: paired by seed"):
         assert part in text
     for plot in ("curves", "final"):
         assert (folder / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
