@@ -2,53 +2,66 @@
 
 import logging
 import warnings
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import ViTImageProcessor
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
-from ..data.sources import ImageSplits, load_splits
+from ..data.splits import ImageSplits, load_splits
 from ..documents import read_json
-from ..errors import UserError, explained, shorten
+from ..errors import one_line, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from ..runs.arguments import RunArguments
+from ..runs.files import find_run_record, folder_name
 
-FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantised weights mean nothing without their scales
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantized weights mean nothing without their scales
 
 
 def load_checkpoint(folder: Path) -> tuple[CifarResNetForImageClassification, ViTImageProcessor]:
-    """Load the model, ready to predict, and the image processor of a folder. Raises `ValueError`."""
-    with explained(f"the checkpoint {folder} cannot be loaded", ValueError):
-        return load_model(folder).eval(), load_processor(folder)
-
-
-def load_data_for(name, data_args, model, processor, needed):
     """
-    Load the `needed` splits, as [`ImageSplits`], without augmentation and normalised for a checkpoint. Raises
-    [`UserError`] if no dataset is named, it lacks a split, or its classes are not the checkpoint's.
+    Load the model of a checkpoint, ready to predict, and its image processor. Raises `ValueError` or `OSError` as
+    [`load_model`] and [`load_processor`] do.
+    """
+    return load_model(folder).eval(), load_processor(folder)
+
+
+def load_data_for(
+    name: str | Path,
+    data_args: DataArguments | None,
+    model: CifarResNetForImageClassification,
+    processor: ViTImageProcessor,
+    needed: Collection[str],
+) -> ImageSplits:
+    """
+    Load the `needed` splits without augmentation, normalized for a checkpoint, which messages call `name`. Raises
+    `ValueError` if no dataset is named, it lacks a split, or its classes are not the checkpoint's.
     """
     if data_args is None:
-        raise UserError(f"{name} does not say what it was trained on (no run.json): give --dataset_name")
-    options = vars(data_args) | {
+        raise ValueError(f"{name} does not say what it was trained on (no run.json): give a dataset_name")
+    arguments = vars(data_args) | {
         "image_mean": processor.image_mean,
         "image_std": processor.image_std,
         "image_size": processor.size["height"],
         "augmentation": "none",
         "random_erasing": 0.0,
     }
-    data = load_splits(**options, needed=needed)
+    data = load_splits(**arguments, needed=needed)
     if difference := find_class_difference(label_names(model), data.label_names):
-        raise UserError(
+        raise ValueError(
             f"the classes of the checkpoint {name} and of the dataset {data_args.dataset_name} differ: {difference}; "
-            "name the right dataset with --dataset_name"
+            "choose the right dataset with dataset_name"
         )
-    if missing := [split for split in needed if getattr(data, split) is None]:
-        raise UserError(f"the dataset has no {missing[0]} split")
+    for split in needed:
+        if getattr(data, split) is None:
+            raise ValueError(f"the dataset has no {split} split")
     return data
 
 
@@ -60,11 +73,13 @@ class LoadedCheckpoint:
     Attributes:
         name: the folder or Hub id as it was given.
         model: in evaluation mode, on the device that it was loaded to.
+        processor: its image processor.
         data: the splits that are needed, without augmentation and normalized as the checkpoint's images were.
     """
 
     name: str
     model: CifarResNetForImageClassification
+    processor: ViTImageProcessor
     data: ImageSplits
 
     def images(self, split: str) -> ImageDataset:
@@ -74,23 +89,50 @@ class LoadedCheckpoint:
 
 def load_with_data(
     folder: Path,
-    data_args: DataArguments,
-    needed: set[str],
+    data_args: DataArguments | None,
+    needed: Collection[str],
     device: torch.device | None = None,
     name: str | None = None,
 ) -> LoadedCheckpoint:
     """
     Load the checkpoint in a folder with the `needed` splits of its data; `name` is what a user calls it. Raises what
-    [`load_checkpoint`] and [`load_data_for`] raise.
+    [`load_checkpoint`] and [`load_data_for`] raise, and `ValueError` if it was trained on the validation images.
     """
     name = name or str(folder)
     model, processor = load_checkpoint(folder)
     if device is not None:
         model.to(device)  # pyright: ignore[reportArgumentType]
-    return LoadedCheckpoint(name, model, load_data_for(name, data_args, model, processor, needed))
+    data = load_data_for(name, data_args, model, processor, needed)
+    if data_args is not None and data.validation is not None and data.validation_is_held_out:
+        _check_held_out(folder, name, data_args)
+    return LoadedCheckpoint(name, model, processor, data)
 
 
-def find_class_difference(known, found):
+def _check_held_out(folder: Path, name: str, data_args: DataArguments) -> None:
+    """
+    Raise `ValueError` if the run of a checkpoint was trained on images that these arguments hold out for validation, by
+    its `run.json`. One on another dataset was not, as far as its name says.
+    """
+    path = find_run_record(folder)
+    if path is None:
+        return
+    try:
+        own = RunArguments.from_record(read_json(path)).build(DataArguments)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error
+    # A dataset in a folder may have moved.
+    names = {(folder_name(each.dataset_name), each.dataset_config_name) for each in (own, data_args)}
+    held_out, wanted = (
+        f"validation_fraction {each.validation_fraction:g} and split_seed {each.split_seed}"
+        for each in (own, data_args)
+    )
+    if len(names) == 1 and held_out != wanted:
+        raise ValueError(
+            f"{name} was trained on some of these validation images, those of {wanted}: it held out those of {held_out}"
+        )
+
+
+def find_class_difference(known: list[str], found: list[str]) -> str | None:
     """Return how two lists of class names differ, in a few words, or None where they are equal."""
     if known == found:
         return None
@@ -102,70 +144,123 @@ def find_class_difference(known, found):
     return f"{len(known)} classes in the first and {len(found)} in the second{''.join(alone)}"
 
 
-def label_names(model):
+def label_names(model: CifarResNetForImageClassification) -> list[str]:
     """Return the class names in the order of their numbers."""
-    return [model.config.id2label[number] for number in range(model.config.num_labels)]
+    names: dict[int, str] = model.config.id2label  # type: ignore[assignment]
+    return [names[number] for number in range(len(names))]
 
 
-def load_model(folder, **config):
+def load_model(folder: Path, **changes: Any) -> CifarResNetForImageClassification:
     """
-    Load the model in a folder, in float32, with some fields of its configuration changed. No code of the folder is run
-    and nothing is unpickled. Raises [`UserError`] if the weights are not exactly those of its model, or not finite.
+    Load the model in a folder, in float32 and training mode, with some fields of its configuration changed. No code of
+    the folder is run and nothing is unpickled.
+
+    Raises:
+        `ValueError`: if the configuration is wrong, or the weights are not exactly those of its model, or not finite.
+        `OSError`: if a file cannot be read.
     """
-    with explained("", Exception):  # transformers and safetensors each raise their own
+    config = _load_config(folder, changes)
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
+        raise _load_error(folder, "it has no model.safetensors; weights in other formats may run code and are not read")
+    model, loaded = _load_weights(folder, config)
+    # Transformers would draw these weights at random, or leave them out, and only warn.
+    mismatched = {name for name, *_ in loaded["mismatched_keys"]}
+    if wrong := sorted({*mismatched, *loaded["missing_keys"], *loaded["unexpected_keys"]}):
+        raise _load_error(
+            folder, f"its weights are not those of its config.json: {len(wrong)} differ, such as {wrong[0]}"
+        )
+    if problem := _find_wrong_numbers(model, weights):
+        raise _load_error(folder, problem)
+    model.config.return_dict = True  # the file may say otherwise
+    return model
+
+
+def _load_error(folder: Path, reason: object) -> ValueError:
+    return ValueError(f"the checkpoint {folder} cannot be loaded: {reason}")
+
+
+def _load_config(folder: Path, changes: dict[str, Any]) -> CifarResNetConfig:
+    try:
         given = read_json(folder / "config.json")
-        if "quantization_config" in given:
-            raise ValueError("quantised weights are not supported")
-        if not list(folder.glob("model*.safetensors")):
-            raise ValueError("it has no model.safetensors; weights in other formats may run code and are not read")
-        disable_progress_bar()
+    except FileNotFoundError:
+        raise _load_error(folder, "it has no config.json") from None
+    except ValueError as error:
+        raise _load_error(folder, f"config.json: {error}") from error
+    if "quantization_config" in given:
+        raise _load_error(folder, "quantized weights are not supported")
+    try:
+        return CifarResNetConfig(**{**given, **changes})
+    except ValueError as error:
+        raise _load_error(folder, one_line(error)) from error
+
+
+def _load_weights(folder: Path, config: CifarResNetConfig) -> tuple[CifarResNetForImageClassification, dict[str, Any]]:
+    """Return the model, and what transformers reports of weights that do not fit it."""
+    had_progress_bar = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
         with quiet():
-            model, loaded = CifarResNetForImageClassification.from_pretrained(
+            return CifarResNetForImageClassification.from_pretrained(  # type: ignore[return-value]
                 folder,
-                config=CifarResNetConfig(**given | config),
+                config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    # Transformers would draw these weights at random, or leave them out, and only warn.
-    mismatched = {name for name, *_ in loaded["mismatched_keys"]}
-    if wrong := sorted({*mismatched, *loaded["missing_keys"], *loaded["unexpected_keys"]}):
-        raise UserError(f"its weights are not those of its config.json: {len(wrong)} differ, such as {wrong[0]}")
-    _check_numbers(model, folder)
-    model.config.return_dict = True  # the file may say otherwise
-    return model
+    # Of safetensors, of a file that is missing or no tensor, and of transformers around these.
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise _load_error(folder, one_line(error)) from error
+    finally:
+        if had_progress_bar:
+            enable_progress_bar()
 
 
-def _check_numbers(model, folder):
-    """Raise [`UserError`] for weights with which predictions would mean nothing."""
+def _find_wrong_numbers(model: CifarResNetForImageClassification, files: list[Path]) -> str | None:
+    """Return why predictions with these weights would mean nothing, or None."""
     weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in files:
         with safe_open(path, framework="pt") as file:
             for name in sorted(weights.keys() & file.keys()):
                 if (dtype := file.get_slice(name).get_dtype()) not in FLOATS:
-                    raise UserError(f"its weights are not floating-point numbers: {name} is {dtype}")
+                    return f"its weights are not floating-point numbers: {name} is {dtype}"
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
-            raise UserError(f"its weights are not finite: {name} has NaN or infinite values")
+            return f"its weights are not finite: {name} has NaN or infinite values"
         if name.endswith("running_var") and tensor.min() < 0:
-            raise UserError(f"its BatchNorm statistics are wrong: {name} has a negative variance")
+            return f"its BatchNorm statistics are wrong: {name} has a negative variance"
+    return None
 
 
-@explained("preprocessor_config.json lacks", LookupError)
-@explained("preprocessor_config.json", OSError, TypeError, ValueError)
-def load_processor(folder):
-    """Load the image processor in a folder. Raises [`UserError`] if it is not of the one kind that training writes."""
-    given = read_json(folder / "preprocessor_config.json")
+def load_processor(folder: Path) -> ViTImageProcessor:
+    """
+    Load the image processor in a folder. Raises `ValueError` if it is not of the one kind that training writes, and
+    `OSError` if its file cannot be read.
+    """
+    try:
+        return _make_processor(read_json(folder / "preprocessor_config.json"))
+    except FileNotFoundError:
+        raise _load_error(folder, "it has no preprocessor_config.json") from None
+    except ValueError as error:
+        raise _load_error(folder, f"preprocessor_config.json: {error}") from error
+
+
+def _make_processor(given: dict[str, Any]) -> ViTImageProcessor:
     kind = given.get("image_processor_type", "ViTImageProcessor")
     if kind not in ("ViTImageProcessor", "ViTImageProcessorFast"):
         raise ValueError(f"image_processor_type must be ViTImageProcessor, got {kind!r}")
-    size = {side: given["size"][side] for side in ("height", "width")}
-    if type(size["height"]) is not int or size["width"] != size["height"]:
-        raise ValueError(f"size must have an equal height and width, got {size}")
-    numbers = {name: list(given[name]) for name in ("image_mean", "image_std")}
-    DataArguments(image_size=size["height"], **numbers)  # raises ValueError
-    processor = ViTImageProcessor(size=size, do_convert_rgb=True, **numbers)
+    size = given.get("size")
+    if not isinstance(size, dict) or not isinstance(size.get("height"), int) or size.get("width") != size["height"]:
+        raise ValueError(f"size must have an equal height and width, got {size!r}")
+    side: int = size["height"]
+    mean, std = given.get("image_mean"), given.get("image_std")
+    if not isinstance(mean, list) or not isinstance(std, list):
+        raise ValueError(f"image_mean and image_std must be lists of three numbers, got {mean!r} and {std!r}")
+    DataArguments(image_size=side, image_mean=mean, image_std=std)  # raises ValueError
+    processor = ViTImageProcessor(
+        size={"height": side, "width": side}, image_mean=mean, image_std=std, do_convert_rgb=True
+    )
     for name, value in processor.to_dict().items():
         if name.startswith(("do_", "re")) and given.get(name, value) != value:
             raise ValueError(f"{name} must be {value}, as training writes it, got {given[name]!r}")
@@ -173,7 +268,7 @@ def load_processor(folder):
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Hide what libraries log and warn of, such as tables of weights that do not fit, which exceptions report."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

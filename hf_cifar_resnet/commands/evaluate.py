@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoints.calibration import save_temperature
 from ..checkpoints.load import LoadedCheckpoint, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
-from ..checkpoints.save import find_damage, write_manifest
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
-from ..data.sources import ImageSplits
+from ..data.splits import ImageSplits
 from ..device import device_for
-from ..documents import read_json, replacing_files, write_json
+from ..documents import replacing_files, write_json
 from ..evaluation import analysis
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import BATCH_SIZE, PRECISIONS, Precision, combine, mirrored, precision_on, score
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     needed = {options.split, "validation"} if options.calibrate else {options.split}
     subject = _load([options.checkpoint, *options.others], options, data_args, needed)
     other = _load([options.compare], options, data_args, {options.split}) if options.compare else None
+
+    assert data_args is not None  # since there is data
 
     # 2. Scores
     images = subject.images(options.split)
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     if options.json:
         write_json(found, options.json)
     if options.calibrate:
-        _save_temperature(temperature, Path(options.checkpoint))
+        save_temperature(Path(options.checkpoint), temperature)
     print("\n".join(lines))
     return found
 
@@ -125,7 +127,7 @@ class _Subject:
         return *combine(logits, labels, self.data.superclass_of), scores
 
 
-def _load(names: list[str], options: Namespace, data_args: DataArguments, needed: set[str]) -> _Subject:
+def _load(names: list[str], options: Namespace, data_args: DataArguments | None, needed: set[str]) -> _Subject:
     device = device_for(options.use_cpu)
     checkpoints = [load_with_data(resolve(name), data_args, needed, device, name) for name in names]
     return _Subject(checkpoints, options.precision, options.batch_size)
@@ -164,26 +166,16 @@ def _analyse(folder: str, logits: np.ndarray, images: ImageDataset, data: ImageS
     with replacing_files(folder) as temporary:
         found = write_analysis(temporary, logits, images, data, temperature)
     lines = [
-        f"ece        {entry['ece']:.2%}, loss {entry['loss']:.4f} at temperature {entry['temperature']:.4g}"
-        for entry in found["calibration"]
+        f"ece        {entry.ece:.2%}, loss {entry.loss:.4f} at temperature {entry.temperature:.4g}"
+        for entry in found.calibration
     ]
-    pairs = [f"{' and '.join(pair['classes'])} ({pair['count']})" for pair in found["most_confused"][:3]]
+    pairs = [f"{' and '.join(pair['classes'])} ({pair['count']})" for pair in found.most_confused[:3]]
     if pairs:
         lines.append(f"most often taken for each other: {', '.join(pairs)}")
     return [*lines, f"Analysis in {folder}{os.sep}"]
 
 
-def _save_temperature(temperature: float, folder: Path) -> None:
-    """Save the temperature in config.json; a verified checkpoint stays verified."""
-    path = folder / "config.json"
-    verified = find_damage(folder) is None
-    config = read_json(path) | {"calibration_temperature": temperature}
-    write_json(config, path)
-    if verified:
-        write_manifest(folder)
-
-
-def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, DataArguments]:
+def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, DataArguments | None]:
     parser = CifarArgumentParser(
         DataArguments, prog=prog, description="Score a checkpoint on a split, or several as one with --ensemble."
     )

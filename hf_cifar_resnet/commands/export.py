@@ -1,17 +1,22 @@
 """`export`: write a checkpoint as ONNX or as a torch.export program, and compare it with the PyTorch model."""
 
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import __version__
-from ..checkpoints.load import load_checkpoint, load_data_for
+from ..checkpoints.load import load_checkpoint, load_with_data
 from ..checkpoints.outputs import check_output
 from ..data.arguments import DataArguments
 from ..documents import atomic_write
-from ..errors import UserError
 from ..hub.resolve import resolve
-from ..inference import convert
+from ..inference.convert import ExportableModel, export_program, onnx_metadata
 from ..inference.export import (
     BATCH_SIZES,
     ENDINGS,
@@ -19,7 +24,7 @@ from ..inference.export import (
     PATTERNS,
     PRECISIONS,
     compare,
-    load_runner,
+    load_exported,
     measure_accuracy,
     write_onnx_file,
 )
@@ -27,39 +32,58 @@ from .line_parser import positive
 from .parser import CifarArgumentParser, parse_with_run_record
 
 
-def main(argv, prog=None):
+def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     """Export a checkpoint, compare its logits and its accuracy with PyTorch's, and return the figures."""
+    # 1. Model and data
     options, data_args = _parse(argv, prog)
-    model, processor = load_checkpoint(resolve(options.checkpoint))
-    size, name = processor.size["height"], options.split or ("test" if options.precision != "fp32" else None)
-    needed = {name, "train"} if options.precision == "int8" else {name}
-    data = load_data_for(options.checkpoint, data_args, model, processor, needed) if name else None
-    split = getattr(data, name) if data else None
+    folder = resolve(options.checkpoint)
+    split: str | None = options.split or ("test" if options.precision != "fp32" else None)
+    needed = {name for name in (split, "train" if options.precision == "int8" else None) if name is not None}
+    if needed:
+        loaded = load_with_data(folder, data_args, needed, name=options.checkpoint)
+        model, processor, data = loaded.model, loaded.processor, loaded.data
+    else:
+        (model, processor), data = load_checkpoint(folder), None
+    size: int = processor.size["height"]
+
+    # 2. Export. The file gets its name only after it has passed the comparison.
     normalization = (processor.image_mean, processor.image_std) if options.include_normalization else None
     dtype = torch.float16 if options.precision == "fp16" else torch.float32
-    deployed = convert.Deployed(model, normalization, dtype).eval()
-    # The file gets its name only after it has passed the comparison.
+    exportable = ExportableModel(model, normalization, dtype).eval()
     with atomic_write(options.output) as file:
         if options.format == "onnx":
-            write_onnx_file(options, deployed, size, file, data, convert.onnx_metadata(model, processor))
+            calibration = data.train if data else None
+            write_onnx_file(
+                exportable, size, file, onnx_metadata(model, processor), options.precision, calibration,
+                options.calibration_images,
+            )  # fmt: skip
         else:
-            torch.export.save(convert.export_program(deployed, size), file, extra_files={MARK: __version__})
-        predict = load_runner(options.format, file)
-        found = compare(predict, deployed, model, size, exact=options.precision == "fp32")
-        found["bytes"] = file.stat().st_size
+            torch.export.save(export_program(exportable, size), file, extra_files={MARK: __version__})
+        predict = load_exported(options.format, file)
+        comparison = compare(predict, exportable, model, size, exact=options.precision == "fp32")
+        found = asdict(comparison) | {"bytes": file.stat().st_size}
     takes = f"uint8 (batch, {size}, {size}, 3)" if normalization else f"float32 (batch, 3, {size}, {size}), normalised"
-    written = f"Wrote {options.output}, {found['bytes'] / 1e6:.2f} MB"
-    print(f"{written}; input {deployed.input_name}: {takes}; output logits\n"
-          f"Logits differ from PyTorch's by at most {found['difference']:.2g} (of {found['largest']:.3g}), "
-          f"batches of {', '.join(map(str, BATCH_SIZES))}")  # fmt: skip
-    if split is not None:
-        found |= measure_accuracy(predict, model, deployed.input_name, split)
-        print(f"On {name} of {data_args.dataset_name}, {len(split):,} images: top-1 {found['top1']:.2%}, "
-              f"PyTorch {found['pytorch_top1']:.2%}; the same label for {found['agreement']:.2%}")  # fmt: skip
+    print(
+        f"Wrote {options.output}, {found['bytes'] / 1e6:.2f} MB; input {exportable.input_name}: {takes}; output logits"
+    )
+    print(
+        f"Logits differ from PyTorch's by at most {comparison.difference:.2g} (of {comparison.largest:.3g}), "
+        f"batches of {', '.join(map(str, BATCH_SIZES))}"
+    )
+
+    # 3. Accuracy
+    if data is not None and split is not None and data_args is not None:
+        images = getattr(data, split)
+        accuracy = measure_accuracy(predict, exportable.input_name, model, images)
+        found |= asdict(accuracy)
+        print(
+            f"On {split} of {data_args.dataset_name}, {len(images):,} images: top-1 {accuracy.top1:.2%}, "
+            f"PyTorch {accuracy.pytorch_top1:.2%}; the same label for {accuracy.agreement:.2%}"
+        )
     return found
 
 
-def _parse(argv, prog):
+def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, DataArguments | None]:
     parser = CifarArgumentParser(DataArguments, prog=prog, description="Write a checkpoint as ONNX or torch.export.")
     parser.add_argument("--format", required=True, choices=tuple(ENDINGS), help="onnx, or torch (torch.export, .pt2)")
     ranges = "int8 finds the ranges of activations on training images, int8_dynamic at inference"
@@ -72,7 +96,7 @@ def _parse(argv, prog):
     options, data_args, _ = parse_with_run_record(parser, argv)
     if options.precision not in PRECISIONS[options.format]:
         allowed = " or ".join(PRECISIONS[options.format])
-        raise UserError(f"--format {options.format} has --precision {allowed}, not {options.precision}")
+        raise ValueError(f"--format {options.format} has --precision {allowed}, not {options.precision}")
     if options.output is None:
         folder = Path(options.checkpoint) if Path(options.checkpoint).is_dir() else Path()
         suffix = "" if options.precision == "fp32" else f"-{options.precision}"

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -26,7 +24,7 @@ from ..training.arguments import CifarTrainingArguments, ModelArguments, json_ob
 from .line_parser import LineParser
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
-RECIPES = resources.files("hf_cifar_resnet") / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 _TRAINERS = "all other arguments of transformers.TrainingArguments"
 # The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
 HEADINGS = (
@@ -58,7 +56,7 @@ class CommandLine:
         return self.typed.over(self.recipe)
 
 
-class CifarArgumentParser(LineParser, HfArgumentParser):
+class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[reportIncompatibleMethodOverride] (overloads)
     """
     A parser of the arguments of dataclasses, and of a command's own options, which are added to it. It has recipes,
     errors of one line, and our own flags before transformers' in `--help`.
@@ -89,7 +87,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             if shows_default:
                 settings["help"] += f" (default: {default})".replace("%", "%%")
             settings["default"] = SUPPRESS
-        kinds = self.dataclass_types if hasattr(self, "dataclass_types") else ()
+        kinds = list(getattr(self, "dataclass_types", ()))
         heading = next((title for title, kind, known in HEADINGS if name in known and kind in kinds), None)
         if heading is not None and heading not in self._groups:
             self._groups[heading] = self.add_argument_group(heading)
@@ -163,14 +161,14 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
 
 def recipe_names() -> list[str]:
     """Return the names of the built-in recipes."""
-    return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Return the arguments in a built-in recipe or a YAML file. Raises `ValueError` if it cannot be read."""
     name = current_name("recipe", name)
-    file: Traversable | Path = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
-    if isinstance(file, Path) and not file.exists():
+    file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if not file.exists():
         raise ValueError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
     try:
         content = read_yaml(file)
@@ -200,12 +198,25 @@ def _parser_of_all() -> CifarArgumentParser:
     return CifarArgumentParser(ALL_ARGUMENTS)
 
 
+# Arguments of the data that a checkpoint's image processor decides, or that matter in training alone.
+WITHOUT_EFFECT = (
+    "image_size",
+    "image_mean",
+    "image_std",
+    "augmentation",
+    "color_jitter",
+    "random_erasing",
+    "eval_split",
+)
+
+
 def parse_with_run_record(
     parser: CifarArgumentParser, argv: Sequence[str] | None, others: str | None = None
 ) -> tuple[Namespace, DataArguments | None, dict[str, Any]]:
     """
     Parse a command line whose first argument is a checkpoint. Data arguments default to those in its run record, unless
-    another dataset is given, which the run's columns and revision would not fit.
+    another dataset is given, which the run's columns and revision would not fit. Raises `ValueError` for arguments
+    that have no effect.
 
     Args:
         parser: a parser of [`DataArguments`].
@@ -221,7 +232,12 @@ def parse_with_run_record(
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
+    for name in WITHOUT_EFFECT:
+        parser.flags[f"--{name}"].help = SUPPRESS
     line = parser.parse(argv)
+    for name in WITHOUT_EFFECT:
+        if name in line.typed:
+            raise ValueError(f"{name} has no effect here, where images are as the checkpoint needs them: leave it out")
     path = find_run_record(resolve(line.options.checkpoint))
     given, known, record = line.typed, None, {}
     try:
@@ -231,7 +247,8 @@ def parse_with_run_record(
             before = RunArguments.from_record(record)
             known = before.build(DataArguments)
             if os.path.expanduser(given.get("dataset_name", known.dataset_name)) == known.dataset_name:
-                given = given.over(before)
+                # The split on which the run was evaluated is not the one that is needed now.
+                given = given.over(before.replace(eval_split=None))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     names_dataset = known is not None or "dataset_name" in given

@@ -1,7 +1,13 @@
 """`predict`: label image files; the top classes as a table, JSON or CSV."""
 
+from __future__ import annotations
+
 import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 from tqdm.auto import tqdm
 
@@ -9,39 +15,48 @@ from ..checkpoints.load import load_checkpoint
 from ..checkpoints.outputs import check_output
 from ..device import device_for
 from ..documents import atomic_write
-from ..errors import UserError, printable
+from ..errors import printable
 from ..hub.resolve import resolve
-from ..inference.predict import FORMATS, MAX_NAME_WIDTH, PATTERNS, Predictor, describe_left_out, find_images
+from ..inference.predict import (
+    FORMATS,
+    MAX_NAME_WIDTH,
+    PATTERNS,
+    LabelledImage,
+    Predictor,
+    describe_left_out,
+    find_images,
+)
 from .line_parser import LineParser, positive
 
 
-def main(argv, prog=None):
-    """Print or write a prediction for each image. List the files that cannot be read, and then exit with 1."""
+def main(argv: Sequence[str] | None, prog: str | None = None) -> None:
+    """Print or write predictions for each image. List the files that cannot be read, and then exit with 1."""
     options = _parse(argv, prog)
     paths, left_out = find_images(options.images)
     if options.output is not None:
         check_output("--output", options.output, PATTERNS[options.format], inputs=paths)
     model, processor = load_checkpoint(resolve(options.checkpoint))
-    predictor = Predictor(model.to(device_for(options.use_cpu)), processor)
-    unreadable = []
+    model.to(device_for(options.use_cpu))  # pyright: ignore[reportArgumentType]
+    predictor = Predictor(model, processor)
+    unreadable: list[str] = []
 
-    def answers(bar):
+    def predict(bar: tqdm) -> Iterator[LabelledImage]:
         for start in range(0, len(paths), options.batch_size):
             batch = paths[start : start + options.batch_size]
-            for path, answer in zip(batch, predictor.files(batch, options.top_k), strict=True):
+            for path, predictions in zip(batch, predictor.predict_files(batch, options.top_k), strict=True):
                 # A file's name need not be valid Unicode.
                 path = path.encode("utf-8", "backslashreplace").decode("utf-8")
-                if isinstance(answer, str):
-                    unreadable.append(printable(f"{path}: {answer}"))
+                if isinstance(predictions, str):
+                    unreadable.append(printable(f"{path}: {predictions}"))
                 else:
-                    yield path, answer
+                    yield path, predictions
             bar.update(len(batch))
 
-    with _opened(options.output) as file:
+    with _open_output(options.output) as file:
         # In a terminal that shows the predictions a progress bar would be in their way.
         hidden = file.isatty() or not sys.stderr.isatty()
         with tqdm(total=len(paths), unit="img", disable=hidden) as bar:
-            FORMATS[options.format](answers(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
+            FORMATS[options.format](predict(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
     if left_out:
         line = f"left out: {describe_left_out(left_out)}; a file that is named itself is read whatever its ending"
         print(printable(line), file=sys.stderr)
@@ -51,25 +66,31 @@ def main(argv, prog=None):
         sys.exit(1)
 
 
-def _parse(argv, prog):
+def _parse(argv: Sequence[str] | None, prog: str | None) -> Namespace:
     parser = LineParser(prog=prog, description="Label images.")
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER_OR_GLOB", help="images of any size and mode")
     parser.add_argument("--top_k", type=positive, default=5, help="labels for each image (default: 5)")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="default: table")
+    parser.add_argument(
+        "--format", choices=tuple(FORMATS), help="default: json or csv if --output ends so, table otherwise"
+    )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the terminal)")
     parser.add_argument("--batch_size", type=positive, default=256, help="images at a time (default: 256)")
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.format is None:
+        ending = Path(options.output or "").suffix.lower().removeprefix(".")
+        options.format = ending if ending in FORMATS else "table"
+    return options
 
 
 @contextmanager
-def _opened(path):
+def _open_output(path: str | None) -> Iterator[TextIO]:
     """Open the file to write to, or the terminal."""
     if path is None:
         if sys.stdout is None:
-            raise UserError("the standard output is closed: give --output")
+            raise ValueError("the standard output is closed: give --output")
         yield sys.stdout
         return
-    with atomic_write(path) as scratch, open(scratch, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         yield file

@@ -14,9 +14,10 @@ from ..documents import atomic_write
 from ..errors import UserError, printable
 from ..reporting.plots import PICTURE, plot_images
 from ..training.arguments import resolve
-from ..training.build import load_data, quieten_libraries
+from ..training.build import load_data
 from .line_parser import positive
 from .parser import ALL_ARGUMENTS, CifarArgumentParser
+from .session import quieten_libraries
 
 LABEL_WIDTH = 14  # characters of a label for which there is room under an image
 LARGEST_SHEET = 1_000  # augmented images, which take half a minute to draw

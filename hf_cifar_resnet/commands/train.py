@@ -5,110 +5,126 @@ python train.py --config quickstart                      # built-in dataset, a s
 accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from .. import processes
-from ..errors import UserError
-from ..evaluation.scores import Scores
-from ..reporting.card import write_run_files
-from ..runs.history import History
+import numpy as np
+
+from ..processes import decide_on_rank_0, is_rank_0
 from ..runs.record import command_line
-from ..training import preemption
 from ..training.arguments import resolve
 from .errors import reports_errors
 from .parser import parse_arguments
 
-# Modules that take seconds to load are imported where they are used, so that `--help` and errors in arguments are fast.
+if TYPE_CHECKING:
+    from ..data.dataset import ImageDataset
+    from ..data.splits import ImageSplits
+    from ..runs.metrics import RunMetrics, Selection
+    from ..runs.record import RunRecord
+    from ..training.arguments import CifarTrainingArguments
+    from ..training.trainer import CifarTrainer
 
-# How many pairs of classes the card names.
-MOST_CONFUSED = 5
+MAX_CONFUSED = 5  # pairs of classes that the card names
 
 
 @reports_errors
-def main(argv=None, prog=None):
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetrics":
     """
     Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.
 
     Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
+    # 1. Arguments: what was given, and what it means on this machine
     given = parse_arguments(argv, prog)
     arguments = resolve(given)
-    command = command_line(argv, prog)
-    with preemption.watch_signals(command) as preempted:
-        return _train(given, arguments, command, preempted)
 
-
-def _train(given, arguments, command, preempted):
-    from ..checkpoints.resume import changed_arguments, find_dataset_difference, resume_error, run_id
-    from ..checkpoints.run_folder import choose_run_folder, find_resume_checkpoint, is_pushed_state, lock_run_folder
-    from ..device import tune_process
+    # What takes seconds to import, for which `--help` and a wrong argument do not wait.
+    from ..checkpoints.changes import continue_record
     from ..hub.callback import HubCallback
     from ..hub.resolve import find_pretrained
-    from ..hub.resolve import resolve as resolve_name
-    from ..runs.files import folder_name
-    from ..training.build import build_trainer, load_data_and_model, quieten_libraries
-    from ..training.callbacks import RunRecordCallback
+    from ..training.build import build_trainer, choose_folder, load_data_and_model
+    from ..training.callbacks import RunEventsCallback, RunRecordCallback
     from ..training.console import end_block, start_block
-    from ..training.record import make_record, run_name
+    from ..training.record import make_record
+    from .session import prepare_process, training_session
 
-    processes.check_processes(arguments.training)
-    quieten_libraries(arguments.training)
-    resume_from = arguments.training.resume_from_checkpoint
-    pushed = None
-    if is_pushed_state(resume_from):
-        pushed = processes.decide_on_rank_0(lambda: resolve_name(resume_from))
-    data, model, arguments = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
-    model_args, data_args, args = arguments.model, arguments.data, arguments.training
-    folder = choose_run_folder(args, run_name(data_args, model.config, args))
-    # Without a name a tracker would make up one for the training and another for the test.
-    args = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
-    record = make_record(model, data, model_args, data_args, args, command, given)
-    resume = find_resume_checkpoint(args, pushed)
-    if resume:
-        if reason := processes.decide_on_rank_0(lambda: find_dataset_difference(record, resume)):
-            raise resume_error(resume, reason)
-        record = replace(record, id=run_id(resume) or record.id, changed_arguments=changed_arguments(record, resume))
-    recorder = RunRecordCallback(record)
-    hub = HubCallback(args, data_args.eval_split, record) if args.push_to_hub else None
-    callbacks = [recorder, preempted, *([hub] if hub else [])]
-    tune_process(args.device)
-    with lock_run_folder(args):
-        preempted.set_folder(args.output_dir)
-        trainer = build_trainer(model, args, data, data_args.eval_split, callbacks=callbacks)
-        if trainer.is_world_process_zero():
-            print(start_block(record, args, hub, resume, trainer.find_schedule_misfit()), flush=True)
+    prepare_process(arguments.training)
+    pretrained = find_pretrained(arguments.model.model_name_or_path)
+    arguments = choose_folder(arguments, pretrained)
+    command = command_line(argv, prog)
+    with training_session(arguments.training, command) as preemption:
+        # 2. Data and model
+        data, model, arguments = load_data_and_model(arguments, pretrained)
+        args, eval_split = arguments.training, arguments.data.eval_split
 
-        trainer.train(resume_from_checkpoint=resume)
-        preempted.check()
+        # 3. Train
+        record = make_record(model, data, arguments.model, arguments.data, args, command, given)
+        checkpoint = _find_checkpoint(args)
+        if checkpoint is not None:
+            record = continue_record(record, checkpoint)
+        recorder = RunRecordCallback(record)
+        callbacks = [recorder, RunEventsCallback(), preemption]
+        hub = HubCallback(args, eval_split, record) if args.push_to_hub else None
+        if hub is not None:
+            callbacks.append(hub)
+        trainer = build_trainer(model, args, data, eval_split, callbacks=callbacks)
+        if is_rank_0():
+            print(start_block(record, args, hub, checkpoint, trainer.find_schedule_misfit()), flush=True)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        preemption.check()
 
-        metrics = finish(trainer, recorder.record, data, data_args.eval_split)
-    if trainer.is_world_process_zero():
-        print(end_block(metrics, args.output_dir), flush=True)
-        if hub:
-            print(f"{'Pushed':<10} {hub.finish()}", flush=True)
-    processes.destroy_process_group_at_exit()
+        # 4. Score and publish
+        metrics = score_and_save(trainer, recorder.record, data, eval_split)
+        if is_rank_0():
+            print(end_block(metrics, str(args.output_dir)), flush=True)
+            if hub is not None:
+                print(f"{'Pushed':<10} {hub.finish()}", flush=True)
     return metrics
 
 
-def finish(trainer, record, data, eval_split):
-    """Score the test split, for the only time in a run, save the model and the run's files, and return the metrics."""
+def _find_checkpoint(args: "CifarTrainingArguments") -> Path | None:
+    """Return the checkpoint to resume from, or None. One that was pushed is downloaded."""
+    from ..checkpoints.run_folder import find_resume_checkpoint, kind_of_resume
+    from ..hub.resolve import resolve as resolve_name
+
+    name, pushed = args.resume_from_checkpoint, None
+    if name is not None and kind_of_resume(name) == "pushed":
+        pushed = decide_on_rank_0(lambda: resolve_name(name))
+    return find_resume_checkpoint(name, str(args.output_dir), args.load_best_model_at_end, pushed)
+
+
+def score_and_save(
+    trainer: "CifarTrainer", record: "RunRecord", data: "ImageSplits", eval_split: "Selection"
+) -> "RunMetrics":
+    """
+    Score the test split, for the only time in a run, save the model and the run's files, and return the metrics. Raises
+    `OSError` if they cannot be written, with what is to be done.
+    """
+    from ..checkpoints.calibration import keeping_temperature
     from ..checkpoints.save import find_last_complete
     from ..evaluation.analysis import most_confused
+    from ..evaluation.scores import Scores
+    from ..reporting.card import write_run_files
+    from ..runs.history import History
     from ..training.record import make_metrics
 
-    output = trainer.predict(data.test, metric_key_prefix="test")
-    trainer.log(output.metrics)  # for trackers
-    test = Scores.from_dict({name.removeprefix("test_"): value for name, value in output.metrics.items()})
-    confused = most_confused(output.predictions, output.label_ids, data.label_names, MOST_CONFUSED)
+    images = cast("ImageDataset", data.test)
+    output = trainer.predict(images, metric_key_prefix="test")
+    scores = output.metrics or {}
+    trainer.log(scores)  # for trackers
+    test = Scores.from_dict({name.removeprefix("test_"): value for name, value in scores.items()})
+    confused = most_confused(np.asarray(output.predictions), images.labels.numpy(), data.label_names, MAX_CONFUSED)
     metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
-    folder = Path(trainer.args.output_dir)
+    folder = Path(str(trainer.args.output_dir))
     try:
-        trainer.save_model()
-        if trainer.is_world_process_zero():
+        with keeping_temperature(folder) if is_rank_0() else nullcontext():
+            trainer.save_model()
+        if is_rank_0():
             write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
-    except (OSError, ValueError) as error:  # such as a full disk
+    except OSError as error:  # such as a full disk
         last = find_last_complete(folder)
         left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
-        raise UserError(f"{error}; {left if last else 'there is no checkpoint'}") from error
+        raise OSError(f"{error}; {left if last else 'there is no checkpoint'}") from error
     return metrics

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from ..checkpoints.pickle_free import write_pickle_free
 from ..checkpoints.save import EMA_FILE
 from ..errors import UserError
+from ..processes import is_rank_0
 from ..runs.files import CARD, WEIGHTS, folder_name
 from ..runs.folder import RunFolder
 from ..runs.history import History
@@ -38,7 +39,7 @@ class HubCallback(TrainerCallback):
         self.args, self.eval_split, self.run_id = args, eval_split, record.id
         self.repo_id = args.hub_model_id or _repo_name(args.output_dir)
         self._thread, self._warned = None, set()
-        if args.process_index > 0:
+        if not is_rank_0():
             return
         try:
             self.repo_id = client.check_access(self.repo_id, **self._where(args.hub_revision))

@@ -1,7 +1,12 @@
 """The demo's page. A Space gets a copy of this file, so it imports nothing else of the package."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 # Gradio reads this when it is imported; without it, it would report its use.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -16,7 +21,7 @@ TOP_K = 5
 UNREADABLE = "This file cannot be read as an image. Please try another, such as a JPEG or PNG."
 
 
-def load(checkpoint, revision="main"):
+def load(checkpoint: str, revision: str = "main") -> tuple[Any, Any]:
     """Load the model and image processor of a checkpoint on the Hub, with the code that is stored beside them."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -24,7 +29,7 @@ def load(checkpoint, revision="main"):
     return model.eval(), AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
 
 
-def upright_rgb(image):
+def upright_rgb(image: Image.Image) -> Image.Image:
     """
     Convert any PIL image to RGB, upright by its EXIF orientation, on white where it is transparent. Raises `ValueError`
     for pixels that are not grey levels, which would be clipped to 0 and 255.
@@ -41,7 +46,9 @@ def upright_rgb(image):
 
 
 @torch.inference_mode()
-def predict_with_activation_map(model, processor, image):
+def predict_with_activation_map(
+    model: Any, processor: Any, image: Image.Image
+) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """
     Return for a PIL image the probability of each label name (dict), the image that the model sees, uint8 (size, size,
     3), and the class-activation map of the most probable class, float (h, w).
@@ -60,12 +67,12 @@ def predict_with_activation_map(model, processor, image):
     return dict(zip(names, probabilities, strict=True)), seen, activations
 
 
-def enlarge(array, resampling=Image.Resampling.NEAREST):
+def enlarge(array: np.ndarray, resampling: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
     """Resize an image, uint8 (h, w, 3) or float32 (h, w), to the size in which it is shown."""
     return np.asarray(Image.fromarray(array).resize((SHOWN_SIZE, SHOWN_SIZE), resampling))
 
 
-def overlay(seen, activations):
+def overlay(seen: np.ndarray, activations: np.ndarray) -> np.ndarray:
     """The image in grey, with red where it speaks for the class and blue where it speaks against it."""
     strength = activations / max(float(np.abs(activations).max()), 1e-12)
     strength = enlarge(strength.astype(np.float32), Image.Resampling.BILINEAR)[:, :, None]
@@ -75,7 +82,7 @@ def overlay(seen, activations):
 
 
 @contextmanager
-def reporting_unreadable_images():
+def reporting_unreadable_images() -> Iterator[None]:
     """Show a message where a file cannot be opened or read, which Gradio would report as "Error" only."""
     try:
         yield
@@ -83,11 +90,11 @@ def reporting_unreadable_images():
         raise gr.Error(UNREADABLE, print_exception=False) from error
 
 
-def build_page(model, processor, title, examples=()):
+def build_page(model: Any, processor: Any, title: str, examples: Sequence[str | Path] = ()) -> gr.Blocks:
     """Return the page, a `gradio.Blocks` that is ready to launch; `examples` are paths of images to try."""
 
     @reporting_unreadable_images()
-    def answer(image):
+    def predict(image: Image.Image | None) -> tuple[Any, Any, Any]:
         if image is None:
             return None, None, None
         probabilities, seen, activations = predict_with_activation_map(model, processor, image)
@@ -99,17 +106,17 @@ def build_page(model, processor, title, examples=()):
         with gr.Row():
             with gr.Column():
                 image = gr.Image(type="pil", image_mode=None, sources=["upload", "clipboard"], height=320)
-                # Gradio opens the file before it calls `answer`.
+                # Gradio opens the file before it calls `predict`.
                 image.preprocess = reporting_unreadable_images()(image.preprocess)
             with gr.Column():
-                shown = [gr.Label(num_top_classes=TOP_K, label="Labels")]
+                shown: list[Any] = [gr.Label(num_top_classes=TOP_K, label="Labels")]
                 with gr.Row():
                     # Gradio's own label would cover a part of the picture.
                     for caption in (f"What it sees: {size}x{size} pixels", "Where it looks (red: for, blue: against)"):
                         with gr.Column(min_width=120):
                             gr.Markdown(caption)
                             shown.append(gr.Image(show_label=False, interactive=False, buttons=[]))
-        image.change(answer, image, shown, show_progress="hidden")
+        image.change(predict, image, shown, show_progress="hidden")
         if examples:
             gr.Examples([[str(path)] for path in examples], image, cache_examples=False, preload=False)
     return page

@@ -1,12 +1,15 @@
 """Label image files: the top-k labels as a table, JSON or CSV, streamed in batches."""
 
+from __future__ import annotations
+
 import csv
 import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import numpy as np
 import torch
@@ -14,19 +17,34 @@ import torch
 from ..checkpoints.load import label_names
 from ..data.dataset import normalize
 from ..data.images import is_hidden_name, is_image_name, read_rgb_array
-from ..errors import UserError, one_line, printable
+from ..errors import one_line, printable
 from ..evaluation.scores import NOT_FINITE
+from ..model import CifarResNetForImageClassification
+
+if TYPE_CHECKING:
+    from transformers import ViTImageProcessor
 
 MAX_NAME_WIDTH = 60
 ENDINGS_SHOWN = 5  # of files that are left out
+
+
+class Prediction(NamedTuple):
+    """A label, and its probability, 0 to 1."""
+
+    label: str
+    probability: float
+
+
+# The path of an image, and its predictions, most probable first.
+LabelledImage = tuple[str, list[Prediction]]
 
 
 def find_images(places: Iterable[str]) -> tuple[list[str], Counter[str]]:
     """
     Find the image files among files, folders (with those below, but nothing hidden) and globs of files or folders.
 
-    Return their paths, and the number of files in the folders that are left out, by their endings. Raises [`UserError`]
-    for a place without images.
+    Return their paths, and the number of files in the folders that are left out, by their endings. Raises `ValueError`
+    for a place without images, and `OSError` for a folder that cannot be read.
     """
     paths, left_out = [], Counter()
     for place in places:
@@ -41,9 +59,9 @@ def find_images(places: Iterable[str]) -> tuple[list[str], Counter[str]]:
             left_out.update(os.path.splitext(path)[1].lower() for path in below if not is_image_name(path))
         if not found and matches:
             others = f", but {describe_left_out(left_out)}" if left_out else ""
-            raise UserError(f"the folder {place} holds no images{others}")
+            raise ValueError(f"the folder {place} holds no images{others}")
         if not found:
-            raise UserError(f"there is no {place}")
+            raise FileNotFoundError(f"there is no {place}")
         paths += found
     return paths, left_out
 
@@ -51,7 +69,7 @@ def find_images(places: Iterable[str]) -> tuple[list[str], Counter[str]]:
 def _files_below(folder: str) -> Iterator[str]:
     """Yield the files in a folder, in those below and in those that it links to, but nothing hidden."""
 
-    def refuse(error):
+    def refuse(error: OSError) -> NoReturn:
         raise error  # `os.walk` would leave out a folder that cannot be read
 
     seen = set()
@@ -66,7 +84,7 @@ def _files_below(folder: str) -> Iterator[str]:
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
-    """Return in words what [`find_images`] leaves out, such as "3 other files (2 .heic, 1 without an ending)"."""
+    """Describe what [`find_images`] leaves out, such as "3 other files (2 .heic, 1 without an ending)"."""
     kinds = [f"{count:,} {ending or 'without an ending'}" for ending, count in left_out.most_common(ENDINGS_SHOWN)]
     more = ", ..." if len(left_out) > ENDINGS_SHOWN else ""
     total = left_out.total()
@@ -76,31 +94,33 @@ def describe_left_out(left_out: Counter[str]) -> str:
 class Predictor:
     """A model in evaluation mode, with its image processor, that labels image files and arrays."""
 
-    def __init__(self, model, processor):
+    def __init__(self, model: CifarResNetForImageClassification, processor: ViTImageProcessor):
         self.model = model
         self.names = label_names(model)
-        self.size = processor.size["height"]
+        self.size: int = processor.size["height"]
         self.mean, self.std = processor.image_mean, processor.image_std
         self._readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
-    def files(self, paths, top_k=5):
-        """Return for each file its labels, as [`arrays`] does, or a text that says why it could not be read."""
+    def predict_files(self, paths: Sequence[str], top_k: int = 5) -> list[list[Prediction] | str]:
+        """Return for each file its predictions, or a text that says why it cannot be read."""
         images = list(self._readers.map(self._read, paths))
         readable = [image for image in images if not isinstance(image, str)]
-        answers = iter(self.arrays(np.stack(readable), top_k) if readable else ())
-        return [image if isinstance(image, str) else next(answers) for image in images]
+        predictions = iter(self.predict_arrays(np.stack(readable), top_k) if readable else ())
+        return [image if isinstance(image, str) else next(predictions) for image in images]
 
-    def _read(self, path):
+    def _read(self, path: str) -> np.ndarray | str:
         try:
             return read_rgb_array(path, self.size)
-        except (OSError, ValueError) as error:
-            return getattr(error, "strerror", None) or one_line(error)
+        except OSError as error:
+            return error.strerror or one_line(error)
+        except ValueError as error:  # of a file that is not an image, or damaged
+            return one_line(error)
 
     @torch.inference_mode()
-    def arrays(self, images, top_k=5):
+    def predict_arrays(self, images: np.ndarray, top_k: int = 5) -> list[list[Prediction]]:
         """
-        Return for each image, uint8 (batch, size, size, 3), a list of (label name, probability), most probable first.
-        Raises [`UserError`] if the probabilities are not finite.
+        Return for each image, uint8 (batch, size, size, 3), its predictions, most probable first. Raises `ValueError`
+        if the probabilities are not finite.
         """
         pixels = normalize(images, self.mean, self.std).to(self.model.device)
         logits = self.model(pixel_values=pixels).logits.float() / self.model.config.calibration_temperature
@@ -108,36 +128,40 @@ class Predictor:
         if not best.values.isfinite().all():
             raise ValueError(NOT_FINITE.format("the model"))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [[(self.names[label], p) for label, p in zip(*row, strict=True)] for row in rows]
+        return [[Prediction(self.names[label], p) for label, p in zip(*row, strict=True)] for row in rows]
 
 
-def write_table(answers, file, width):
-    """Write one line for each image; `answers` are pairs of a path and its labels, as [`Predictor.arrays`] has them."""
-    for path, labels in answers:
-        shown = "  ".join(f"{name} {probability:.1%}" for name, probability in labels)
+def write_table(images: Iterable[LabelledImage], file: TextIO, width: int) -> None:
+    """Write one line for each image, whose path is padded to a width."""
+    for path, predictions in images:
+        shown = "  ".join(f"{label} {probability:.1%}" for label, probability in predictions)
         print(f"{printable(path):<{width}}  {printable(shown)}", file=file)
 
 
-def write_csv(answers, file, width):
+def write_csv(images: Iterable[LabelledImage], file: TextIO, width: int) -> None:
     """Write one row for each label: image, rank, label, probability."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("image", "rank", "label", "probability"))
-    for path, labels in answers:
-        writer.writerows((path, rank, *pair) for rank, pair in enumerate(labels, 1))
+    for path, predictions in images:
+        writer.writerows((path, rank, *prediction) for rank, prediction in enumerate(predictions, 1))
 
 
-def write_json(answers, file, width):
+def write_json(images: Iterable[LabelledImage], file: TextIO, width: int) -> None:
     """Write a list of {"image": ..., "predictions": [...]}, with the predictions of transformers' pipeline."""
     before = "["
-    for path, labels in answers:
-        predictions = [{"label": name, "score": probability} for name, probability in labels]
-        line = json.dumps({"image": path, "predictions": predictions}, ensure_ascii=False)
+    for path, predictions in images:
+        scored = [{"label": label, "score": probability} for label, probability in predictions]
+        line = json.dumps({"image": path, "predictions": scored}, ensure_ascii=False)
         file.write(f"{before}\n{line}")
         before = ","
     file.write("\n]\n" if before == "," else "[]\n")
 
 
-FORMATS = {"table": write_table, "json": write_json, "csv": write_csv}
+FORMATS: dict[str, Callable[[Iterable[LabelledImage], TextIO, int], None]] = {
+    "table": write_table,
+    "json": write_json,
+    "csv": write_csv,
+}
 # How such a file begins.
 PATTERNS = {
     "table": rb"\A[^\n]+  [^\n]+ \d+\.\d%[ \n]",

@@ -1,15 +1,17 @@
 """Write the files of a Hugging Face Space that shows a model."""
 
+from __future__ import annotations
+
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..checkpoints.load import load_data_for
+from ..data.dataset import ImageDataset
 from ..documents import write_text
-from ..errors import explained
 
 NUM_EXAMPLES = 8
 # What is written, with patterns of the contents that show that they are ours; the first one speaks for all.
@@ -49,28 +51,23 @@ small as the model sees it, and a class-activation map (Zhou et al. 2015, https:
 """
 
 
-def write_examples(name, data_args, model, processor, folder):
-    """Save test images of different classes as PNG files and return their paths; none where the data is missing."""
-    try:
-        data = load_data_for(name, data_args, model, processor, {"test"})
-    except ValueError as error:
-        print(f"no examples: {error}")
-        return []
-    _, first = np.unique(data.test.labels.numpy(), return_index=True)
+def write_examples(images: ImageDataset, label_names: Sequence[str], folder: str | Path) -> list[Path]:
+    """Save images of different classes as PNG files, in their own size, and return their paths."""
+    _, first = np.unique(images.labels.numpy(), return_index=True)
     chosen = first[np.linspace(0, len(first) - 1, min(NUM_EXAMPLES, len(first))).astype(int)]
     paths = []
     for number, index in enumerate(chosen):
-        label = data.label_names[int(data.test.labels[index])]
+        label = label_names[int(images.labels[index])]
         paths.append(Path(folder, f"{number}-{''.join(c if c.isalnum() else '_' for c in label)}.png"))
         # In their own size, since the model would see an enlarged image blurred.
-        Image.fromarray(data.test.images[index]).save(paths[-1])
+        Image.fromarray(images.images[index]).save(paths[-1])
     return paths
 
 
-def write_space(folder, checkpoint, title, examples=()):
+def write_space(folder: str | Path, checkpoint: str, title: str, examples: Sequence[str | Path] = ()) -> list[str]:
     """
-    Write a Hugging Face Space that shows `checkpoint`, `user/repo[@revision]` on the Hub, without this package. Return
-    the relative paths of its files. Raises [`UserError`] if they cannot be written.
+    Write a Hugging Face Space that shows a checkpoint, `user/repo[@revision]` on the Hub, without this package. Return
+    the relative paths of its files. Raises `OSError` if they cannot be written.
     """
     folder = Path(folder)
     # Such as torch~=2.15 for 2.15.0+cpu.
@@ -84,10 +81,9 @@ def write_space(folder, checkpoint, title, examples=()):
         "requirements.txt": "\n".join(requirements) + "\n",
         "README.md": CARD.format(**named, gradio=version("gradio")),
     }
-    with explained(f"{folder} cannot be written", OSError):
-        (folder / "examples").mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_text(text, folder / name)
-        for path in examples:
-            shutil.copy(path, folder / "examples")
+    (folder / "examples").mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(text, folder / name)
+    for path in examples:
+        shutil.copy(path, folder / "examples")
     return [*texts, *sorted({f"examples/{Path(path).name}" for path in examples})]

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..checkpoints.resume import find_best
+from ..checkpoints.resume import read_progress
 from ..checkpoints.save import rotate_checkpoints
 from ..documents import replacing_files
 from ..runs.folder import RunFolder
@@ -89,7 +89,7 @@ def branch_off(planned: PlannedRun, trunk: PlannedRun) -> None:
     if not checkpoint.is_dir():  # dropped before this budget was added: the run is trained in full
         return
     with replacing_files(planned.folder) as temporary:
-        for source in filter(None, (find_best(checkpoint), checkpoint)):
+        for source in filter(None, (read_progress(checkpoint).best, checkpoint)):
             shutil.copytree(source, temporary / source.name, dirs_exist_ok=True)
 
 
@@ -105,5 +105,5 @@ def execute_with_branches(runs: Sequence[PlannedRun], engine: Engine, write: Wri
     if not failed:
         for trunk in branches.values():
             last = RunFolder(trunk.folder).checkpoints()[-1]
-            rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, find_best(last)))))
+            rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, read_progress(last).best))))
     return failed

@@ -11,6 +11,7 @@ from ..device import device_for
 from ..documents import read_json
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import combine, precision_on, score
+from ..runs.arguments import RunArguments
 from ..runs.files import RUN_JSON
 
 
@@ -21,7 +22,7 @@ def score_ensemble(folders: Sequence[Path], use_cpu: bool = False) -> Scores:
     data.
     """
     record = read_json(folders[0] / RUN_JSON)
-    data_args = DataArguments(**record["data_arguments"])
+    data_args = RunArguments.from_record(record).build(DataArguments)
     device = device_for(use_cpu)
     precision = precision_on(device, record["precision"])
     checkpoints = [load_with_data(folder, data_args, {"test"}, device) for folder in folders]

@@ -1,5 +1,8 @@
 """The arguments of a run: the model, and the Trainer's with this package's defaults."""
 
+# Where None is the default here, it stands for a choice that depends on the device, and is none after construction.
+# pyright: reportIncompatibleVariableOverride=false
+
 import copy
 import json
 import math
@@ -7,11 +10,12 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_in_notebook, is_torch_tf32_available
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils.import_utils import is_in_notebook, is_torch_tf32_available
 
 from .. import schedules
 from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
@@ -240,7 +244,7 @@ class CifarTrainingArguments(TrainingArguments):
         if self.n_gpu > 1:
             # Otherwise the Trainer would use nn.DataParallel; several GPUs need a launcher.
             self._n_gpu = 1
-        options = self.accelerator_config
+        options = cast(AcceleratorConfig, self.accelerator_config)  # which transformers has made of it
         if self.world_size > 1 and (options.split_batches or options.dispatch_batches or not options.even_batches):
             raise ValueError(
                 "accelerator_config must not change split_batches, dispatch_batches or even_batches, which divide the "

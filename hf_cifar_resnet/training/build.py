@@ -10,14 +10,18 @@ from transformers import set_seed
 
 from .. import processes
 from ..checkpoints.load import label_names, load_model, load_processor
+from ..checkpoints.run_folder import choose_run_folder
+from ..documents import read_json
 from ..errors import explained
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from ..runs.files import folder_name
 from .arguments import CifarTrainingArguments, ModelArguments, ResolvedArguments
 from .optimizers import check_optimizer
+from .record import run_name
 
 if TYPE_CHECKING:
     from ..data.arguments import DataArguments
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
     from .trainer import CifarTrainer
 
 logger = logging.getLogger(__name__)
@@ -38,6 +42,31 @@ def prepare_fine_tuning(model_args: ModelArguments, data_args: "DataArguments", 
     with explained(f"model_name_or_path {name} cannot be loaded", ValueError):
         processor = load_processor(pretrained)
     return dataclasses.replace(data_args, image_mean=list(processor.image_mean), image_std=list(processor.image_std))
+
+
+def choose_folder(arguments: ResolvedArguments, pretrained: Path | None) -> ResolvedArguments:
+    """
+    Return the arguments with the folder of the run, which is `output_dir` or has a name that says what is trained, and
+    with a name for trackers. All processes call this. Raises `ValueError` if the folder holds another run.
+    """
+    args = arguments.training
+    name = run_name(arguments.data, make_config(arguments.model, pretrained), args)
+    given = args.output_dir if args.output_dir_given else None
+    folder = choose_run_folder(given, args.resume_from_checkpoint, name)
+    # Without a name a tracker would make up one for the training and another for the test.
+    training = args.copy_with(output_dir=folder, run_name=args.run_name or folder_name(folder))
+    return dataclasses.replace(arguments, training=training)
+
+
+def make_config(model_args: ModelArguments, pretrained: Path | None = None) -> CifarResNetConfig:
+    """Return the configuration of the model that the arguments describe, or of the one to fine-tune."""
+    if pretrained is None:
+        with explained("the model cannot be built", ValueError):
+            return CifarResNetConfig(**model_args.config)
+    with explained(
+        f"model_name_or_path {model_args.model_name_or_path} cannot be loaded", OSError, TypeError, ValueError
+    ):
+        return CifarResNetConfig(**read_json(pretrained / "config.json") | model_args.config)
 
 
 def load_data_and_model(
@@ -90,21 +119,9 @@ def build_model(
     return new
 
 
-def quieten_libraries(args: CifarTrainingArguments) -> None:
-    """Turn off the libraries' progress bars, and warnings that do not apply here."""
-    import datasets
-    import transformers
-
-    # The Trainer warns of a best checkpoint that was moved, which `checkpoints.resume` finds.
-    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
-    if args.disable_tqdm:
-        datasets.disable_progress_bars()
-
-
 def load_data(data_args: "DataArguments", args: CifarTrainingArguments) -> "ImageSplits":
     """Return the splits. Raises `ValueError` if they lack the split or the metric that epochs are selected by."""
-    from ..data.sources import load_splits
+    from ..data.splits import load_splits
     from ..evaluation.scores import score_names
 
     data = load_splits(**vars(data_args), seed=args.seed)

@@ -7,19 +7,24 @@ to log, evaluate and save, so that callbacks below 0 know what was decided.
 """
 
 import errno
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback, set_seed
+from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
 from ..data.dataset import EpochSampler
-from ..runs.files import RUN_JSON
+from ..runs.events import Kind, RunEvent, append_event
+from ..runs.files import EVENTS, RUN_JSON
 from ..runs.record import RunRecord
 from ..runs.scores import ACCURACIES, select_scores
+
+logger = logging.getLogger(__name__)
 
 
 def sort_by_priority(callbacks: list[TrainerCallback]) -> None:
@@ -67,6 +72,58 @@ class RunRecordCallback(TrainerCallback):
                 self.record = replace(self.record, changed_arguments=changed)
         if state.is_world_process_zero:
             self.record.write(Path(args.output_dir, RUN_JSON))
+
+
+class FrozenModulesCallback(TrainerCallback):
+    """
+    Remembers the `modules` that are in evaluation mode when training begins and have parameters, none of which is
+    trained: those that the user has frozen.
+    """
+
+    def __init__(self):
+        self.modules: list[nn.Module] = []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        modules = [module for module in model.modules() if not module.training]
+        trained = [[parameter.requires_grad for parameter in module.parameters()] for module in modules]
+        self.modules = [module for module, each in zip(modules, trained, strict=True) if each and not any(each)]
+
+    def set_to_evaluation(self, *args: Any) -> None:
+        """Put them into evaluation mode; a hook before the forward pass."""
+        for module in self.modules:
+            module.eval()
+
+
+class RunEventsCallback(TrainerCallback):
+    """
+    Appends the events of a run to the file `events.jsonl` in its folder, for programs that watch it. A training does
+    not end because they cannot be written: its checkpoints matter, and fail by themselves if the disk is full.
+    """
+
+    priority: ClassVar[int] = -70  # after all that change logs and metrics
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._append("begin", args, state)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:  # an evaluation's scores are logged too
+            self._append("log", args, state, logs)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self._append("evaluate", args, state, metrics)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._append("end", args, state)
+
+    def _append(self, kind: Kind, args: TrainingArguments, state: TrainerState, values: dict | None = None) -> None:
+        if not state.is_world_process_zero:
+            return
+        numbers = {name: value for name, value in (values or {}).items() if isinstance(value, (int, float))}
+        event = RunEvent(kind, state.global_step, state.max_steps, state.epoch or 0.0, values=numbers)
+        try:
+            append_event(event, Path(args.output_dir or "", EVENTS))
+        except OSError as error:
+            logger.warning(f"an event of the run is not recorded: {error}")
 
 
 class SamplerCallback(TrainerCallback):
@@ -171,7 +228,7 @@ def _training_figures(logs):
     }
 
 
-def parse_report_to(report_to):
+def parse_report_to(report_to: str | list[str] | None) -> list[str]:
     """Return a list of trackers. Raises `ValueError` for an unknown one, or one that is not installed."""
     names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
     trackers = set(names) - {"none", "all"}

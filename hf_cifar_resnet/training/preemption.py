@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -49,14 +50,8 @@ class PreemptionCallback(TrainerCallback):
     """
 
     def __init__(self):
-        self.signum = self.folder = None
+        self.signum: int | None = None
         self.training = self.ending = self.stopped = False
-
-    def set_folder(self, folder):
-        """Set the run's folder, where a preemption leaves a marker file, and delete an earlier marker."""
-        self.folder = folder
-        if is_rank_0():
-            Path(folder, MARKER).unlink(missing_ok=True)
 
     def receive(self, signum, frame):
         now = time.monotonic()
@@ -110,10 +105,10 @@ class PreemptionCallback(TrainerCallback):
 
 
 @contextmanager
-def watch_signals(command):
+def watch_signals(command: list[str], folder: str | os.PathLike | None = None) -> Iterator[PreemptionCallback]:
     """
     Yield a [`PreemptionCallback`] that handles signals within the context. If one ends the run, write a marker file
-    into its folder, and print how to resume: with the `command` (a list of `str`), changed to do so.
+    into its folder, if that exists, and print how to resume: with the `command`, changed to do so.
     """
     watch = PreemptionCallback()
     in_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
@@ -125,9 +120,9 @@ def watch_signals(command):
     except Preempted:
         watch.ending = True
         if is_rank_0():
-            if watch.folder is not None:
-                Path(watch.folder, MARKER).touch()
-            print(printable(_resume_hint(watch.signum or signal.SIGTERM, watch.folder, command)), flush=True)
+            if folder is not None and os.path.isdir(folder):
+                Path(folder, MARKER).touch()
+            print(printable(_resume_hint(watch.signum or signal.SIGTERM, folder, command)), flush=True)
         raise
     finally:
         for number, handler in before.items():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..data.arguments import DataArguments
     from ..data.dataset import ImageDataset
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
     from ..model import CifarResNetConfig, CifarResNetForImageClassification
     from .arguments import CifarTrainingArguments, ModelArguments
 
@@ -137,12 +137,20 @@ def make_metrics(
         epochs=state.epoch,
         steps=state.global_step,
         evaluations=sum(bool(row.evaluation) for row in history),
-        train=TrainScores(last.train_loss, last.train_accuracy),
+        train=_train_scores(state, last),
         validation=validation,
         test=test,
         most_confused=most_confused,
         timing=_timing(history),
     )
+
+
+def _train_scores(state: TrainerState, last: HistoryRow) -> TrainScores:
+    """Return the means of the last epoch. Checkpoints of former versions have only those since the last log."""
+    for entry in reversed(state.log_history):
+        if "epoch_accuracy" in entry:
+            return TrainScores(entry["epoch_loss"], entry["epoch_accuracy"])
+    return TrainScores(last.train_loss, last.train_accuracy)
 
 
 def _timing(history: History) -> Timing:

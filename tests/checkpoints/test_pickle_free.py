@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from hf_cifar_resnet.checkpoints.pickle_free import read_pickle_free, write_pickle_free
-from hf_cifar_resnet.checkpoints.resume import find_best, reason_not_to_resume
-from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.checkpoints.resume import read_progress, verify_resumable
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
 
 PLATEAU = {
     "lr_scheduler_type": "reduce_lr_on_plateau_with_warmup",
@@ -69,7 +68,8 @@ def test_best_model_of_an_earlier_step_comes_along(tmp_path, run):
     write_pickle_free(tmp_path / "whole" / "checkpoint-6", tmp_path / "pushed", best)
     checkpoint = read_pickle_free(tmp_path / "pushed", tmp_path / "there")
     brought = tmp_path / "there" / "checkpoint-2"
-    assert find_best(checkpoint) == brought and reason_not_to_resume(checkpoint, needs_best=True) is None
+    assert read_progress(checkpoint).best == brought
+    verify_resumable(checkpoint, needs_best=True)
     assert (brought / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
 
 

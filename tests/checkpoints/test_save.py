@@ -12,7 +12,7 @@ import torch
 from trainer_fixtures import at
 
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
-from hf_cifar_resnet.checkpoints.save import find_damage, write_manifest
+from hf_cifar_resnet.checkpoints.save import verify_checkpoint, write_manifest
 from hf_cifar_resnet.documents import MAX_JSON, read_json
 from hf_cifar_resnet.training.record import make_metrics
 
@@ -60,7 +60,8 @@ def test_damaged_checkpoint_is_refused_and_replaced_by_resuming(run, make_traine
     shutil.copytree(path, run / "intact")
     for harm, name in [*HARMS, *((take_from_another_step, name) for name in OF_EACH_STEP)]:
         harm(path / name)
-        assert find_damage(path), (harm, name)
+        with pytest.raises(ValueError, match="checkpoint-4 is (damaged|not complete)"):
+            verify_checkpoint(path)
         assert find_last_resumable(run, needs_best=False).name == "checkpoint-2"
         shutil.rmtree(path)
         shutil.copytree(run / "intact", path)
@@ -68,16 +69,18 @@ def test_damaged_checkpoint_is_refused_and_replaced_by_resuming(run, make_traine
     for name in ("scaler.pt", "below/optimizer.pt"):
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_bytes(b"")
-        assert find_damage(path) == f"{name} does not belong to it"
+        with pytest.raises(ValueError, match=f"is damaged: {name} does not belong to it"):
+            verify_checkpoint(path)
         (path / name).unlink()
     truncate(path / "model.safetensors")
     trainer = make_trainer("run", **SAVING)
-    damage = "checkpoint-4 cannot be resumed: model.safetensors has been changed"
+    damage = "checkpoint-4 is damaged: model.safetensors has been changed"
     with pytest.raises(ValueError, match=damage) as refused:
         trainer.train(resume_from_checkpoint=str(path))
     assert "\n" not in str(refused.value)
     trainer.train(resume_from_checkpoint=True)
-    assert trainer.state.global_step == 5 and find_damage(path) is None
+    assert trainer.state.global_step == 5
+    verify_checkpoint(path)
 
 
 def test_checkpoint_of_another_model_is_refused(run, make_trainer, make_model):
@@ -90,7 +93,7 @@ def test_checkpoint_of_another_model_is_refused(run, make_trainer, make_model):
 
 def test_checkpoint_without_optimizer_is_refused(make_trainer, tmp_path):
     make_trainer("run", save_only_model=True, **SAVING).train()
-    with pytest.raises(ValueError, match="checkpoint-4 cannot be resumed: it was saved with --save_only_model"):
+    with pytest.raises(ValueError, match="checkpoint-4 cannot be resumed: it was saved with save_only_model"):
         make_trainer("run").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
 
 
@@ -124,7 +127,9 @@ def test_best_and_last_are_kept_and_move_with_the_run(train_best, tmp_path, limi
 def test_run_without_its_best_model_is_not_resumed(train_best, tmp_path):
     train_best()
     shutil.rmtree(tmp_path / "run" / "checkpoint-5")
-    with pytest.raises(ValueError, match="best model so far, checkpoint-5 beside it, is not complete: it is not there"):
+    with pytest.raises(
+        ValueError, match="checkpoint-20 needs the best model up to it: there is no checkpoint .*checkpoint-5"
+    ):
         train_best(resume="checkpoint-20")
 
 
@@ -141,7 +146,9 @@ def test_last_model_is_not_taken_for_a_best_one_that_is_lost(train_best, tmp_pat
         if state.global_step == 19:
             truncate(tmp_path / "run" / "checkpoint-5" / "model.safetensors")
 
-    with pytest.raises(ValueError, match="its best model, .*checkpoint-5, cannot be loaded: model.safetensors has"):
+    with pytest.raises(
+        ValueError, match="its best model cannot be loaded: .*checkpoint-5 is damaged: model.safetensors has"
+    ):
         train_best(callbacks=[at("on_step_begin", lose_the_best)])
 
 
@@ -151,7 +158,7 @@ def test_last_model_is_not_taken_for_a_best_one_that_is_lost(train_best, tmp_pat
 def test_full_disk_is_reported_before_training(mount, make_trainer, tmp_path):
     mount("size=1m")
     trainer = make_trainer("disk", **SAVING)
-    with pytest.raises(ValueError, match=r"training may take \d+ MB, and the disk of .* has \d+ MB left: make room"):
+    with pytest.raises(OSError, match=r"training may take \d+ MB, and the disk of .* has \d+ MB left: make room"):
         trainer.train()
     assert trainer.state.global_step == 0 and list((tmp_path / "disk").iterdir()) == []
 
@@ -163,7 +170,7 @@ def test_full_disk_is_reported_before_a_save(mount, make_trainer):
     def fill(args, state):
         (disk / "theirs").write_bytes(bytes(os.statvfs(disk).f_bavail * 4096 - 2**19))
 
-    with pytest.raises(ValueError, match="the checkpoint of step 4 may take .* MB left: make room"):
+    with pytest.raises(OSError, match="the checkpoint of step 4 may take .* MB left: make room"):
         make_trainer("disk", callbacks=[at("on_save", fill)], **SAVING).train()
     assert find_last_resumable(disk, needs_best=False).name == "checkpoint-2"
 
@@ -171,7 +178,7 @@ def test_full_disk_is_reported_before_a_save(mount, make_trainer):
 def test_disk_that_fills_up_during_a_save(mount, make_trainer):
     # Room for the files of one checkpoint and half of another: the bytes would suffice.
     disk = mount("size=50m,nr_inodes=22")
-    with pytest.raises(ValueError, match="checkpoint of step 4 could not be written .*No space left.*checkpoint-2 is"):
+    with pytest.raises(OSError, match="checkpoint of step 4 could not be written .*No space left.*checkpoint-2 is"):
         make_trainer("disk", **SAVING).train()
     assert [path.name for path in disk.iterdir()] == ["checkpoint-2"]
     subprocess.run(["mount", "-o", "remount,nr_inodes=100", str(disk)], check=True)
@@ -183,12 +190,12 @@ def test_disk_that_fills_up_during_a_save(mount, make_trainer):
 def test_write_that_fails_leaves_the_last_checkpoint(limit_file_size, make_trainer, tmp_path):
     """From the first checkpoint on: a quota, wherever tests run."""
     limit = at("on_save", lambda args, state: limit_file_size(4096))
-    with pytest.raises(ValueError, match="the checkpoint of step 4 could not be written .*; .*checkpoint-2 is") as told:
+    with pytest.raises(OSError, match="the checkpoint of step 4 could not be written .*; .*checkpoint-2 is") as raised:
         make_trainer("run", callbacks=[limit], **SAVING).train()
     limit_file_size()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
-    assert find_damage(tmp_path / "run" / "checkpoint-2") is None
+    verify_checkpoint(tmp_path / "run" / "checkpoint-2")
 
 
 def test_final_model_is_replaced_atomically(limit_file_size, make_trainer, tmp_path):

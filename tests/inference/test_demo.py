@@ -26,7 +26,7 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytest.importorskip("gradio", reason="not tested: the demo, since gradio is not installed")
 from hf_cifar_resnet.inference import page  # noqa: E402
-from hf_cifar_resnet.inference.space import write_space  # noqa: E402
+from hf_cifar_resnet.inference.space import write_examples, write_space  # noqa: E402
 
 # What is shown
 
@@ -35,7 +35,7 @@ from hf_cifar_resnet.inference.space import write_space  # noqa: E402
 def loaded(colour_checkpoint):
     from hf_cifar_resnet.checkpoints.load import load_checkpoint
 
-    return load_checkpoint(str(colour_checkpoint))
+    return load_checkpoint(colour_checkpoint)
 
 
 def test_the_map_is_exact(loaded):
@@ -77,15 +77,10 @@ def test_the_overlay_marks_for_and_against():
 
 def test_examples_are_seen_as_they_are_in_the_data(tmp_path):
     """The model answers for an example what it answers for the test image."""
-    from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, load_splits
-    from hf_cifar_resnet.data.arguments import DataArguments
-    from hf_cifar_resnet.inference.space import write_examples
+    from hf_cifar_resnet import load_splits
 
-    given = {"dataset_name": "shapes100", "max_train_samples": 100, "max_eval_samples": 100, "augmentation": "none"}
-    data = load_splits(**given)
-    shape = {"block": "basic", "stage_depths": [1], "stage_widths": [8]}
-    model = CifarResNetForImageClassification(CifarResNetConfig(**shape, id2label=data.id2label))
-    paths = write_examples("model", DataArguments(**given), model, data.image_processor(), tmp_path)
+    data = load_splits("shapes100", max_train_samples=100, max_eval_samples=100, augmentation="none")
+    paths = write_examples(data.test, data.label_names, tmp_path)
     assert len(paths) == 8
     for path in paths:
         with Image.open(path) as image:

@@ -12,7 +12,7 @@ TYPED = {
     "two shapes": ("--depth 18 --block bottleneck", "give one or the other"),
     "one width too few": ("--stage_widths 16 32", "the same length"),
     "all held out": ("--validation_fraction 1.5", "at least 0 and below 1"),
-    "nothing to select on": ("--validation_fraction 0", "--eval_split test"),
+    "nothing to select on": ("--validation_fraction 0", "set eval_split to test"),
     "unknown metric": ("--metric_for_best_model f1", "one of loss, top1, top5, superclass"),
     "unknown tracker": ("--report_to nope", "nope is not supported, only"),
     "tracker that is not installed": ("--report_to tensorboard,mlflow", "mlflow: it is not installed"),

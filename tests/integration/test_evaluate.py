@@ -12,7 +12,8 @@ from PIL import Image
 from scipy.special import softmax
 
 from hf_cifar_resnet import CifarResNetForImageClassification, load_splits
-from hf_cifar_resnet.checkpoints.save import find_damage
+from hf_cifar_resnet.checkpoints.calibration import keeping_temperature
+from hf_cifar_resnet.checkpoints.save import verify_checkpoint
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.documents import read_json
 from hf_cifar_resnet.evaluation.analysis import negative_log_likelihood
@@ -151,11 +152,23 @@ def test_temperature_is_fitted_on_validation_and_saved(finished, images, tmp_pat
     assert read_json(tmp_path / "scores.json")["loss"] == pytest.approx(test_loss, abs=1e-6)
 
 
+def test_temperature_survives_a_resume_without_a_step(finished, quick, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    evaluate(run, "--calibrate")
+    calibrated = read_json(run / "config.json")
+    cli(["train", *quick, "--output_dir", str(run), "--resume_from_checkpoint", "auto"])
+    assert read_json(run / "config.json") == calibrated and calibrated["calibration_temperature"] != 1
+    with keeping_temperature(run):  # of other weights
+        (run / "config.json").write_text("{}")
+        (run / "model.safetensors").write_bytes(b"trained on")
+    assert read_json(run / "config.json") == {}
+
+
 def test_calibrated_checkpoint_is_complete_and_a_linked_one_unchanged(finished, tmp_path, refused):
     run = shutil.copytree(finished.folder, tmp_path / "run")
     evaluate(run / "checkpoint-6", "--calibrate")
     assert json.loads((run / "checkpoint-6" / "config.json").read_text())["calibration_temperature"] != 1
-    assert find_damage(run / "checkpoint-6") is None
+    verify_checkpoint(run / "checkpoint-6")
     # The Hub's cache consists of links.
     config = (run / "config.json").rename(tmp_path / "config.json")
     (run / "config.json").symlink_to(config)
@@ -208,6 +221,62 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, refuse
     line = refused("evaluate", finished.folder, renamed, "--ensemble", "--use_cpu")
     assert f"the classes of the checkpoint {renamed} and of the dataset shapes100 differ" in line
     assert f"class 3 is {names['3']} in the first and {names['4']} in the second" in line
+
+
+@pytest.fixture(scope="module")
+def holds_out_others(quick, tmp_path_factory):
+    """A run like `finished` that held out other images."""
+    folder = tmp_path_factory.mktemp("others") / "run"
+    cli(["train", *quick, "--split_seed", "5", "--output_dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_on_all(quick, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("all") / "run"
+    cli(["train", *quick, "--eval_split", "none", "--validation_fraction", "0", "--output_dir", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate RUN OTHER --ensemble --split validation",
+        "evaluate RUN --compare OTHER --split validation",
+        "evaluate RUN --split validation --split_seed 5",
+        "evaluate RUN --split validation --validation_fraction 0.2",
+        "evaluate RUN --calibrate --split_seed 5",
+        "evaluate ALL --calibrate --validation_fraction 0.1",
+        "evaluate RUN --compare ALL --split validation",
+        "export RUN --format torch --split validation --split_seed 5 --output m.pt2",
+    ],
+)
+def test_scores_on_training_images_are_refused(
+    finished, holds_out_others, trained_on_all, refused, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    runs = {"RUN": str(finished.folder), "OTHER": str(holds_out_others), "ALL": str(trained_on_all)}
+    line = refused(*[runs.get(word, word) for word in command.split()])
+    assert "was trained on some of these validation images" in line and "eval_split" not in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_test_images_are_compared_whatever_was_held_out(finished, holds_out_others, tmp_path):
+    evaluate(finished.folder, "--compare", holds_out_others, "--json", tmp_path / "scores.json")
+    assert read_json(tmp_path / "scores.json")["comparison"]["checkpoint"] == str(holds_out_others)
+
+
+@pytest.mark.parametrize("command", ["evaluate RUN", "export RUN --format torch", "demo RUN"])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "image_size 64", "image_mean 0.1 0.1 0.1", "image_std 1 1 1", "augmentation none", "color_jitter 0 0 0 0",
+        "random_erasing 1", "eval_split test",
+    ],
+)  # fmt: skip
+def test_arguments_without_effect_are_refused(finished, refused, command, argument):
+    arguments = [str(finished.folder) if word == "RUN" else word for word in command.split()]
+    assert f"--{argument.split()[0]} has no effect here" in refused(*arguments, *f"--{argument}".split())
 
 
 @pytest.mark.parametrize(

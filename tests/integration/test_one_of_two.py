@@ -58,8 +58,7 @@ try:
 except ValueError as raised:
     found["error"] = str(raised)
 try:
-    with watch_signals(["train.py"]) as preempted:
-        preempted.set_folder(sys.argv[1])
+    with watch_signals(["train.py"], sys.argv[1]) as preempted:
         trainer = make(ImageDataset, [Sender(), preempted])
         trainer.train()
         preempted.check()

@@ -92,7 +92,7 @@ def test_labels_under_mixed_images_have_the_shares_of_the_pixels(mixup_alpha, cu
         (["evaluate", "nowhere"], "is neither a folder nor user/repo"),
         (
             ["preview", "--augmentation", "stronk"],
-            "unknown augmentation policy 'stronk': choose one of crop_flip_jitter",
+            "--augmentation stronk is no policy: choose one of crop_flip_jitter",
         ),
         (["preview", "--augmentation", "mine.yaml"], "there is no augmentation policy file mine.yaml"),
         (["preview", "--images", "0"], "must be at least 1"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hf_cifar_resnet.checkpoints.resume import changed_arguments
+from hf_cifar_resnet.checkpoints.changes import changed_arguments
 from hf_cifar_resnet.choices import AUGMENTATIONS, current_name
 from hf_cifar_resnet.commands.parser import (
     CifarArgumentParser,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from trainer_fixtures import Recorder
 
-from hf_cifar_resnet.checkpoints.save import find_damage
+from hf_cifar_resnet.checkpoints.save import verify_checkpoint
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, normalize
 from hf_cifar_resnet.training.train_metrics import CHECK_EVERY
 
@@ -73,7 +73,7 @@ def test_nothing_is_saved_of_it(stopped, tmp_path, kind):
     text, steps = stopped(kind, save_strategy="steps", save_steps=1)
     saved = sorted(int(path.name[11:]) for path in (tmp_path / "run").glob("checkpoint-*"))
     assert saved == list(range(1, BAD)) and f"{tmp_path}/run has saved before is intact" in text
-    assert find_damage(tmp_path / "run" / f"checkpoint-{saved[-1]}") is None
+    verify_checkpoint(tmp_path / "run" / f"checkpoint-{saved[-1]}")
 
 
 def test_nothing_is_evaluated_of_it(stopped, capsys):

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import ImageDataset
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
+from hf_cifar_resnet.runs.events import EventReader
 from hf_cifar_resnet.runs.history import History
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
+from hf_cifar_resnet.training.callbacks import RunEventsCallback
 from hf_cifar_resnet.training.trainer import CifarTrainer
 
 PLAIN_SGD = {"optim": "sgd", "weight_decay": 0, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
@@ -345,3 +346,23 @@ def test_images_that_do_not_fill_up_a_batch(make_trainer, make_dataset, options)
     for use in (trainer.find_schedule_misfit, trainer.train):
         with pytest.raises(ValueError, match="the 8 training images do not fill up a batch of 16 in each of 1 proc"):
             use()
+
+
+def test_events_of_a_run_are_recorded(make_trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    reader = EventReader(tmp_path / "run" / "events.jsonl")
+    epochs = {"num_train_epochs": 2, "eval_strategy": "epoch", "logging_strategy": "epoch"}
+    trainer = make_trainer("run", callbacks=[RunEventsCallback()], **epochs)
+    trainer.train()
+    events = reader.read()
+    assert [event.event for event in events] == ["begin", "log", "evaluate", "log", "evaluate", "end"]
+    assert [event.progress for event in events if event.event == "evaluate"] == [0.5, 1.0]
+    scores = [event.values["eval_top1"] for event in events if event.event == "evaluate"]
+    assert scores == [entry["eval_top1"] for entry in trainer.state.log_history if "eval_top1" in entry]
+
+
+def test_training_goes_on_where_its_events_cannot_be_recorded(make_trainer, tmp_path, caplog):
+    (tmp_path / "run" / "events.jsonl").mkdir(parents=True)
+    trainer = make_trainer("run", max_steps=2, callbacks=[RunEventsCallback()])
+    trainer.train()
+    assert trainer.state.global_step == 2 and "an event of the run is not recorded" in caplog.text
