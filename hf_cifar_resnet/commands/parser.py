@@ -14,8 +14,7 @@ from typing import Any, get_args, get_type_hints
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from ..choices import current_name
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, current_name
 from ..documents import read_json, read_yaml
 from ..errors import expand_home
 from ..runs.arguments import GIVEN, RunArguments, Value, check_type
@@ -24,6 +23,7 @@ from ..training.arguments import CifarTrainingArguments, ModelArguments, json_ob
 from .line_parser import LineParser
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
+FORMER_RECIPES = {"seed": "notebook"}  # names that still work, with the present ones
 RECIPES = Path(__file__).parents[1] / "recipes"
 _TRAINERS = "all other arguments of transformers.TrainingArguments"
 # The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
@@ -162,7 +162,7 @@ def recipe_names() -> list[str]:
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Return the arguments in a built-in recipe or a YAML file. Raises `ValueError` if it cannot be read."""
-    name = current_name("recipe", name)
+    name = current_name("recipe", name, FORMER_RECIPES)
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not file.exists():
         raise ValueError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")

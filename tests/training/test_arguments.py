@@ -3,17 +3,19 @@ import os
 from dataclasses import replace
 
 import pytest
+from run_fixtures import RECORD
 
 from hf_cifar_resnet.checkpoints.changes import changed_arguments
-from hf_cifar_resnet.choices import AUGMENTATIONS, current_name
 from hf_cifar_resnet.commands.parser import (
     CifarArgumentParser,
     parse_arguments,
     parse_with_run_record,
     recipe_names,
 )
-from hf_cifar_resnet.data.arguments import DataArguments
+from hf_cifar_resnet.data.arguments import AUGMENTATIONS, DataArguments
 from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.processes import warn_once
+from hf_cifar_resnet.runs.record import RunRecord
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, resolve
 
 
@@ -103,7 +105,7 @@ FORMER_POLICIES = [
 @pytest.fixture
 def warned(caplog):
     """The warnings, which are logged once a process."""
-    current_name.cache_clear()
+    warn_once.cache_clear()
     return lambda: [record.getMessage() for record in caplog.records]
 
 
@@ -139,8 +141,8 @@ def test_former_name_of_the_notebooks_recipe(parse, warned):
     "before, changed", [("seed", {}), ("crop", {"augmentation": ["crop_flip", "crop_flip_jitter"]})]
 )
 def test_former_name_is_no_change_when_a_run_is_resumed(parse, tmp_path, before, changed):
-    (tmp_path / "run.json").write_text(json.dumps({"data_arguments": {"augmentation": before}}))
-    record = {"arguments": {}, "model_arguments": {}, "data_arguments": vars(parse()[1])}
+    (tmp_path / "run.json").write_text(json.dumps(RECORD | {"data_arguments": {"augmentation": before}}))
+    record = replace(RunRecord.read(tmp_path / "run.json"), data_arguments=vars(parse()[1]))
     assert changed_arguments(record, tmp_path / "checkpoint-1") == changed
 
 
