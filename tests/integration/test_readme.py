@@ -87,7 +87,7 @@ def substitute(command, place, run):
     for written, instead in SUBSTITUTES.items():
         command = command.replace(written, instead.format(data=place / "images", run=run))
     words = shlex.split(command)
-    trains = words[0] in ("python", "accelerate") or words[1] in ("study", "search", "find-lr", "preview")
+    trains = words[0] in ("python", "accelerate") or words[1] in ("study", "find-lr", "preview")
     if "--help" in words or not trains:
         return words
     words += TINY_DATA.split()
