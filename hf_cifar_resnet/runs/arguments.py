@@ -23,7 +23,13 @@ REPLACED = {
     "global_batch_size": ("per_device_train_batch_size",),
 }
 # Arguments, and those of a recipe that belong to its value and to no other.
-DEPENDENT = {"lr_scheduler_type": "lr_scheduler_kwargs", "optim": "optim_args"}
+DEPENDENT = {
+    "lr_scheduler_type": "lr_scheduler_kwargs",
+    "optim": "optim_args",
+    "eval_strategy": "eval_steps",
+    "save_strategy": "save_steps",
+    "logging_strategy": "logging_steps",
+}
 
 
 @dataclass(frozen=True)

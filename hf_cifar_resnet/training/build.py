@@ -90,7 +90,7 @@ def load_data_and_model(
     if args.world_size > 1:
         processes.check_same(data.digests(), processes.SAME_DATA)
     model = build_model(arguments.model, data, pretrained)
-    return data, model, ResolvedArguments(arguments.model, data_args, args.with_precision_for(model))
+    return data, model, dataclasses.replace(arguments, data=data_args, training=args.with_precision_for(model))
 
 
 def build_model(
