@@ -27,7 +27,7 @@ from ..runs.record import plain
 from . import callbacks, optimizers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
 # Those of `model/`, which takes seconds to import.
 DEPTHS, CIFAR_DEPTHS = (18, 34, 50, 101, 152), (20, 32, 44, 56)
@@ -339,7 +339,7 @@ class CifarTrainingArguments(TrainingArguments):
         vars(changed).update(values)
         return changed
 
-    def with_precision_for(self, model: "PreTrainedModel") -> "CifarTrainingArguments":
+    def with_precision_for(self, model: "nn.Module") -> "CifarTrainingArguments":
         """Return a copy with bf16 if nobody chose a precision and the CPU is faster with it, else these arguments."""
         if self.precision_source != OUR_DEFAULT or self.bf16 or not is_faster_in_bf16(model, self.device):
             return self
