@@ -12,6 +12,7 @@ Which rank does what, everywhere in this package:
 
 import atexit
 import gc
+import logging
 import math
 import os
 import socket
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,6 +34,7 @@ from .errors import explained
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+logger = logging.getLogger(__name__)
 Decision = TypeVar("Decision")
 # Seconds of silence, after which processes that have not started yet are named.
 PATIENCE = 20.0
@@ -54,6 +57,13 @@ def is_rank_0() -> bool:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank() == 0
     return read_count("RANK", 0) == 0 or read_count("WORLD_SIZE", 1) == 1
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning, on rank 0 alone, and only the first time in this process."""
+    if is_rank_0():
+        logger.warning(message)
 
 
 @contextmanager

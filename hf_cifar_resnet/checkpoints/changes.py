@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..choices import RENAMED
+from ..data.arguments import FORMER_POLICIES
 from ..processes import decide_on_rank_0
 from ..runs.files import find_run_record
 from ..runs.record import RunRecord
@@ -28,7 +28,7 @@ def changed_arguments(record: RunRecord, checkpoint: Path) -> dict[str, list[Any
         for name in now.keys() & then.keys():
             value = then[name]
             if name == "augmentation":
-                value = RENAMED["augmentation policy"].get(str(value), value)
+                value = FORMER_POLICIES.get(str(value), value)
             if value != now[name]:
                 changed[name] = [*changed.get(name, [value]), now[name]]
     return dict(sorted(changed.items()))

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from argparse import SUPPRESS, Action, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -14,8 +14,7 @@ from typing import Any, get_args, get_type_hints
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from ..choices import current_name
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, current_name
 from ..documents import read_json, read_yaml
 from ..errors import expand_home
 from ..runs.arguments import GIVEN, RunArguments, Value, check_type
@@ -24,6 +23,7 @@ from ..training.arguments import CifarTrainingArguments, ModelArguments, json_ob
 from .line_parser import LineParser
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
+FORMER_RECIPES = {"seed": "notebook"}  # names that still work, with the present ones
 RECIPES = Path(__file__).parents[1] / "recipes"
 _TRAINERS = "all other arguments of transformers.TrainingArguments"
 # The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
@@ -117,15 +117,19 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         )
 
     def _parse_recipe(self, name: str) -> RunArguments:
-        values = {}
-        for key, value in read_recipe(name).items():
+        return self.check_values(f"recipe {name}", read_recipe(name))
+
+    def check_values(self, what: str, values: Mapping[str, Any]) -> RunArguments:
+        """Return the arguments with these values of a YAML file. Raises `ValueError`, which begins with `what`."""
+        checked = {}
+        for key, value in values.items():
             try:
                 if key not in self.annotations:
                     raise ValueError(self._unknown(key))
-                values[key] = self._check_yaml(key, value)
+                checked[key] = self._check_yaml(key, value)
             except ValueError as error:
-                raise ValueError(f"recipe {name}: {error}") from error
-        return RunArguments(values)
+                raise ValueError(f"{what}: {error}") from error
+        return RunArguments(checked)
 
     def _check_yaml(self, name: str, value: Any) -> Value:
         """Return the value of a recipe's argument as its type asks. A text is parsed as on the command line."""
@@ -162,7 +166,7 @@ def recipe_names() -> list[str]:
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Return the arguments in a built-in recipe or a YAML file. Raises `ValueError` if it cannot be read."""
-    name = current_name("recipe", name)
+    name = current_name("recipe", name, FORMER_RECIPES)
     file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not file.exists():
         raise ValueError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")

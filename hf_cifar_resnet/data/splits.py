@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from ..choices import DEFAULT_DATASET, IMAGE_SIZE
-from .arguments import DataArguments
+from .arguments import DEFAULT_DATASET, IMAGE_SIZE, DataArguments
 from .dataset import ImageDataset, channel_statistics
 from .hub import provenance
 from .images import decode_images

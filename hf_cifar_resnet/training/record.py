@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from .. import __version__
-from ..choices import BUILT_IN_DATASETS
+from ..data.arguments import BUILT_IN_DATASETS
 from ..evaluation.analysis import ConfusedPair
 from ..evaluation.scores import Scores
 from ..runs.arguments import RunArguments

@@ -5,7 +5,7 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from hf_cifar_resnet.choices import AUGMENTATIONS
+from hf_cifar_resnet.data.arguments import AUGMENTATIONS
 from hf_cifar_resnet.data.policies import Augmenter, Cutout, build_policy, color_and_shape, describe
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)

@@ -314,7 +314,7 @@ def test_own_file_is_replaced(checkpoint, image, tmp_path, monkeypatch, write_te
     assert not list(tmp_path.glob(".hf*"))
 
 
-@pytest.mark.parametrize("command", ["train", "study", "search --space learning_rate=0.1,0.2"])
+@pytest.mark.parametrize("command", ["train", "study"])
 def test_run_or_study_in_a_checkpoint(checkpoint, tmp_path, refused, command):
     for name in ("trainer_state.json", "manifest.json"):
         (checkpoint / name).write_text("{}")
