@@ -33,13 +33,7 @@ SINGLE_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"cli", "__main_
 PARSERS = {"argparse", "HfArgumentParser", "LineParser", "CifarArgumentParser", "parse_arguments"}
 # What is against the order still, or against the rule that only commands parse: (module, what it imports). This list
 # only shrinks, and at the end it is empty.
-EXCEPTIONS = {
-    ("study/cooldowns.py", "commands"),
-    ("study/cooldowns.py", "parse_arguments"),
-    ("study/local.py", "commands"),
-    ("study/plan.py", "commands"),
-    ("study/plan.py", "parse_arguments"),
-}
+EXCEPTIONS: set[tuple[str, str]] = set()
 
 
 def room(module):

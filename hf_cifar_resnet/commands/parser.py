@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from argparse import SUPPRESS, Action, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -117,15 +117,19 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         )
 
     def _parse_recipe(self, name: str) -> RunArguments:
-        values = {}
-        for key, value in read_recipe(name).items():
+        return self.check_values(f"recipe {name}", read_recipe(name))
+
+    def check_values(self, what: str, values: Mapping[str, Any]) -> RunArguments:
+        """Return the arguments with these values of a YAML file. Raises `ValueError`, which begins with `what`."""
+        checked = {}
+        for key, value in values.items():
             try:
                 if key not in self.annotations:
                     raise ValueError(self._unknown(key))
-                values[key] = self._check_yaml(key, value)
+                checked[key] = self._check_yaml(key, value)
             except ValueError as error:
-                raise ValueError(f"recipe {name}: {error}") from error
-        return RunArguments(values)
+                raise ValueError(f"{what}: {error}") from error
+        return RunArguments(checked)
 
     def _check_yaml(self, name: str, value: Any) -> Value:
         """Return the value of a recipe's argument as its type asks. A text is parsed as on the command line."""
