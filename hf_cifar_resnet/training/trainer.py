@@ -141,7 +141,9 @@ class CifarTrainer(Trainer):
         self.train_metrics = TrainMetrics()
         self._ema: EmaCallback | None = None
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
+        # As in transformers, all checkpoints stay if the limit is not above 0.
+        limit = args.save_total_limit if args.save_total_limit and args.save_total_limit > 0 else None
+        self._checkpoints = CheckpointCallback(limit, self._write_progress)
         callbacks = [
             self._checkpoints,
             *schedules.get(args.lr_scheduler_type).make_callbacks(_schedule_arguments(args)),
