@@ -111,10 +111,16 @@ def check_fits(checkpoint: Path, model: nn.Module, args: TrainingArguments) -> N
     if not (checkpoint / "scheduler.pt").is_file():
         # The Trainer would begin with new moments and the first learning rate.
         raise _resume_error(checkpoint, "it was saved with save_only_model, without optimizer and schedule")
-    optim = _read(checkpoint, TRAINING_ARGS_JSON).get("optim")
+    before = _read(checkpoint, TRAINING_ARGS_JSON)
+    optim = before.get("optim")
     if optim != args.optim:
         name = getattr(args.optim, "value", args.optim)
         raise _resume_error(checkpoint, f"it was trained with optim {optim}, not {name}, and holds its state")
+    patience = getattr(args, "early_stopping_patience", None)
+    if patience is not None and patience != before.get("early_stopping_patience"):
+        # The state of early stopping, patience and counter, comes from the checkpoint.
+        was = before.get("early_stopping_patience") or "none"
+        raise _resume_error(checkpoint, f"its early_stopping_patience was {was}, not {patience}: leave it as it was")
     config: Any = getattr(model, "config", None)
     found = _class_names(_read(checkpoint, "config.json").get("id2label"))
     expected = _class_names(getattr(config, "id2label", None))
