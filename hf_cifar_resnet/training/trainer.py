@@ -184,7 +184,7 @@ class CifarTrainer(Trainer):
                 self.model.config.num_labels, args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
                 args.cutmix_share, args.seed, args.process_index,
             )  # fmt: skip
-        self._part = 0  # the number of the next batch within an optimizer step
+        self._batch_number = 0  # of the next batch within an optimizer step
         self._training_batch: _TrainingBatch | None = None  # while one is trained
         self._frozen = FrozenModulesCallback()
         if args.sync_batchnorm and args.world_size > 1:
@@ -452,7 +452,7 @@ class CifarTrainer(Trainer):
         before = time.perf_counter()
         samples = super().get_batch_samples(*args, **kwargs)
         self.train_metrics.waited += time.perf_counter() - before
-        self._part = 0
+        self._batch_number = 0
         return samples
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -466,13 +466,15 @@ class CifarTrainer(Trainer):
         Train on a batch, which is normalised and mixed before [`compute_loss`] gets it, and add its loss and correct
         images to the training metrics.
         """
-        step, part, steps = self.state.global_step, self._part, self._steps()
-        self._part += 1
+        step, number, steps = self.state.global_step, self._batch_number, self._steps()
+        self._batch_number += 1
         inputs = self._normalized(inputs)
         if self._mixer is not None and not self._mixing_is_over():
-            inputs["pixel_values"], inputs["labels"] = self._mixer(inputs["pixel_values"], inputs["labels"], step, part)
+            inputs["pixel_values"], inputs["labels"] = self._mixer(
+                inputs["pixel_values"], inputs["labels"], step, number
+            )
         batch = _TrainingBatch(
-            images=steps.count(step, part, self.args.process_index),
+            images=steps.count(step, number, self.args.process_index),
             mean_images=steps.share(step),
             images_in_step=len(steps.locate(step)[1]),
             processes=steps.processes,
@@ -481,7 +483,7 @@ class CifarTrainer(Trainer):
 
         def count_correct(module: nn.Module, given: Any, outputs: Any) -> None:
             if labels is not None and not correct:
-                classes = _logits_of(outputs)[: batch.images].argmax(dim=-1)
+                classes = _logits_of(outputs).detach()[: batch.images].argmax(dim=-1)
                 correct.append(label_share(classes, labels[: batch.images]).sum())
 
         hooks = [model.register_forward_hook(count_correct)]
