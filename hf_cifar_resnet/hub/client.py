@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from httpx import HTTPError, Response  # which huggingface_hub sends its requests with
 from huggingface_hub import CommitOperationAdd, HfApi, errors, get_session, get_token, snapshot_download
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
 
 from ..errors import one_line
@@ -19,7 +19,7 @@ from ..runs.files import CARD
 from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
-PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
+PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png", ".svg")
 # Seconds before each new attempt; the Hub may ask for longer waits, up to a limit.
 WAITS, MAX_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
@@ -249,7 +249,7 @@ def _reporting_errors(repo_id: str) -> Iterator[None]:
         raise HubError(f"{repo_id}: {_shorten(error)}") from error
 
 
-def _status_error(error: HTTPError, response: Response, repo_id: str) -> HubError:
+def _status_error(error: HTTPError, response: Any, repo_id: str) -> HubError:
     """Return the [`HubError`] for the status code of an answer."""
     status = response.status_code
     if isinstance(error, errors.RevisionNotFoundError):
