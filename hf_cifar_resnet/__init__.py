@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .data.dataset import ImageDataset
-    from .data.sources import load_splits
+    from .data.splits import load_splits
     from .evaluation.metrics import Scorer
     from .model import CifarResNetConfig, CifarResNetForImageClassification, CifarResNetModel
     from .schedules import ScheduleCallback
@@ -36,7 +36,7 @@ _HOMES = {
     "ImageDataset": "data.dataset",
     "ScheduleCallback": "schedules",
     "Scorer": "evaluation.metrics",
-    "load_splits": "data.sources",
+    "load_splits": "data.splits",
 }
 
 

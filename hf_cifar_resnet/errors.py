@@ -72,10 +72,11 @@ def naming_folder(name: str | os.PathLike, hub_words: str) -> Iterator[None]:
 def expand_home(arguments: object) -> None:
     """
     Expand a leading `~` in the texts of an object, as a shell does where it sees one: it sees none in a recipe, in
-    `--output_dir=~/runs` and in Python.
+    `--output_dir=~/runs` and in Python. A frozen dataclass may call this in its `__post_init__`.
     """
     for name, value in vars(arguments).items():
         if isinstance(value, list):
-            setattr(arguments, name, [os.path.expanduser(part) if isinstance(part, str) else part for part in value])
+            value = [os.path.expanduser(part) if isinstance(part, str) else part for part in value]
+            object.__setattr__(arguments, name, value)
         elif isinstance(value, str):
-            setattr(arguments, name, os.path.expanduser(value))
+            object.__setattr__(arguments, name, os.path.expanduser(value))

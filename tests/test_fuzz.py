@@ -200,7 +200,7 @@ def test_dataset(table, fraction):
     from datasets import Image as ImageFeature
 
     from hf_cifar_resnet.data.images import decode_images
-    from hf_cifar_resnet.data.sources import split_dataset
+    from hf_cifar_resnet.data.splits import split_dataset
 
     features = {
         "image": ImageFeature(), "any image": ImageFeature(), "class": ClassLabel(names=["a", "b", "c"]),

@@ -6,7 +6,7 @@ from hf_cifar_resnet.checkpoints.resume import find_resumable
 from hf_cifar_resnet.cli import main
 from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.data.arguments import DataArguments
-from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.data.splits import load_splits
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, ModelArguments, resolve
 
 PATHS = ("model_name_or_path", "dataset_name", "augmentation", "output_dir", "resume_from_checkpoint")

@@ -97,7 +97,7 @@ def make_trainer(make_args, make_model, make_dataset):
 
     def make(folder="run", *, model=None, train=None, evaluate=None, compute_metrics=None, callbacks=(), **options):
         return CifarTrainer(
-            model=model or make_model(),
+            model=make_model() if model is None else model,
             args=make_args(folder, **options),
             train_dataset=train or make_dataset(),
             eval_dataset=evaluate or make_dataset(seed=1),

@@ -10,11 +10,11 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from torchvision import transforms as T
 
-from ..data.augment import Augmenter
 from ..data.dataset import ImageDataset, channel_statistics, collate
 from ..data.images import decode_images
-from ..data.policies import PADDING, build_policy
-from ..data.sources import load_raw, split_dataset
+from ..data.policies import PADDING, Augmenter, build_policy
+from ..data.sources import load_raw
+from ..data.splits import split_dataset
 
 OURS, OFFICIAL, NOTEBOOK = "ours", "official example", "notebook"
 MEMORY = "one memory pass"

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
-from ..data.sources import ImageSplits, load_splits
+from ..data.splits import ImageSplits, load_splits
 from ..documents import read_json
 from ..errors import one_line, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification

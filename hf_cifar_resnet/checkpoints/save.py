@@ -106,22 +106,6 @@ def rotate_checkpoints(folder: str | os.PathLike, limit: int | None, keep: Colle
         shutil.rmtree(path, ignore_errors=True)
 
 
-def save_temperature(folder: Path, temperature: float) -> None:
-    """
-    Save a `calibration_temperature` in the config.json of a run or checkpoint; a checkpoint that was verified before is
-    so again. Raises `OSError` or `ValueError` if the file cannot be read or written.
-    """
-    try:
-        verify_checkpoint(folder)
-        verified = True
-    except ValueError:
-        verified = False
-    config = read_json(folder / "config.json")
-    write_json({**config, "calibration_temperature": temperature}, folder / "config.json")
-    if verified:
-        write_manifest(folder)
-
-
 class CheckpointCallback(TrainerCallback):
     """
     Completes what transformers writes as a checkpoint, with the files that `write_more(folder)` adds in every process

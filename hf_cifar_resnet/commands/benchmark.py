@@ -17,7 +17,7 @@ from transformers import set_seed
 
 from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import check_output
-from ..data.sources import ImageSplits
+from ..data.splits import ImageSplits
 from ..documents import write_json
 from ..hub.resolve import find_pretrained
 from ..model import CifarResNetForImageClassification

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoints.calibration import save_temperature
 from ..checkpoints.load import LoadedCheckpoint, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
-from ..checkpoints.save import save_temperature
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
-from ..data.sources import ImageSplits
+from ..data.splits import ImageSplits
 from ..device import device_for
 from ..documents import replacing_files, write_json
 from ..evaluation import analysis

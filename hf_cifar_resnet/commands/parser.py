@@ -196,12 +196,25 @@ def _parser_of_all() -> CifarArgumentParser:
     return CifarArgumentParser(ALL_ARGUMENTS)
 
 
+# Arguments of the data that a checkpoint's image processor decides, or that matter in training alone.
+WITHOUT_EFFECT = (
+    "image_size",
+    "image_mean",
+    "image_std",
+    "augmentation",
+    "color_jitter",
+    "random_erasing",
+    "eval_split",
+)
+
+
 def parse_with_run_record(
     parser: CifarArgumentParser, argv: Sequence[str] | None, others: str | None = None
 ) -> tuple[Namespace, DataArguments | None, dict[str, Any]]:
     """
     Parse a command line whose first argument is a checkpoint. Data arguments default to those in its run record, unless
-    another dataset is given, which the run's columns and revision would not fit.
+    another dataset is given, which the run's columns and revision would not fit. Raises `ValueError` for arguments
+    that have no effect.
 
     Args:
         parser: a parser of [`DataArguments`].
@@ -217,7 +230,12 @@ def parse_with_run_record(
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
+    for name in WITHOUT_EFFECT:
+        parser.flags[f"--{name}"].help = SUPPRESS
     line = parser.parse(argv)
+    for name in WITHOUT_EFFECT:
+        if name in line.typed:
+            raise ValueError(f"{name} has no effect here, where images are as the checkpoint needs them: leave it out")
     path = find_run_record(resolve(line.options.checkpoint))
     given, known, record = line.typed, None, {}
     try:
@@ -227,7 +245,8 @@ def parse_with_run_record(
             before = RunArguments.from_record(record)
             known = before.build(DataArguments)
             if os.path.expanduser(given.get("dataset_name", known.dataset_name)) == known.dataset_name:
-                given = given.over(before)
+                # The split on which the run was evaluated is not the one that is needed now.
+                given = given.over(before.replace(eval_split=None))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     names_dataset = known is not None or "dataset_name" in given

@@ -6,6 +6,7 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from .errors import reports_errors
 from .parser import parse_arguments
 
 if TYPE_CHECKING:
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
     from ..runs.metrics import RunMetrics
     from ..runs.record import RunRecord
     from ..training.arguments import CifarTrainingArguments
@@ -96,6 +97,7 @@ def score_and_save(trainer: "CifarTrainer", record: "RunRecord", data: "ImageSpl
     Score the test split, for the only time in a run, save the model and the run's files, and return the metrics. Raises
     `OSError` if they cannot be written, with what is to be done.
     """
+    from ..checkpoints.calibration import keeping_temperature
     from ..checkpoints.save import find_last_complete
     from ..evaluation.analysis import most_confused
     from ..evaluation.scores import Scores
@@ -110,7 +112,8 @@ def score_and_save(trainer: "CifarTrainer", record: "RunRecord", data: "ImageSpl
     metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
     folder = Path(trainer.args.output_dir)
     try:
-        trainer.save_model()
+        with keeping_temperature(folder) if trainer.is_world_process_zero() else nullcontext():
+            trainer.save_model()
         if trainer.is_world_process_zero():
             write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
     except OSError as error:  # such as a full disk

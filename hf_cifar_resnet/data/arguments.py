@@ -17,10 +17,10 @@ from ..choices import (
     current_name,
     option,
 )
-from ..errors import UserError, expand_home
+from ..errors import expand_home
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataArguments:
     """The dataset, its splits, normalisation and augmentation."""
 
@@ -47,37 +47,42 @@ class DataArguments:
     )
     random_erasing: float = option(0.0, "probability of filling a rectangle of an image with noise, after the policy")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         expand_home(self)
+        object.__setattr__(self, "augmentation", current_name("augmentation policy", self.augmentation))
         if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
-            raise UserError(f"--image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
+            raise ValueError(f"image_size must be from 1 to {MAX_IMAGE_SIZE}, got {self.image_size}")
         if not 0 <= self.validation_fraction < 1:
-            raise UserError(f"--validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+            raise ValueError(f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
         if self.eval_split == "none" and self.validation_fraction > 0:
-            raise UserError(
-                "--eval_split none would leave the held-out images unused: train on all images with "
-                "--validation_fraction 0, or evaluate on --eval_split validation"
+            raise ValueError(
+                "eval_split none would leave the held-out images unused: train on all images with validation_fraction "
+                "0, or evaluate on eval_split validation"
             )
         if self.split_seed < 0:
-            raise UserError(f"--split_seed must not be negative, got {self.split_seed}")
+            raise ValueError(f"split_seed must not be negative, got {self.split_seed}")
         for name in ("max_train_samples", "max_eval_samples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1, got {limit}")
+        if self.augmentation not in AUGMENTATIONS and Path(self.augmentation).suffix not in POLICY_FORMATS:
+            raise ValueError(
+                f"augmentation {self.augmentation} is no policy: choose one of {', '.join(AUGMENTATIONS)}, or give a "
+                ".yaml or .json file"
+            )
+        self._check_normalization()
+
+    def _check_normalization(self) -> None:
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             if values is None:
                 continue
-            if not (len(values) == 3 and all(map(math.isfinite, values))):
-                raise UserError(f"--{name} needs three numbers, got {values}")
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} needs three numbers, got {values}")
             if not 0 <= min(values) <= max(values) <= 1:
-                raise UserError(f"--{name} is on the scale 0 to 1, got {values}: divide grey levels by 255")
-        self.augmentation = current_name("augmentation policy", self.augmentation)
-        if self.augmentation not in AUGMENTATIONS and Path(self.augmentation).suffix not in POLICY_FORMATS:
-            raise UserError(
-                f"unknown augmentation policy {self.augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}, "
-                "or give a .yaml or .json file"
-            )
+                raise ValueError(f"{name} is on the scale 0 to 1, got {values}: divide grey levels by 255")
         if (self.image_mean is None) != (self.image_std is None):
-            raise UserError("give both --image_mean and --image_std, or neither")
+            given = "image_mean" if self.image_std is None else "image_std"
+            raise ValueError(f"{given} is given alone: give both image_mean and image_std, or neither")
         if self.image_std is not None and min(self.image_std) <= 0:
-            raise UserError(f"--image_std must be above 0, got {self.image_std}")
+            raise ValueError(f"image_std must be above 0, got {self.image_std}")

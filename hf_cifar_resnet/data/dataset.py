@@ -6,14 +6,15 @@ import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Subset
 from transformers import default_data_collator
 
-from .augment import Augmenter
+if TYPE_CHECKING:
+    from .policies import Augmenter
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -101,7 +102,7 @@ class ImageDataset(torch.utils.data.Dataset):
         labels: np.ndarray | torch.Tensor,
         mean: Sequence[float],
         std: Sequence[float],
-        augmenter: Augmenter | None = None,
+        augmenter: "Augmenter | None" = None,
     ):
         self.images = images
         self.labels = torch.as_tensor(labels, dtype=torch.int64)

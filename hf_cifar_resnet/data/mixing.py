@@ -16,11 +16,11 @@ class Mixer:
     are drawn on the host, so that the device need not be waited for.
 
     Args:
-        mixup_alpha (`float`): of MixUp's Beta(alpha, alpha) (Zhang et al. 2017, https://arxiv.org/abs/1710.09412);
+        mixup_alpha: of MixUp's Beta(alpha, alpha) (Zhang et al. 2017, https://arxiv.org/abs/1710.09412);
             0 turns it off.
-        cutmix_alpha (`float`): of CutMix's (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 turns it off.
-        probability (`float`): share of the batches that are mixed.
-        cutmix_share (`float`): share of the mixed batches that get CutMix if both are on.
+        cutmix_alpha: of CutMix's (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 turns it off.
+        probability: share of the batches that are mixed.
+        cutmix_share: share of the mixed batches that get CutMix if both are on.
     """
 
     num_labels: int
@@ -31,20 +31,22 @@ class Mixer:
     seed: int = 0
     rank: int = 0
 
-    def __call__(self, pixel_values, labels, step, part=0):
+    def __call__(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor, step: int, part: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Return new images, and class probabilities float32 `(batch, num_labels)`, also if the batch is not mixed.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`)
             labels (`torch.LongTensor` of shape `(batch,)`): class numbers.
-            step, part (`int`): number of the optimizer step, and of the accumulated batch within it.
+            step, part: number of the optimizer step, and of the accumulated batch within it.
         """
         rng = np.random.default_rng([self.seed, step, part, self.rank])
         labels = one_hot(labels, self.num_labels).float()
         both = self.mixup_alpha and self.cutmix_alpha
         cutmix_share = self.cutmix_share if both else float(self.cutmix_alpha > 0)
-        # Both numbers are always drawn, so that the numbers that follow do not depend on the options.
+        # Both numbers are always drawn, so that the numbers that follow do not depend on the probabilities.
         mixed, cut = rng.random(2) < (self.probability, cutmix_share)
         if not mixed:
             return pixel_values, labels
@@ -56,7 +58,7 @@ class Mixer:
         return pixel_values, torch.lerp(labels.roll(1, 0), labels, kept)
 
 
-def cutmix(pixel_values, kept, rng):
+def cutmix(pixel_values: torch.Tensor, kept: float, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
     """
     Replace a box of every image by the same box of the image before it.
 
@@ -70,12 +72,12 @@ def cutmix(pixel_values, kept, rng):
     return mixed, 1 - mixed[0, 0, rows, columns].numel() / (height * width)
 
 
-def _span(size, kept, rng):
-    length, centre = int(size * np.sqrt(1 - kept)), int(rng.integers(size))
-    return slice(max(0, centre - length // 2), min(size, centre - length // 2 + length))
+def _span(size: int, kept: float, rng: np.random.Generator) -> slice:
+    length, center = int(size * np.sqrt(1 - kept)), int(rng.integers(size))
+    return slice(max(0, center - length // 2), min(size, center - length // 2 + length))
 
 
-def label_share(classes, labels):
+def label_share(classes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     Return the weight (batch,) that labels give to predicted classes (batch,): 1 or 0 for class numbers (batch,), a
     probability for class probabilities (batch, num_labels).

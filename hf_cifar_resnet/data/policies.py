@@ -1,77 +1,70 @@
-"""Augmentation policies: by name, or from a file of Albumentations."""
+"""Augmentation policies by name, or from a file of Albumentations, and their reproducible application."""
 
+import random
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 
 from ..choices import COLOR_JITTER, POLICY_FORMATS, current_name
 from ..documents import read_json, read_yaml
-from ..errors import one_line
-from .transforms import FastColorJitter, PadAndCrop
+from ..errors import explained, one_line
+from .transforms import Cutout, FastColorJitter, PadAndCrop
 
 PADDING = 4
 # Area and aspect ratio of random erasing (Zhong et al. 2017, https://arxiv.org/abs/1708.04896, section 4.2).
 ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)
+# What Albumentations raises for a policy that it refuses, at the latest when it is applied.
+ALBUMENTATIONS_ERRORS = (
+    UserWarning, cv2.error, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError,
+    OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+Transforms = list[A.BasicTransform | A.BaseCompose]
 
 
-class Cutout(A.ImageOnlyTransform):
-    """
-    A black square of `length` pixels with a uniform centre, clipped at the border (DeVries and Taylor 2017,
-    https://arxiv.org/abs/1708.04552).
-    """
-
-    class InitSchema(A.ImageOnlyTransform.InitSchema):
-        length: int
-
-    def __init__(self, length=8, p=1.0):
-        super().__init__(p=p)
-        self.length = length
-
-    def get_params_dependent_on_data(self, params, data):
-        return {"centre": [int(self.random_generator.integers(size)) for size in params["shape"][:2]]}
-
-    def apply(self, img, centre, **params):
-        rows, columns = (slice(max(0, c - self.length // 2), c - self.length // 2 + self.length) for c in centre)
-        img = img.copy()
-        img[rows, columns] = 0
-        return img
-
-
-def crop_and_flip():
+def crop_and_flip() -> Transforms:
     """Return the usual CIFAR augmentation: pad by 4 black pixels, crop, flip (He et al. 2015, section 4.2)."""
     return [PadAndCrop(PADDING), A.HorizontalFlip(p=0.5)]
 
 
-def color_and_shape(size, strength=1.0):
+def color_and_shape(size: int, strength: float = 1.0) -> Transforms:
     """
     Return the 14 operations of TrivialAugment (Müller and Hutter 2021, https://arxiv.org/abs/2103.10158, table 8,
     "wide"), each with a random strength from 0 to `strength` times the paper's.
     """
     shear, rotation, shift = np.degrees(np.arctan(0.99 * strength)), 135 * strength, round(size * strength)
     factor = (1 - 0.99 * strength, 1 + 0.99 * strength)
-    plain = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0), "p": 1}
-    return [
+
+    def color(**changed: tuple[float, float]) -> A.ColorJitter:
+        unchanged: dict[str, Any] = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
+        return A.ColorJitter(**unchanged | changed, p=1)
+
+    transforms: Transforms = [
         A.NoOp(p=1),
         A.Affine(shear={"x": (-shear, shear), "y": (0, 0)}, p=1),
         A.Affine(shear={"x": (0, 0), "y": (-shear, shear)}, p=1),
         A.Affine(translate_px={"x": (-shift, shift), "y": (0, 0)}, p=1),
         A.Affine(translate_px={"x": (0, 0), "y": (-shift, shift)}, p=1),
         A.Rotate(limit=(-rotation, rotation), p=1),
-        A.ColorJitter(**plain | {"brightness": factor}),
-        A.ColorJitter(**plain | {"contrast": factor}),
-        A.ColorJitter(**plain | {"saturation": factor}),
+        color(brightness=factor),
+        color(contrast=factor),
+        color(saturation=factor),
         A.Sharpen(alpha=(0, 0.99 * strength), lightness=(1, 1), p=1),
         A.Posterize(num_bits=(round(8 - 6 * strength), 8), p=1),
         A.Solarize(threshold_range=(1 - strength, 1), p=1),
         A.AutoContrast(p=1),
         A.Equalize(p=1),
     ]
+    return transforms
 
 
-def _crop_flip_hole_or_noise(size, jitter):
+def _crop_flip_hole_or_noise(size: int, jitter: Sequence[float]) -> Transforms:
     """Return the original notebook's policy. Albumentations ignored its argument names, so the strengths are ours."""
     hole = (size // 4, size // 4)
     dropout = A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=hole, hole_width_range=hole, fill=0, p=1.0)
@@ -79,7 +72,7 @@ def _crop_flip_hole_or_noise(size, jitter):
 
 
 # Each takes the size of the images and the strengths of the colour jitter, and returns the transforms.
-POLICIES = {
+POLICIES: dict[str, Callable[[int, Sequence[float]], Transforms]] = {
     "crop_flip_jitter": lambda size, jitter: [*crop_and_flip(), FastColorJitter(*jitter, p=1.0)],
     "crop_flip_hole_or_noise": _crop_flip_hole_or_noise,
     "crop_flip": lambda size, jitter: crop_and_flip(),
@@ -101,16 +94,21 @@ POLICIES = {
 }
 
 
-def build_policy(name, image_size=32, color_jitter=COLOR_JITTER, random_erasing=0.0):
+def build_policy(
+    name: str,
+    image_size: int = 32,
+    color_jitter: Sequence[float] = COLOR_JITTER,
+    random_erasing: float = 0.0,
+) -> A.Compose:
     """
     Return the `A.Compose` of a policy, from uint8 image to uint8 image of the same size.
 
     Args:
-        name (`str`): one of `POLICIES`, or a YAML or JSON file that Albumentations wrote (`albumentations.save`).
-        image_size (`int`): height and width in pixels.
-        color_jitter (four floats): strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5) of policy
+        name: one of `POLICIES`, or a YAML or JSON file that Albumentations wrote (`albumentations.save`).
+        image_size: height and width in pixels.
+        color_jitter: the four strengths of brightness, contrast, saturation (0 to 1) and hue (0 to 0.5) of policy
             `crop_flip_jitter`.
-        random_erasing (`float`): probability of filling a rectangle of each image with noise, after the policy.
+        random_erasing: probability of filling a rectangle of each image with noise, after the policy.
 
     Raises:
         ValueError: for an unknown name, a file without a policy that fits, or an argument that Albumentations refuses.
@@ -134,41 +132,86 @@ def describe(policy: A.BaseCompose) -> str:
     return f"{policy.n} of ({', '.join(parts)})" if isinstance(policy, A.SomeOf) else ", ".join(parts)
 
 
-def _describe_transform(transform):
+def _describe_transform(transform: Any) -> str:
     if isinstance(transform, A.BaseCompose):
         return describe(transform)
     name = type(transform).__name__.removeprefix("Fast")
     return re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
-def _read(name, image_size):
+class Augmenter:
+    """
+    Apply a policy with random numbers that depend on (seed, epoch, index) alone.
+
+    Albumentations ignores global seeds, and its own seed would repeat in every worker and epoch. Here all transforms
+    share one counter-based generator (Philox, Salmon et al. 2011), which is reset for each image.
+
+    Args:
+        policy: from uint8 image to uint8 image of the same size.
+        seed: 0 to 2**32 - 1.
+    """
+
+    def __init__(self, policy: A.Compose, seed: int = 0):
+        self.policy = policy
+        self.seed = seed
+        self._bits = np.random.Philox()
+        self._py_random = random.Random()
+        self._state: Any = dict(self._bits.state) | {"buffer_pos": 4, "has_uint32": 0}
+        policy.set_random_state(np.random.Generator(self._bits), self._py_random)
+
+    def __call__(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
+        """Return an augmented copy of a contiguous uint8 image (height, width, 3)."""
+        state = self._state["state"]
+        state["key"][:] = self.seed, epoch
+        state["counter"][:] = 0, index, 0, 0
+        self._bits.state = self._state
+        # The leading 1 gives all seeds the same length; seeds of different lengths may give the same numbers.
+        self._py_random.seed(1 << 96 | self.seed << 64 | epoch << 32 | index)
+        # This equals calling the policy without its checks, which take as long as a transform of a small image.
+        if self._py_random.random() >= self.policy.p:
+            return image
+        for transform in self.policy.transforms:
+            image = transform(image=image)["image"]
+        return image
+
+
+def _read(name: str, image_size: int) -> A.BaseCompose | A.BasicTransform:
     """Return the policy in a file, after trying it out on an image of this size."""
     path = Path(name)
     if not path.exists():
         raise ValueError(f"there is no augmentation policy file {path}")
-    image = np.zeros((image_size, image_size, 3), dtype=np.uint8)
-    try:
+    refused = f"{path} holds no Albumentations policy that fits"
+    with explained(refused, OSError, ValueError):
         content = {"yaml": read_yaml, "json": read_json}[POLICY_FORMATS[path.suffix]](path)
-        with warnings.catch_warnings():
-            # Albumentations warns about unknown arguments and then uses its defaults.
-            warnings.simplefilter("error", UserWarning)
-            policy = A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
-        for trial in 5 * (policy, _without_chance(A.from_dict(content))):
+    policy, without_chance = _build(content, refused), _build(content, refused)
+    _remove_chance(without_chance)
+    image = np.zeros((image_size, image_size, 3), dtype=np.uint8)
+    for trial in 5 * (policy, without_chance):
+        try:
             made = trial(image=image)["image"]
-            if getattr(made, "shape", None) != image.shape or made.dtype != image.dtype:
-                raise ValueError(
-                    f"it must make uint8 images of {image.shape} from such images, but made {made.dtype} "
-                    f"{tuple(made.shape)}; normalising and batching come after it"
-                )
-    except Exception as error:  # pydantic and Albumentations raise errors of any type
-        kind = type(error).__name__
-        raise ValueError(f"{path} holds no Albumentations policy that fits: {kind}: {one_line(error)}") from error
+        except ALBUMENTATIONS_ERRORS as error:
+            raise ValueError(f"{refused}: {type(error).__name__}: {one_line(error)}") from error
+        if not isinstance(made, np.ndarray) or (made.shape, made.dtype) != (image.shape, image.dtype):
+            raise ValueError(
+                f"{refused}: it must make uint8 images of {image.shape} from such images, but made {made.dtype} "
+                f"{tuple(made.shape)}; normalising and batching come after it"
+            )
     return policy
 
 
-def _without_chance(transform):
-    """Return a policy of which every transform that may be applied is, so that the rare ones are tried out too."""
+def _build(content: dict[str, Any], refused: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # Albumentations warns about unknown arguments and then uses its defaults.
+            warnings.simplefilter("error", UserWarning)
+            return A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
+    except ALBUMENTATIONS_ERRORS as error:
+        raise ValueError(f"{refused}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _remove_chance(transform: Any) -> None:
+    """Apply every transform that may be applied always, so that the rare ones are tried out too."""
     transform.p = float(transform.p > 0)
-    for inner in transform.transforms if isinstance(transform, A.BaseCompose) else ():
-        _without_chance(inner)
-    return transform
+    if isinstance(transform, A.BaseCompose):
+        for inner in transform.transforms:
+            _remove_chance(inner)

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..errors import UserError
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,11 @@ class Steps:
     have as many batches of one size. These images do not count.
 
     Args:
-        num_images (`int`): of an epoch.
-        batch_size (`int`): images in a batch of one process.
-        processes (`int`)
-        accumulation (`int`): batches of a process in an optimizer step; the last step of an epoch may have fewer.
-        drop_last (`bool`): whether images that do not fill up a batch in every process are left out.
+        num_images: images of an epoch.
+        batch_size: images in a batch of one process.
+        processes: how many there are.
+        accumulation: batches of a process in an optimizer step; the last step of an epoch may have fewer.
+        drop_last: whether images that do not fill up a batch in every process are left out.
     """
 
     num_images: int
@@ -29,12 +31,12 @@ class Steps:
     drop_last: bool = False
 
     @classmethod
-    def of(cls, args, num_images: int, batch_size: int) -> "Steps":
-        """Return those of `TrainingArguments`. Raises [`UserError`] if no batch is left."""
+    def of(cls, args: "TrainingArguments", num_images: int, batch_size: int) -> "Steps":
+        """Return those of `TrainingArguments`. Raises `ValueError` if no batch is left."""
         accumulation, drop_last = args.gradient_accumulation_steps, args.dataloader_drop_last
         steps = cls(num_images, batch_size, args.world_size, accumulation, drop_last)
         if steps.batches < 1:
-            raise UserError(
+            raise ValueError(
                 f"the {num_images:,} training images do not fill up a batch of {batch_size:,} in each of "
                 f"{args.world_size} processes, so that dataloader_drop_last leaves out all: choose a smaller batch"
             )

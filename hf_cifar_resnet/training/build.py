@@ -21,7 +21,7 @@ from .record import run_name
 
 if TYPE_CHECKING:
     from ..data.arguments import DataArguments
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
     from .trainer import CifarTrainer
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def build_model(
 
 def load_data(data_args: "DataArguments", args: CifarTrainingArguments) -> "ImageSplits":
     """Return the splits. Raises `ValueError` if they lack the split or the metric that epochs are selected by."""
-    from ..data.sources import load_splits
+    from ..data.splits import load_splits
     from ..evaluation.scores import score_names
 
     data = load_splits(**vars(data_args), seed=args.seed)

@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
@@ -71,6 +72,26 @@ class RunRecordCallback(TrainerCallback):
                 self.record = replace(self.record, changed_arguments=changed)
         if state.is_world_process_zero:
             self.record.write(Path(args.output_dir, RUN_JSON))
+
+
+class FrozenModulesCallback(TrainerCallback):
+    """
+    Remembers the `modules` that are in evaluation mode when training begins and have parameters, none of which is
+    trained: those that the user has frozen.
+    """
+
+    def __init__(self):
+        self.modules: list[nn.Module] = []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        modules = [module for module in model.modules() if not module.training]
+        trained = [[parameter.requires_grad for parameter in module.parameters()] for module in modules]
+        self.modules = [module for module, each in zip(modules, trained, strict=True) if each and not any(each)]
+
+    def set_to_evaluation(self, *args: Any) -> None:
+        """Put them into evaluation mode; a hook before the forward pass."""
+        for module in self.modules:
+            module.eval()
 
 
 class RunEventsCallback(TrainerCallback):

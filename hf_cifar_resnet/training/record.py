@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..data.arguments import DataArguments
     from ..data.dataset import ImageDataset
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
     from ..model import CifarResNetConfig, CifarResNetForImageClassification
     from .arguments import CifarTrainingArguments, ModelArguments
 

@@ -52,6 +52,7 @@ from .attempts import AttemptsCallback
 from .callbacks import (
     EpochBoundary,
     EpochLineCallback,
+    FrozenModulesCallback,
     ProcessSeedCallback,
     QuietProgressCallback,
     SamplerCallback,
@@ -146,6 +147,7 @@ class CifarTrainer(Trainer):
         args.accelerator_config = copy.deepcopy(args.accelerator_config)  # in which transformers sets num_steps
         args.save_total_limit, args.push_to_hub = None, False
         if plain_model is not model:
+            logger.info("the Trainer compiles the model itself, as torch_compile_backend and torch_compile_mode say")
             args.torch_compile = True
             args.torch_compile_backend = args.torch_compile_backend or "inductor"
         super().__init__(
@@ -175,7 +177,7 @@ class CifarTrainer(Trainer):
             )  # fmt: skip
         self._part = 0  # the number of the next batch within an optimizer step
         self._training_batch: _TrainingBatch | None = None  # while one is trained
-        self._frozen: list[nn.Module] = []
+        self._frozen = FrozenModulesCallback()
         if args.sync_batchnorm and args.world_size > 1:
             # Names and tensors stay the same, so that checkpoints load with ordinary BatchNorm.
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
@@ -372,13 +374,13 @@ class CifarTrainer(Trainer):
                 found = resume.read_progress(checkpoint).batch_size if args.auto_find_batch_size else None
                 if resume.has_ended(checkpoint, self._planned_steps(found)):
                     return self._load_ended(checkpoint)
-            self._frozen = _find_frozen(self.model)
             self._ema = EmaCallback(args.ema_decay, args.saved_weights == "ema", checkpoint) if args.ema_decay else None
             during_training = [
                 ProcessSeedCallback(),
                 AttemptsCallback(checkpoint) if args.auto_find_batch_size else None,
                 resume.ResumedCallback(checkpoint) if checkpoint is not None else None,
                 self._ema,
+                self._frozen,
                 SamplerCallback(lambda: self._sampler),
                 EpochBoundary(),
                 TrainMetricsCallback(self.train_metrics, self._make_sampler(), self._steps),
@@ -451,8 +453,8 @@ class CifarTrainer(Trainer):
                 correct.append(label_share(classes, labels[: batch.images]).sum())
 
         hooks = [model.register_forward_hook(count_correct)]
-        if self._frozen:  # after `model.train()`, which transformers calls at every step
-            hooks.append(model.register_forward_pre_hook(self._evaluate_frozen))
+        if self._frozen.modules:  # after `model.train()`, which transformers calls at every step
+            hooks.append(model.register_forward_pre_hook(self._frozen.set_to_evaluation))
         self._training_batch = batch
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
@@ -511,11 +513,6 @@ class CifarTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
         # Where nothing is clipped, transformers computes the norm all the same, at every step.
         return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
-
-    def _evaluate_frozen(self, *args: Any) -> None:
-        """Put the modules that are not trained back into evaluation mode."""
-        for module in self._frozen:
-            module.eval()
 
     def _mixing_is_over(self) -> bool:
         stop = self.args.mixing_stop_epoch
@@ -578,6 +575,7 @@ class CifarTrainer(Trainer):
         """Save the model atomically, without pushing it."""
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call and step_of(folder) is not None:
+            folder.parent.mkdir(parents=True, exist_ok=True)  # of a trial of `hyperparameter_search`
             self._checkpoints.begin(folder)
             self._write_model(folder)
         elif self.args.should_save:
@@ -628,13 +626,6 @@ def _first_of(outputs: Any, count: int) -> Any:
     if isinstance(outputs, dict):
         return type(outputs)(**{name: _first_of(output, count) for name, output in outputs.items()})
     return tuple(_first_of(output, count) for output in outputs)
-
-
-def _find_frozen(model: nn.Module) -> list[nn.Module]:
-    """Return the modules in evaluation mode that have parameters, none of which is trained."""
-    modules = [module for module in model.modules() if not module.training]
-    states = [(module, [parameter.requires_grad for parameter in module.parameters()]) for module in modules]
-    return [module for module, trained in states if trained and not any(trained)]
 
 
 def _default_arguments(evaluates: bool, has_metrics: bool) -> CifarTrainingArguments:

@@ -6,8 +6,7 @@ import torch
 
 from hf_cifar_resnet.checkpoints.pickle_free import read_pickle_free, write_pickle_free
 from hf_cifar_resnet.checkpoints.resume import read_progress, verify_resumable
-from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
 
 PLATEAU = {
     "lr_scheduler_type": "reduce_lr_on_plateau_with_warmup",

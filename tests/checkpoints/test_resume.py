@@ -3,8 +3,7 @@
 import pytest
 from safetensors.torch import load_file
 
-from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
 
 # All that depends on a history: random numbers, averages, moments, counts, patience.
 OPTIONS = {

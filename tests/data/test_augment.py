@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from hf_cifar_resnet.choices import COLOR_JITTER
-from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.policies import POLICIES, build_policy
+from hf_cifar_resnet.data.policies import POLICIES, Augmenter, build_policy
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
 random_policies = pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])

@@ -13,11 +13,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, default_data_collator
 from transformers.image_utils import load_image
 
-from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import EpochSampler, ImageDataset, collate, normalize
 from hf_cifar_resnet.data.images import to_rgb_array
-from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.data.sources import ImageSplits, load_splits
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
+from hf_cifar_resnet.data.splits import ImageSplits, load_splits
 
 MEAN, STD = [0.507, 0.487, 0.441], [0.267, 0.256, 0.276]
 FEATURES = {"image": ImageFeature(), "label": ClassLabel(names=["ant", "bee", "cat"])}

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from datasets import Image, Value
 
-from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.data.splits import load_splits
 
 SPLITS = ("train", "test")
 
@@ -63,7 +63,7 @@ def test_several_configurations(tmp_path, parquet, given):
         for name in ("a", "b")
     )  # fmt: skip
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{files}---\n")
-    expected = f"{tmp_path} has several configurations: choose one with --dataset_config_name, of a, b"
+    expected = f"{tmp_path} has several configurations: choose one with dataset_config_name, of a, b"
     assert reason(tmp_path, dataset_config_name=given) == expected
     assert load_splits(str(tmp_path), dataset_config_name="b").train is not None
 

@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, features
 
-from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.data.splits import load_splits
 
 NAMED = {"image": ImageFeature(), "label": ClassLabel(names=["ant", "bee"])}
 TWO = {"cat": 3, "dog": 3}
@@ -271,7 +271,7 @@ def test_name_that_is_not_utf8(write, noise, place):
 def test_readme_that_cannot_be_parsed(write):
     folder = write({"train": TWO, "test": TWO})
     (folder / "README.md").write_text("---\nlicense: [\n---\n")
-    with pytest.raises(ValueError, match="at the top of its README.md are not valid YAML"):
+    with pytest.raises(ValueError, match="at the top of .*README.md are not valid YAML"):
         load(folder)
 
 
@@ -326,6 +326,19 @@ def test_metadata_file_that_is_not_in_every_split(write, place):
     folder = write({"train": {"." if place == "." else "cat": 3}, "test": TWO})
     (folder / place / "metadata.csv").write_text("file_name,label\n0.png,cat\n")
     with pytest.raises(ValueError, match="metadata.csv in the folder of each split|split test has no such file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("written", [("007", "7"), ("+7", "7"), ("1", "01")])
+@pytest.mark.parametrize("where", ["train", "other split"])
+def test_numbers_written_in_two_ways_in_a_metadata_file_are_not_one_class(write, written, where):
+    folder = write({"train": {"images": 4}, "test": {"images": 4}})
+    for split in ("train", "test"):
+        first, second = {"train": (written[0], written[where == "train"]), "test": (written[1], written[1])}[split]
+        labels = [first, second, "9", "9"]
+        rows = [f"images/{number}.png,{label}" for number, label in enumerate(labels)]
+        (folder / split / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    with pytest.raises(ValueError, match="metadata.csv: the labels .* in the column label would be read as one"):
         load(folder)
 
 
@@ -400,7 +413,7 @@ def test_class_of_one_image_is_trained_on(write_tables, table, fraction):
 
 def test_no_image_is_held_out_where_each_is_its_class(write):
     folder = write({"train": dict.fromkeys("abcd", 1), "test": dict.fromkeys("abcd", 1)})
-    with pytest.raises(ValueError, match="--validation_fraction 0.25 can hold out no image"):
+    with pytest.raises(ValueError, match="validation_fraction 0.25 can hold out no image"):
         load(folder, validation_fraction=0.25)
 
 
@@ -475,6 +488,16 @@ def test_split_of_an_earlier_dataset_in_a_saved_one_is_not_read(tmp_path, table,
     assert (
         f"in {tmp_path / 'saved'} are not read, since dataset_dict.json does not list them: validation/" in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    "content, told", [("{", "it is not valid JSON"), ("{}", "it must list the"), ('{"splits": 5}', "it must list the")]
+)
+def test_damaged_list_of_splits_is_named(tmp_path, table, content, told):
+    DatasetDict(train=table([0, 1]), test=table([0, 1])).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "dataset_dict.json").write_text(content)
+    with pytest.raises(ValueError, match=f"saved/dataset_dict.json cannot be read: {told}"):
+        load(tmp_path / "saved")
 
 
 @pytest.mark.parametrize("layout", ["dict", "split by split"])

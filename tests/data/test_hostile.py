@@ -11,7 +11,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.data.sources import load_splits
+from hf_cifar_resnet.data.splits import load_splits
 from hf_cifar_resnet.documents import TEMPORARY
 
 LABELS = ClassLabel(names=["a", "b"])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hf_cifar_resnet.choices import AUGMENTATIONS
-from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.policies import Cutout, build_policy, color_and_shape, describe
+from hf_cifar_resnet.data.policies import Augmenter, Cutout, build_policy, color_and_shape, describe
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
 GREY = np.full((32, 32, 3), 200, dtype=np.uint8)

@@ -1,7 +1,7 @@
 import pytest
 
 from hf_cifar_resnet import load_splits
-from hf_cifar_resnet.data.provenance import provenance
+from hf_cifar_resnet.data.hub import provenance
 
 HEADER = "---\nlicense: cc-by-4.0\n---\n\n# Trees\n\n"
 CITATION = "@techreport{trees,\n  title={Many Trees},\n  year={2009}\n}"

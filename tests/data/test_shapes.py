@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.policies import build_policy
-from hf_cifar_resnet.data.shapes import COLOURS, shapes100
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
+from hf_cifar_resnet.data.shapes import COLORS, shapes100
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def nearest_colour(image):
     hue, saturation, _ = cv2.split(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
     strongest = np.argsort(saturation, axis=None)[-20:]
     mean = np.exp(1j * np.deg2rad(hue.ravel()[strongest])).mean()
-    return round(np.angle(mean) / (2 * np.pi) * len(COLOURS)) % len(COLOURS)
+    return round(np.angle(mean) / (2 * np.pi) * len(COLORS)) % len(COLORS)
 
 
 def test_a_hundred_balanced_classes(raw, images):
@@ -73,7 +72,7 @@ def test_colours_are_told_apart_by_hue(raw, images, policy):
     names = raw["test"].features["label"].names
     augment = Augmenter(build_policy(policy))
     right = [
-        names[label].split()[0] == COLOURS[nearest_colour(augment(image, 0, index))]
+        names[label].split()[0] == COLORS[nearest_colour(augment(image, 0, index))]
         for index, (label, image) in enumerate(zip(raw["test"]["label"][:], images["test"], strict=True))
     ]
     assert np.mean(right) >= 0.95

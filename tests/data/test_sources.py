@@ -7,7 +7,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_cifar_resnet.data.dataset import channel_statistics
-from hf_cifar_resnet.data.sources import load_splits, stratified_sample
+from hf_cifar_resnet.data.splits import load_splits, stratified_sample
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 GROUPS = ["insect", "other"]
@@ -248,20 +248,20 @@ def test_seed_and_epoch_change_the_augmentation_of_training_images_alone(cifar_l
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"image_column_name": "photo"}, "--image_column_name photo.*has: img, fine_label, coarse_label"),
-        ({"label_column_name": "species"}, "--label_column_name species.*has: img, fine_label, coarse_label"),
-        ({"image_column_name": "fine_label"}, "fine_label holds no images.*--image_column_name"),
-        ({"label_column_name": "img"}, "img holds no class labels.*--label_column_name"),
-        ({"validation_fraction": -0.1}, "--validation_fraction must be at least 0 and below 1, got -0.1"),
-        ({"validation_fraction": 0.999}, "--validation_fraction 0.999 leaves no training images of 80"),
-        ({"max_train_samples": 0}, "--max_train_samples must be at least 1, got 0"),
-        ({"max_eval_samples": -3}, "--max_eval_samples must be at least 1, got -3"),
-        ({"augmentation": "stronk"}, "'stronk': choose one of crop_flip_jitter, .*, none"),
+        ({"image_column_name": "photo"}, "image_column_name photo.*has: img, fine_label, coarse_label"),
+        ({"label_column_name": "species"}, "label_column_name species.*has: img, fine_label, coarse_label"),
+        ({"image_column_name": "fine_label"}, "fine_label holds no images.*image_column_name"),
+        ({"label_column_name": "img"}, "img holds no class labels.*label_column_name"),
+        ({"validation_fraction": -0.1}, "validation_fraction must be at least 0 and below 1, got -0.1"),
+        ({"validation_fraction": 0.999}, "validation_fraction 0.999 leaves no training images of 80"),
+        ({"max_train_samples": 0}, "max_train_samples must be at least 1, got 0"),
+        ({"max_eval_samples": -3}, "max_eval_samples must be at least 1, got -3"),
+        ({"augmentation": "stronk"}, "augmentation stronk is no policy: choose one of crop_flip_jitter, .*, none"),
         ({"augmentation": "no/mine.json"}, "there is no augmentation policy file no/mine.json"),
-        ({"image_mean": [0.1, 0.2, 0.3]}, "both --image_mean and --image_std"),
-        ({"image_mean": [125, 123, 113], "image_std": [0.2] * 3}, "--image_mean is on the scale 0 to 1, got .125, 123"),
-        ({"image_mean": [0.5] * 3, "image_std": [0.2, 0.2, 62.9]}, "--image_std is on the scale 0 to 1, got .0.2, 0.2"),
-        ({"image_mean": [0.5, 0.5, -0.1], "image_std": [0.2] * 3}, "--image_mean is on the scale 0 to 1"),
+        ({"image_mean": [0.1, 0.2, 0.3]}, "image_mean is given alone: give both image_mean and image_std"),
+        ({"image_mean": [125, 123, 113], "image_std": [0.2] * 3}, "image_mean is on the scale 0 to 1, got .125, 123"),
+        ({"image_mean": [0.5] * 3, "image_std": [0.2, 0.2, 62.9]}, "image_std is on the scale 0 to 1, got .0.2, 0.2"),
+        ({"image_mean": [0.5, 0.5, -0.1], "image_std": [0.2] * 3}, "image_mean is on the scale 0 to 1"),
         ({"random_erasing": 2}, "random_erasing must be a probability"),
         ({"color_jitter": (0.2, -0.2, 0.2, 0.0)}, "0 to 1"),
     ],
@@ -273,7 +273,7 @@ def test_wrong_option(cifar_like, options, message):
 
 def test_missing_or_empty_folder(tmp_path):
     for name in ("./no-such-folder", "no/such/folder"):
-        with pytest.raises(ValueError, match=f"{name}: there is no such folder; .*--dataset_name shapes100"):
+        with pytest.raises(ValueError, match=f"{name}: there is no such folder; .*dataset_name shapes100"):
             load_splits(name)
     with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: .*doesn't contain any data"):
         load_splits(str(tmp_path))
@@ -344,9 +344,9 @@ def test_corrupt_file_is_named_and_can_be_replaced(tmp_path, write_image_folder,
     [
         ([0, 1, -1, 3], ClassLabel(names=NAMES), "image 2 of split train has the label -1, outside 0 to 4"),
         ([0, 1, None, 3], ClassLabel(names=NAMES), "image 2 of split train has the label None, outside 0 to 4"),
-        ([0.0, 1.0, 2.0, 3.0], Value("float32"), "label holds no class labels.*--label_column_name"),
+        ([0.0, 1.0, 2.0, 3.0], Value("float32"), "label holds no class labels.*label_column_name"),
         (["a", None, "b", "c"], Value("string"), "label is empty for some images"),
-        ([[0], [1], [2], [3]], List(Value("int64")), "label holds no class labels.*--label_column_name"),
+        ([[0], [1], [2], [3]], List(Value("int64")), "label holds no class labels.*label_column_name"),
     ],
 )
 def test_wrong_labels(with_column, values, feature, message):
@@ -374,7 +374,7 @@ def test_label_out_of_range(tmp_path, make_images):
 def test_no_image_column(tmp_path, write_parquet, column):
     for split in ("train", "test"):
         write_parquet(split, {column: [0, 1]}, {column: Value("int64")})
-    with pytest.raises(ValueError, match=f"found no image column among: {column}; name it with --image_column_name"):
+    with pytest.raises(ValueError, match=f"found no image column among: {column}; name it with image_column_name"):
         load_splits(str(tmp_path))
 
 
@@ -389,4 +389,4 @@ def test_hub_out_of_reach(monkeypatch):
         monkeypatch.setattr(f"{settled}.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="^the dataset uoft-cs/cifar100 cannot be loaded from the Hub") as refused:
         load_splits("uoft-cs/cifar100")
-    assert "local folder" in str(refused.value) and "--dataset_name shapes100" in str(refused.value)
+    assert "local folder" in str(refused.value) and "dataset_name shapes100" in str(refused.value)

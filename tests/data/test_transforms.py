@@ -5,8 +5,7 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from hf_cifar_resnet.data.augment import Augmenter
-from hf_cifar_resnet.data.policies import POLICIES, build_policy
+from hf_cifar_resnet.data.policies import POLICIES, Augmenter, build_policy
 from hf_cifar_resnet.data.transforms import FastColorJitter
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -16,7 +16,7 @@ def colour_image(name, size=(32, 32)):
 def colour_checkpoint(tmp_path_factory):
     """A saved model of three classes that tells red, green and blue images, trained here in a second."""
     from hf_cifar_resnet.data.dataset import normalize
-    from hf_cifar_resnet.data.sources import ImageSplits
+    from hf_cifar_resnet.data.splits import ImageSplits
 
     torch.manual_seed(0)
     names = list(COLOURS)

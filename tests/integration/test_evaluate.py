@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from hf_cifar_resnet import CifarResNetForImageClassification, load_splits
+from hf_cifar_resnet.checkpoints.calibration import keeping_temperature
 from hf_cifar_resnet.checkpoints.save import verify_checkpoint
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.documents import read_json
@@ -151,6 +152,18 @@ def test_temperature_is_fitted_on_validation_and_saved(finished, images, tmp_pat
     assert read_json(tmp_path / "scores.json")["loss"] == pytest.approx(test_loss, abs=1e-6)
 
 
+def test_temperature_survives_a_resume_without_a_step(finished, quick, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    evaluate(run, "--calibrate")
+    calibrated = read_json(run / "config.json")
+    cli(["train", *quick, "--output_dir", str(run), "--resume_from_checkpoint", "auto"])
+    assert read_json(run / "config.json") == calibrated and calibrated["calibration_temperature"] != 1
+    with keeping_temperature(run):  # of other weights
+        (run / "config.json").write_text("{}")
+        (run / "model.safetensors").write_bytes(b"trained on")
+    assert read_json(run / "config.json") == {}
+
+
 def test_calibrated_checkpoint_is_complete_and_a_linked_one_unchanged(finished, tmp_path, refused):
     run = shutil.copytree(finished.folder, tmp_path / "run")
     evaluate(run / "checkpoint-6", "--calibrate")
@@ -208,6 +221,19 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, refuse
     line = refused("evaluate", finished.folder, renamed, "--ensemble", "--use_cpu")
     assert f"the classes of the checkpoint {renamed} and of the dataset shapes100 differ" in line
     assert f"class 3 is {names['3']} in the first and {names['4']} in the second" in line
+
+
+@pytest.mark.parametrize("command", ["evaluate RUN", "export RUN --format torch", "demo RUN"])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "image_size 64", "image_mean 0.1 0.1 0.1", "image_std 1 1 1", "augmentation none", "color_jitter 0 0 0 0",
+        "random_erasing 1", "eval_split test",
+    ],
+)  # fmt: skip
+def test_arguments_without_effect_are_refused(finished, refused, command, argument):
+    arguments = [str(finished.folder) if word == "RUN" else word for word in command.split()]
+    assert f"--{argument.split()[0]} has no effect here" in refused(*arguments, *f"--{argument}".split())
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ import numpy as np, torch
 from safetensors.torch import save_file
 from torchvision.ops import stochastic_depth
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
-from hf_cifar_resnet.data.augment import Augmenter
+from hf_cifar_resnet.data.policies import Augmenter
 from hf_cifar_resnet.data.policies import build_policy
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.processes import destroy_process_group_at_exit

@@ -111,7 +111,7 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["evaluate", "nowhere"], "is neither a folder nor user/repo"),
         (
             ["preview", "--augmentation", "stronk"],
-            "unknown augmentation policy 'stronk': choose one of crop_flip_jitter",
+            "--augmentation stronk is no policy: choose one of crop_flip_jitter",
         ),
         (["preview", "--augmentation", "mine.yaml"], "there is no augmentation policy file mine.yaml"),
         (["preview", "--images", "0"], "must be at least 1"),

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 
 from hf_cifar_resnet.data.dataset import ImageDataset
-from hf_cifar_resnet.data.sources import ImageSplits
+from hf_cifar_resnet.data.splits import ImageSplits
 from hf_cifar_resnet.reporting.error_report import write_analysis
 
 

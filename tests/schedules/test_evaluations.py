@@ -72,19 +72,19 @@ def test_rates_are_those_of_torch_and_transformers(make_args, metric, mode, name
     assert rates == pytest.approx(expected, rel=1e-12) and len(set(rates)) > 3
 
 
+PLATEAU, WITH_WARMUP = "reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup"
 SCRIPTS = [
     # A rising accuracy is no plateau, and the first cut comes after `patience` + 1 bad evaluations.
-    ("top1", {"patience": 1}, 0, [0.1, 0.2, 0.2, 0.2, 0.3, 0.3, 0.1], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
-    ("loss", {"patience": 1}, 0, [3, 2, 2, 2, 1, 1, 3], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
+    (PLATEAU, "top1", {"patience": 1}, 0, [0.1, 0.2, 0.2, 0.2, 0.3, 0.3, 0.1], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
+    (WITH_WARMUP, "loss", {"patience": 1}, 0, [3, 2, 2, 2, 1, 1, 3], [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
     # Evaluations before the end of the warmup are not counted.
-    ("loss", {"patience": 0}, 3, [1, 1, 1, 1, 1], [1 / 3, 2 / 3, 1, 0.5, 0.25]),
-    ("top1", {"patience": 0}, 3, [0.9, 0.9, 0.1, 0.2, 0.1], [1 / 3, 2 / 3, 1, 1, 0.5]),
+    (PLATEAU, "loss", {"patience": 0}, 3, [1, 1, 1, 1, 1], [1 / 3, 2 / 3, 1, 0.5, 0.25]),
+    (WITH_WARMUP, "top1", {"patience": 0}, 3, [0.9, 0.9, 0.1, 0.2, 0.1], [1 / 3, 2 / 3, 1, 1, 0.5]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "reduce_lr_on_plateau_with_warmup"])
-@pytest.mark.parametrize("metric, kwargs, warmup, values, scales", SCRIPTS)
-def test_plateau_cuts_when_the_rule_says(rates_used, tmp_path, name, metric, kwargs, warmup, values, scales):
+@pytest.mark.parametrize("name, metric, kwargs, warmup, values, scales", SCRIPTS)
+def test_plateau_cuts_after_bad_evaluations(rates_used, tmp_path, name, metric, kwargs, warmup, values, scales):
     def train(values, resume=None):
         script = iter(values)
         return rates_used(

@@ -1,6 +1,8 @@
+import json
 import math
 
 import pytest
+import torch
 
 from hf_cifar_resnet import schedules
 
@@ -103,8 +105,51 @@ def case_id(value):
     return str(value) if not callable(value) else ""
 
 
+def expected_rates(name, warmup, share):
+    rise = ramp_from_first if name == "cosine_warmup_with_min_lr" else ramp
+    return [PEAK * (rise if t < warmup else share)(t, warmup) for t in range(STEPS)]
+
+
+def make_scheduler(name, kwargs, warmup_steps):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    return schedules.create(name, optimizer, STEPS, warmup_steps, kwargs)
+
+
+def run_schedule(scheduler, rule=None, start=0):
+    """Yield the step, learning rate and momentum of each step; every evaluation has the same score."""
+    for step in range(start, STEPS):
+        group = scheduler.optimizer.param_groups[0]
+        yield step, group["lr"], group["betas"][0]
+        scheduler.optimizer.step()
+        scheduler.step()
+        if rule and (step + 1) % EVERY == 0 and step + 1 >= scheduler.warmup_steps:
+            rule.apply(scheduler, 0.5, greater_is_better=True)
+
+
 @pytest.mark.parametrize("name, kwargs, warmup_steps, warmup, share", CASES, ids=case_id)
-def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, share):
+def test_closed_form(name, kwargs, warmup_steps, warmup, share):
+    """Of every schedule; saved and loaded in the middle of a run, it continues with the same learning rates."""
+    scheduler, rules = make_scheduler(name, kwargs, warmup_steps), schedules.get(name).make_callbacks(kwargs)
+    steps = []
+    for step in run_schedule(scheduler, *rules):
+        if step[0] == 12:
+            state, optimizer_state = json.dumps(scheduler.state_dict()), scheduler.optimizer.state_dict()
+        steps.append(step)
+    assert [rate for _, rate, _ in steps] == pytest.approx(expected_rates(name, warmup, share), rel=1e-9, abs=1e-15)
+    resumed = make_scheduler(name, kwargs, warmup_steps)
+    resumed.optimizer.load_state_dict(optimizer_state)
+    resumed.load_state_dict(json.loads(state))
+    assert list(run_schedule(resumed, *rules, start=12)) == steps[12:]
+
+
+# A curve, one of several parts, one that moves the momentum, one by evaluations.
+TRAINED = {("cosine", 6), ("warmup_stable_decay", 6), ("one_cycle", 0), ("reduce_lr_on_plateau", 6)}
+
+
+@pytest.mark.parametrize(
+    "name, kwargs, warmup_steps, warmup, share", [case for case in CASES if (case[0], case[2]) in TRAINED], ids=case_id
+)
+def test_training_follows_the_schedule(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, share):
     options = {
         "lr_scheduler_type": name,
         "lr_scheduler_kwargs": kwargs,
@@ -117,10 +162,8 @@ def test_closed_form(rates_used, tmp_path, name, kwargs, warmup_steps, warmup, s
         "save_strategy": "steps",
         "save_steps": 12,
     }
-    rise = ramp_from_first if name == "cosine_warmup_with_min_lr" else ramp
-    expected = [PEAK * (rise if t < warmup else share)(t, warmup) for t in range(STEPS)]
     steps, trainer = rates_used(**options)
-    assert steps.rates == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert steps.rates == pytest.approx(expected_rates(name, warmup, share), rel=1e-9, abs=1e-15)
     assert [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry] == steps.rates
     rest, resumed = rates_used(resume=str(tmp_path / "run" / "checkpoint-12"), **options)
     assert rest.rates == steps.rates[12:]
@@ -133,14 +176,14 @@ def test_finished_run_that_is_prolonged_follows_its_new_schedule(rates_used, tmp
     options = {"lr_scheduler_type": name, "learning_rate": PEAK, "save_strategy": "steps", "save_steps": 4,
                "eval_strategy": "epoch"}  # fmt: skip
     rates_used(max_steps=4, **options)
-    whole, _ = rates_used(folder="whole", max_steps=8, **options)
+    uninterrupted, _ = rates_used(folder="uninterrupted", max_steps=8, **options)
     rest, trainer = rates_used(resume=str(tmp_path / "run" / "checkpoint-4"), max_steps=8, **options)
-    assert (rest.rates, rest.momenta) == (whole.rates[4:], whole.momenta[4:])
+    assert (rest.rates, rest.momenta) == (uninterrupted.rates[4:], uninterrupted.momenta[4:])
     assert trainer.state.global_step == 8 and min(rest.rates) > 0
     # Another learning rate takes effect too.
     options["learning_rate"] = PEAK / 2
     rest, _ = rates_used(resume=str(tmp_path / "run" / "checkpoint-4"), max_steps=8, **options)
-    assert rest.rates == pytest.approx([rate / 2 for rate in whole.rates[4:]])
+    assert rest.rates == pytest.approx([rate / 2 for rate in uninterrupted.rates[4:]])
 
 
 def test_every_schedule_has_a_closed_form():
@@ -196,7 +239,7 @@ def test_one_cycle_of_an_optimizer_without_momentum(rates_used, optimizer):
 
 
 @pytest.mark.parametrize(
-    "name, kwargs, told",
+    "name, kwargs, message",
     [
         ("cosin", {}, "'cosin'.*" + ".*".join(schedules.names())),
         ("constant", {"wrong": 1}, "constant .*wrong.* none"),
@@ -248,10 +291,10 @@ def test_one_cycle_of_an_optimizer_without_momentum(rates_used, optimizer):
         ("greedy", {"max_lr": 0.01}, "peak learning rate 0.05 is not within max_lr 0.01"),
     ],
 )
-def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, told):
+def test_arguments_that_give_no_learning_rates(make_args, name, kwargs, message):
     # However long the warmup is.
     for warmup in (0, 500) if name in WITH_WARMUP else (0,):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             make_args(
                 lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, eval_strategy="epoch", warmup_steps=warmup,
                 learning_rate=PEAK,
@@ -328,8 +371,8 @@ MISFITS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, kwargs, options, told", MISFITS, ids=case_id)
-def test_schedule_that_does_not_fit_the_run_is_reported(make_trainer, name, kwargs, options, told):
+@pytest.mark.parametrize("name, kwargs, options, message", MISFITS, ids=case_id)
+def test_schedule_that_does_not_fit_the_run_is_reported(make_trainer, name, kwargs, options, message):
     evaluated = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     if options.get("eval_strategy") == "steps":
         evaluated |= {"save_strategy": "steps", "save_steps": 0.5}
@@ -338,7 +381,7 @@ def test_schedule_that_does_not_fit_the_run_is_reported(make_trainer, name, kwar
         **(evaluated | options),
     )  # fmt: skip
     misfit = trainer.find_schedule_misfit()
-    assert misfit.startswith(f"{name} does not fit a run of {STEPS} steps: ") and told in misfit
+    assert misfit.startswith(f"{name} does not fit a run of {STEPS} steps: ") and message in misfit
 
 
 @pytest.mark.parametrize("name, kwargs, warmup_steps", [case[:3] for case in CASES], ids=case_id)

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from hf_cifar_resnet.data.augment import Augmenter
 from hf_cifar_resnet.data.dataset import ImageDataset
-from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.data.policies import Augmenter, build_policy
 from hf_cifar_resnet.runs.events import EventReader
 from hf_cifar_resnet.runs.history import History
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments
