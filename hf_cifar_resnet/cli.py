@@ -1,6 +1,7 @@
 """The program `hf-cifar-resnet COMMAND ...`, which runs a module of `commands`."""
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
@@ -11,8 +12,7 @@ COMMANDS = {
     "schedules": "draw every learning-rate schedule, without training",
     "preview": "draw training images before and after augmentation",
     "find-lr": "find a learning rate by a range test",
-    "study": "compare schedules over seeds",
-    "search": "search hyper-parameters with Optuna",
+    "study": "compare schedules over seeds, and choose their arguments",
     "push": "push a finished run to the Hugging Face Hub",
     "evaluate": "score a checkpoint on a split, and see its mistakes",
     "predict": "label images",
@@ -23,13 +23,13 @@ COMMANDS = {
 
 
 @reports_errors
-def train():
+def train() -> None:
     """Run `train` with the arguments of `train.py`. What it imports is part of it, so that Ctrl-C ends that too."""
     import_module(".commands.train", __package__).main(sys.argv[2:] if sys.argv[1:2] == [DEBUG] else None)
 
 
 @reports_errors
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names with the other arguments."""
     argv = sys.argv[1:] if argv is None else argv
     argv = argv[1:] if argv[:1] == [DEBUG] else argv

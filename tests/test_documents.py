@@ -19,7 +19,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_file_stays_as_it_was_where_a_new_one_cannot_be_written(tmp_path, limit_file_size, write):
+def test_failed_write_leaves_the_file_unchanged(tmp_path, limit_file_size, write):
     path = tmp_path / "file"
     path.write_text("from before")
     limit_file_size(100)

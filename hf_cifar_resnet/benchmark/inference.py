@@ -2,12 +2,16 @@
 
 import copy
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from transformers import PreTrainedModel, TrainingArguments
 
 from ..errors import require
 from ..inference.convert import ExportableModel, load_onnx, quantize_static, write_onnx
+from .timing import Work
 
 BATCH_SIZES = (1, 32, 256)  # by default
 DEFAULT_RUNTIMES = ("eager", "channels_last", "compiled")
@@ -16,7 +20,7 @@ ONNX_RUNTIMES = ("onnx", "onnx-int8", "openvino")
 RUNTIMES = (*DEFAULT_RUNTIMES, "folded", *ONNX_RUNTIMES)
 
 
-def make_runtime(name, model, pixels):
+def make_runtime(name: str, model: PreTrainedModel, pixels: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Return a function that predicts logits (batch, num_labels) of `pixel_values` that are on the model's device."""
     if name in ONNX_RUNTIMES:
         batch = pixels.cpu().numpy()
@@ -32,7 +36,7 @@ def make_runtime(name, model, pixels):
     return lambda: model(pixels).logits
 
 
-def _load_onnx(name, model, batch):
+def _load_onnx(name: str, model: PreTrainedModel, batch: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Return the runtime's function from `pixel_values` to logits; its 8-bit ranges are good for timing alone."""
     with tempfile.TemporaryDirectory() as folder:
         path, int8 = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
@@ -50,18 +54,24 @@ def _load_onnx(name, model, batch):
         return load_onnx(int8 if name == "onnx-int8" else path)
 
 
-def make_ways(model, image_size, args, runtimes, batch_sizes):
-    """Return `{batch size: {runtime: work}}` for [`take_turns`], in bf16 if `args` have it."""
-    model, ways = model.to(args.device).eval(), {}
+def make_candidates(
+    model: PreTrainedModel,
+    image_size: int,
+    args: TrainingArguments,
+    runtimes: Sequence[str],
+    batch_sizes: Sequence[int],
+) -> dict[int, dict[str, Work]]:
+    """Return `{batch size: {runtime: work}}` for [`measure_in_turns`], in bf16 if `args` have it."""
+    model, candidates = model.to(args.device).eval(), {}
     for batch_size in batch_sizes:
         pixels = torch.randn(batch_size, 3, image_size, image_size, device=args.device)
-        ways[batch_size] = {
+        candidates[batch_size] = {
             name: _make_work(make_runtime(name, copy.deepcopy(model), pixels), batch_size, args) for name in runtimes
         }
-    return ways
+    return candidates
 
 
-def _make_work(predict, batch_size, args):
+def _make_work(predict: Callable[[], torch.Tensor], batch_size: int, args: TrainingArguments) -> Work:
     @torch.inference_mode()
     def work():
         with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):

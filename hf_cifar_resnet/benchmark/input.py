@@ -1,7 +1,9 @@
-"""Images a second of one core through pad, crop, flip, colour jitter and normalisation, ours and others' ways."""
+"""Images a second of one core through pad, crop, flip, colour jitter and normalisation, ours and others'."""
 
 import dataclasses
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -10,6 +12,7 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from torchvision import transforms as T
 
+from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset, channel_statistics, collate
 from ..data.images import decode_images
 from ..data.policies import PADDING, Augmenter, build_policy
@@ -20,12 +23,12 @@ OURS, OFFICIAL, NOTEBOOK = "ours", "official example", "notebook"
 MEMORY = "one memory pass"
 
 
-def make_ways(data_args, batch_size, seed=0):
+def make_candidates(data_args: DataArguments, batch_size: int, seed: int = 0) -> dict[str, "Batches"]:
     """
-    Return the ways for [`take_turns`], each over the same training images in random batches, with one thread.
+    Return the candidates for [`measure_in_turns`] with one thread, each over the same images in random batches.
 
     `ours` ends with normalised float32 batches, `ours, bytes` with what goes to a GPU. `one memory pass` normalises
-    alone, the least that any way to float32 does.
+    alone, the least that anything in float32 does.
     """
     raw, _ = load_raw(data_args)
     parts, *_ = split_dataset(raw, dataclasses.replace(data_args, validation_fraction=0))
@@ -45,16 +48,16 @@ def make_ways(data_args, batch_size, seed=0):
 
 
 class Batches:
-    """Work for [`take_turns`]: one batch of a loader without workers, epoch after epoch."""
+    """Work for [`measure_in_turns`]: one batch of a loader without workers, epoch after epoch."""
 
-    def __init__(self, dataset, batch_size, collate_fn=None):
+    def __init__(self, dataset: Any, batch_size: int, collate_fn: Callable[[Any], dict[str, Any]] | None = None):
         batch_size = min(batch_size, len(dataset))
         self.loader = torch.utils.data.DataLoader(
             dataset, batch_size, shuffle=True, drop_last=True, collate_fn=collate_fn, generator=torch.Generator()
         )
         self.iterator = itertools.chain.from_iterable(itertools.repeat(self.loader))
 
-    def __call__(self):
+    def __call__(self) -> int:
         return len(next(self.iterator)["pixel_values"])
 
 

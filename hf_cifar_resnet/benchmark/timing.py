@@ -1,6 +1,8 @@
-"""Rates of several ways to do the same work, measured in turns, and confidence intervals of their ratios."""
+"""Rates of several candidates for the same work, measured in turns, and confidence intervals of their ratios."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,24 +12,29 @@ from scipy.stats import quantile_test
 TURN_SECONDS = 0.3
 
 
-def take_turns(ways, repeats, seconds=TURN_SECONDS):
-    """
-    Measure each way once, then all again, so that whatever else changes on the machine affects all of them.
+Work = Callable[[], int]
+"""Does some work and returns its amount, such as a number of images."""
 
-    Each of `ways` does some work and returns its amount, such as a number of images. Return dict of lists: amounts a
-    second, one a turn of at least `seconds`.
+
+def measure_in_turns(
+    candidates: Mapping[str, Work], repeats: int, seconds: float = TURN_SECONDS
+) -> dict[str, list[float]]:
     """
-    rates = {name: [] for name in ways}
-    for work in ways.values():
+    Measure each candidate once, then all again, so that whatever else changes on the machine affects all of them.
+
+    Return the amounts a second of each, one a turn of at least `seconds`.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    for work in candidates.values():
         work()  # fills caches, imports and compiles
     for turn in range(repeats):
-        # Every other turn goes backwards, so that no way always comes after the same one.
-        for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
-            rates[name].append(rate(ways[name], seconds))
+        # Every other turn goes backwards, so that no candidate always comes after the same one.
+        for name in list(candidates) if turn % 2 == 0 else reversed(list(candidates)):
+            rates[name].append(rate(candidates[name], seconds))
     return rates
 
 
-def rate(work, seconds):
+def rate(work: Work, seconds: float) -> float:
     """Call `work` until `seconds` have passed, and return the amount it did a second."""
     amount, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or not amount:
@@ -35,7 +42,7 @@ def rate(work, seconds):
     return amount / elapsed
 
 
-def time_steps(work, steps, device):
+def time_steps(work: Callable[[int], object], steps: int, device: torch.device) -> float:
     """Return the seconds that `work(steps)` takes until the device has done it."""
     wait_for(device)
     started = time.perf_counter()
@@ -44,23 +51,24 @@ def time_steps(work, steps, device):
     return time.perf_counter() - started
 
 
-def wait_for(device):
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> dict[str, Any]:
     """Return the median and quartiles of the turns."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return {"median": float(median), "quartiles": [float(low), float(high)], "n": len(values)}
 
 
-def compare(rates, baseline):
-    """Return the ratio of each way to the `baseline`, turn by turn: `{name: ratio(...)}`."""
+def compare(rates: Mapping[str, Sequence[float]], baseline: str) -> dict[str, dict[str, Any]]:
+    """Return the ratio of each candidate to the `baseline`, turn by turn: `{name: ratio(...)}`."""
     return {name: ratio(values, rates[baseline]) for name, values in rates.items() if name != baseline}
 
 
-def ratio(values, others):
+def ratio(values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     """
     Return the median of the turns' ratios with its 95% confidence interval, which assumes no distribution (Conover
     1999, *Practical Nonparametric Statistics*, section 3.2). Below six turns the interval is the range.
@@ -71,8 +79,10 @@ def ratio(values, others):
     return {"median": float(np.median(ratios)), "interval": [float(low), float(high)], "n": len(ratios)}
 
 
-def table(rates, ratios_to, unit):
-    """Return lines with the spread of each way's rate and its ratio to others; `ratios_to` as [`compare`] by name."""
+def table(
+    rates: Mapping[str, Sequence[float]], ratios_to: Mapping[str, Mapping[str, dict[str, Any]]], unit: str
+) -> str:
+    """Return lines with the spread of each candidate's rate and its ratio to others, [`compare`] by name."""
     rows = [["", unit, "quartiles", *(f"ratio to {name} (95% interval)" for name in ratios_to)]]
     for name, values in rates.items():
         figures = spread(values)
@@ -86,5 +96,5 @@ def table(rates, ratios_to, unit):
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _number(value):
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..choices import RENAMED
+from ..data.arguments import FORMER_POLICIES
 from ..processes import decide_on_rank_0
 from ..runs.files import find_run_record, list_checkpoints, step_of
 from ..runs.record import RunRecord
@@ -86,7 +86,7 @@ def _all_arguments(record: RunRecord) -> dict[str, Any]:
     found = json.loads(json.dumps(found))
     policy = found.get("augmentation")
     if isinstance(policy, str):
-        found["augmentation"] = RENAMED["augmentation policy"].get(policy, policy)
+        found["augmentation"] = FORMER_POLICIES.get(policy, policy)
     return found
 
 

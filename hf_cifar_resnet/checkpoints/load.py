@@ -19,6 +19,8 @@ from ..data.splits import ImageSplits, load_splits
 from ..documents import read_json
 from ..errors import one_line, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
+from ..runs.arguments import RunArguments
+from ..runs.files import find_run_record, folder_name
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantized weights mean nothing without their scales
 
@@ -71,11 +73,13 @@ class LoadedCheckpoint:
     Attributes:
         name: the folder or Hub id as it was given.
         model: in evaluation mode, on the device that it was loaded to.
+        processor: its image processor.
         data: the splits that are needed, without augmentation and normalized as the checkpoint's images were.
     """
 
     name: str
     model: CifarResNetForImageClassification
+    processor: ViTImageProcessor
     data: ImageSplits
 
     def images(self, split: str) -> ImageDataset:
@@ -86,19 +90,46 @@ class LoadedCheckpoint:
 def load_with_data(
     folder: Path,
     data_args: DataArguments | None,
-    needed: set[str],
+    needed: Collection[str],
     device: torch.device | None = None,
     name: str | None = None,
 ) -> LoadedCheckpoint:
     """
     Load the checkpoint in a folder with the `needed` splits of its data; `name` is what a user calls it. Raises what
-    [`load_checkpoint`] and [`load_data_for`] raise.
+    [`load_checkpoint`] and [`load_data_for`] raise, and `ValueError` if it was trained on the validation images.
     """
     name = name or str(folder)
     model, processor = load_checkpoint(folder)
     if device is not None:
         model.to(device)  # pyright: ignore[reportArgumentType]
-    return LoadedCheckpoint(name, model, load_data_for(name, data_args, model, processor, needed))
+    data = load_data_for(name, data_args, model, processor, needed)
+    if data_args is not None and data.validation is not None and data.validation_is_held_out:
+        _check_held_out(folder, name, data_args)
+    return LoadedCheckpoint(name, model, processor, data)
+
+
+def _check_held_out(folder: Path, name: str, data_args: DataArguments) -> None:
+    """
+    Raise `ValueError` if the run of a checkpoint was trained on images that these arguments hold out for validation, by
+    its `run.json`. One on another dataset was not, as far as its name says.
+    """
+    path = find_run_record(folder)
+    if path is None:
+        return
+    try:
+        own = RunArguments.from_record(read_json(path)).build(DataArguments)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error
+    # A dataset in a folder may have moved.
+    names = {(folder_name(each.dataset_name), each.dataset_config_name) for each in (own, data_args)}
+    held_out, wanted = (
+        f"validation_fraction {each.validation_fraction:g} and split_seed {each.split_seed}"
+        for each in (own, data_args)
+    )
+    if len(names) == 1 and held_out != wanted:
+        raise ValueError(
+            f"{name} was trained on some of these validation images, those of {wanted}: it held out those of {held_out}"
+        )
 
 
 def find_class_difference(known: list[str], found: list[str]) -> str | None:

@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..documents import flush_to_disk, follow_umask, read_json, replacing_files, write_json
 from ..errors import one_line
+from ..processes import is_rank_0
 from ..runs.files import list_checkpoints, step_of
 
 MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
@@ -155,7 +156,7 @@ class CheckpointCallback(TrainerCallback):
 
     def begin(self, checkpoint: Path) -> None:
         """Prepare a checkpoint, which is then written in place. Called in every process."""
-        if PartialState().is_main_process:
+        if is_rank_0():
             _check_free_space(checkpoint.parent, self._bytes, f"the checkpoint of step {step_of(checkpoint)}")
             shutil.rmtree(checkpoint, ignore_errors=True)  # it is damaged or abandoned
         PartialState().wait_for_everyone()

@@ -1,5 +1,5 @@
 """
-Measure where the time goes on this machine: several ways to do the same work, in turns, with medians and quartiles.
+Measure where the time goes on this machine: several candidates for the same work, in turns, with medians and quartiles.
 
 hf-cifar-resnet benchmark input
 hf-cifar-resnet benchmark step --depth 50 --global_batch_size 256 --torch_compile --profile
@@ -18,6 +18,7 @@ from transformers import set_seed
 from ..benchmark import inference, input, step, timing
 from ..checkpoints.outputs import check_output
 from ..data.splits import ImageSplits
+from ..device import tune_process
 from ..documents import write_json
 from ..hub.resolve import find_pretrained
 from ..model import CifarResNetForImageClassification
@@ -40,6 +41,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> dict[str, Any]:
         if arguments.training.fp16:
             raise ValueError("fp16: the loops to compare with have no gradient scaler; use bf16")
         quieten_libraries(arguments.training)
+        tune_process(arguments.training.device)
         measure, repeats = KINDS[options.kind]
         result = {
             "benchmark": options.kind,
@@ -58,17 +60,19 @@ def _measure_input(
     options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
 ) -> dict[str, Any]:
     torch.set_num_threads(1)
-    ways = input.make_ways(arguments.data, (options.batch_sizes or [256])[0])
-    rates = timing.take_turns(ways, repeats)
+    candidates = input.make_candidates(arguments.data, (options.batch_sizes or [256])[0])
+    rates = timing.measure_in_turns(candidates, repeats)
     return _print_table(rates, (input.OFFICIAL, input.NOTEBOOK), "images/s on one core")
 
 
 def _measure_step(
     options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
 ) -> dict[str, Any]:
-    sizes = options.batch_sizes or [arguments.training.per_device_train_batch_size]
+    sizes: list[int] = options.batch_sizes or [arguments.training.train_batch_size]
     if max(sizes) > step.EPOCH:
         raise ValueError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
+    if options.steps > step.MAX_STEPS:
+        raise ValueError(f"--steps must be at most {step.MAX_STEPS:,}, got {options.steps:,}")
     data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     found = {}
     for size in sizes:
@@ -88,17 +92,15 @@ def _measure_batch_size(
     args = args.with_precision_for(model)
     print(f"batch {args.per_device_train_batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")
     others = [precision for precision in options.precisions if precision != args.precision]
-    rates, waiting, profile = step.measure(
-        model, args.copy_with(), data.train, repeats, options.steps, options.profile, others
-    )
-    found = _print_table(rates, (step.BARE, step.SYNTHETIC), "images/s")
+    times = step.measure(model, args, data.train, repeats, options.steps, options.profile, others)
+    found = _print_table(times.rates, (step.BARE, step.STOCK), "images/s")
     speed = found["rates"][step.OURS]["median"]
     minutes = 50 * step.EPOCH / speed / 60
-    print(f"our Trainer waited for data {waiting:.1%} of its time; 50 epochs of {step.EPOCH:,} images would take it "
-          f"{minutes:,.1f} minutes")  # fmt: skip
-    if profile:
-        print(profile)
-    return found | {"data_wait": waiting, "minutes_for_50_epochs": minutes, "profile": profile}
+    print(f"our Trainer waited for data {times.data_wait:.1%} of its time; 50 epochs of {step.EPOCH:,} images would "
+          f"take it {minutes:,.1f} minutes")  # fmt: skip
+    if times.profile:
+        print(times.profile)
+    return found | {"data_wait": times.data_wait, "minutes_for_50_epochs": minutes, "profile": times.profile}
 
 
 def _measure_inference(
@@ -106,22 +108,22 @@ def _measure_inference(
 ) -> dict[str, Any]:
     data, model, _ = load_data_and_model(arguments, find_pretrained(arguments.model.model_name_or_path))
     sizes = options.batch_sizes or inference.BATCH_SIZES
-    ways = inference.make_ways(model, data.image_size, arguments.training, options.runtimes, sizes)
+    candidates = inference.make_candidates(model, data.image_size, arguments.training, options.runtimes, sizes)
     found = {}
-    for batch_size, runtimes in ways.items():
+    for batch_size, runtimes in candidates.items():
         print(f"batch {batch_size}")
-        rates = timing.take_turns(runtimes, repeats)
+        rates = timing.measure_in_turns(runtimes, repeats)
         found[str(batch_size)] = _print_table(rates, options.runtimes[:1], "images/s")
     return {"batch_sizes": found}
 
 
-def _print_table(rates, baselines, unit):
+def _print_table(rates: dict[str, list[float]], baselines: Sequence[str], unit: str) -> dict[str, Any]:
     ratios = {name: timing.compare(rates, name) for name in baselines}
     print(timing.table(rates, ratios, unit), flush=True)
     return {"unit": unit, "rates": {name: timing.spread(values) for name, values in rates.items()}, "ratios": ratios}
 
 
-# The function that measures each kind, and how many turns each way gets by default.
+# The function that measures each kind, and how many turns each candidate gets by default.
 KINDS = {
     "input": (_measure_input, 9),
     "step": (_measure_step, 20),
@@ -134,7 +136,7 @@ def _parse(argv: Sequence[str], prog: str | None) -> CommandLine:
     parser = CifarArgumentParser(ALL_ARGUMENTS, prog=prog, description=description)
     parser.add_argument("kind", choices=KINDS, help="what to measure")
     turns = ", ".join(f"{kind} {repeats}" for kind, (_, repeats) in KINDS.items())
-    parser.add_argument("--repeats", type=positive, help=f"turns of each way (default: {turns})")
+    parser.add_argument("--repeats", type=positive, help=f"turns of each candidate (default: {turns})")
     parser.add_argument("--steps", type=positive, default=20, help="step: timed steps in a turn")
     # fp16 would need a gradient scaler, which the bare loop lacks.
     parser.add_argument("--precisions", nargs="+", default=(), choices=("fp32", "bf16"),

@@ -166,10 +166,10 @@ def _analyse(folder: str, logits: np.ndarray, images: ImageDataset, data: ImageS
     with replacing_files(folder) as temporary:
         found = write_analysis(temporary, logits, images, data, temperature)
     lines = [
-        f"ece        {entry['ece']:.2%}, loss {entry['loss']:.4f} at temperature {entry['temperature']:.4g}"
-        for entry in found["calibration"]
+        f"ece        {entry.ece:.2%}, loss {entry.loss:.4f} at temperature {entry.temperature:.4g}"
+        for entry in found.calibration
     ]
-    pairs = [f"{' and '.join(pair['classes'])} ({pair['count']})" for pair in found["most_confused"][:3]]
+    pairs = [f"{' and '.join(pair['classes'])} ({pair['count']})" for pair in found.most_confused[:3]]
     if pairs:
         lines.append(f"most often taken for each other: {', '.join(pairs)}")
     return [*lines, f"Analysis in {folder}{os.sep}"]

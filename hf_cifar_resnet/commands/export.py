@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..checkpoints.load import load_checkpoint, load_data_for
+from ..checkpoints.load import load_checkpoint, load_with_data
 from ..checkpoints.outputs import check_output
 from ..data.arguments import DataArguments
 from ..documents import atomic_write
@@ -36,11 +36,15 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     """Export a checkpoint, compare its logits and its accuracy with PyTorch's, and return the figures."""
     # 1. Model and data
     options, data_args = _parse(argv, prog)
-    model, processor = load_checkpoint(resolve(options.checkpoint))
-    size: int = processor.size["height"]
+    folder = resolve(options.checkpoint)
     split: str | None = options.split or ("test" if options.precision != "fp32" else None)
     needed = {name for name in (split, "train" if options.precision == "int8" else None) if name is not None}
-    data = load_data_for(options.checkpoint, data_args, model, processor, needed) if needed else None
+    if needed:
+        loaded = load_with_data(folder, data_args, needed, name=options.checkpoint)
+        model, processor, data = loaded.model, loaded.processor, loaded.data
+    else:
+        (model, processor), data = load_checkpoint(folder), None
+    size: int = processor.size["height"]
 
     # 2. Export. The file gets its name only after it has passed the comparison.
     normalization = (processor.image_mean, processor.image_std) if options.include_normalization else None

@@ -6,11 +6,13 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from transformers.utils import is_in_notebook
+from transformers.utils.import_utils import is_in_notebook
 
 from ..checkpoints.outputs import check_output
+from ..device import tune_process
 from ..documents import write_csv
 from ..hub.resolve import find_pretrained
 from ..reporting.plots import PICTURE, atomic_picture, plot_lr_range
@@ -35,14 +37,14 @@ class RangeTestCallback(ScheduleCallback):
     of the steps where there is no progress bar, and stop when the loss diverges.
     """
 
-    def __init__(self, factor):
+    def __init__(self, factor: float) -> None:
         self.factor, self.lowest = factor, math.inf
 
-    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+    def on_step_end(self, args, state, control, lr_scheduler: Any = None, **kwargs):
         lr_scheduler.rescale(self.factor ** (state.global_step / state.max_steps))
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" not in logs:
+    def on_log(self, args, state, control, logs: dict[str, float] | None = None, **kwargs):
+        if logs is None or "loss" not in logs:
             return
         loss, step = logs["loss"], state.global_step
         if args.disable_tqdm and step % max(1, state.max_steps // 10) == 0:
@@ -63,6 +65,7 @@ def main(argv: Sequence[str], prog: str | None = None) -> float:
         args = arguments.training
         print(f"{args.max_steps} steps of {args.global_batch_size} images, from learning rate {options.start_lr:g} to "
               f"{options.end_lr:g}", flush=True)  # fmt: skip
+        tune_process(args.device)
         trainer = build_trainer(model, args, data, arguments.data.eval_split)
         trainer.remove_callback(EpochLineCallback)
         trainer.add_callback(RangeTestCallback(options.end_lr / options.start_lr))
@@ -131,13 +134,13 @@ def _table(options: Namespace) -> Path:
     return Path(options.output).with_suffix(".csv")
 
 
-def smooth(losses):
+def smooth(losses: Sequence[float]) -> list[float]:
     """Return the mean of each loss and its neighbours over a tenth of the test; a running average would lag."""
     half = max(1, len(losses) // 20)
     return [float(np.mean(losses[max(0, i - half) : i + half + 1])) for i in range(len(losses))]
 
 
-def suggest(rates, smoothed):
+def suggest(rates: Sequence[float], smoothed: Sequence[float]) -> float:
     """Return the rate at which the smoothed loss falls most steeply per factor of the rate, before its lowest point."""
     before_lowest = range(1, max(2, int(np.argmin(smoothed))))
     return rates[min(before_lowest, key=lambda i: smoothed[i + 1] - smoothed[i - 1])]

@@ -4,20 +4,17 @@ import dataclasses
 import os
 import sys
 from argparse import SUPPRESS, Action, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from ..choices import current_name
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, current_name
 from ..documents import read_json, read_yaml
 from ..errors import expand_home
 from ..runs.arguments import GIVEN, RunArguments, Value, check_type
@@ -26,7 +23,8 @@ from ..training.arguments import CifarTrainingArguments, ModelArguments, json_ob
 from .line_parser import LineParser
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
-RECIPES = resources.files("hf_cifar_resnet") / "recipes"
+FORMER_RECIPES = {"seed": "notebook"}  # names that still work, with the present ones
+RECIPES = Path(__file__).parents[1] / "recipes"
 _TRAINERS = "all other arguments of transformers.TrainingArguments"
 # The headings of `--help`, in this order, the dataclass that each belongs to, and the arguments below it.
 HEADINGS = (
@@ -58,7 +56,7 @@ class CommandLine:
         return self.typed.over(self.recipe)
 
 
-class CifarArgumentParser(LineParser, HfArgumentParser):
+class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[reportIncompatibleMethodOverride] (overloads)
     """
     A parser of the arguments of dataclasses, and of a command's own options, which are added to it. It has recipes,
     errors of one line, and our own flags before transformers' in `--help`.
@@ -89,7 +87,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
             if shows_default:
                 settings["help"] += f" (default: {default})".replace("%", "%%")
             settings["default"] = SUPPRESS
-        kinds = self.dataclass_types if hasattr(self, "dataclass_types") else ()
+        kinds = list(getattr(self, "dataclass_types", ()))
         heading = next((title for title, kind, known in HEADINGS if name in known and kind in kinds), None)
         if heading is not None and heading not in self._groups:
             self._groups[heading] = self.add_argument_group(heading)
@@ -119,15 +117,19 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
         )
 
     def _parse_recipe(self, name: str) -> RunArguments:
-        values = {}
-        for key, value in read_recipe(name).items():
+        return self.check_values(f"recipe {name}", read_recipe(name))
+
+    def check_values(self, what: str, values: Mapping[str, Any]) -> RunArguments:
+        """Return the arguments with these values of a YAML file. Raises `ValueError`, which begins with `what`."""
+        checked = {}
+        for key, value in values.items():
             try:
                 if key not in self.annotations:
                     raise ValueError(self._unknown(key))
-                values[key] = self._check_yaml(key, value)
+                checked[key] = self._check_yaml(key, value)
             except ValueError as error:
-                raise ValueError(f"recipe {name}: {error}") from error
-        return RunArguments(values)
+                raise ValueError(f"{what}: {error}") from error
+        return RunArguments(checked)
 
     def _check_yaml(self, name: str, value: Any) -> Value:
         """Return the value of a recipe's argument as its type asks. A text is parsed as on the command line."""
@@ -159,14 +161,14 @@ class CifarArgumentParser(LineParser, HfArgumentParser):
 
 def recipe_names() -> list[str]:
     """Return the names of the built-in recipes."""
-    return sorted(file.name.removesuffix(".yaml") for file in RECIPES.iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Return the arguments in a built-in recipe or a YAML file. Raises `ValueError` if it cannot be read."""
-    name = current_name("recipe", name)
-    file: Traversable | Path = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
-    if isinstance(file, Path) and not file.exists():
+    name = current_name("recipe", name, FORMER_RECIPES)
+    file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if not file.exists():
         raise ValueError(f"--config {name}: there is no such recipe or file; recipes: {', '.join(recipe_names())}")
     try:
         content = read_yaml(file)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import datasets
 from transformers.utils import logging as transformers_logging
@@ -49,8 +50,9 @@ def training_session(args: CifarTrainingArguments, command: list[str]) -> Iterat
         Preempted: a `SystemExit` with 75, after a signal; see [`~hf_cifar_resnet.training.preemption`].
         OSError: if another run is writing into the folder, or it cannot be written.
     """
-    with watch_signals(command, args.output_dir) as preemption, lock_run_folder(Path(args.output_dir)):
-        if args.process_index == 0:
-            Path(args.output_dir, MARKER).unlink(missing_ok=True)
+    folder = Path(cast(str, args.output_dir))
+    with watch_signals(command, folder) as preemption, lock_run_folder(folder):
+        if processes.is_rank_0():
+            (folder / MARKER).unlink(missing_ok=True)
         yield preemption
     processes.destroy_process_group_at_exit()

@@ -8,16 +8,20 @@ accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hu
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
+from ..processes import decide_on_rank_0, is_rank_0
 from ..runs.record import command_line
 from ..training.arguments import resolve
 from .errors import reports_errors
 from .parser import parse_arguments
 
 if TYPE_CHECKING:
+    from ..data.dataset import ImageDataset
     from ..data.splits import ImageSplits
-    from ..runs.metrics import RunMetrics
+    from ..runs.metrics import RunMetrics, Selection
     from ..runs.record import RunRecord
     from ..training.arguments import CifarTrainingArguments
     from ..training.trainer import CifarTrainer
@@ -66,15 +70,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
         if hub is not None:
             callbacks.append(hub)
         trainer = build_trainer(model, args, data, eval_split, callbacks=callbacks)
-        if trainer.is_world_process_zero():
+        if is_rank_0():
             print(start_block(record, args, hub, checkpoint, trainer.find_schedule_misfit()), flush=True)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         preemption.check()
 
         # 4. Score and publish
         metrics = score_and_save(trainer, recorder.record, data, eval_split)
-        if trainer.is_world_process_zero():
-            print(end_block(metrics, args.output_dir), flush=True)
+        if is_rank_0():
+            print(end_block(metrics, str(args.output_dir)), flush=True)
             if hub is not None:
                 print(f"{'Pushed':<10} {hub.finish()}", flush=True)
     return metrics
@@ -82,17 +86,18 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
 
 def _find_checkpoint(args: "CifarTrainingArguments") -> Path | None:
     """Return the checkpoint to resume from, or None. One that was pushed is downloaded."""
-    from .. import processes
     from ..checkpoints.run_folder import find_resume_checkpoint, kind_of_resume
     from ..hub.resolve import resolve as resolve_name
 
     name, pushed = args.resume_from_checkpoint, None
     if name is not None and kind_of_resume(name) == "pushed":
-        pushed = processes.decide_on_rank_0(lambda: resolve_name(name))
-    return find_resume_checkpoint(name, args.output_dir, args.load_best_model_at_end, pushed)
+        pushed = decide_on_rank_0(lambda: resolve_name(name))
+    return find_resume_checkpoint(name, str(args.output_dir), args.load_best_model_at_end, pushed)
 
 
-def score_and_save(trainer: "CifarTrainer", record: "RunRecord", data: "ImageSplits", eval_split: str) -> "RunMetrics":
+def score_and_save(
+    trainer: "CifarTrainer", record: "RunRecord", data: "ImageSplits", eval_split: "Selection"
+) -> "RunMetrics":
     """
     Score the test split, for the only time in a run, save the model and the run's files, and return the metrics. Raises
     `OSError` if they cannot be written, with what is to be done.
@@ -105,16 +110,18 @@ def score_and_save(trainer: "CifarTrainer", record: "RunRecord", data: "ImageSpl
     from ..runs.history import History
     from ..training.record import make_metrics
 
-    output = trainer.predict(data.test, metric_key_prefix="test")
-    trainer.log(output.metrics)  # for trackers
-    test = Scores.from_dict({name.removeprefix("test_"): value for name, value in output.metrics.items()})
-    confused = most_confused(output.predictions, output.label_ids, data.label_names, MAX_CONFUSED)
+    images = cast("ImageDataset", data.test)
+    output = trainer.predict(images, metric_key_prefix="test")
+    scores = output.metrics or {}
+    trainer.log(scores)  # for trackers
+    test = Scores.from_dict({name.removeprefix("test_"): value for name, value in scores.items()})
+    confused = most_confused(np.asarray(output.predictions), images.labels.numpy(), data.label_names, MAX_CONFUSED)
     metrics = make_metrics(trainer.state, trainer.args, eval_split, test, confused)
-    folder = Path(trainer.args.output_dir)
+    folder = Path(str(trainer.args.output_dir))
     try:
-        with keeping_temperature(folder) if trainer.is_world_process_zero() else nullcontext():
+        with keeping_temperature(folder) if is_rank_0() else nullcontext():
             trainer.save_model()
-        if trainer.is_world_process_zero():
+        if is_rank_0():
             write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
     except OSError as error:  # such as a full disk
         last = find_last_complete(folder)

@@ -19,9 +19,9 @@ import numpy as np
 import psutil
 from PIL import ExifTags, Image
 
-from ..choices import IMAGE_SIZE
 from ..documents import atomic_write
 from ..errors import one_line
+from .arguments import IMAGE_SIZE
 
 if TYPE_CHECKING:
     import datasets

@@ -11,9 +11,9 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from ..choices import COLOR_JITTER, POLICY_FORMATS, current_name
 from ..documents import read_json, read_yaml
 from ..errors import explained, one_line
+from .arguments import COLOR_JITTER, FORMER_POLICIES, POLICY_FORMATS, current_name
 from .transforms import Cutout, FastColorJitter, PadAndCrop
 
 PADDING = 4
@@ -117,7 +117,7 @@ def build_policy(
         raise ValueError(f"color_jitter needs four strengths, 0 to 1 and hue 0 to 0.5, got {list(color_jitter)}")
     if not 0 <= random_erasing <= 1:
         raise ValueError(f"random_erasing must be a probability, 0 to 1, got {random_erasing}")
-    make = POLICIES.get(current_name("augmentation policy", name))
+    make = POLICIES.get(current_name("augmentation policy", name, FORMER_POLICIES))
     transforms = make(image_size, color_jitter) if make else [_read(name, image_size)]
     if random_erasing:
         transforms.append(A.Erasing(ERASED_AREA, ERASED_RATIO, fill="random", p=random_erasing))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from ..choices import DEFAULT_DATASET, IMAGE_SIZE
-from .arguments import DataArguments
+from .arguments import DEFAULT_DATASET, IMAGE_SIZE, DataArguments
 from .dataset import ImageDataset, channel_statistics
 from .hub import provenance
 from .images import decode_images
@@ -35,6 +34,7 @@ class ImageSplits:
         image_size: height and width in pixels.
         provenance: see [`~hf_cifar_resnet.data.hub.provenance`].
         superclass_names: the name of each superclass number, or None.
+        validation_is_held_out: whether the validation images are of the dataset's training split.
     """
 
     train: ImageDataset | None
@@ -47,6 +47,7 @@ class ImageSplits:
     image_size: int = IMAGE_SIZE
     provenance: dict[str, str | None] = field(default_factory=dict)
     superclass_names: list[str] | None = None
+    validation_is_held_out: bool = False
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -111,6 +112,7 @@ def load_splits(
         std=std,
         image_size=args.image_size,
         provenance=provenance(args.dataset_name, commit),
+        validation_is_held_out="validation" in parts and "validation" not in _find_splits(raw, needed),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+# The accuracies among the scores, as they are printed.
+ACCURACY_NAMES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}
 # An error message, with the name of a model. Finite weights can still overflow.
 NOT_FINITE = "the answers of {} are not finite: its weights are too large, or its calibration_temperature too small"
 

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..checkpoints.pickle_free import write_pickle_free
 from ..checkpoints.save import EMA_FILE
+from ..processes import is_rank_0
 from ..runs.files import CARD, WEIGHTS, checkpoint_path, folder_name
 from ..runs.folder import RunFolder
 from ..runs.history import History
@@ -49,7 +50,7 @@ class HubCallback(TrainerCallback):
         self.repo_id = args.hub_model_id or _repo_name(self.folder)
         self._thread: threading.Thread | None = None
         self._warned: set[str] = set()
-        if args.process_index > 0:
+        if not is_rank_0():
             return
         try:
             self.repo_id = client.check_access(self._target(args.hub_revision))

@@ -1,1 +1,1 @@
-"""From the record of a run to files that people read."""
+"""From the values of a run to what people read: pictures, Markdown and the model card."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..documents import replacing_files
 from ..errors import printable
+from ..evaluation.scores import ACCURACY_NAMES
 from ..runs.files import CARD, CURVES, HISTORY_CSV, METRICS_JSON, RUN_JSON
 from ..runs.history import History
 from ..runs.metrics import RunMetrics
 from ..runs.record import RunRecord
 from ..runs.redaction import map_texts
-from ..runs.scores import ACCURACIES
 from .plots import plot_history
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What a model on the Hub needs, and from which version.
 NEEDED = {"transformers": "5.21", "torch": "2.11", "torchvision": "0.26"}
-SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACIES.items()}
+SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACY_NAMES.items()}
 # Characters that would start a tag, a cell, a link, an image or code, and their replacements.
 _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 # What the cards of models say of these datasets, by their names. Barz and Denzler 2020 counted the duplicates.

@@ -1,4 +1,11 @@
-"""Write the error analysis of a checkpoint: tables as CSV and JSON, plots as PNG."""
+"""Write the error analysis of a checkpoint: tables as CSV and JSON, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -6,11 +13,15 @@ from ..documents import write_csv, write_json
 from ..evaluation import analysis
 from .plots import COLORS, PICTURE, WIDTH, add_legend, new_figure, plot_style, save_figure
 
+if TYPE_CHECKING:
+    from ..data.dataset import ImageDataset
+    from ..data.sources import ImageSplits
+
 # With more classes, the cells of a confusion matrix have no room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25
 MISTAKES, MISTAKES_IN_A_ROW = 30, 6
 # The names of the files, with patterns of the contents that show that they are ours; the first one speaks for all.
-ANALYSIS_FILES = {
+ANALYSIS_FILES: dict[str, bytes | None] = {
     "analysis.json": rb'\A{\n  "images": \d+,\n  "accuracy": ',
     **dict.fromkeys(("per_class.csv", "confusion.csv", "superclass_confusion.csv")),
     **dict.fromkeys(
@@ -19,53 +30,78 @@ ANALYSIS_FILES = {
 }
 
 
-def write_analysis(folder, logits, split, data, temperature=1.0):
+@dataclass(frozen=True)
+class Calibration:
+    """The mean negative log-likelihood and the expected calibration error, 0 to 1, at a temperature."""
+
+    temperature: float
+    loss: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """The content of analysis.json: accuracies 0 to 1, and the pairs of classes most often taken for each other."""
+
+    images: int
+    accuracy: float
+    mean_class_accuracy: float
+    calibration: Sequence[Calibration]
+    most_confused: Sequence[analysis.ConfusedPair]
+
+
+def write_analysis(
+    folder: Path, logits: np.ndarray, split: ImageDataset, data: ImageSplits, temperature: float = 1.0
+) -> ErrorAnalysis:
     """
     Write analysis.json, per_class.csv, confusion.csv, confusion.png, reliability.png and mistakes.png; with
-    superclasses also superclass_confusion.csv and superclass_confusion.png. Return the content of analysis.json.
+    superclasses also superclass_confusion.csv and superclass_confusion.png. Return what analysis.json holds.
 
-    `logits` (n, num_labels) are those of the images in `split`, an [`ImageDataset`] of the [`ImageSplits`] `data`. The
-    calibration is shown with the checkpoint's `temperature` and without.
+    Args:
+        logits: (n, num_labels), of the images in `split`.
+        data: the dataset that the split is of.
+        temperature: that of the checkpoint. The calibration is shown with it and without.
     """
     names, labels = data.label_names, split.labels.numpy()
-    predicted, groups = logits.argmax(axis=1), data.superclass_of
+    predicted, groups, group_names = logits.argmax(axis=1), data.superclass_of, data.superclass_names
     matrix = analysis.confusion_matrix(predicted, labels, len(names))
-    superclass = None if groups is None else [data.superclass_names[i] for i in groups]
 
     write_confusion(matrix, names, folder / "confusion.csv")
+    order = np.arange(len(names))
+    superclass = None
+    if groups is not None and group_names is not None:
+        superclass = [group_names[group] for group in groups]
+        order = np.argsort(groups, kind="stable")
+        grouped = analysis.confusion_matrix(groups[predicted], groups[labels], len(group_names))
+        write_confusion(grouped, group_names, folder / "superclass_confusion.csv")
+        plot_confusion(grouped, group_names, folder / "superclass_confusion.png")
     write_per_class(matrix, names, superclass, folder / "per_class.csv")
-    order = range(len(names)) if superclass is None else np.argsort(groups, kind="stable")
-    plot_confusion(matrix[np.ix_(order, order)], [names[i] for i in order], folder / "confusion.png")
-    if superclass is not None:
-        grouped = analysis.confusion_matrix(groups[predicted], groups[labels], len(data.superclass_names))
-        write_confusion(grouped, data.superclass_names, folder / "superclass_confusion.csv")
-        plot_confusion(grouped, data.superclass_names, folder / "superclass_confusion.png")
+    plot_confusion(matrix[order][:, order], [names[i] for i in order], folder / "confusion.png")
     found = {t: analysis.reliability(analysis.probabilities(logits, t), labels) for t in (1.0, temperature)}
     plot_reliability(found, folder / "reliability.png")
     probs = analysis.probabilities(logits, temperature)
     wrong = analysis.confident_mistakes(probs, labels, MISTAKES)
     plot_mistakes(split.images[wrong], labels[wrong], probs[wrong], names, folder / "mistakes.png")
-    numbers = {
-        "images": len(labels),
-        "accuracy": float(np.trace(matrix) / len(labels)),
-        "mean_class_accuracy": float(np.nanmean(analysis.class_accuracy(matrix))),
-        "calibration": [
-            {"temperature": t, "loss": analysis.negative_log_likelihood(logits, labels, t), "ece": bins.ece}
-            for t, bins in found.items()
+    result = ErrorAnalysis(
+        images=len(labels),
+        accuracy=float(np.trace(matrix) / len(labels)),
+        mean_class_accuracy=float(np.nanmean(analysis.class_accuracy(matrix))),
+        calibration=[
+            Calibration(t, analysis.negative_log_likelihood(logits, labels, t), bins.ece) for t, bins in found.items()
         ],
-        "most_confused": analysis.most_confused(logits, labels, names),
-    }
-    write_json(numbers, folder / "analysis.json")
-    return numbers
+        most_confused=analysis.most_confused(logits, labels, names),
+    )
+    write_json(asdict(result), folder / "analysis.json")
+    return result
 
 
-def write_confusion(matrix, names, path):
+def write_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Write a confusion matrix as CSV: a row for each label, a column for each prediction."""
     rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
     write_csv([["label \\ predicted", *names], *rows], path)
 
 
-def write_per_class(matrix, names, superclass, path):
+def write_per_class(matrix: np.ndarray, names: Sequence[str], superclass: Sequence[str] | None, path: Path) -> None:
     """Write the accuracy of each class as CSV, worst first, and the class that it is most often taken for."""
     accuracy = analysis.class_accuracy(matrix)
     mistakes = matrix - np.diag(np.diag(matrix))
@@ -80,7 +116,7 @@ def write_per_class(matrix, names, superclass, path):
 
 
 @plot_style()
-def plot_confusion(matrix, names, path):
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Plot a confusion matrix, each row as shares of its label's images."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     roomy = len(names) <= MAX_CLASSES_WITH_COUNTS
@@ -96,15 +132,15 @@ def plot_confusion(matrix, names, path):
     if roomy:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
-                colour = "white" if shares[row, column] > 0.3 else "black"
-                axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+                color = "white" if shares[row, column] > 0.3 else "black"
+                axes.text(column, row, count, ha="center", va="center", fontsize=8, color=color)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda root, _: f"{root**2:.0%}")
     bar.set_label("share of the label's images")
     save_figure(figure, path, dpi=100, bbox_inches="tight")
 
 
 @plot_style()
-def plot_reliability(found, path):
+def plot_reliability(found: Mapping[float, analysis.Reliability], path: Path) -> None:
     """Plot accuracy against confidence, and a histogram of the confidence; `found` is {temperature: reliability}."""
     figure, axes = new_figure(len(found), 2, width=WIDTH, height=5.2)
     for column, (temperature, bins) in enumerate(found.items()):
@@ -127,8 +163,11 @@ def plot_reliability(found, path):
 
 
 @plot_style()
-def plot_mistakes(images, labels, probs, names, path):
-    """Plot wrongly classified images, uint8 (k, height, width, 3), with label, prediction and its probability."""
+def plot_mistakes(images: np.ndarray, labels: np.ndarray, probs: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """
+    Plot wrongly classified images, uint8 (k, height, width, 3), with labels (k,), predictions and their probabilities;
+    `probs` are (k, num_labels).
+    """
     rows = max(1, -(-len(images) // MISTAKES_IN_A_ROW))
     figure, axes = new_figure(MISTAKES_IN_A_ROW, rows, width=1.75 * MISTAKES_IN_A_ROW, height=2.05 * rows)
     for panel in axes:

@@ -390,6 +390,7 @@ def plot_tuning(
         point = chosen[name]
         panel.plot(places[point[0]], scores[point], "o", markersize=11, fillstyle="none", color="black", zorder=5)
         panel.set_title(name)
+        _share_limits(panel, list(places.values()))
         low, high = min(low, *scores.values()), max(high, *scores.values())
     margin = 0.08 * (high - low) or 0.01
     for number, panel in enumerate(panels):
@@ -440,6 +441,18 @@ def _place_values(axes: Axes, values: Sequence[str]) -> dict[str, float]:
         shown = shown[:: -(-len(shown) // 6)]
     axes.set_xticks([numbers[value] for value in shown], shown)
     return numbers
+
+
+def _share_limits(axes: Axes, places: Sequence[float]) -> None:
+    """Let the horizontal axis reach over all places, with a margin, whichever have points."""
+    first, last = min(places), max(places)
+    if first == last:
+        return
+    if axes.get_xscale() == "log":
+        margin = (last / first) ** 0.06
+        axes.set_xlim(first / margin, last * margin)
+    else:
+        axes.set_xlim(first - 0.06 * (last - first), last + 0.06 * (last - first))
 
 
 # Learning rates

@@ -1,1 +1,1 @@
-"""Comparing runs: plan, execute, report, search."""
+"""Comparing runs: plan, choose arguments, execute, report."""

@@ -1,6 +1,7 @@
 """Execute the runs of a study on this machine."""
 
-import importlib
+from __future__ import annotations
+
 import multiprocessing
 import os
 import re
@@ -8,21 +9,37 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
+from typing import TextIO
 
 import torch
 
 from ..device import RUNS_AT_ONCE, count_cores
+from ..runs.arguments import RunArguments
 from ..training.workers import SIGNALS, blocked_signals
 
-# What a run imports. The names are texts, since a study comes before the commands in the order of imports.
-PRELOADED = [
-    *(f"hf_cifar_resnet.{name}" for name in ("commands.train", "training.build", "hub.callback", "training.console")),
-    *(f"hf_cifar_resnet.evaluation.{name}" for name in ("analysis", "metrics")),
-    *(f"matplotlib.{name}" for name in ("figure", "backends.backend_agg")),
-]
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """
+    What trains a run.
+
+    Attributes:
+        module: what `python -m` runs for a run in a process of its own, with its first arguments.
+        main: what a process that is there already calls with the run's arguments as a command line; a function of a
+            module, since it is sent by its name.
+        preload: the modules that a run imports.
+    """
+
+    module: Sequence[str]
+    main: Callable[[list[str]], object]
+    preload: Sequence[str]
 
 
 class LocalEngine:
@@ -31,39 +48,45 @@ class LocalEngine:
     devices. Several share them: each has its share of the cores and one GPU, which may serve several runs.
     """
 
-    def __init__(self, jobs):
-        self.jobs = (torch.cuda.device_count() or count_cores()) if jobs == "auto" else jobs
-        self._places, self._processes = SimpleQueue(), set()
+    def __init__(self, jobs: int | str, entry: EntryPoint):
+        self.jobs: int | None = (torch.cuda.device_count() or count_cores()) if jobs == "auto" else int(jobs)
+        self.entry = entry
+        self._places: SimpleQueue[int] = SimpleQueue()
+        self._processes: set[subprocess.Popen[str] | ForkedRun] = set()
         self._lock, self._stopped = threading.Lock(), False
         for place in range(self.jobs):
             self._places.put(place)
 
-    def train(self, arguments, log):
-        """Train a run with these arguments of `train`, and yield the lines of its output, which its log gets too."""
+    def check(self) -> None:
+        """This machine can always train."""
+
+    def train(self, arguments: RunArguments, log: Path) -> Iterator[str]:
+        """Train a run, and yield the lines of its output, which its log gets too."""
         place = self._places.get()
         try:
             with open(log, "a", encoding="utf-8") as file:
                 with self._lock:
                     if self._stopped:
                         raise InterruptedError("the study was stopped")
-                    process = self._start(arguments, place)
+                    process = self._start(arguments.to_command_line(), place)
                     self._processes.add(process)
                 try:
                     # The pipe closes when the last process has saved and ended, which may be after the launcher's end.
-                    for line in process.stdout:
+                    for line in process.stdout or ():
                         file.write(line)
                         file.flush()
                         yield line
                 finally:
                     # A run that has not ended, as where its log cannot be written, then saves and ends.
-                    process.stdout.close()
+                    if process.stdout is not None:
+                        process.stdout.close()
                     process.wait()
                     with self._lock:
                         self._processes.remove(process)
         finally:
             self._places.put(place)
 
-    def stop(self):
+    def stop(self) -> None:
         """End all runs, which save a checkpoint to resume from."""
         with self._lock:
             self._stopped = True
@@ -74,33 +97,39 @@ class LocalEngine:
                     except ProcessLookupError:  # a fork that has just begun has no group of its own yet
                         os.kill(process.pid, signal.SIGTERM)
 
-    def _start(self, arguments, place):
+    def _start(self, argv: list[str], place: int) -> subprocess.Popen[str] | ForkedRun:
         gpus = torch.cuda.device_count()
-        if self.jobs == 1 and gpus > 1:
-            return launch(arguments, gpus)
-        environment = {RUNS_AT_ONCE: str(self.jobs), "OMP_NUM_THREADS": str(count_threads(self.jobs))}
-        if self.jobs > 1 and gpus:
+        jobs = self.jobs or 1
+        if jobs == 1 and gpus > 1:
+            return launch([*self.entry.module, *argv], gpus)
+        environment = {RUNS_AT_ONCE: str(jobs), "OMP_NUM_THREADS": str(count_threads(jobs))}
+        if jobs > 1 and gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
             environment["CUDA_VISIBLE_DEVICES"] = visible[place % gpus]
         if sys.platform == "linux":  # macOS's own libraries do not survive a fork, and Windows cannot
-            return ForkedRun(arguments, environment)
-        return launch(arguments, 1, environment=environment)
+            return ForkedRun(argv, environment, self.entry)
+        return launch([*self.entry.module, *argv], 1, environment=environment)
 
 
-def launch(arguments, devices, prefix=(), environment=None):
-    """Start a training run on one or several devices, in a process group of its own that ends as a whole."""
+def launch(
+    module: Sequence[str], devices: int, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """
+    Start `python -m` with a module and its arguments, which train on one or several devices, in a process group of its
+    own that ends as a whole.
+    """
     command = [sys.executable, "-m"]
     if devices > 1:
         options = f"--num_processes {devices} --num_machines 1 --mixed_precision no --dynamo_backend no --multi_gpu"
         command += ["accelerate.commands.launch", "--quiet", *options.split(), "-m"]
     return subprocess.Popen(
-        [*prefix, *command, "hf_cifar_resnet", "train", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        [*prefix, *command, *module], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(count_threads(devices))} | (environment or {}),
+        env={**os.environ, "OMP_NUM_THREADS": str(count_threads(devices)), **(environment or {})},
     )  # fmt: skip
 
 
-def count_threads(processes):
+def count_threads(processes: int) -> int:
     """Return the threads of each of so many processes: OMP_NUM_THREADS, or its share of the cores."""
     # OpenMP takes a list, for nested regions, and ignores what is no number.
     given = re.match(r"\s*([1-9]\d*)\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
@@ -114,31 +143,33 @@ class ForkedRun:
     of its own, but without the seconds that imports take.
 
     Args:
-        arguments (list of `str`): those of `train`.
-        environment (`dict`): variables to set, such as the threads of the run on a CPU (OMP_NUM_THREADS).
+        argv: the arguments of the run.
+        environment: variables to set, such as the threads of the run on a CPU (OMP_NUM_THREADS).
     """
 
-    def __init__(self, arguments, environment):
+    def __init__(self, argv: list[str], environment: Mapping[str, str], entry: EntryPoint):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        context.set_forkserver_preload(list(entry.preload))
         reader, writer = context.Pipe(duplex=False)
-        self._process = context.Process(target=_train, args=(arguments, environment, writer))
+        self._process = context.Process(target=_train, args=(entry.main, argv, environment, writer))
         resource_tracker.ensure_running()  # which would unblock signals
         with blocked_signals():  # the resident process ends with the study, not by a signal to all processes
             self._process.start()
         writer.close()
-        self.pid = self._process.pid
-        self.stdout = os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace")
+        self.pid = self._process.pid or 0
+        self.stdout: TextIO | None = os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace")
         reader.close()
 
-    def wait(self):
+    def wait(self) -> None:
         self._process.join()
 
 
-def _train(arguments, environment, output):
+def _train(
+    main: Callable[[list[str]], object], argv: list[str], environment: Mapping[str, str], output: Connection
+) -> None:
     os.setsid()  # so that a signal to the study's terminal does not reach the run
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    os.environ |= environment
+    os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
@@ -146,4 +177,4 @@ def _train(arguments, environment, output):
     # New objects, since those of the resident process may stand somewhere in a file.
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, encoding="utf-8") for stream in (1, 2))
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    importlib.import_module("hf_cifar_resnet.commands.train").main(arguments, prog="hf-cifar-resnet train")
+    main(argv)

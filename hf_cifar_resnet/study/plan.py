@@ -1,147 +1,351 @@
-"""Plan the runs of a study: every schedule and variant with every seed."""
+"""The plan of a study (`study.json`): its runs, and what the report needs of those that are finished."""
 
-import itertools
+from __future__ import annotations
+
 import json
 import os
-import shlex
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from ..commands.parser import parse_arguments
-from ..documents import read_json, write_json
-from ..errors import UserError, explained
-from ..runs.files import METRICS_JSON, STUDY_JSON
+from ..documents import write_text
+from ..errors import explained
+from ..runs.arguments import RunArguments
+from ..runs.fields import Fields
+from ..runs.files import METRICS_JSON, RUN_JSON, STUDY_JSON, list_checkpoints
 from ..training.arguments import resolve
-from ..training.optimizers import SCHEDULE_FREE
-
-# The arguments that the study sets for each run, and what to do instead of giving them.
-DECIDED = {
-    "lr_scheduler_type": "use --schedules",
-    "seed": "use --seeds",
-    "output_dir": "each run has a folder in that of the study",
-    "resume_from_checkpoint": "a study that is started again resumes its unfinished runs",
-    "run_name": "each run has the name of its folder",
-    "push_to_hub": "push the run that you choose when it has ended, with hf-cifar-resnet push",
-    "hub_model_id": "push the run that you choose when it has ended, with hf-cifar-resnet push",
-}
+from .result import RunResult
+from .variant import CommonArguments, NamedArguments, Variant, describe
 
 
-@dataclass
-class Variant:
-    """What a study compares; `varied` and `ablation` are the arguments that set it apart, by name."""
-
-    schedule: str
-    varied: dict = field(default_factory=dict)
-    without: str | None = None
-    ablation: dict = field(default_factory=dict)
-
-
-@dataclass
-class Run:
+@dataclass(frozen=True)
+class StudyRun:
     """
-    One training run of a study. `tuned` are the arguments that are chosen on validation; a run for `tuning` only serves
-    that choice. `options` are arguments that do not change its result.
+    Which run of a study it is.
+
+    Attributes:
+        variant: the name of its schedule or variant.
+        varied, tuned: the values of the arguments that were varied, and of those that were chosen on validation, as
+            they were typed.
+        without: the part of the recipe that is left out, in an ablation.
+        tuning: whether it only serves the choice of an argument.
+        folder: its name, which follows from all others, except of single runs that became a study later.
     """
 
-    study: Path
-    variant: Variant
+    variant: str
     seed: int
-    tuned: dict = field(default_factory=dict)
+    varied: Mapping[str, str] = field(default_factory=dict)
+    without: str | None = None
+    tuned: Mapping[str, str] = field(default_factory=dict)
     tuning: bool = False
-    options: dict = field(default_factory=dict)
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            object.__setattr__(self, "folder", self._name())
+
+    def _name(self) -> str:
+        words = [self.variant, *(["without", self.without] if self.without else [])]
+        words += [f"{name}={value}" for name, value in {**self.varied, **self.tuned}.items()]
+        words += [*["tuning"] * self.tuning, f"seed{self.seed}"]
+        return "-".join(words).replace(os.sep, "_")
 
     @property
-    def name(self):
-        variant = self.variant
-        words = [variant.schedule, *(["without", variant.without] if variant.without else [])]
-        words += [f"{name}={value}" for name, value in (variant.varied | self.tuned).items()]
-        return "-".join([*words, *["tuning"] * self.tuning, f"seed{self.seed}"]).replace(os.sep, "_")
+    def group(self) -> str:
+        """What is compared, in words; runs of the same group differ in their seeds alone, or are tuning runs."""
+        return describe(self.variant, self.varied, self.without)
 
     @property
-    def folder(self):
-        return self.study / self.name
+    def baseline(self) -> str:
+        """The group of the full recipe, which an ablation is compared with."""
+        return describe(self.variant, self.varied)
+
+    def to_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        return {"folder": values.pop("folder"), **values}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> StudyRun:
+        # Former versions knew only schedules.
+        name = fields.text("variant" if "variant" in fields else "schedule")
+        return cls(
+            variant=name,
+            seed=fields.integer("seed"),
+            varied=_texts(fields, "varied"),
+            without=fields.optional_text("without"),
+            tuned=_texts(fields, "tuned"),
+            tuning=fields.boolean("tuning"),
+            folder=fields.text("folder"),
+        )
+
+
+def _texts(fields: Fields, name: str) -> dict[str, str]:
+    section = fields.section(name)
+    return {key: section.text(key) for key in section.content}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a study in the folder `study`, with all of its arguments but those of its place."""
+
+    run: StudyRun
+    arguments: RunArguments
+    study: Path
 
     @property
-    def finished(self):
+    def name(self) -> str:
+        return self.run.folder
+
+    @property
+    def folder(self) -> Path:
+        return self.study / self.run.folder
+
+    @property
+    def is_finished(self) -> bool:
         # A run writes its metrics last, when its model and all other files are complete.
         return (self.folder / METRICS_JSON).is_file()
 
-    def arguments(self):
-        variant = self.variant
-        settings = {"lr_scheduler_type": variant.schedule}
-        if variant.schedule in SCHEDULE_FREE:
-            settings = {"lr_scheduler_type": "constant_with_warmup", "optim": variant.schedule}
-        settings |= variant.varied | variant.ablation | self.tuned | {"seed": self.seed} | self.options
-        return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    @property
+    def has_begun(self) -> bool:
+        return (self.folder / RUN_JSON).is_file() or bool(list_checkpoints(self.folder))
 
-    def entry(self):
-        """Return what `study.json` has of a run."""
-        kind = {name: getattr(self.variant, name) for name in ("schedule", "varied", "without")}
-        return {"folder": self.name, **kind, "seed": self.seed, "tuned": self.tuned, "tuning": self.tuning}
+    def to_train(self) -> RunArguments:
+        """Return the arguments with which the run is trained, or resumed, in its folder."""
+        return self.arguments.replace(output_dir=str(self.folder), resume_from_checkpoint="auto")
 
 
-def argument_name(text):
-    """Return the name of an argument as the Trainer has it. Raises [`UserError`] for one that the study decides."""
-    name = text.lstrip("-").replace("-", "_")
-    if name in DECIDED:
-        raise UserError(f"{name} is decided by the study: {DECIDED[name]}")
-    return name
-
-
-def plan_variants(schedules, vary, without):
-    """Return every schedule with every combination of varied values, for the full recipe and each ablation."""
-    return [
-        Variant(schedule, dict(zip(vary, values, strict=True)), part, without.get(part, {}))
-        for schedule, part, *values in itertools.product(schedules, [None, *without], *vary.values())
-    ]
-
-
-def plan_runs(study, variants, seeds):
-    """Return the runs seed by seed, so that a study that is cut off can compare all variants."""
-    return [Run(study, variant, seed) for seed in seeds for variant in variants]
-
-
-def check_runs(runs, common):
+@dataclass(frozen=True)
+class TuningPlan:
     """
-    Raise [`UserError`] before any run starts: for arguments with which one would fail at its start, and for two runs
+    How arguments are chosen.
+
+    Attributes:
+        arguments: what was asked for: {argument: its values or range, as it was typed}.
+        seeds: of the tuning runs.
+        extend_edges: {argument: how many values may be tried beyond either end of its grid}.
+    """
+
+    arguments: Mapping[str, str]
+    seeds: Sequence[int]
+    extend_edges: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> TuningPlan:
+        edges, seeds = fields.section("extend_edges"), fields.content.get("seeds")
+        if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
+            raise ValueError(f"{fields.file} is damaged: {fields.place}seeds must be whole numbers")
+        return cls(_texts(fields, "arguments"), seeds, {name: edges.integer(name) for name in edges.content})
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """
+    What `study.json` holds.
+
+    Attributes:
+        arguments: that all runs share. None in files of former versions, which had them as a command line.
+        varied: the names of the varied arguments.
+        without: {part of the recipe: the arguments that leave it out}, of an ablation.
+        variants: the named variants.
+        runs: all that were planned.
+        tuning: how arguments are chosen, if they are.
+        results: what the report needs of the finished runs, by their folders.
+    """
+
+    arguments: RunArguments | None
+    varied: Sequence[str] = ()
+    without: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, NamedArguments] = field(default_factory=dict)
+    runs: Sequence[StudyRun] = ()
+    tuning: TuningPlan | None = None
+    results: Mapping[str, RunResult] = field(default_factory=dict)
+
+    def label(self, run: StudyRun) -> str:
+        """Return what is compared in plain words, for pictures."""
+        named = self.variants.get(run.variant)
+        return describe(named.label if named else run.variant.replace("_", " "), run.varied, run.without)
+
+    @classmethod
+    def read(cls, folder: Path) -> StudyPlan | None:
+        """Return the plan in a folder, or None if it has none. Raises `ValueError` if it is damaged."""
+        path = folder / STUDY_JSON
+        if not path.is_file():
+            return None
+        fields = Fields.read(path)
+        given = fields.content.get("arguments")
+        variants = fields.section("variants") if "variants" in fields else Fields({}, path)
+        results = fields.section("results") if "results" in fields else Fields({}, path)
+        return cls(
+            arguments=RunArguments(given) if isinstance(given, dict) else None,
+            varied=fields.texts("varied"),
+            without=fields.mapping("without"),
+            variants={name: _named_from_fields(name, variants.section(name)) for name in variants.content},
+            runs=[StudyRun.from_fields(each) for each in fields.sections("runs")],
+            tuning=TuningPlan.from_fields(fields.section("tuning")) if "tuning" in fields else None,
+            results={name: RunResult.from_fields(results.section(name)) for name in results.content},
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write `study.json`. Raises `OSError`."""
+        content = {
+            "arguments": None if self.arguments is None else self.arguments.to_record(),
+            "varied": list(self.varied),
+            "without": {part: dict(arguments) for part, arguments in self.without.items()},
+            "variants": {name: _named_to_dict(each) for name, each in self.variants.items()},
+            "runs": [run.to_dict() for run in self.runs],
+            "tuning": self.tuning and asdict(self.tuning),
+            "results": {name: result.to_dict() for name, result in self.results.items()},
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        # Lists of numbers, such as curves, stand in one line each.
+        text = re.sub(r"\[\s*(-?\d[^\[\]{}\"]*?|null[^\[\]{}\"]*?)\s*\]", _join_lines, text)
+        write_text(text + "\n", folder / STUDY_JSON)
+
+    def with_runs(self, runs: Iterable[StudyRun]) -> StudyPlan:
+        """Return the plan with further runs. One with another choice of the tuned arguments replaces the one before."""
+        known: dict[object, StudyRun] = {}
+        for run in [*self.runs, *runs]:
+            known[run.folder if run.tuning else (run.group, run.seed)] = run
+        return replace(self, runs=list(known.values()))
+
+
+def _named_to_dict(named: NamedArguments) -> dict[str, Any]:
+    arguments = named.arguments.to_record()
+    return {"label": named.label, "shares_warmup": named.shares_warmup, "arguments": arguments}
+
+
+def _named_from_fields(name: str, fields: Fields) -> NamedArguments:
+    arguments = RunArguments(fields.mapping("arguments"))
+    return NamedArguments(name, fields.text("label"), arguments, fields.boolean("shares_warmup"))
+
+
+def _join_lines(match: re.Match[str]) -> str:
+    return "[" + re.sub(r"\s*\n\s*", " ", match[1]) + "]"
+
+
+def plan_runs(
+    study: Path,
+    common: CommonArguments,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    *,
+    tuned: Mapping[str, Mapping[str, str]] | None = None,
+    values: Mapping[tuple[str, str], Any] | None = None,
+    tuning: bool = False,
+) -> list[PlannedRun]:
+    """
+    Return the runs seed by seed, so that a study that is cut off can compare all variants.
+
+    Args:
+        tuned: {what is compared, in words: {argument: its value as a text}}, for the tuned arguments.
+        values: {(argument, text): value}, of the tuned arguments.
+        tuning: whether the runs only serve the choice of these arguments.
+    """
+    planned = []
+    for seed in seeds:
+        for variant in variants:
+            group = describe(variant.name, variant.varied, variant.without)
+            own = (tuned or {}).get(group, {})
+            run = StudyRun(variant.name, seed, variant.varied, variant.without, own, tuning)
+            chosen = {name: (values or {})[name, text] for name, text in own.items()}
+            own_arguments = variant.arguments.replace(**chosen)
+            arguments = common.with_arguments(own_arguments, variant.shares_warmup).replace(seed=seed)
+            planned.append(PlannedRun(run, arguments, study))
+    return planned
+
+
+def check_runs(runs: Sequence[PlannedRun]) -> None:
+    """
+    Raise `ValueError` before any run starts: for arguments with which one would fail at its start, and for two runs
     with equal arguments, which would count as two results.
     """
-    for argument in common:
-        if argument.startswith("--"):
-            argument_name(argument.split("=")[0])
-    known = {}
-    for run in runs:
-        with explained(run.name, ValueError):
-            arguments = resolve(parse_arguments([*common, *run.arguments()]))
-        model_args, data_args, args = arguments.model, arguments.data, arguments.training
-        settings = json.dumps([vars(model_args), vars(data_args), args.to_dict()], default=str)
-        for key in (run.name, settings):
+    checked: dict[RunArguments, str] = {}
+    known: dict[object, str] = {}
+    for planned in runs:
+        without_seed = planned.arguments.replace(seed=0)
+        if without_seed not in checked:
+            with explained(planned.name, ValueError):
+                resolved = resolve(without_seed)
+            parts = [vars(resolved.model), vars(resolved.data), resolved.training.to_dict()]
+            checked[without_seed] = json.dumps(parts, default=str)
+        for key in (planned.name, (planned.run.seed, checked[without_seed])):
             if key in known:
-                raise UserError(f"{run.name} would be the same run as {known[key]}: give each seed and value once")
-        known |= dict.fromkeys((run.name, settings), run.name)
+                raise ValueError(f"{planned.name} would be the same run as {known[key]}: give each seed and value once")
+            known[key] = planned.name
+    for planned in runs:
+        if planned.is_finished:
+            check_as_planned(planned)
 
 
-def write_plan(folder, runs, options, common):
-    """Write `study.json`, or add these runs to it. Raises [`UserError`] if it has runs with other arguments."""
-    path = folder / STUDY_JSON
-    vary, without, entries = sorted(options.vary), dict(options.without), [run.entry() for run in runs]
-    if path.is_file():
-        before = read_json(path)
-        ablations = before["without"]
-        without = ablations | without
-        changed = any(without[part] != settings for part, settings in ablations.items())
-        if (before["arguments"], before["varied"]) != (common, vary) or changed:
-            raise UserError(
-                f"{folder} holds a study with other arguments ({shlex.join(before['arguments'])}): "
-                "choose another --output_dir"
+def check_as_planned(planned: PlannedRun) -> None:
+    """Raise `ValueError` if a run in the folder of a planned one was trained with other arguments."""
+    content = Fields.read(planned.folder / RUN_JSON)
+    recorded = {
+        **content.mapping("model_arguments"),
+        **content.mapping("data_arguments"),
+        **content.mapping("arguments"),
+    }
+    for name, value in planned.arguments.given.items():
+        if name in recorded and _plain(recorded[name]) != _plain(value):
+            raise ValueError(
+                f"{planned.folder} holds a run with {name} {recorded[name]}, not {value}: choose another output_dir"
             )
-        entries = before["runs"] + entries
-    known = {}
-    for run in entries:
-        kind = run["schedule"], run["without"], *sorted(run["varied"].items()), run["seed"]
-        # A run with another choice of the tuned argument is not compared any more.
-        known[run["folder"] if run["tuning"] else kind] = run
-    study = {"arguments": common, "varied": vary, "without": without, "runs": list(known.values())}
-    with explained(f"the folder {folder} cannot be written", OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_json(study, path)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in the form in which equal ones are equal: numbers, and objects that were given as a text."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with explained("a JSON object", ValueError):
+            return json.loads(value)
+    if isinstance(value, str):
+        return os.path.expanduser(value)
+    return value
+
+
+def update_plan(study: Path, plan: StudyPlan) -> StudyPlan:
+    """
+    Write `study.json`, or add these runs to it, and return what it holds. Raises `ValueError`, which names them, if it
+    has runs with other arguments.
+    """
+    before = StudyPlan.read(study)
+    if before is not None and any(_has_begun(study / run.folder) for run in before.runs):
+        _check_same_study(study, before, plan)
+        plan = replace(
+            before,
+            arguments=plan.arguments,
+            without={**before.without, **plan.without},
+            variants={**before.variants, **plan.variants},
+            tuning=plan.tuning or before.tuning,
+        ).with_runs(plan.runs)
+    else:
+        plan = replace(plan, runs=[]).with_runs(plan.runs)
+    study.mkdir(parents=True, exist_ok=True)
+    plan.write(study)
+    return plan
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / RUN_JSON).is_file() or bool(list_checkpoints(folder))
+
+
+def _check_same_study(study: Path, before: StudyPlan, plan: StudyPlan) -> None:
+    differing = []
+    # Former versions kept a command line; their finished runs are compared one by one.
+    if before.arguments is not None and plan.arguments is not None:
+        for name in {**before.arguments.given, **plan.arguments.given}:
+            if before.arguments.get(name) != plan.arguments.get(name):
+                differing.append(f"{name} {before.arguments.get(name, 'not given')}")
+        for part, arguments in plan.without.items():
+            if part in before.without and dict(before.without[part]) != dict(arguments):
+                differing.append(f"without {part}")
+        for name, named in plan.variants.items():
+            if name in before.variants and before.variants[name].arguments != named.arguments:
+                differing.append(f"variant {name}")
+    if sorted(before.varied) != sorted(plan.varied):
+        differing.append(f"vary {' '.join(before.varied) or 'nothing'}")
+    if differing:
+        raise ValueError(
+            f"{study} holds a study with other arguments ({', '.join(differing)}): choose another output_dir"
+        )

@@ -1,205 +1,381 @@
-"""Report a study: its tables, plots and comparisons, computed from the folders of its runs."""
+"""Report a study: its tables, pictures and comparisons, from its runs or from what `study.json` has of them."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from jinja2 import Template
 
 from ..documents import replacing_files, write_csv, write_text
-from ..errors import UserError
 from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
 from ..runs.files import STUDY_JSON
-from .compare import ablation_baselines, compare, confidence_interval, ranked, report_power
+from .compare import Groups, ablation_baselines, compare, rank, report_power, test_scores
 from .cooldowns import EPOCHS
-from .read import ENSEMBLES_JSON, group_runs, read_ensembles, read_study, test_top1, variant_name
-from .tune import at_edge, choose, read_tried
+from .read import (
+    ENSEMBLES_JSON,
+    EnsembleScores,
+    FinishedRun,
+    Study,
+    group_runs,
+    read_ensembles,
+    read_study,
+    with_results,
+)
+from .statistics import confidence_interval
+from .tuning import Point, choose, find_edges, measure_sensitivity, tried_points
+from .variant import describe
 
 # What a study writes, with patterns of the contents that show that they are ours; the first one speaks for all.
-STUDY_FILES = {
-    STUDY_JSON: rb'\A{\n  "arguments": \[',
-    "results.csv": rb"\Aschedule,variant,seed,",
+STUDY_FILES: dict[str, bytes | None] = {
+    STUDY_JSON: rb'\A{\n  "arguments": (\[|{|null)',
+    "results.csv": rb"\A(schedule,)?variant,seed,",
     "results.md": rb"# (Learning-rate schedules|Ablation study) on ",
     ENSEMBLES_JSON: rb'\A\[(\]|\n  {\n    "runs": )',
     **{f"{name}.{kind}": PICTURE for name in ("curves", "final", "budgets", "tuning") for kind in ("png", "svg")},
 }
+# The margins below the best accuracy for which the report measures the sensitivity to the LR.
+SENSITIVITY_MARGINS = (0.005, 0.01)
+LEARNING_RATE = "learning_rate"
 
 
-def write_report(folder, targets=None):
+def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
     """
-    Write results.csv (a row for each run), results.md, curves.png, final.png and, if an argument was tuned, tuning.png
-    into the folder of a study, or of single runs, which are then compared by their schedules. Return the text of
-    results.md. As long as only tuning runs are finished, results.md is about them alone, without curves and final.png.
+    Write results.csv (a row for each run), results.md, curves, final and, if arguments were tuned, tuning as PNG and
+    SVG into the folder of a study, or of single runs, which are then compared by their schedules. Return the text of
+    results.md. As long as only tuning runs are finished, results.md is about them alone, without curves and final.
 
-    `targets` are the accuracies, 0 to 1, to report the time to; they are chosen from the runs if None. Raises
-    [`UserError`] if there is no finished run.
+    `study.json` gets what the report needs of the finished runs, so that it can be written again without their folders.
+
+    Args:
+        targets: the accuracies, 0 to 1, to report the time to; they are chosen from the runs if None.
+
+    Raises:
+        `ValueError`: if there is no finished run, or a file is damaged.
     """
-    folder = Path(folder)
-    finished, unfinished = read_study(folder)
-    runs = [run for run in finished if not run["tuning"]]
-    if not finished:
-        raise UserError(f"there is no finished run in {folder}")
-    shown = runs or finished
+    study = read_study(folder)
+    if not study.finished:
+        raise ValueError(f"there is no finished run in {folder}")
+    runs = study.compared
+    shown = runs or study.finished
     targets = sorted(targets) if targets else choose_targets(shown)
     groups = group_runs(runs)
-    rows = [
-        {"schedule": run["schedule"], "variant": variant_name(run), "seed": run["seed"], **run["tuned"]}
-        | ({"tuning": run["tuning"]} if run["tuned"] else {})
-        | run_metrics(run, targets)
-        for run in finished
-    ]
-    left_out = len([run for run in unfinished if not run["tuning"]])
+    ensembles = read_ensembles(folder)
+    tuning = _summarize_tuning(study, groups)
     with replacing_files(folder) as temporary:
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        write_csv([columns, *([row.get(name) for name in columns] for row in rows)], temporary / "results.csv")
-        tuning = _tuning(groups, read_tried(folder), [run for run in finished if run["tuning"]], temporary)
-        budgets = bool(runs) and _plot_budgets(groups, temporary)
-        text = results_markdown(shown, groups, targets, left_out, read_ensembles(folder), tuning, budgets)
+        _write_csv(study.finished, targets, temporary / "results.csv")
+        has_budgets = bool(groups) and _plot_budgets(study, groups, temporary)
+        text = results_markdown(study, shown, groups, targets, ensembles, tuning, has_budgets)
         write_text(text, temporary / "results.md")
-        if runs:
-            histories = {name: [run["history"] for run in members] for name, members in groups.items()}
-            plot_study(histories, temporary / "curves.png", runs[0]["metrics"]["selected_on"])
-            finals = {
-                name: {run["seed"]: run["metrics"]["test"]["top1"] for run in members}
-                for name, members in groups.items()
-            }
-            intervals = {
-                name: confidence_interval(list(tops.values())) for name, tops in finals.items() if len(tops) > 1
-            }
-            plot_final(finals, intervals, temporary / "final.png")
+        if study.is_planned:
+            with_results(study).write(temporary)
+        if tuning:
+            _plot_tuning(study, tuning, shown[0].result.selection_split, temporary)
+        if groups:
+            _plot_groups(study, groups, temporary)
     return text
 
 
-def choose_targets(runs):
+def choose_targets(runs: Sequence[FinishedRun]) -> list[float]:
     """Return the highest multiple of 10% that every run reached, and the highest that any run reached."""
-    best = [max((row.get("eval_top1", 0.0) for row in run["history"]), default=0.0) for run in runs]
+    best = [max((row.get("eval_top1", 0.0) for row in each.result.rows()), default=0.0) for each in runs]
     return sorted({math.floor(10 * value) / 10 for value in (min(best), max(best))} - {0.0})
 
 
-def run_metrics(run, targets):
+def run_numbers(finished: FinishedRun, targets: Sequence[float]) -> dict[str, float | None]:
     """
     Return the numbers of one run that the tables show. Accuracies are 0 to 1; None is not measured or not reached. With
     few classes there is no top-5 accuracy.
     """
-    metrics, history = run["metrics"], run["history"]
-    last = history[-1]
-    row = {
-        f"{split}_{score}": (metrics[split] or {}).get(score)
-        for split in ("validation", "test")
-        for score in ("top1", "top5", "loss")
-        if score in metrics["test"]
+    result = finished.result
+    scores = {"validation": result.validation, "test": result.test}
+    numbers: dict[str, float | None] = {
+        f"{split}_{name}": None if found is None else found.to_dict().get(name)
+        for split, found in scores.items()
+        for name in ("top1", "top5", "loss")
+        if name in result.test.to_dict()
     }
-    row["best_epoch"] = metrics["best_epoch"]
-    row["train_accuracy"] = last.get("train_accuracy")
-    row["gap"] = last["train_accuracy"] - last["eval_top1"] if {"train_accuracy", "eval_top1"} <= set(last) else None
+    numbers["best_epoch"] = result.best_epoch
+    numbers["last_top1"] = result.last_top1
+    numbers["train_accuracy"] = result.train_accuracy
+    numbers["gap"] = result.gap
     for target in targets:
-        reached = next((r for r in history if r.get("eval_top1", 0) >= target), {})
-        row[f"epochs_to_{target:g}"] = reached.get("epoch")
-        row[f"seconds_to_{target:g}"] = reached.get("train_seconds")
-    row["train_seconds"] = metrics["timing"]["train_seconds"]
-    return row
+        reached = result.first_reached(target)
+        numbers[f"epochs_to_{target:g}"] = reached.get("epoch")
+        numbers[f"seconds_to_{target:g}"] = reached.get("train_seconds")
+    numbers["train_seconds"] = result.train_seconds
+    return numbers
 
 
-def results_markdown(shown, groups, targets, unfinished, ensembles, tuning, has_budgets):
-    """Return the text of results.md: what was run, the comparison, the table, how an argument was tuned, and plots."""
-    first = shown[0]
+def _write_csv(finished: Sequence[FinishedRun], targets: Sequence[float], path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for each in finished:
+        run = each.run
+        row = {"variant": run.group, "seed": run.seed, "folder": run.folder, **run.tuned}
+        if run.tuned:
+            row["tuning"] = run.tuning
+        rows.append({**row, **run_numbers(each, targets)})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv([columns, *([row.get(name) for name in columns] for row in rows)], path)
+
+
+def results_markdown(
+    study: Study,
+    shown: Sequence[FinishedRun],
+    groups: Groups,
+    targets: Sequence[float],
+    ensembles: Sequence[EnsembleScores],
+    tuning: TuningSummary | None,
+    has_budgets: bool,
+) -> str:
+    """Return the text of results.md."""
     template = Path(__file__).with_name("results.md.jinja").read_text(encoding="utf-8")
+    compared = groups or _group_all(shown)
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
-        runs=shown,
-        run=first["run"],
-        metrics=first["metrics"],
-        tuned=first["tuned"],
+        results=[each.result for each in shown],
+        first=shown[0].result,
+        tuned=list(shown[0].run.tuned),
         ablations=ablation_baselines(groups),
-        comparison=groups and compare(groups),
-        power=groups and report_power(groups),
-        table=groups and _table(groups, targets, first["metrics"]["selected_on"], ensembles),
+        warmup=describe_warmup(compared),
+        comparison=compare(groups) if groups else None,
+        power=report_power(groups) if groups else None,
+        table=_table(groups, targets, shown[0].result.selected_on, ensembles) if groups else None,
         ensembles=ensembles,
-        unfinished=unfinished,
+        unfinished=len([run for run in study.unfinished if not run.tuning]),
         tuning=tuning,
         has_budgets=has_budgets,
     )
 
 
-def _table(groups, targets, selected_on, ensembles):
+def _group_all(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    groups: dict[str, list[FinishedRun]] = {}
+    for each in runs:
+        groups.setdefault(each.run.group, []).append(each)
+    return groups
+
+
+def describe_warmup(groups: Groups) -> str:
+    """Return a sentence on the warmup of the variants, which decides whether they are compared fairly."""
+    warmups = {name: runs[0].result.setting.warmup for name, runs in groups.items()}
+    if len(set(warmups.values())) == 1:
+        shared = next(iter(warmups.values()))
+        return f"Warmup: {shared}{', the same for all' if len(warmups) > 1 else ''}."
+    by_warmup: dict[str, list[str]] = {}
+    for name, warmup in warmups.items():
+        by_warmup.setdefault(warmup, []).append(name)
+    listed = [f"{warmup} for {', '.join(names)}" for warmup, names in by_warmup.items()]
+    return f"**Warmup differs:** {'; '.join(listed)}."
+
+
+def _table(
+    groups: Groups, targets: Sequence[float], selected_on: str, ensembles: Sequence[EnsembleScores]
+) -> list[list[str]]:
     columns = {"test_top1": "test top-1", "interval": "95% interval", "test_top5": "test top-5"}
     if selected_on == "validation":
-        columns = {"validation_top1": "validation top-1", "validation_top5": "validation top-5"} | columns
+        columns = {
+            "validation_top1": "validation top-1",
+            "last_top1": "last epoch's",
+            "validation_top5": "validation top-5",
+            **columns,
+        }
+    elif selected_on == "test":
+        columns |= {"last_top1": "last epoch's top-1"}
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
         columns |= {f"epochs_to_{target:g}": f"epochs to {target:.0%}", f"seconds_to_{target:g}": f"s to {target:.0%}"}
-    numbers = {name: [run_metrics(run, targets) for run in members] for name, members in groups.items()}
+    numbers = {name: [run_numbers(each, targets) for each in runs] for name, runs in groups.items()}
     measured = {"interval", *(column for rows in numbers.values() for row in rows for column in row)}
     columns = {column: title for column, title in columns.items() if column in measured}
-    scores_of = {tuple(each["runs"]): each["test"] for each in ensembles}
-    tuned = list(next(iter(groups.values()))[0]["tuned"])
-    head = ["schedule", *tuned, "n", *columns.values()]
+    scores_of = {each.runs: each.test for each in ensembles}
+    tuned = list(next(iter(groups.values()))[0].run.tuned)
+    head = ["variant", *tuned, "n", *columns.values()]
     rows = [head, ["---"] * len(head)]
-    for name in ranked(groups):
-        members = groups[name]
-        chosen = [members[0]["tuned"].get(argument, "") for argument in tuned]
+    for name in rank(groups):
+        runs = groups[name]
+        chosen = [runs[0].run.tuned.get(argument, "") for argument in tuned]
         cells = {column: _cell(column, [row.get(column) for row in numbers[name]]) for column in columns}
-        cells["interval"] = _interval(test_top1(members))
-        rows.append([name, *chosen, len(members), *cells.values()])
+        cells["interval"] = _interval(list(test_scores(runs).values()))
+        rows.append([name, *chosen, str(len(runs)), *cells.values()])
         # An ensemble is shown only beside exactly the runs that it consists of.
-        if scores := scores_of.get(tuple(run["folder"] for run in members)):
-            scores = {f"test_{score}": _cell(score, [value]) for score, value in scores.items()}
-            cells = [scores.get(column, "") for column in columns]
-            rows.append([f"{name}, ensemble of its {len(members)} seeds", *chosen, 1, *cells])
+        if scores := scores_of.get(tuple(each.run.folder for each in runs)):
+            texts = {f"test_{score}": _cell(score, [value]) for score, value in scores.to_dict().items()}
+            row = [texts.get(column, "") for column in columns]
+            rows.append([f"{name}, ensemble of its {len(runs)} seeds", *chosen, "1", *row])
     return rows
 
 
-def _cell(column, values):
+def _cell(column: str, values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "never" if "_to_" in column else ""
-    share = column.endswith(("top1", "top5", "accuracy", "gap"))
-    scale, unit, digits = (100, "%", 2) if share else (1, "", 0 if column.startswith("seconds") else 1)
+    is_share = column.endswith(("top1", "top5", "accuracy", "gap"))
+    scale, unit, digits = (100, "%", 2) if is_share else (1, "", 0 if column.startswith("seconds") else 1)
     text = f"{scale * mean(known):.{digits}f}"
     if len(known) > 1:
         text += f" ± {scale * stdev(known):.{digits}f}"
     return text + unit + (f" ({len(known)} of {len(values)})" if len(known) < len(values) else "")
 
 
-def _interval(values):
+def _interval(values: Sequence[float]) -> str:
     if len(values) < 2:
         return ""
     low, high = confidence_interval(values)
     return f"{100 * low:.1f} to {100 * high:.1f}%"
 
 
-def _plot_budgets(groups, folder):
+# How arguments were chosen
+
+
+@dataclass(frozen=True)
+class TuningRow:
+    """
+    How the arguments of one variant were chosen.
+
+    Attributes:
+        chosen: a value of each argument.
+        tried: the score of each point, None if it has none.
+        beyond: the values that were tried beyond the grid, with the name of their argument.
+        edges: the arguments whose chosen value is still at the edge of what was tried.
+        sensitivities: for each margin, how many factors of ten the LR spans within it, in words.
+    """
+
+    chosen: Point
+    tried: Mapping[Point, float | None]
+    beyond: Sequence[str]
+    edges: Sequence[str]
+    sensitivities: Sequence[str]
+
+
+@dataclass(frozen=True)
+class TuningSummary:
+    """
+    How arguments were chosen.
+
+    Attributes:
+        arguments: their names.
+        rows: one for each variant.
+        runs: how many tuning runs are finished.
+        seconds, compared_seconds: of training, of the tuning runs and of the compared ones.
+        has_fresh_seeds: whether the compared runs have other seeds.
+    """
+
+    arguments: Sequence[str]
+    rows: Mapping[str, TuningRow]
+    runs: int
+    seeds: Sequence[int]
+    seconds: float
+    compared_seconds: float
+    extend_edges: Mapping[str, int]
+    has_fresh_seeds: bool
+
+    @property
+    def edges(self) -> list[str]:
+        return [f"{name} ({', '.join(row.edges)})" for name, row in self.rows.items() if row.edges]
+
+    @property
+    def beyond(self) -> list[str]:
+        return [f"{name} ({', '.join(row.beyond)})" for name, row in self.rows.items() if row.beyond]
+
+    @property
+    def margins(self) -> list[str]:
+        return [f"{100 * margin:g}" for margin in SENSITIVITY_MARGINS]
+
+
+def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:
+    runs = study.tuning
+    if not runs:
+        return None
+    arguments = list(runs[0].run.tuned)
+    tried = tried_points(runs, [run for run in study.unfinished if run.tuning])
+    plan = study.plan.tuning
+    rows = {}
+    for name in groups or tried:
+        if name not in tried or all(score is None for score in tried[name].values()):
+            continue
+        best = choose(tried[name], name)
+        edges = [f"{arguments[number]} {best[number]}" for number in find_edges(tried[name], best)]
+        rows[name] = TuningRow(
+            best, tried[name], _find_beyond(plan, arguments, tried[name]), edges,
+            _describe_sensitivities(arguments, tried[name]),
+        )  # fmt: skip
+    return TuningSummary(
+        arguments=arguments,
+        rows=rows,
+        runs=len(runs),
+        seeds=sorted({each.run.seed for each in runs}),
+        seconds=_train_seconds(runs),
+        compared_seconds=sum(map(_train_seconds, groups.values())),
+        extend_edges=plan.extend_edges if plan else {},
+        has_fresh_seeds=runs[0].result.selected_on == "validation",
+    )
+
+
+def _find_beyond(plan: Any, arguments: Sequence[str], tried: Mapping[Point, float | None]) -> list[str]:
+    if plan is None or not plan.extend_edges:
+        return []
+    beyond = []
+    for number, name in enumerate(arguments):
+        asked = plan.arguments.get(name, "").split(",")
+        if plan.extend_edges.get(name):
+            beyond += [
+                f"{name} {value}" for value in dict.fromkeys(point[number] for point in tried) if value not in asked
+            ]
+    return beyond
+
+
+def _describe_sensitivities(arguments: Sequence[str], tried: Mapping[Point, float | None]) -> list[str]:
+    if LEARNING_RATE not in arguments:
+        return []
+    found = [measure_sensitivity(tried, arguments.index(LEARNING_RATE), margin) for margin in SENSITIVITY_MARGINS]
+    return ["" if each is None else f"{each.decades:.2f}{' or more' if each.is_cut else ''}" for each in found]
+
+
+def _train_seconds(runs: Sequence[FinishedRun]) -> float:
+    return sum(each.result.train_seconds or 0 for each in runs)
+
+
+# Pictures
+
+
+def _label(study: Study, runs: Sequence[FinishedRun]) -> str:
+    return study.plan.label(runs[0].run)
+
+
+def _plot_groups(study: Study, groups: Groups, folder: Path) -> None:
+    # Lines have the same color in every study of the same variants, whichever is the best.
+    histories = {_label(study, runs): [each.result.rows() for each in runs] for runs in groups.values()}
+    first = next(iter(groups.values()))[0].result
+    plot_study(histories, folder / "curves.png", first.selection_split)
+    finals = {_label(study, runs): test_scores(runs) for runs in groups.values()}
+    intervals = {name: confidence_interval(list(scores.values())) for name, scores in finals.items() if len(scores) > 1}
+    plot_final(finals, intervals, folder / "final.png")
+
+
+def _plot_budgets(study: Study, groups: Groups, folder: Path) -> bool:
     """Draw budgets.png if the number of epochs was varied, and return whether it was."""
-    tops = {}
-    for members in groups.values():
-        varied = dict(members[0]["varied"])
+    tops: dict[str, dict[str, list[float]]] = {}
+    for runs in groups.values():
+        varied = dict(runs[0].run.varied)
         if EPOCHS not in varied:
             return False
         budget = varied.pop(EPOCHS)
-        tops.setdefault(variant_name(members[0] | {"varied": varied}), {})[budget] = test_top1(members)
+        named = study.plan.variants.get(runs[0].run.variant)
+        name = describe(named.label if named else runs[0].run.variant, varied, runs[0].run.without)
+        tops.setdefault(name, {})[budget] = list(test_scores(runs).values())
     plot_values(tops, folder / "budgets.png", "epochs", "test top-1: mean ± standard deviation over seeds")
     return True
 
 
-def _tuning(groups, tried, runs, folder):
-    """Return what results.md says of the choice of an argument, and draw tuning.png; None if none was tuned."""
-    if not runs:
-        return None
-    [argument] = runs[0]["tuned"]
-    chosen = {name: choose(tried[name], name) for name in groups or tried if name in tried}
-    tops = {name: {(value,): top1 for value, top1 in tried[name].items() if top1 is not None} for name in chosen}
-    circled = {name: (value,) for name, value in chosen.items()}
-    plot_tuning(tops, circled, [argument], folder / "tuning.png", runs[0]["metrics"]["selected_on"])
-    return {
-        "argument": argument,
-        "chosen": chosen,
-        "tried": tried,
-        "runs": len(runs),
-        "seeds": sorted({run["seed"] for run in runs}),
-        "edges": [f"{name} ({value})" for name, value in chosen.items() if at_edge(tried[name], value)],
-        "seconds": _train_seconds(runs),
-        "compared_seconds": sum(map(_train_seconds, groups.values())),
+def _plot_tuning(study: Study, tuning: TuningSummary, split: str, folder: Path) -> None:
+    labels = {each.run.group: study.plan.label(each.run) for each in study.finished}
+    tried = {
+        labels[name]: {point: score for point, score in row.tried.items() if score is not None}
+        for name, row in tuning.rows.items()
     }
-
-
-def _train_seconds(runs):
-    return sum(run["metrics"]["timing"]["train_seconds"] or 0 for run in runs)
+    if tried:
+        chosen = {labels[name]: row.chosen for name, row in tuning.rows.items()}
+        plot_tuning(tried, chosen, tuning.arguments, folder / "tuning.png", split)

@@ -5,20 +5,28 @@ A job outlives the study that submitted it. Where Slurm ends it before its run i
 queued again.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import UserError, explained, one_line
+from ..errors import explained
+from ..runs.arguments import RunArguments
 from ..runs.files import METRICS_JSON
-from .local import launch
+from .local import EntryPoint, launch
+
+if TYPE_CHECKING:
+    import submitit
 
 POLL = 2  # seconds between two looks at a log
 QUEUE_AGE = 10  # seconds between two calls of squeue, each of which serves all runs
@@ -33,15 +41,19 @@ IGNORE_USR2 = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
 
 @dataclass
 class TrainingJob:
-    """What a job does: train a run with these arguments of `train`, on all devices that Slurm gave it."""
+    """
+    What a job does: train a run on all devices that Slurm gave it. `module` is what `python -m` runs, with all
+    arguments.
+    """
 
-    arguments: list
+    module: Sequence[str]
     log: Path
 
-    def __call__(self):
-        self._process, self._terminated = None, False
+    def __call__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._terminated = False
         signal.signal(signal.SIGTERM, self._receive)
-        self._process = launch(self.arguments, max(1, torch.cuda.device_count()), prefix=IGNORE_USR2)
+        self._process = launch(self.module, max(1, torch.cuda.device_count()), prefix=IGNORE_USR2)
         # It ends with the last process, which may be after the launcher's end.
         self._copier = threading.Thread(target=self._copy_output)
         self._copier.start()
@@ -50,7 +62,7 @@ class TrainingJob:
             # Slurm cancels this job, or queues it again, unless the job ends by itself before that.
             time.sleep(KILL_WAIT)
 
-    def checkpoint(self):
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Save the run, and return what the job does next time. submitit calls this before Slurm ends the job."""
         import submitit
 
@@ -58,14 +70,14 @@ class TrainingJob:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
             self._copier.join()
-        return submitit.helpers.DelayedSubmission(TrainingJob(self.arguments, self.log))
+        return submitit.helpers.DelayedSubmission(TrainingJob(self.module, self.log))
 
-    def _receive(self, *_):
+    def _receive(self, *_: Any) -> None:
         self._terminated = True
 
-    def _copy_output(self):
+    def _copy_output(self) -> None:
         with open(self.log, "a", encoding="utf-8") as log:
-            for line in self._process.stdout:
+            for line in (self._process and self._process.stdout) or ():
                 log.write(line)
                 log.flush()
 
@@ -76,31 +88,42 @@ class SlurmEngine:
     queue already is watched, not submitted again.
 
     Args:
-        jobs (`int` or `None`): the number of runs at a time.
-        parameters (`dict`): of `submitit.SlurmExecutor`, as texts; the names are in `PARAMETERS`.
+        jobs: the number of runs at a time.
+        parameters: of `submitit.SlurmExecutor`, as texts; the names are in `PARAMETERS`.
+        entry: what trains a run.
 
     Raises:
-        [`UserError`]: for a wrong parameter.
+        `ValueError`: for a wrong parameter.
     """
 
-    def __init__(self, jobs, parameters):
+    def __init__(self, jobs: int | None, parameters: Mapping[str, str], entry: EntryPoint):
         for name, value in parameters.items():
             if name not in PARAMETERS:
-                raise UserError(f"--slurm {name} is unknown: choose from {', '.join(PARAMETERS)}")
+                raise ValueError(f"slurm {name} is unknown: choose from {', '.join(PARAMETERS)}")
             if name in NUMBERS and not value.isdecimal():
-                raise UserError(f"--slurm {name} must be a whole number{' of minutes' * (name == 'time')}, got {value}")
+                unit = " of minutes" if name == "time" else ""
+                raise ValueError(f"slurm {name} must be a whole number{unit}, got {value}")
         numbers = {name: int(value) for name, value in parameters.items() if name in NUMBERS}
-        self.jobs, self.parameters = jobs, DEFAULTS | parameters | numbers
+        self.jobs: int | None = jobs
+        self.parameters: dict[str, str | int] = {**DEFAULTS, **parameters, **numbers}
+        self.entry = entry
         self._lock, self._stopped = threading.Lock(), threading.Event()
-        self._queue, self._queue_time = None, float("-inf")
+        self._queue: set[str] | None = None
+        self._queue_time = float("-inf")
 
-    def train(self, arguments, log):
-        """Train a run in a job, and yield the new lines of its log. Raises [`UserError`] if Slurm refuses the job."""
+    def check(self) -> None:
+        """Raise `ValueError` if there is no Slurm, or it does not answer."""
+        with self._lock:
+            self._read_queue()
+
+    def train(self, arguments: RunArguments, log: Path) -> Iterator[str]:
+        """Train a run in a job, and yield the new lines of its log. Raises `ValueError` if Slurm refuses the job."""
         folder = log.parent.resolve()
         log.touch()
         with open(log, encoding="utf-8", errors="replace") as file:
             file.seek(0, os.SEEK_END)
-            self._submit_once(TrainingJob(arguments, log.resolve()), folder)
+            module = [*self.entry.module, *arguments.to_command_line()]
+            self._submit_once(TrainingJob(module, log.resolve()), folder)
             line, queued = "", True
             while queued:
                 if self._stopped.wait(POLL):
@@ -113,14 +136,14 @@ class SlurmEngine:
                         yield line
                         line = ""
 
-    def stop(self):
+    def stop(self) -> None:
         """Stop watching the jobs, which continue."""
         self._stopped.set()
         with self._lock:  # for a job that is being submitted
             if self._queue:
                 print("jobs continue: start the study again to watch them, or stop them with scancel")
 
-    def _submit_once(self, job, folder):
+    def _submit_once(self, job: TrainingJob, folder: Path) -> None:
         with self._lock:
             if self._stopped.is_set():
                 raise InterruptedError("the study was stopped")
@@ -128,9 +151,9 @@ class SlurmEngine:
             if not self._is_queued(folder) and not (folder / METRICS_JSON).is_file():
                 with explained("Slurm refused a job", RuntimeError):
                     self._executor(folder).submit(job)
-                self._queue.add(str(folder))
+                self._read_queue().add(str(folder))
 
-    def _executor(self, folder):
+    def _executor(self, folder: Path) -> submitit.SlurmExecutor:
         import submitit
 
         # Every run resumes from its last checkpoint, so its job is queued again as often as it takes.
@@ -142,14 +165,18 @@ class SlurmEngine:
         )
         return executor
 
-    def _is_queued(self, folder):
+    def _is_queued(self, folder: Path) -> bool:
         """Return whether the job of a run, which has its folder as a comment, waits or runs."""
+        return str(folder) in self._read_queue()
+
+    def _read_queue(self) -> set[str]:
+        """Return the comments of the jobs that wait or run."""
         if time.monotonic() - self._queue_time > QUEUE_AGE:
             with explained("squeue cannot be used", OSError):
                 answer = subprocess.run(["squeue", "--me", "--noheader", "--format=%k"], capture_output=True, text=True)
             if answer.returncode == 0:
                 self._queue = set(answer.stdout.splitlines())
             elif self._queue is None:  # later, what was read before serves where Slurm does not answer for a time
-                raise UserError(f"squeue fails: {one_line(answer.stderr)}")
+                raise ValueError(f"squeue fails: {' '.join(answer.stderr.split())}")
             self._queue_time = time.monotonic()
-        return str(folder) in self._queue
+        return self._queue if self._queue is not None else set()

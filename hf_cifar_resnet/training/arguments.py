@@ -1,5 +1,8 @@
 """The arguments of a run: the model, and the Trainer's with this package's defaults."""
 
+# Where None is the default here, it stands for a choice that depends on the device, and is none after construction.
+# pyright: reportIncompatibleVariableOverride=false
+
 import copy
 import json
 import math
@@ -7,15 +10,15 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_in_notebook, is_torch_tf32_available
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils.import_utils import is_in_notebook, is_torch_tf32_available
 
 from .. import schedules
-from ..choices import BLOCKS, CIFAR_DEPTHS, DEPTHS, LR_BATCH, STEMS, option
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, argument
 from ..device import count_cores, device_for, is_faster_in_bf16
 from ..errors import expand_home, explained
 from ..processes import is_launched, read_count, roll_call
@@ -25,6 +28,10 @@ from . import callbacks, optimizers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Those of `model/`, which takes seconds to import.
+DEPTHS, CIFAR_DEPTHS = (18, 34, 50, 101, 152), (20, 32, 44, 56)
+BLOCKS, STEMS = ("basic", "bottleneck"), ("cifar", "imagenet")
+LR_BATCH = 256  # the batch size that `lr_scaling` scales from
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of torch.compile
@@ -45,17 +52,19 @@ SHARES_BELOW_1 = ("ema_decay", "adam_beta1", "adam_beta2", "label_smoothing_fact
 class ModelArguments:
     """The network: `depth`, or `block` with `stage_depths` (and `stage_widths`), or a pretrained one."""
 
-    model_name_or_path: str | None = option(None, "model to fine-tune: a folder, user/repo or user/repo@revision")
-    depth: int | None = option(
+    model_name_or_path: str | None = argument(None, "model to fine-tune: a folder, user/repo or user/repo@revision")
+    depth: int | None = argument(
         None, f"layers: {', '.join(map(str, DEPTHS))}, or narrow {', '.join(map(str, CIFAR_DEPTHS))}; 50 if not given"
     )
-    stem: str | None = option(None, "cifar (3x3, the default) or imagenet (7x7, stride 2, max-pool)", choices=STEMS)
-    block: str | None = option(None, "block of a ResNet of your own shape", choices=BLOCKS)
-    stage_depths: list[int] | None = option(None, "blocks in each stage, such as 1 1 1")
-    stage_widths: list[int] | None = option(None, "channels of each stage, such as 16 32 64")
-    dropout: float | None = option(None, "probability of zeroing each feature before the classifier; 0 if not given")
-    drop_path_rate: float | None = option(None, "stochastic depth: drop probability of the last block; 0 if not given")
-    zero_init_residual: bool | None = option(None, "start every block as the identity")
+    stem: str | None = argument(None, "cifar (3x3, the default) or imagenet (7x7, stride 2, max-pool)", choices=STEMS)
+    block: str | None = argument(None, "block of a ResNet of your own shape", choices=BLOCKS)
+    stage_depths: list[int] | None = argument(None, "blocks in each stage, such as 1 1 1")
+    stage_widths: list[int] | None = argument(None, "channels of each stage, such as 16 32 64")
+    dropout: float | None = argument(None, "probability of zeroing each feature before the classifier; 0 if not given")
+    drop_path_rate: float | None = argument(
+        None, "stochastic depth: drop probability of the last block; 0 if not given"
+    )
+    zero_init_residual: bool | None = argument(None, "start every block as the identity")
 
     def __post_init__(self) -> None:
         if self.model_name_or_path is not None:
@@ -75,53 +84,55 @@ class CifarTrainingArguments(TrainingArguments):
     """
 
     # Ours
-    global_batch_size: int = option(256, "images per optimizer step in all; --per_device_train_batch_size wins")
-    lr_scaling: Literal["none", "linear", "sqrt"] = option(
+    global_batch_size: int = argument(256, "images per optimizer step in all; --per_device_train_batch_size wins")
+    lr_scaling: Literal["none", "linear", "sqrt"] = argument(
         "none", f"scale learning_rate by global batch / {LR_BATCH}, or its root"
     )
-    mixup_alpha: float = option(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
-    cutmix_alpha: float = option(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
-    mixing_probability: float = option(1.0, "share of the batches that are mixed, where one of the two is on")
-    cutmix_share: float = option(0.5, "share of the mixed batches that get CutMix, where both are on")
-    mixing_stop_epoch: float | None = option(None, "stop mixing after so many epochs, or below 1 that share")
-    ema_decay: float = option(0.0, "average the weights with this decay, such as 0.999; 0 is off")
-    saved_weights: Literal["ema", "raw"] = option("ema", "with --ema_decay, the weights to evaluate and save")
-    sync_batchnorm: bool = option(False, "BatchNorm statistics over the batches of all GPUs, not of each")
-    early_stopping_patience: int | None = option(None, "stop after so many evaluations without a new best")
+    mixup_alpha: float = argument(0.0, "MixUp, with weights drawn from Beta(alpha, alpha); 0 is off")
+    cutmix_alpha: float = argument(0.0, "CutMix, with box areas drawn from Beta(alpha, alpha); 0 is off")
+    mixing_probability: float = argument(1.0, "share of the batches that are mixed, where one of the two is on")
+    cutmix_share: float = argument(0.5, "share of the mixed batches that get CutMix, where both are on")
+    mixing_stop_epoch: float | None = argument(None, "stop mixing after so many epochs, or below 1 that share")
+    ema_decay: float = argument(0.0, "average the weights with this decay, such as 0.999; 0 is off")
+    saved_weights: Literal["ema", "raw"] = argument("ema", "with --ema_decay, the weights to evaluate and save")
+    sync_batchnorm: bool = argument(False, "BatchNorm statistics over the batches of all GPUs, not of each")
+    early_stopping_patience: int | None = argument(None, "stop after so many evaluations without a new best")
 
     # The Trainer's, with other defaults
-    output_dir: str | None = option(None, "folder of the run; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
-    num_train_epochs: float = option(50.0, "epochs")
-    learning_rate: float = option(1e-3, "the peak of the schedule, before --lr_scaling")
-    lr_scheduler_type: str = option("cosine", f"one of {', '.join(schedules.names())}")
-    optim: str = option("adamw_torch_fused", "such as sgd, muon, schedule_free_adamw; any of the Trainer's")
-    weight_decay: float = option(1e-4, "weight decay, except on biases and BatchNorm")
-    label_smoothing_factor: float = option(0.1, "label smoothing of the training loss; evaluations have none")
-    per_device_train_batch_size: int | None = option(None, "images per device and step, instead of --global_batch_size")
-    per_device_eval_batch_size: int = option(256, "images per device and step of evaluation")
-    eval_strategy: str = option("epoch", "when to evaluate: no, steps or epoch")
-    save_strategy: str = option("epoch", "when to save: no, steps, epoch or best")
-    logging_strategy: str = option("epoch", "when to log the training loss: no, steps or epoch")
-    save_total_limit: int | None = option(2, "checkpoints to keep: the best and the last")
-    load_best_model_at_end: bool = option(True, "what is saved and tested is the best model, not the last")
-    metric_for_best_model: str | None = option("top1", "loss, top1, top5 or superclass of the evaluation split")
-    bf16: bool | None = option(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
-    fp16: bool | None = option(None, "float16 autocast")
-    dataloader_num_workers: int | None = option(None, "loader workers of training images; 0 on a CPU, up to 8 a GPU")
-    dataloader_persistent_workers: bool | None = option(None, "on by default if there are workers")
-    remove_unused_columns: bool = option(False, "the datasets here have no unused columns")
+    output_dir: str | None = argument(None, "folder of the run; runs/DATASET-MODEL-SCHEDULE-seedN if not given")
+    num_train_epochs: float = argument(50.0, "epochs")
+    learning_rate: float = argument(1e-3, "the peak of the schedule, before --lr_scaling")
+    lr_scheduler_type: str = argument("cosine", f"one of {', '.join(schedules.names())}")
+    optim: str = argument("adamw_torch_fused", "such as sgd, muon, schedule_free_adamw; any of the Trainer's")
+    weight_decay: float = argument(1e-4, "weight decay, except on biases and BatchNorm")
+    label_smoothing_factor: float = argument(0.1, "label smoothing of the training loss; evaluations have none")
+    per_device_train_batch_size: int | None = argument(
+        None, "images per device and step, instead of --global_batch_size"
+    )
+    per_device_eval_batch_size: int = argument(256, "images per device and step of evaluation")
+    eval_strategy: str = argument("epoch", "when to evaluate: no, steps or epoch")
+    save_strategy: str = argument("epoch", "when to save: no, steps, epoch or best")
+    logging_strategy: str = argument("epoch", "when to log the training loss: no, steps or epoch")
+    save_total_limit: int | None = argument(2, "checkpoints to keep: the best and the last")
+    load_best_model_at_end: bool = argument(True, "what is saved and tested is the best model, not the last")
+    metric_for_best_model: str | None = argument("top1", "loss, top1, top5 or superclass of the evaluation split")
+    bf16: bool | None = argument(None, "bfloat16 autocast; by default on if the GPU or CPU gains by it")
+    fp16: bool | None = argument(None, "float16 autocast")
+    dataloader_num_workers: int | None = argument(None, "loader workers of training images; 0 on a CPU, up to 8 a GPU")
+    dataloader_persistent_workers: bool | None = argument(None, "on by default if there are workers")
+    remove_unused_columns: bool = argument(False, "the datasets here have no unused columns")
     # The filter reads the loss at every step, which stalls the device, and hides a NaN.
-    logging_nan_inf_filter: bool = option(False, "hide losses that are not finite")
-    ddp_find_unused_parameters: bool | None = option(
+    logging_nan_inf_filter: bool = argument(False, "hide losses that are not finite")
+    ddp_find_unused_parameters: bool | None = argument(
         False, "DDP: search for unused parameters, of which there are none"
     )
     # Evaluations and checkpoints use the statistics of rank 0.
-    ddp_broadcast_buffers: bool | None = option(False, "broadcast the BatchNorm statistics at every step")
-    eval_accumulation_steps: int | None = option(16, "batches of logits to keep on the device while evaluating")
-    tf32: bool | None = option(None, "TF32 for fp32 operations; by default on if the GPU has it")
-    restore_callback_states_from_checkpoint: bool = option(True, "restore the state of early stopping")
-    hub_strategy: str = option("end", "when to push: end, every_save, or checkpoint (with the state to resume)")
-    disable_tqdm: bool | None = option(
+    ddp_broadcast_buffers: bool | None = argument(False, "broadcast the BatchNorm statistics at every step")
+    eval_accumulation_steps: int | None = argument(16, "batches of logits to keep on the device while evaluating")
+    tf32: bool | None = argument(None, "TF32 for fp32 operations; by default on if the GPU has it")
+    restore_callback_states_from_checkpoint: bool = argument(True, "restore the state of early stopping")
+    hub_strategy: str = argument("end", "when to push: end, every_save, or checkpoint (with the state to resume)")
+    disable_tqdm: bool | None = argument(
         None, "no progress bar; by default if the output is neither a terminal nor a notebook"
     )
 
@@ -240,7 +251,7 @@ class CifarTrainingArguments(TrainingArguments):
         if self.n_gpu > 1:
             # Otherwise the Trainer would use nn.DataParallel; several GPUs need a launcher.
             self._n_gpu = 1
-        options = self.accelerator_config
+        options = cast(AcceleratorConfig, self.accelerator_config)  # which transformers has made of it
         if self.world_size > 1 and (options.split_batches or options.dispatch_batches or not options.even_batches):
             raise ValueError(
                 "accelerator_config must not change split_batches, dispatch_batches or even_batches, which divide the "

@@ -8,21 +8,23 @@ to log, evaluate and save, so that callbacks below 0 know what was decided.
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import transformers
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
 from ..data.dataset import EpochSampler
+from ..evaluation.scores import ACCURACY_NAMES
 from ..runs.events import Kind, RunEvent, append_event
 from ..runs.files import EVENTS, RUN_JSON
+from ..runs.history import EVALUATION
 from ..runs.record import RunRecord
-from ..runs.scores import ACCURACIES, select_scores
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +169,17 @@ class EpochBoundary(TrainerCallback):
         self._deferred = []
 
 
+class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
+    """
+    That of transformers, under whose name its state is saved. Where there are several evaluation sets, the metrics of
+    those that `metric_for_best_model` does not name are none of its business.
+    """
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
 UNITS = ("img/s", "waiting for data")  # figures of which the name stands behind the value
 
 
@@ -190,10 +203,7 @@ class EpochLineCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
         if not any(name.startswith("eval_") for name in metrics):
             return
-        scores, figures = select_scores(metrics, "eval"), {}
-        if "loss" in scores:
-            figures["eval loss"] = f"{scores['loss']:.4f}"
-        figures |= {name: f"{scores[key]:6.2%}" for key, name in ACCURACIES.items() if key in scores}
+        figures = _evaluation_figures(metrics)
         scale = getattr(lr_scheduler, "scale", 1.0)
         if scale != self._scale:
             figures["LR"] = f"{'cut' if scale < self._scale else 'raised'} to {lr_scheduler.get_last_lr()[0]:.3g}"
@@ -228,7 +238,20 @@ def _training_figures(logs):
     }
 
 
-def parse_report_to(report_to):
+def _evaluation_figures(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return the scores of an evaluation as texts by their names, with that of the evaluation set if it has one."""
+    figures = {}
+    for metric, value in metrics.items():
+        if found := EVALUATION.fullmatch(metric):
+            dataset, score = found["dataset"], found["score"]
+            if score == "loss":
+                figures[f"{dataset or 'eval'} loss"] = f"{value:.4f}"
+            else:
+                figures[f"{dataset + ' ' if dataset else ''}{ACCURACY_NAMES[score]}"] = f"{value:6.2%}"
+    return figures
+
+
+def parse_report_to(report_to: str | list[str] | None) -> list[str]:
     """Return a list of trackers. Raises `ValueError` for an unknown one, or one that is not installed."""
     names = report_to.split(",") if isinstance(report_to, str) else list(report_to or ())
     trackers = set(names) - {"none", "all"}

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..choices import LR_BATCH
 from ..data.policies import build_policy, describe
 from ..data.steps import Steps
 from ..errors import printable
+from ..evaluation.scores import ACCURACY_NAMES
 from ..runs.files import step_of
 from ..runs.metrics import RunMetrics
 from ..runs.record import RunRecord, plain
-from ..runs.scores import ACCURACIES
+from .arguments import LR_BATCH
 
 if TYPE_CHECKING:
     from .arguments import CifarTrainingArguments
@@ -134,7 +134,7 @@ def end_block(metrics: RunMetrics, folder: str) -> str:
     for split, scores in (("Validation", metrics.validation), ("Test", metrics.test)):
         if scores is not None:
             values = scores.to_dict()
-            accuracies = [f"{text} {values[name]:.2%}" for name, text in ACCURACIES.items() if name in values]
+            accuracies = [f"{text} {values[name]:.2%}" for name, text in ACCURACY_NAMES.items() if name in values]
             note = " (selected on test)" if is_selected_on_test else ""
             lines.append(f"{split:<10} loss {scores.loss:.4f}, {', '.join(accuracies)}{note}")
     lines.append(f"{'Saved':<10} {folder}{os.sep} (epoch {metrics.best_epoch or 0:.4g})")

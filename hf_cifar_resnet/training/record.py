@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from .. import __version__
-from ..choices import BUILT_IN_DATASETS
+from ..data.arguments import BUILT_IN_DATASETS
 from ..evaluation.analysis import ConfusedPair
 from ..evaluation.scores import Scores
 from ..runs.arguments import RunArguments
@@ -137,12 +137,20 @@ def make_metrics(
         epochs=state.epoch,
         steps=state.global_step,
         evaluations=sum(bool(row.evaluation) for row in history),
-        train=TrainScores(last.train_loss, last.train_accuracy),
+        train=_train_scores(state, last),
         validation=validation,
         test=test,
         most_confused=most_confused,
         timing=_timing(history),
     )
+
+
+def _train_scores(state: TrainerState, last: HistoryRow) -> TrainScores:
+    """Return the means of the last epoch. Checkpoints of former versions have only those since the last log."""
+    for entry in reversed(state.log_history):
+        if "epoch_accuracy" in entry:
+            return TrainScores(entry["epoch_loss"], entry["epoch_accuracy"])
+    return TrainScores(last.train_loss, last.train_accuracy)
 
 
 def _timing(history: History) -> Timing:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from ..data.dataset import EpochSampler
 from ..data.steps import Steps
@@ -21,7 +21,7 @@ CHECK_EVERY = 50
 @dataclass
 class TrainMetrics:
     """
-    The training metrics of this process, since the last log and since the start of the run.
+    The training metrics of this process, since the last log, in the current epoch and since the start of the run.
 
     A batch's metrics stay on the device until they are read, because reading would stall a GPU at every step. They are
     added on the host, batch by batch, so that a resumed training has the same sums to the bit.
@@ -35,6 +35,9 @@ class TrainMetrics:
     loss_in_all: float = 0.0
     images_in_all: int = 0
     seconds_in_all: float = 0.0
+    loss_in_epoch: float = 0.0
+    correct_in_epoch: float = 0.0
+    images_in_epoch: int = 0
 
     def __post_init__(self):
         self._first, self._since = asdict(self), None
@@ -78,6 +81,9 @@ class TrainMetrics:
             self.loss += loss
             self.correct += correct
             self.images += images
+            self.loss_in_epoch += loss
+            self.correct_in_epoch += correct
+            self.images_in_epoch += images
             if not math.isfinite(loss) and self.bad is None:
                 self.bad = step
 
@@ -100,6 +106,24 @@ class TrainMetrics:
             "seconds": self.seconds_in_all,
         }
 
+    def begin_epoch(self) -> None:
+        self.read()
+        self.loss_in_epoch = self.correct_in_epoch = 0.0
+        self.images_in_epoch = 0
+
+    def record_epoch(self, state: TrainerState) -> None:
+        """
+        Add to the Trainer's `state.log_history` the means of all processes over the current epoch, or its part so far,
+        as `epoch_loss` and `epoch_accuracy`; unless they are there.
+        """
+        self.read()
+        own = self.loss_in_epoch, self.correct_in_epoch, self.images_in_epoch
+        loss, correct, images = map(sum, zip(*gather_object([own]), strict=True))
+        is_recorded = any("epoch_loss" in each and each["step"] == state.global_step for each in state.log_history)
+        if images and not is_recorded:
+            means = {"epoch_loss": loss / images, "epoch_accuracy": correct / images}
+            state.log_history.append({**means, "epoch": state.epoch, "step": state.global_step})
+
     def mean_loss(self):
         """Return the mean training loss of the run up to the last log."""
         return self.loss_in_all / self.images_in_all if self.images_in_all else math.nan
@@ -117,6 +141,8 @@ class TrainMetricsCallback(TrainerCallback):
     """
     Starts the clock of [`TrainMetrics`], and raises `FloatingPointError` for a loss that is not finite: within
     [`CHECK_EVERY`] steps, and before a log, evaluation or save. Weights are checked before an evaluation or save.
+
+    It also records the means of each epoch, however often the Trainer logs.
     """
 
     priority: ClassVar[int] = -110  # after EpochBoundary, which defers what is requested
@@ -132,8 +158,13 @@ class TrainMetricsCallback(TrainerCallback):
         if used or control.should_log or state.global_step % CHECK_EVERY == 0:
             self._check(args, model if used else None)
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if float(state.epoch or 0).is_integer():  # and not where a run is resumed within an epoch
+            self.metrics.begin_epoch()
+
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
         self._check(args, model)
+        self.metrics.record_epoch(state)
 
     def _check(self, args, model):
         self.metrics.read()

@@ -22,7 +22,6 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
-    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
     PrinterCallback,
@@ -46,10 +45,12 @@ from ..device import MIN_CHANNELS, memory_format_for
 from ..documents import replacing_files
 from ..errors import explained
 from ..evaluation.metrics import Scorer
+from ..evaluation.scores import score_names
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, step_of
 from .arguments import CifarTrainingArguments
 from .attempts import AttemptsCallback
 from .callbacks import (
+    EarlyStoppingCallback,
     EpochBoundary,
     EpochLineCallback,
     FrozenModulesCallback,
@@ -365,6 +366,7 @@ class CifarTrainer(Trainer):
         args, checkpoint, self.train_metrics = self.args, None, TrainMetrics()
         if args.world_size > 1:
             self._check_nodes()
+        self._check_metric_name()
         with ExitStack() as stack:
             if resume_from_checkpoint:
                 given = resume_from_checkpoint, args.output_dir, args.load_best_model_at_end
@@ -400,6 +402,20 @@ class CifarTrainer(Trainer):
         if self.args.save_strategy != "no":
             processes.check_shared_folder(self.args.output_dir)
 
+    def _check_metric_name(self) -> None:
+        """Raise `ValueError` if the evaluations of the training will not have `metric_for_best_model`."""
+        metric = self.args.metric_for_best_model
+        if metric is None or self.args.eval_strategy == "no" or not isinstance(self.compute_metrics, Scorer):
+            return
+        num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
+        if num_labels is None:
+            return
+        known = score_names(num_labels, self.compute_metrics.superclass_of is not None)
+        if isinstance(self.eval_dataset, dict):
+            known = [f"{dataset}_{name}" for dataset in self.eval_dataset for name in known]
+        if metric.removeprefix("eval_") not in known:
+            raise ValueError(f"metric_for_best_model must be one of {', '.join(known)}, got {metric}")
+
     def _planned_steps(self, batch_size: int | None = None) -> int:
         if self.args.max_steps > 0:
             return self.args.max_steps
@@ -413,6 +429,7 @@ class CifarTrainer(Trainer):
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         name = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
         self.model.load_state_dict(load_file(Path(best or checkpoint, name)))
+        self.train_metrics.record_epoch(self.state)
         self.log({"train_loss": self.train_metrics.mean_loss()})
         return TrainOutput(self.state.global_step, self.train_metrics.mean_loss(), {})
 

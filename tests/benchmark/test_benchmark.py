@@ -37,11 +37,11 @@ def test_input(run):
     assert figures["hardware"] and figures["torch"] == torch.__version__
 
 
-def test_ways_to_read_images_give_the_same_pixels():
+def test_candidates_that_read_images_give_the_same_pixels():
     """Up to rounding, where nothing is random."""
     args = DataArguments(dataset_name="shapes100", max_train_samples=100, color_jitter=[0, 0, 0, 0])
     means = {}
-    for name, batches in input.make_ways(args, batch_size=100).items():
+    for name, batches in input.make_candidates(args, batch_size=100).items():
         batch = next(iter(batches.loader))
         assert sorted(np.asarray(batch["labels"]).tolist()) == list(range(100))
         means[name] = batch["pixel_values"].float().mean().item()
@@ -53,27 +53,29 @@ def test_ways_to_read_images_give_the_same_pixels():
 def test_images_of_other_sizes_and_modes(tmp_path, write_image_folder):
     counts = {"train": {"ant": 4, "bee": 4}, "test": {"ant": 2, "bee": 2}}
     write_image_folder(counts, lambda: Image.new("L", (40, 30), 100))
-    ways = input.make_ways(DataArguments(dataset_name=str(tmp_path)), batch_size=4)
-    assert all(work() == 4 for work in ways.values())
+    candidates = input.make_candidates(DataArguments(dataset_name=str(tmp_path)), batch_size=4)
+    assert all(work() == 4 for work in candidates.values())
 
 
 def test_step(run):
     figures, shown = run("step", "--repeats 2 --steps 2 --batch_sizes 4 --profile --precisions fp32 bf16")
     found = figures["batch_sizes"]["4"]
-    assert set(found["rates"]) == {step.OURS, step.BARE, step.SYNTHETIC, "bare loop, bf16"}
+    assert set(found["rates"]) == {step.OURS, step.STOCK, step.BARE, step.SYNTHETIC, "bare loop, bf16"}
     assert all(rate["n"] == 2 and rate["median"] > 0 for rate in found["rates"].values())
     assert found["ratios"][step.BARE]["bare loop, bf16"]["median"] > 0
+    assert found["ratios"][step.BARE][step.STOCK]["n"] == found["ratios"][step.STOCK][step.OURS]["n"] == 2
     assert 0 <= found["data_wait"] < 1 and "convolution" in found["profile"]
     assert "waited for data" in shown and "bare loop, bf16" in shown
 
 
-def test_bare_loop_makes_the_steps_of_the_trainer(tmp_path):
+def test_all_loops_make_the_same_step(tmp_path):
     """Otherwise comparing their speed would say nothing."""
     torch.manual_seed(0)
     data = load_splits("shapes100", max_train_samples=64)
     shape = {"block": "basic", "stage_depths": [1, 1], "stage_widths": [16, 32], "num_labels": 100}
-    models = [CifarResNetForImageClassification(CifarResNetConfig(**shape)) for _ in range(2)]
-    models[1].load_state_dict(models[0].state_dict())
+    models = [CifarResNetForImageClassification(CifarResNetConfig(**shape)) for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
     args = CifarTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, bf16=False, max_steps=1, global_batch_size=16, weight_decay=0.1,
         eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
@@ -81,8 +83,12 @@ def test_bare_loop_makes_the_steps_of_the_trainer(tmp_path):
     trainer = CifarTrainer(model=models[0], args=args, train_dataset=data.train, eval_dataset=data.test)
     trainer.train()
     step.BareLoop(models[1], args, step.endless_batches(data.train, args)).train(1)
-    for ours, bare in zip(models[0].parameters(), models[1].parameters(), strict=True):
+    stock = step.StockLoop(models[2], args, data.train, settle=0)
+    stock.trainer.args.max_steps = 1
+    stock.trainer.train()
+    for ours, bare, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(ours, bare, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(other, bare, rtol=1e-5, atol=1e-6)
 
 
 def test_inference(run):
@@ -98,6 +104,7 @@ def test_inference(run):
         (["lunch"], "invalid choice"),
         (["input", "--repeats", "0"], "--repeats: must be at least 1, got 0"),
         (["step", "--use_cpu", "--batch_sizes", "100000"], "--batch_sizes must be at most"),
+        (["step", "--use_cpu", "--steps", "1000000000"], "steps must be at most 100,000, got 1,000,000,000"),
         (["input", "--json", "/nowhere/x.json"], "--json /nowhere/x.json cannot be written"),
     ],
 )

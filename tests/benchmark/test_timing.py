@@ -6,10 +6,10 @@ import pytest
 from hf_cifar_resnet.benchmark import timing
 
 
-def test_ways_take_turns():
+def test_candidates_are_measured_in_turns():
     called = []
-    ways = {name: lambda name=name: called.append(name) or 1 for name in "abc"}
-    rates = timing.take_turns(ways, repeats=4, seconds=0)
+    candidates = {name: lambda name=name: called.append(name) or 1 for name in "abc"}
+    rates = timing.measure_in_turns(candidates, repeats=4, seconds=0)
     assert called == [*"abc", *"abc", *"cba", *"abc", *"cba"]
     assert all(len(values) == 4 for values in rates.values())
 
@@ -34,7 +34,7 @@ def test_interval_of_the_median(n, expected):
     assert timing.ratio(turns, [1] * n)["interval"] == list(expected)
 
 
-def test_table_names_every_way():
+def test_table_names_every_candidate():
     rates = {"slow": [1.0, 1.0, 1.0], "fast": [200.0, 200.0, 200.0]}
     head, slow, fast = timing.table(rates, {"slow": timing.compare(rates, "slow")}, "images/s").splitlines()
     assert "images/s" in head and "ratio to slow" in head

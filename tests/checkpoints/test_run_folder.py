@@ -24,11 +24,11 @@ def find(resume, needs_best=True):
     return find_resume_checkpoint(resume, "mine", needs_best)
 
 
-def put_checkpoints(folder, *numbers, whole=True):
+def put_checkpoints(folder, *numbers, complete=True):
     for number in numbers:
         checkpoint = Path(folder, f"checkpoint-{number}")
         checkpoint.mkdir(parents=True)
-        if whole:
+        if complete:
             (checkpoint / "trainer_state.json").write_text('{"global_step": 1, "max_steps": 9}')
             write_manifest(checkpoint)
 
@@ -112,7 +112,7 @@ def test_auto_never_begins_anew_over_a_run_that_had_results(left):
 
 
 def test_auto_begins_anew_after_a_kill_during_the_first_save():
-    put_checkpoints("mine", 3, whole=False)
+    put_checkpoints("mine", 3, complete=False)
     write_json({"command": ["train.py"]}, "mine/run.json")
     assert choose("mine", "auto") == "mine" and find("auto") is None
 
@@ -222,7 +222,7 @@ def test_no_resuming(value):
 @pytest.mark.parametrize("value", ["true", "True", True])
 def test_last_complete_checkpoint_or_one_by_path(value):
     put_checkpoints("mine", 3, 9, 10)
-    put_checkpoints("mine", 200, whole=False)
+    put_checkpoints("mine", 200, complete=False)
     put_checkpoints("mine", "999-old")
     for given, number in ((value, 10), ("mine/checkpoint-3", 3)):
         assert find(given) == Path(f"mine/checkpoint-{number}")
@@ -248,7 +248,7 @@ def test_damaged_checkpoint_is_skipped_with_a_warning(caplog, value):
 
 @pytest.mark.parametrize("value", ["true", "mine/checkpoint-4", "mine", "elsewhere", "mine/checkpoint-3"])
 def test_nothing_to_resume(value):
-    put_checkpoints("mine", 3, whole=False)
+    put_checkpoints("mine", 3, complete=False)
     with pytest.raises(
         ValueError,
         match="(is not complete: it has no manifest|there is no checkpoint|cannot be resumed: it has no complete)",

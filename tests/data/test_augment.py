@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cifar_resnet.choices import COLOR_JITTER
+from hf_cifar_resnet.data.arguments import COLOR_JITTER
 from hf_cifar_resnet.data.policies import POLICIES, Augmenter, build_policy
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)

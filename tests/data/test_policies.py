@@ -5,7 +5,7 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from hf_cifar_resnet.choices import AUGMENTATIONS
+from hf_cifar_resnet.data.arguments import AUGMENTATIONS
 from hf_cifar_resnet.data.policies import Augmenter, Cutout, build_policy, color_and_shape, describe
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
@@ -150,7 +150,7 @@ def applied_names(policy):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_description_says_whether_images_are_mirrored(name):
+def test_description_reports_whether_images_are_mirrored(name):
     policy = build_policy(name)
     assert ("horizontal flip" in describe(policy)) == ("HorizontalFlip" in applied_names(policy))
 

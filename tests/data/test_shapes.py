@@ -68,7 +68,7 @@ def test_superclass_is_the_shape(raw):
 
 
 @pytest.mark.parametrize("policy", ["none", "crop_flip_jitter"])
-def test_colours_are_told_apart_by_hue(raw, images, policy):
+def test_classes_differ_by_hue(raw, images, policy):
     names = raw["test"].features["label"].names
     augment = Augmenter(build_policy(policy))
     right = [

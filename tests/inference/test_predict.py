@@ -20,7 +20,7 @@ from .conftest import COLOURS
 
 
 def predicted(capsys, *arguments):
-    """What `predict --format json` says: file name to its predictions."""
+    """What `predict --format json` writes: file name to its predictions."""
     cli(["predict", *map(str, arguments), "--use_cpu", "--format", "json"])
     return {entry["image"]: entry["predictions"] for entry in json.loads(capsys.readouterr().out)}
 
@@ -50,7 +50,7 @@ def test_agrees_with_the_pipeline_of_transformers(colour_checkpoint, write_image
             assert answers[path][0]["score"] == pytest.approx(theirs[0]["score"], abs=1e-5)
 
 
-def test_card_says_where_the_pipeline_differs(colour_checkpoint, write_image, tmp_path, capsys):
+def test_the_pipeline_differs_where_the_card_reports_it(colour_checkpoint, write_image, tmp_path, capsys):
     """Invisible red is red for the pipeline, and white for us; a dark image of 16 bits is too bright for us."""
     from transformers import pipeline
 
@@ -113,8 +113,8 @@ def test_unreadable_files_are_listed(colour_checkpoint, write_image, tmp_path, c
     for number in range(5):
         write_image(f"images/{number}.png", "green")
     (tmp_path / "images" / "1.png").write_bytes(b"this is no image")
-    whole = (tmp_path / "images" / "3.png").read_bytes()
-    (tmp_path / "images" / "3.png").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "images" / "3.png").read_bytes()
+    (tmp_path / "images" / "3.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(SystemExit) as stopped:
         cli(["predict", str(colour_checkpoint), str(tmp_path / "images"), "--batch_size", str(batch_size)])
     assert stopped.value.code == 1

@@ -62,7 +62,7 @@ def test_output_folder_that_cannot_be_written(refused_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_program_says_one_line_and_exits_with_2(python, script, tmp_path):
+def test_program_prints_one_line_and_exits_with_2(python, script, tmp_path):
     result = python(script, "--dataset_name", "./nowhere", cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     [line] = result.stderr.splitlines()

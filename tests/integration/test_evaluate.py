@@ -223,6 +223,49 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, refuse
     assert f"class 3 is {names['3']} in the first and {names['4']} in the second" in line
 
 
+@pytest.fixture(scope="module")
+def holds_out_others(quick, tmp_path_factory):
+    """A run like `finished` that held out other images."""
+    folder = tmp_path_factory.mktemp("others") / "run"
+    cli(["train", *quick, "--split_seed", "5", "--output_dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_on_all(quick, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("all") / "run"
+    cli(["train", *quick, "--eval_split", "none", "--validation_fraction", "0", "--output_dir", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate RUN OTHER --ensemble --split validation",
+        "evaluate RUN --compare OTHER --split validation",
+        "evaluate RUN --split validation --split_seed 5",
+        "evaluate RUN --split validation --validation_fraction 0.2",
+        "evaluate RUN --calibrate --split_seed 5",
+        "evaluate ALL --calibrate --validation_fraction 0.1",
+        "evaluate RUN --compare ALL --split validation",
+        "export RUN --format torch --split validation --split_seed 5 --output m.pt2",
+    ],
+)
+def test_scores_on_training_images_are_refused(
+    finished, holds_out_others, trained_on_all, refused, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    runs = {"RUN": str(finished.folder), "OTHER": str(holds_out_others), "ALL": str(trained_on_all)}
+    line = refused(*[runs.get(word, word) for word in command.split()])
+    assert "was trained on some of these validation images" in line and "eval_split" not in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_test_images_are_compared_whatever_was_held_out(finished, holds_out_others, tmp_path):
+    evaluate(finished.folder, "--compare", holds_out_others, "--json", tmp_path / "scores.json")
+    assert read_json(tmp_path / "scores.json")["comparison"]["checkpoint"] == str(holds_out_others)
+
+
 @pytest.mark.parametrize("command", ["evaluate RUN", "export RUN --format torch", "demo RUN"])
 @pytest.mark.parametrize(
     "argument",

@@ -22,7 +22,7 @@ ARGUMENTS = (
 
 @pytest.fixture
 def train(start, script, tmp_path):
-    """Starts training in a folder, where it goes on from what is there."""
+    """Starts training in a folder, where it resumes from what is there."""
     return lambda folder: start(script, *ARGUMENTS, "--output_dir", tmp_path / folder, log=tmp_path / f"{folder}.log")
 
 
@@ -33,17 +33,17 @@ def wait(until, process):
         time.sleep(0.001)
 
 
-def test_killed_run_ends_as_if_it_had_not_been(train, request, tmp_path, untimed):
+def test_killed_run_resumes_to_the_same_result(train, request, tmp_path, untimed):
     kills = request.config.getoption("--kills")
     began = time.monotonic()
-    assert train("whole").wait(LIMIT) == 0, (tmp_path / "whole.log").read_text()
-    lines = (tmp_path / "whole.log").read_text()
+    assert train("uninterrupted").wait(LIMIT) == 0, (tmp_path / "uninterrupted.log").read_text()
+    lines = (tmp_path / "uninterrupted.log").read_text()
     chance, run = random.Random(request.config.getoption("--kill-seed")), tmp_path / "killed"
     in_saves = 0
     for number in range(kills):
         process = train("killed")
-        said = log_size(tmp_path)
-        wait(lambda said=said: log_size(tmp_path) > said, process)
+        size = log_size(tmp_path)
+        wait(lambda size=size: log_size(tmp_path) > size, process)
         if number % 2:
             # Some way into the writing of a checkpoint, of the model at the end, or of neither.
             wait(lambda: is_written(run), process)
@@ -56,9 +56,11 @@ def test_killed_run_ends_as_if_it_had_not_been(train, request, tmp_path, untimed
     assert train("killed").wait(LIMIT) == 0, (tmp_path / "killed.log").read_text()
     print(f"{kills} kills, {in_saves} of them while files were written; {time.monotonic() - began:.0f} s in all")
     assert "Traceback" not in lines and not list(run.rglob(f"{TEMPORARY}*"))
-    assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
-    whole, killed = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "whole", run))
-    assert untimed(killed) == untimed(whole)
+    assert (run / "model.safetensors").read_bytes() == (tmp_path / "uninterrupted" / "model.safetensors").read_bytes()
+    uninterrupted, killed = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "uninterrupted", run)
+    )
+    assert untimed(killed) == untimed(uninterrupted)
 
 
 def is_written(run):

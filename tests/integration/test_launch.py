@@ -226,14 +226,3 @@ def test_every_process_follows_the_learning_rates_of_one(found, schedule):
     assert len(one[schedule]["rates"]) == 8 and len(set(one[schedule]["rates"])) > 1
     for process in many:
         assert process[schedule]["rates"] == one[schedule]["rates"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="not tested: mistaken launches on a CPU, since there is a GPU")
-def test_processes_that_do_not_work_together_are_refused(python, script, quick, tmp_path):
-    arguments = [argument for argument in quick if argument != "--use_cpu"]
-    launch = [*ACCELERATE, "--multi_gpu", "--num_processes", "2", script]
-    result = python(*launch, *arguments, "--output_dir", tmp_path / "run", cwd=tmp_path)
-    assert result.returncode != 0
-    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "they do not work together" in line
-    assert not (tmp_path / "run").exists()

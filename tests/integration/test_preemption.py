@@ -16,7 +16,7 @@ from hf_cifar_resnet.training.preemption import EXIT_CODE, MARKER
 from .conftest import ENVIRONMENT
 
 ACCELERATE = "-m accelerate.commands.launch --main_process_port 0 --multi_gpu --num_processes 2".split()
-# What the README says for launchers: Slurm's signal is passed on too.
+# As in the README for launchers: Slurm's signal is passed on too.
 LAUNCHER = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGUSR1"}
 # 7 or 4 steps an epoch, and so many epochs that it is never done before the signal.
 LONG = "--config quickstart --use_cpu --max_train_samples 200 --max_eval_samples 200 --num_train_epochs 400".split()
@@ -46,7 +46,7 @@ def interrupted(script, tmp_path):
 
 
 def check(lines, folder):
-    """One process told what was saved; it can be gone on from."""
+    """One process reports what was saved, and the run can be resumed."""
     [line] = [line for line in lines if line.startswith("Preempted")]
     saved = find_last_resumable(folder, needs_best=True)
     assert f"saved {saved}. Resume" in line and line.endswith("--resume_from_checkpoint true")
@@ -54,7 +54,7 @@ def check(lines, folder):
     return int(saved.name[11:])
 
 
-def test_program_ends_with_75_and_goes_on(interrupted, capsys):
+def test_program_ends_with_75_and_resumes(interrupted, capsys):
     code, lines, folder = interrupted([], signal.SIGTERM)
     step = check(lines, folder)
     assert code == EXIT_CODE and "Traceback" not in "\n".join(lines)

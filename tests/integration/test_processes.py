@@ -1,4 +1,4 @@
-"""Two processes of one run: one is lost, the run goes on from what it had saved, and one of them alone writes."""
+"""Two processes of one run: one is lost, the run resumes from its last checkpoint, and one of them alone writes."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def launch(start, script, folder):
-    """Starts two processes of a run, and returns their launcher; all they say goes into a file."""
+    """Starts two processes of a run, and returns their launcher; their output goes into a file."""
 
     def begin(run):
         (folder / f"{run}-notes").mkdir(exist_ok=True)
@@ -67,26 +67,26 @@ def launch(start, script, folder):
 
 
 @pytest.fixture(scope="module")
-def whole(launch, folder):
-    assert launch("whole").wait(LIMIT) == 0, (folder / "whole.log").read_text()
-    return folder / "whole"
+def uninterrupted(launch, folder):
+    assert launch("uninterrupted").wait(LIMIT) == 0, (folder / "uninterrupted.log").read_text()
+    return folder / "uninterrupted"
 
 
-def test_one_process_alone_writes_what_all_share(whole, folder):
-    noted = {rank: (folder / "whole-notes" / rank).read_text().splitlines() for rank in "01"}
-    inside = {rank: [path for path in paths if path.startswith(f"{whole}/")] for rank, paths in noted.items()}
+def test_one_process_alone_writes_what_all_share(uninterrupted, folder):
+    noted = {rank: (folder / "uninterrupted-notes" / rank).read_text().splitlines() for rank in "01"}
+    inside = {rank: [path for path in paths if path.startswith(f"{uninterrupted}/")] for rank, paths in noted.items()}
     assert any(path.endswith("model.safetensors") for path in inside["0"]) and len(inside["0"]) > 50
     # Each writes its part of a checkpoint: what it has counted and, by torch and unnoticed, its random numbers' state.
     folders = {f"checkpoint-{step}" for step in range(99)}
     assert {Path(path).name for path in inside["1"]} - folders == {"train_metrics_1.json"}
 
 
-def test_finished_processes_have_no_threads_of_gloo(whole, folder):
-    assert not any(has_threads_of_gloo(folder / "whole-notes" / f"{rank}-threads") for rank in "01")
+def test_finished_processes_have_no_threads_of_gloo(uninterrupted, folder):
+    assert not any(has_threads_of_gloo(folder / "uninterrupted-notes" / f"{rank}-threads") for rank in "01")
 
 
 @pytest.mark.lowest
-def test_lost_process_ends_the_others_and_the_run_goes_on(whole, launch, folder, untimed):
+def test_lost_process_ends_the_others_and_the_run_resumes(uninterrupted, launch, folder, untimed):
     launcher = launch("lost")
     deadline = time.monotonic() + LIMIT
     while not list((folder / "lost").glob("checkpoint-*")):
@@ -97,13 +97,13 @@ def test_lost_process_ends_the_others_and_the_run_goes_on(whole, launch, folder,
     second.send_signal(signal.SIGKILL)
     assert launcher.wait(LIMIT) != 0
     assert not psutil.wait_procs(processes, 10)[1]
-    said = (folder / "lost.log").read_text()
-    assert said.count("another process of this run has been lost") == said.count("error: ") == 1, said
+    printed = (folder / "lost.log").read_text()
+    assert printed.count("another process of this run has been lost") == printed.count("error: ") == 1, printed
     assert not (folder / "lost" / "metrics.json").exists()
 
     assert launch("lost").wait(LIMIT) == 0, (folder / "lost.log").read_text()
-    assert (folder / "lost" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    found = [json.loads((run / "metrics.json").read_text()) for run in (whole, folder / "lost")]
+    assert (folder / "lost" / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
+    found = [json.loads((run / "metrics.json").read_text()) for run in (uninterrupted, folder / "lost")]
     assert untimed(found[0]) == untimed(found[1])
 
 
@@ -123,7 +123,7 @@ main()
 
 
 @pytest.mark.parametrize("failing", [["1"], ["0", "1"]])
-def test_error_of_any_process_is_told_once(python, tmp_path, failing):
+def test_error_of_any_process_is_printed_once(python, tmp_path, failing):
     (tmp_path / "program.py").write_text(PROGRAM)
     result = python(*TORCHRUN, tmp_path / "program.py", *failing, cwd=tmp_path)
     assert result.returncode != 0 and result.stderr.count("error: it cannot be read\n") == 1

@@ -12,6 +12,8 @@ import pytest
 from hf_cifar_resnet.checkpoints.resume import find_last_resumable
 from hf_cifar_resnet.checkpoints.run_folder import lock_folder
 from hf_cifar_resnet.cli import main as cli
+from hf_cifar_resnet.commands.parser import parse_arguments
+from hf_cifar_resnet.commands.study import ENTRY
 from hf_cifar_resnet.documents import read_json, write_json
 from hf_cifar_resnet.study.local import LocalEngine
 
@@ -35,17 +37,18 @@ def test_a_study_writes_tables_and_plots(study):
     folder, output, _ = study
     assert [line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith("[")] == list(RUNS)
     with open(folder / "results.csv", newline="") as file:
-        rows = {f"{row['schedule']}-seed{row['seed']}": row for row in csv.DictReader(file)}
+        rows = {row["folder"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(RUNS)
     for name in RUNS:
         metrics = read_json(folder / name / "metrics.json")
         assert float(rows[name]["test_top1"]) == metrics["test"]["top1"]
         assert float(rows[name]["validation_top5"]) == metrics["validation"]["top5"]
     text = (folder / "results.md").read_text()
-    for part in ("| constant | 2 |", "| one_cycle | 2 |", "Best on validation: ", "Power: the deviation"):
+    for part in ("| constant | 2 |", "| one_cycle | 2 |", "Best on validation: ", "Power: paired by seed"):
         assert part in text
-    for plot in ("curves.png", "final.png"):
-        assert (folder / plot).read_bytes().startswith(b"\x89PNG")
+    for plot in ("curves", "final"):
+        assert (folder / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (folder / f"{plot}.svg").read_bytes()
 
 
 def ensemble_rows(text):
@@ -122,7 +125,7 @@ def test_report_rebuilds_everything_from_the_runs_alone(study, tmp_path, capsys)
     folder, _, _ = study
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    written = ("results.csv", "results.md", "curves.png", "final.png")
+    written = ("results.csv", "results.md", "curves.png", "curves.svg", "final.png", "final.svg")
     for name in written:
         (copy / name).unlink()
     # A copy of a run is not in study.json, so it is no second result.
@@ -165,10 +168,10 @@ def test_run_of_a_killed_study_saves_and_ends(start, tmp_path, number):
 
 
 def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
-    engine, folder = LocalEngine(1), tmp_path / "run"
+    engine, folder = LocalEngine(1, ENTRY), tmp_path / "run"
+    arguments = parse_arguments([*SIZES[:-3], "--use_cpu", "--num_train_epochs", "4000", "--output_dir", str(folder)])
     with pytest.raises(OSError, match="No space left"):
-        for _ in engine.train([*SIZES[:-3], "--use_cpu", "--num_train_epochs", "4000", "--output_dir", str(folder)],
-                              Path("/dev/full")):  # fmt: skip
+        for _ in engine.train(arguments, Path("/dev/full")):
             pass
     with lock_folder(folder):  # no process works in it any more
         assert not (folder / "metrics.json").exists()
@@ -177,12 +180,12 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--schedules", "cosin"], "cosin-seed42: unknown lr_scheduler_type"),
+        (["--schedules", "cosin"], "unknown lr_scheduler_type 'cosin'"),
         (["--vary", "weight_decay"], "NAME=A,B"),
         (["--vary", "weight_dekay=1"], "did you mean --weight_decay?"),
         (["--without", "ema_decay=0"], "PART:NAME=VALUE"),
         (["--without", "the ema:ema_decay=0"], "PART:NAME=VALUE"),
-        (["--without", "ema:ema_dekay=0"], "constant-without-ema-seed42: unknown argument --ema_dekay"),
+        (["--without", "ema:ema_dekay=0"], "unknown argument --ema_dekay=0; did you mean --ema_decay?"),
         (["--seed", "3"], "decided by the study"),
         (["--push_to_hub"], "push_to_hub is decided by the study: push the run that you choose"),
         (["--vary", "seed=1,2"], "seed is decided by the study: use --seeds"),
@@ -197,7 +200,7 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
         (["--seeds", "42", "42"], "constant-seed42 would be the same run as constant-seed42"),
         (["--schedules", "step", "step"], "step-seed42 would be the same run as step-seed42"),
         (["--vary", "augmentation="], "NAME=A,B"),
-        (["--vary", "learning_rate=0.1,"], "invalid float value: ''"),
+        (["--vary", "learning_rate=0.1,"], "NAME=A,B"),
         (["--output_dir", ""], "--output_dir must not be empty"),
         (["--report", ""], "--report must not be empty"),
         (["--report", "nowhere"], "no finished run"),
@@ -206,12 +209,15 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
         (["--tune", "seed=1,2"], "seed is decided by the study"),
         (["--tune", "learning_rate=0.1,1e-1"], "would be the same run as constant-learning_rate=0.1-tuning-seed0"),
         (["--tune", "learning_rate=0.1,x"], "invalid float value: 'x'"),
-        (["--tune", "learning_rate=1,2", "--tuning_seeds", "42"], "--tuning_seeds and --seeds must differ"),
-        (["--tune", "learning_rate=1,2", "--vary", "learning_rate=1,2"], "is varied or ablated too"),
+        (["--tune", "learning_rate=1,2", "--tuning_seeds", "42"], "--tuning_seeds and seeds must differ"),
+        (
+            ["--tune", "learning_rate=1,2", "--vary", "learning_rate=1,2"],
+            "is varied, ablated or an argument of a variant too",
+        ),
         (["--cooldowns", "10"], "--cooldowns needs two numbers of epochs or more, multiples of 5, got 10"),
         (["--cooldowns", "7", "10"], "multiples of 5, got 7 10"),
         *(
-            (f"--schedules {warmup} --cooldowns 5 10".split(), "--warmup_steps must be a number of steps, such as 500")
+            (f"--schedules {warmup} --cooldowns 5 10".split(), "warmup_steps must be a number of steps, such as 500")
             for warmup in (
                 "cosine",
                 "warmup_stable_decay",
@@ -221,6 +227,14 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
             )
         ),
         (["--cooldowns", "5", "10", "--tune", "learning_rate=1,2"], "--cooldowns takes neither --tune nor"),
+        (["--extend_edges", "2"], "--extend_edges is for --tune"),
+        (["--tune", "learning_rate=1,2", "--extend_edges", "x"], "write it as a whole number, or NAME=N"),
+        (["--tune", "learning_rate=1,2", "--extend_edges", "dropout=1"], "dropout is not among what is tuned"),
+        (["--tune", "learning_rate=1:2", "--extend_edges", "1"], "is for grids, and learning_rate is a range"),
+        (["--tune", "learning_rate=1,2", "--tune", "learning_rate=1,3"], "--tune learning_rate is given twice"),
+        (["--variants", "nowhere.yaml"], "--variants nowhere.yaml: there is no such file"),
+        (["--variants", "schedules", "cosin"], "--variants schedules has no cosin: choose from constant"),
+        (["--engine", "slurm"], "squeue "),
         (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
         (["--targets", "2", "nan"], "--targets must be above 0 and at most 1, got 2.0 nan"),
     ],
@@ -293,7 +307,7 @@ def test_each_schedule_is_compared_with_the_rate_that_validation_chose(python, t
     names = {f"constant-learning_rate={best}-seed{seed}" for seed in (1, 2)}
     assert {path.parent.name for path in (tmp_path / "out").glob("*-seed[12]/metrics.json")} == names
     text = (tmp_path / "out" / "results.md").read_text()
-    assert f"| constant | {best} | 2 |" in text and "1e30: not finished" in text and "of fresh seeds" in text
+    assert f"| constant | {best} | 2 |" in text and "1e30: none" in text and "of fresh seeds" in text
     assert (tmp_path / "out" / "tuning.png").read_bytes().startswith(b"\x89PNG")
     options = f"--lr_scheduler_type constant --learning_rate {best} --seed 1 --output_dir".split()
     cli(["train", *SIZES, *options, str(tmp_path / "alone")])

@@ -1,7 +1,6 @@
 """The commands around training."""
 
 import csv
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,21 +73,9 @@ def test_labels_under_mixed_images_have_the_shares_of_the_pixels(mixup_alpha, cu
 
 
 @pytest.mark.lowest
-def test_search_finds_the_better_of_two(tmp_path, capsys):
-    pytest.importorskip("optuna", reason="not tested: the search, since optuna is not installed")
-    space = ["--space", "learning_rate=1,1e-3", "--trials", "4", "--metric_for_best_model", "loss"]
-    cli(["search", *SMALL, "--max_steps", "12", *space, "--output_dir", str(tmp_path)])
-    found = json.loads((tmp_path / "search.json").read_text())
-    assert found["arguments"] == {"learning_rate": 1e-3} and found["trials"] == 4
-    assert "--learning_rate 0.001" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["search", "--space", "learning_rate"], "NAME=LOW:HIGH"),
-        (["search", "--space", "learning_rate=0:1:log"], "NAME=LOW:HIGH"),
-        (["search", "--space", "colour=1,2"], "cannot search colour, only learning_rate"),
         (["find-lr", "--start_lr", "1", "--end_lr", "0.1"], "below --end_lr"),
         (["find-lr", "--end_lr", "inf"], "--end_lr must be a number that --start_lr divides, got inf / 1e-06"),
         (["find-lr", "--start_lr", "1e-310"], "--end_lr must be a number that --start_lr divides"),
@@ -102,12 +89,6 @@ def test_search_finds_the_better_of_two(tmp_path, capsys):
         (["preview", "--images", "5000"], "--images times --columns must be at most 1,000, got 40,000"),
         (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": -1}'], "gamma must be from 0 to 1"),
         (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": "x"}'], "gamma of step must be a number, got 'x'"),
-        (["search", "--space", "learning_rate=1,2", "--output_dir", ""], "--output_dir must not be empty"),
-        (["search", "--space", "learning_rate=-1:1"], "--space learning_rate: learning_rate must be above 0"),
-        (["search", "--space", "adam_beta1=0.5:2"], "--space adam_beta1: adam_beta1 must be from 0 to below 1"),
-        (["search", "--space", "learning_rate=0.1,1e-1"], "--space learning_rate has equal values"),
-        (["search", "--space", "learning_rate=1,2", "learning_rate=1:2"], "--space learning_rate is given twice"),
-        (["search", "--space", "learning_rate=1,x"], "invalid float value: 'x'"),
         (["evaluate", "nowhere"], "is neither a folder nor user/repo"),
         (
             ["preview", "--augmentation", "stronk"],

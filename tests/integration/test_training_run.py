@@ -32,11 +32,11 @@ def shown(scores):
 
 def test_lines(finished):
     """Eight at the start, one an evaluation, and three at the end."""
-    told = dict(line.split(maxsplit=1) for line in finished.lines[:8])
-    assert list(told) == ["Dataset", "Model", "Training", "Schedule", "Methods", "Precision", "Device", "Output"]
-    assert told["Dataset"].startswith("shapes100: 400 train, 200 validation, 200 test; 100 classes")
-    assert told["Training"].startswith("6 steps, global batch 32 (processes x per device x accumulation: 1 x 32 x 1)")
-    assert told["Output"] == str(finished.folder)
+    block = dict(line.split(maxsplit=1) for line in finished.lines[:8])
+    assert list(block) == ["Dataset", "Model", "Training", "Schedule", "Methods", "Precision", "Device", "Output"]
+    assert block["Dataset"].startswith("shapes100: 400 train, 200 validation, 200 test; 100 classes")
+    assert block["Training"].startswith("6 steps, global batch 32 (processes x per device x accumulation: 1 x 32 x 1)")
+    assert block["Output"] == str(finished.folder)
     metrics = read_json(finished.folder / "metrics.json")
     evaluation, validation, test, saved = finished.lines[8:]
     assert evaluation.startswith("epoch ") and "superclass " in evaluation
@@ -102,7 +102,7 @@ def without_output_dir(quick, tmp_path_factory):
         yield tmp_path_factory.getbasetemp() / "default0" / "runs"
 
 
-def test_default_folder_says_what_the_run_is(without_output_dir, finished):
+def test_default_folder_names_the_run(without_output_dir, finished):
     schedule = read_json(finished.folder / "run.json")["arguments"]["lr_scheduler_type"]
     name = f"shapes100-resnet-basic-1-1-1-w16-32-64-{schedule}-seed42"
     assert {path.name for path in without_output_dir.iterdir()} == {name, f"{name}-2"}
@@ -147,7 +147,7 @@ def test_evaluate_gives_the_figures_of_the_run(finished, tmp_path, capsys, place
 # Other ways to run
 
 
-def test_selection_on_test_is_said_everywhere(quick, finished, tmp_path, capsys):
+def test_selection_on_test_is_reported_everywhere(quick, finished, tmp_path, capsys):
     main([*quick, "--eval_split", "test", "--validation_fraction", "0", "--output_dir", str(tmp_path)])
     lines, metrics = capsys.readouterr().out.splitlines(), read_json(tmp_path / "metrics.json")
     assert lines[0].startswith("Dataset    shapes100: 400 train, 200 test;") and lines[0].endswith("selected on test")
@@ -160,15 +160,15 @@ def test_selection_on_test_is_said_everywhere(quick, finished, tmp_path, capsys)
     assert "selected on test" not in honest.lower()
 
 
-def test_other_arguments_are_told_when_a_run_goes_on(quick, finished, tmp_path, capsys):
+def test_changed_arguments_are_reported_on_resume(quick, finished, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
     resume = ["--output_dir", str(folder), "--resume_from_checkpoint", "auto", "--max_steps", "8"]
     main([*quick, *resume, "--max_eval_samples", "100"])
     expected = {"max_eval_samples": [200, 100], "max_steps": [6, 8]}
     assert read_json(folder / "run.json")["changed_arguments"] == expected
-    told = f"{folder}/checkpoint-6, with changed arguments: max_eval_samples 200 -> 100, max_steps 6 -> 8"
-    assert f"Resumed    {told}\n" in capsys.readouterr().out
+    message = f"{folder}/checkpoint-6, with changed arguments: max_eval_samples 200 -> 100, max_steps 6 -> 8"
+    assert f"Resumed    {message}\n" in capsys.readouterr().out
     assert "max_eval_samples 200, then 100; max_steps 6, then 8." in (folder / "README.md").read_text()
     # What is no record does not matter.
     (folder / "run.json").write_text('{"arguments": [1], "changed_arguments": {"seed": 2}, "data_arg')
@@ -236,5 +236,5 @@ def test_dataset_may_move_and_change_its_name(run_on_pets, tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--stage_widths", "24"], ["--optim", "sgd", "--optim_args", "momentum=0.9"]])
-def test_refused_resume_leaves_the_run_as_it_was(refused_resume, run_on_pets, options):
+def test_refused_resume_changes_nothing(refused_resume, run_on_pets, options):
     refused_resume("--dataset_name", str(run_on_pets / "pets"), "--image_size", "8", *options)

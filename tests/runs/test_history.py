@@ -46,7 +46,7 @@ def test_points_of_a_column():
     assert history.points("eval_superclass") == []
 
 
-def test_history_is_read_as_it_was_written(tmp_path):
+def test_history_round_trip(tmp_path):
     row = HistoryRow(step=30, epoch=3.0, train_loss=1 / 3, evaluation={"eval_superclass": 1e-17})
     diverged = HistoryRow(step=31, epoch=3.1, train_loss=math.nan)
     History([*History.from_log(LOG), row, diverged]).write(tmp_path / "history.csv")

@@ -27,7 +27,7 @@ def test_finished_runs_are_read_and_written_unchanged(path, tmp_path):
     assert len(folder.read_history()) > 1
 
 
-def test_record_is_read_as_it_was_written(tmp_path):
+def test_record_round_trip(tmp_path):
     record = RunRecord.from_dict(RECORD | {"id": "0123", "given": {"depth": 50, "learning_rate": 1e-3}})
     assert record.given == RunArguments({"depth": 50, "learning_rate": 1e-3})
     record.write(tmp_path / "run.json")

@@ -3,17 +3,19 @@ import os
 from dataclasses import replace
 
 import pytest
+from run_fixtures import RECORD
 
 from hf_cifar_resnet.checkpoints.changes import changed_arguments
-from hf_cifar_resnet.choices import AUGMENTATIONS, current_name
 from hf_cifar_resnet.commands.parser import (
     CifarArgumentParser,
     parse_arguments,
     parse_with_run_record,
     recipe_names,
 )
-from hf_cifar_resnet.data.arguments import DataArguments
+from hf_cifar_resnet.data.arguments import AUGMENTATIONS, DataArguments
 from hf_cifar_resnet.data.policies import build_policy
+from hf_cifar_resnet.processes import warn_once
+from hf_cifar_resnet.runs.record import RunRecord
 from hf_cifar_resnet.training.arguments import CifarTrainingArguments, resolve
 
 
@@ -64,7 +66,7 @@ def test_command_line_wins_over_the_recipe(parse, line):
         ("per_device_train_batch_size: 8\n", "--global_batch_size 32", {"global_batch_size": 32}),
     ],
 )
-def test_flags_replace_what_the_recipe_says_otherwise(parse_yaml, recipe, line, kept):
+def test_flags_win_over_the_recipe(parse_yaml, recipe, line, kept):
     given = {name: value for part in parse_yaml(recipe, line) for name, value in vars(part).items()}
     assert given.items() >= kept.items()
 
@@ -103,7 +105,7 @@ FORMER_POLICIES = [
 @pytest.fixture
 def warned(caplog):
     """The warnings, which are logged once a process."""
-    current_name.cache_clear()
+    warn_once.cache_clear()
     return lambda: [record.getMessage() for record in caplog.records]
 
 
@@ -139,8 +141,8 @@ def test_former_name_of_the_notebooks_recipe(parse, warned):
     "before, changed", [("seed", {}), ("crop", {"augmentation": ["crop_flip", "crop_flip_jitter"]})]
 )
 def test_former_name_is_no_change_when_a_run_is_resumed(parse, tmp_path, before, changed):
-    (tmp_path / "run.json").write_text(json.dumps({"data_arguments": {"augmentation": before}}))
-    record = {"arguments": {}, "model_arguments": {}, "data_arguments": vars(parse()[1])}
+    (tmp_path / "run.json").write_text(json.dumps(RECORD | {"data_arguments": {"augmentation": before}}))
+    record = replace(RunRecord.read(tmp_path / "run.json"), data_arguments=vars(parse()[1]))
     assert changed_arguments(record, tmp_path / "checkpoint-1") == changed
 
 
@@ -152,7 +154,7 @@ def test_arguments_of_an_optimizer_go_with_it(parse_yaml, typed, kept):
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         ("lerning_rate: 1\n", "did you mean --learning_rate?"),
         ("zzz: 1\n", "unknown argument zzz"),
@@ -173,10 +175,10 @@ def test_arguments_of_an_optimizer_go_with_it(parse_yaml, typed, kept):
         ("lr_scheduler_kwargs: {num_cycles: .nan}\n", "not valid JSON"),
     ],
 )
-def test_bad_yaml(parse_yaml, text, told):
+def test_bad_yaml(parse_yaml, text, message):
     with pytest.raises(ValueError) as refused:
         parse_yaml(text)
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 # Flags
@@ -259,7 +261,7 @@ BAD = """
     --lr_scheduler_type linear --warmup_steps 5 --max_steps 1
     stray
 """
-TOLD = [
+ERRORS = [
     ("--lr_scaling cubic", "--lr_scaling"),
     ("--gradient_accumulation_steps 3", "1 processes x 3 accumulation steps: choose a multiple of 3"),
     *(
@@ -284,9 +286,9 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize("line, told", TOLD)
-def test_bad_input_is_told_in_one_line(parse, line, told):
-    with pytest.raises(ValueError, match=told) as refused:
+@pytest.mark.parametrize("line, message", ERRORS)
+def test_bad_input_is_one_line(parse, line, message):
+    with pytest.raises(ValueError, match=message) as refused:
         parse(line)
     assert "\n" not in str(refused.value)
 

@@ -113,7 +113,7 @@ def test_second_training_has_the_learning_rates_of_the_first(rates_used, name):
 
 
 @pytest.mark.parametrize("name", ["one_cycle", "cosine"])
-def test_second_training_has_the_given_optimizer_as_it_was(make_args, make_model, make_dataset, name):
+def test_second_training_starts_from_the_given_optimizer_state(make_args, make_model, make_dataset, name):
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
     before = copy.deepcopy(optimizer.state_dict())

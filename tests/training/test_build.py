@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -5,8 +6,9 @@ import pytest
 import torch
 
 from hf_cifar_resnet.data.arguments import DataArguments
-from hf_cifar_resnet.training.arguments import ModelArguments
-from hf_cifar_resnet.training.build import build_model, prepare_fine_tuning
+from hf_cifar_resnet.runs.arguments import RunArguments
+from hf_cifar_resnet.training.arguments import ModelArguments, resolve
+from hf_cifar_resnet.training.build import build_model, build_trainer, load_data_and_model, prepare_fine_tuning
 
 
 @pytest.fixture
@@ -73,3 +75,26 @@ def test_refused_in_one_line(saved, tmp_path, options, reason):
     with pytest.raises(ValueError, match=reason) as refused:
         prepare_fine_tuning(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments(), Path(name))
     assert "\n" not in str(refused.value)
+
+
+def test_training_changes_no_arguments(tmp_path):
+    given = {
+        "use_cpu": True, "dataset_name": "shapes100", "max_train_samples": 100, "max_eval_samples": 100,
+        "block": "basic", "stage_depths": [1], "stage_widths": [8], "num_train_epochs": 1.0, "ema_decay": 0.9,
+        "gradient_accumulation_steps": 2, "global_batch_size": 20, "lr_scaling": "linear",
+        "lr_scheduler_type": "reduce_lr_on_plateau", "early_stopping_patience": 1, "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    arguments = resolve(RunArguments(given))
+    data, model, prepared = load_data_and_model(arguments)
+
+    def state():
+        parts = [(vars(each.model), vars(each.data), each.training.to_dict()) for each in (arguments, prepared)]
+        return json.dumps(parts, default=str)
+
+    before = state()
+    trainer = build_trainer(model, prepared.training, data, prepared.data.eval_split)
+    trainer.train()
+    trainer.predict(data.test)
+    trainer.save_model()
+    assert state() == before
+    assert resolve(RunArguments(given)).training.to_dict() == arguments.training.to_dict()

@@ -88,15 +88,15 @@ def test_learning_rate_and_optimizer_are_printed(printed):
 
 
 @pytest.mark.parametrize(
-    "instructions, arguments, told",
+    "instructions, arguments, precision",
     [
         (["amx_tile", "amx_bf16"], "--depth 18", "bf16 (our default, in which this CPU is faster)"),
         ([], "--depth 18", "fp32 (our default)"),
     ],
 )
-def test_precision_and_its_reason_are_printed(printed, cpu_with, instructions, arguments, told):
+def test_precision_and_its_reason_are_printed(printed, cpu_with, instructions, arguments, precision):
     cpu_with(*instructions)
-    assert printed(arguments)["Precision"] == told
+    assert printed(arguments)["Precision"] == precision
 
 
 def test_warning_is_printed(data):

@@ -49,7 +49,7 @@ def test_compiling_what_would_crash_is_refused(cpu_with, make_trainer, make_mode
         make_trainer(model=make_model(stage_widths=[8, 16]), torch_compile=True)
 
 
-def test_run_goes_on_where_another_memory_format_is_used(cpu_with, make_trainer, make_model):
+def test_run_resumes_in_another_memory_format(cpu_with, make_trainer, make_model):
     """A fused optimizer would pair weights and moments of different channels, and say nothing."""
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "optim": "adamw_torch_fused"}
     ends = {}

@@ -24,7 +24,7 @@ def test_arguments_that_are_taken(make_trainer, optim, optim_args):
 
 
 @pytest.mark.parametrize(
-    "optim, optim_args, told",
+    "optim, optim_args, message",
     [
         ("adamw_torch_fused", "betas=0.5", "adamw_torch_fused does not take betas in optim_args; it takes: none"),
         ("sgd", "nesterof=1,momentum=0.9", "sgd does not take nesterof in .*: momentum, dampening, nesterov$"),
@@ -38,8 +38,8 @@ def test_arguments_that_are_taken(make_trainer, optim, optim_args):
         ("muon", "ns_steps=many", "optim_args ns_steps=many: .*'many' is no value that Muon takes"),
     ],
 )
-def test_arguments_that_are_refused(make_trainer, optim, optim_args, told):
-    with pytest.raises(ValueError, match=told):
+def test_arguments_that_are_refused(make_trainer, optim, optim_args, message):
+    with pytest.raises(ValueError, match=message):
         optimizers.check_optimizer(make_trainer(optim=optim, optim_args=optim_args))
 
 
@@ -62,9 +62,9 @@ def test_muon_orthogonalizes_convolutions_alone(make_trainer):
 def test_muon_resumes_to_the_same_weights(make_trainer, tmp_path):
     pytest.importorskip("timm")
     options = {"optim": "muon", "save_strategy": "steps", "save_steps": 3, "learning_rate": 0.01}
-    whole = make_trainer(**options)
-    whole.train()
+    uninterrupted = make_trainer(**options)
+    uninterrupted.train()
     resumed = make_trainer("resumed", **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
-    ends = [trainer.model.state_dict() for trainer in (whole, resumed)]
+    ends = [trainer.model.state_dict() for trainer in (uninterrupted, resumed)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -48,12 +48,12 @@ def test_best_model_is_not_averaged_again(make_trainer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
         ({"lr_scheduler_type": "cosine"}, "needs no schedule, got cosine: use constant or constant_with_warmup"),
         ({"lr_scheduler_type": "constant", "ema_decay": 0.9}, "averages the weights already: leave ema_decay out"),
     ],
 )
-def test_what_averages_or_decays_already_is_refused(make_args, options, told):
-    with pytest.raises(ValueError, match=f"schedule_free_sgd {told}"):
+def test_what_averages_or_decays_already_is_refused(make_args, options, message):
+    with pytest.raises(ValueError, match=f"schedule_free_sgd {message}"):
         make_args(optim="schedule_free_sgd", **options)

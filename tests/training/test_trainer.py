@@ -228,7 +228,7 @@ def test_line_of_an_epoch(make_trainer, capsys):
     assert [line["wait"] for line in lines] == [f"{100 * share:.1f}" for share in logged(trainer, "data_wait")]
 
 
-def test_line_says_when_the_rate_is_cut(make_trainer, capsys):
+def test_epoch_line_reports_a_cut(make_trainer, capsys):
     trainer = make_trainer(
         lr_scheduler_type="reduce_lr_on_plateau",
         lr_scheduler_kwargs={"patience": 0},
@@ -361,7 +361,7 @@ def test_events_of_a_run_are_recorded(make_trainer, tmp_path):
     assert scores == [entry["eval_top1"] for entry in trainer.state.log_history if "eval_top1" in entry]
 
 
-def test_training_goes_on_where_its_events_cannot_be_recorded(make_trainer, tmp_path, caplog):
+def test_training_continues_where_events_cannot_be_recorded(make_trainer, tmp_path, caplog):
     (tmp_path / "run" / "events.jsonl").mkdir(parents=True)
     trainer = make_trainer("run", max_steps=2, callbacks=[RunEventsCallback()])
     trainer.train()

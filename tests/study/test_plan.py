@@ -1,0 +1,214 @@
+"""What a study plans, and what its file keeps."""
+
+import json
+import shutil
+
+import pytest
+
+from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
+from hf_cifar_resnet.runs.arguments import RunArguments
+from hf_cifar_resnet.study.plan import StudyPlan, check_runs, plan_runs, update_plan
+from hf_cifar_resnet.study.read import read_study
+from hf_cifar_resnet.study.report import write_report
+from hf_cifar_resnet.study.variant import (
+    CommonArguments,
+    file_names,
+    plan_variants,
+    read_variants,
+    schedule_variant,
+)
+
+from .conftest import DATASET, write_run
+
+COMMON = CommonArguments(RunArguments({"use_cpu": True}))
+PARSER = CifarArgumentParser(ALL_ARGUMENTS)
+
+
+def check(name, values):
+    return PARSER.check_values(name, values)
+
+
+def plan(tmp_path, *schedules, vary=None, without=None, seeds=(1,), common=COMMON):
+    return plan_runs(
+        tmp_path, common, plan_variants([schedule_variant(s) for s in schedules], vary or {}, without or {}), seeds
+    )
+
+
+def test_variants_are_planned_seed_by_seed(tmp_path):
+    betas = {"0.90": 0.9, "0.95": 0.95}
+    planned = plan(
+        tmp_path, "step", vary={"adam_beta1": betas}, without={"ema": RunArguments({"ema_decay": 0.0})}, seeds=[1, 2]
+    )
+    assert len(planned) == 8 and [each.run.seed for each in planned] == [1] * 4 + [2] * 4
+    assert planned[3].name == "step-without-ema-adam_beta1=0.95-seed1"
+    own = {"lr_scheduler_type": "step", "adam_beta1": 0.95, "ema_decay": 0.0, "seed": 1}
+    assert own.items() <= dict(planned[3].arguments.given).items()
+    [free] = plan(tmp_path, "schedule_free_sgd", seeds=[3])
+    assert free.name == "schedule_free_sgd-seed3"
+    assert free.arguments.get("lr_scheduler_type") == "constant_with_warmup"
+    assert free.arguments.get("optim") == "schedule_free_sgd"
+
+
+def test_optimizers_are_compared_with_their_own_arguments(tmp_path):
+    """SGD has the recipe's momentum, which AdamW would refuse."""
+    line = PARSER.parse(["--config", "resnet20"])
+    common = CommonArguments(line.typed, line.recipe)
+    planned = plan(tmp_path, "cosine", vary={"optim": {"sgd": "sgd", "adamw_torch": "adamw_torch"}}, common=common)
+    assert [(each.arguments.get("optim"), each.arguments.get("optim_args")) for each in planned] == [
+        ("sgd", "momentum=0.9,nesterov=true"),
+        ("adamw_torch", None),
+    ]
+
+
+@pytest.mark.parametrize("typed, warmup", [({}, 0.05), ({"warmup_steps": 200.0}, 200.0)])
+def test_warmup_is_the_same_unless_a_variant_says_otherwise(tmp_path, typed, warmup):
+    path = tmp_path / "mine.yaml"
+    names = ("constant_with_warmup", "reduce_lr_on_plateau", "cosine", "one_cycle", "constant")
+    lines = [f"{name}: {{lr_scheduler_type: {name}}}\n" for name in names]
+    path.write_text("".join(lines) + "own: {lr_scheduler_type: cosine_with_warmup, warmup_steps: 0.2}\n")
+    variants = plan_variants(read_variants(str(path), [], check), {}, {})
+    planned = plan_runs(tmp_path, CommonArguments(RunArguments(typed)), variants, [1])
+    found = {each.run.variant: each.arguments.get("warmup_steps") for each in planned}
+    # The last two cannot have any.
+    expected = dict.fromkeys(names[:3], warmup) | dict.fromkeys(names[3:])
+    assert found == expected | {"own": 0.2}
+    check_runs(planned)
+
+
+def test_name_of_a_schedule_says_whether_it_warms_up(tmp_path):
+    planned = plan(tmp_path, "cosine", "cosine_with_warmup", "one_cycle")
+    assert [each.arguments.get("warmup_steps") for each in planned] == [None, None, None]
+    common = CommonArguments(RunArguments({"warmup_steps": 0.1}))
+    planned = plan(tmp_path, "cosine", "cosine_with_warmup", "one_cycle", common=common)
+    assert [each.arguments.get("warmup_steps") for each in planned] == [0.1, 0.1, None]
+
+
+def test_files_of_variants_of_the_package_can_be_trained(tmp_path):
+    for name in file_names():
+        named = read_variants(name, [], check)
+        common = CommonArguments(RunArguments({"use_cpu": True, "lr_scheduler_kwargs": {}}))
+        pytest.importorskip("schedulefree")
+        check_runs(plan_runs(tmp_path, common, plan_variants(named, {}, {}), [1]))
+    assert [each.label for each in read_variants("schedules", ["cosine", "constant_ema"], check)] == [
+        "cosine", "constant with EMA",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: {ema_dekay: 1}", "a: unknown argument ema_dekay; did you mean --ema_decay"),
+        ("a: {ema_decay: x}", "invalid float value: 'x'"),
+        ("a: {seed: 1}", "seed is decided by the study"),
+        ("a: 3", "a must have lines of the form argument: value"),
+        ("a/b: {ema_decay: 0.9}", "a name must be one word"),
+        ("a: {ema_decay: 0.9}\na: {ema_decay: 0.8}", "cannot be read"),
+        ("{}", "there is none in it"),
+    ],
+)
+def test_wrong_file_of_variants_is_one_line(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_variants(str(path), [], check)
+
+
+def test_unknown_variants_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file; with the package come schedules"):
+        read_variants(str(tmp_path / "none.yaml"), [], check)
+    with pytest.raises(ValueError, match="has no cosin: choose from constant"):
+        read_variants("schedules", ["cosin"], check)
+
+
+def finish(planned, **scores):
+    for each in planned:
+        write_run(each.folder, each.arguments, **scores)
+
+
+def make_plan(planned, **changes):
+    return StudyPlan(**({"arguments": COMMON.merged, "runs": [each.run for each in planned]} | changes))
+
+
+def test_plan_is_read_as_it_was_written(tmp_path):
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
+    finish(planned)
+    named = {name: schedule_variant(name) for name in ("cosine", "step")}
+    update_plan(tmp_path, make_plan(planned, variants=named))
+    write_report(tmp_path)
+    found = StudyPlan.read(tmp_path)
+    assert found.variants == named and list(found.runs) == [each.run for each in planned]
+    assert found.results.keys() == {each.name for each in planned}
+    assert found.label(planned[2].run) == "cosine"
+
+
+def test_other_arguments_are_named_and_their_order_does_not_matter(tmp_path):
+    planned = plan(tmp_path, "cosine")
+    finish(planned)
+    first = RunArguments({"use_cpu": True, "weight_decay": 0.1, "depth": 20})
+    update_plan(tmp_path, make_plan(planned, arguments=first))
+    update_plan(tmp_path, make_plan(planned, arguments=RunArguments(dict(reversed(first.given.items())))))
+    with pytest.raises(
+        ValueError, match=r"holds a study with other arguments \(weight_decay 0.1, mixup_alpha not given\)"
+    ):
+        update_plan(tmp_path, make_plan(planned, arguments=first.replace(weight_decay=0.2, mixup_alpha=1.0)))
+    with pytest.raises(ValueError, match=r"\(vary nothing\)"):
+        update_plan(tmp_path, make_plan(planned, arguments=first, varied=["optim"]))
+
+
+def test_study_of_which_no_run_has_begun_blocks_nothing(tmp_path):
+    planned = plan(tmp_path, "cosine")
+    update_plan(tmp_path, make_plan(planned))
+    update_plan(tmp_path, make_plan(planned, arguments=RunArguments({"depth": 20})))
+    assert StudyPlan.read(tmp_path).arguments == RunArguments({"depth": 20})
+
+
+def test_finished_run_with_other_arguments_is_not_taken_for_a_planned_one(tmp_path):
+    """Also where there is no study.json, as of runs that were started one by one."""
+    [planned] = plan(tmp_path, "cosine")
+    write_run(planned.folder, planned.arguments.replace(learning_rate=0.5))
+    check_runs([planned])  # the LR is not among what was given
+    common = CommonArguments(COMMON.typed.replace(learning_rate=0.1))
+    with pytest.raises(ValueError, match="cosine-seed1 holds a run with learning_rate 0.5, not 0.1"):
+        check_runs(plan(tmp_path, "cosine", common=common))
+
+
+def test_equal_runs_are_refused(tmp_path):
+    vary = {"learning_rate": {text: parse_value("learning_rate", text) for text in ("0.1", "1e-1")}}
+    with pytest.raises(ValueError, match="would be the same run as cosine-learning_rate=0.1-seed1"):
+        check_runs(plan(tmp_path, "cosine", vary=vary))
+
+
+def test_report_is_made_again_without_the_runs(tmp_path):
+    """From study.json and results.csv, to the same bytes; figures agree with those of the runs."""
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2, 3])
+    for number, each in enumerate(planned):
+        write_run(each.folder, each.arguments, validation=0.5 + 0.01 * number, test=0.4 + 0.013 * number, last=0.45)
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    assert "| cosine | 3 | 52.00 ± 2.00% | 45.00 ± 0.00% |" in text and "Warmup: none, the same for all." in text
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {"results.csv", "results.md", "study.json", "curves.svg", "final.png"} <= written.keys()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("study.json", "results.csv"):
+        shutil.copy(tmp_path / name, kept)
+    assert write_report(kept) == text
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == written
+
+
+def test_unlike_single_runs_are_not_averaged(tmp_path):
+    for number, (seed, epochs) in enumerate([(1, 3), (2, 3), (1, 5)]):
+        write_run(tmp_path / f"run{number}", RunArguments({"seed": seed}), epochs=epochs)
+    study = read_study(tmp_path)
+    assert sorted(each.run.group for each in study.finished) == [
+        "cosine, num_train_epochs 3", "cosine, num_train_epochs 3", "cosine, num_train_epochs 5",
+    ]  # fmt: skip
+    write_run(tmp_path / "other", RunArguments(), dataset=DATASET | {"name": "cifar10"})
+    with pytest.raises(ValueError, match="are of several datasets, cifar10 .other., cifar100 .run2."):
+        write_report(tmp_path)
+
+
+def test_damaged_study_is_one_line(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps({"arguments": [], "varied": [], "runs": [{"seed": 1}]}))
+    with pytest.raises(ValueError, match="study.json is damaged: it lacks runs.0"):
+        write_report(tmp_path)
