@@ -122,9 +122,10 @@ def _check(before: RunRecord, record: RunRecord, checkpoint: Path, folder: Path)
 def _find_other_data(before: RunRecord, record: RunRecord) -> str | None:
     """Return what shows that the run before was on other data, or None."""
     then, now = before.dataset, record.dataset
-    if then.name != now.name:
+    same_images = then.scored_images == now.scored_images is not None
+    if then.name != now.name and not same_images:  # with the same images it was moved
         return f"its run was on the dataset {then.name}, and this one is on {now.name}"
-    if then.scored_images not in (None, now.scored_images):
+    if then.scored_images is not None and not same_images:
         split = record.data_arguments["eval_split"]
         return f"its run was evaluated on other images: the {split} split of {now.name} changed"
     if then.train != now.train:
@@ -135,10 +136,11 @@ def _find_other_data(before: RunRecord, record: RunRecord) -> str | None:
 def _find_fixed(before: RunRecord, record: RunRecord, changes: Mapping[str, tuple[Any, Any]]) -> str | None:
     """Return which argument changed that a resumed run has to keep, or None."""
     then, now = before.dataset, record.dataset
-    if then.name != now.name:  # which explains all else
+    same_images = then.scored_images == now.scored_images is not None
+    if then.name != now.name and not same_images:  # another dataset, which explains all else
         return None
     harmless = {"max_train_samples"} if then.train == now.train else set()
-    if then.scored_images == now.scored_images is not None:
+    if same_images:
         harmless.add("max_eval_samples")
     averages = changes.get("ema_decay")
     if averages is not None and not all(averages):
