@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
 from ..errors import require
 from ..inference.convert import ExportableModel, load_onnx, quantize_static, write_onnx
+from ..model import CifarResNetForImageClassification
 from .timing import Work
 
 BATCH_SIZES = (1, 32, 256)  # by default
@@ -20,7 +21,9 @@ ONNX_RUNTIMES = ("onnx", "onnx-int8", "openvino")
 RUNTIMES = (*DEFAULT_RUNTIMES, "folded", *ONNX_RUNTIMES)
 
 
-def make_runtime(name: str, model: PreTrainedModel, pixels: torch.Tensor) -> Callable[[], torch.Tensor]:
+def make_runtime(
+    name: str, model: CifarResNetForImageClassification, pixels: torch.Tensor
+) -> Callable[[], torch.Tensor]:
     """Return a function that predicts logits (batch, num_labels) of `pixel_values` that are on the model's device."""
     if name in ONNX_RUNTIMES:
         batch = pixels.cpu().numpy()
@@ -30,20 +33,22 @@ def make_runtime(name: str, model: PreTrainedModel, pixels: torch.Tensor) -> Cal
         folded = ExportableModel(model).to(pixels.device)
         return lambda: folded(pixels)
     if name != "eager":
-        model, pixels = (each.to(memory_format=torch.channels_last) for each in (model, pixels))
-    if name == "compiled":
-        model = torch.compile(model, dynamic=False)
-    return lambda: model(pixels).logits
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        pixels = pixels.to(memory_format=torch.channels_last)
+    predict = torch.compile(model, dynamic=False) if name == "compiled" else model
+    return lambda: predict(pixels).logits
 
 
-def _load_onnx(name: str, model: PreTrainedModel, batch: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _load_onnx(
+    name: str, model: CifarResNetForImageClassification, batch: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
     """Return the runtime's function from `pixel_values` to logits; its 8-bit ranges are good for timing alone."""
     with tempfile.TemporaryDirectory() as folder:
         path, int8 = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         write_onnx(ExportableModel(model), batch.shape[-1], path)
         if name == "openvino":
             require("openvino", None)
-            import openvino
+            import openvino  # pyright: ignore[reportMissingImports]
 
             core = openvino.Core()
             settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
@@ -55,14 +60,15 @@ def _load_onnx(name: str, model: PreTrainedModel, batch: np.ndarray) -> Callable
 
 
 def make_candidates(
-    model: PreTrainedModel,
+    model: CifarResNetForImageClassification,
     image_size: int,
     args: TrainingArguments,
     runtimes: Sequence[str],
     batch_sizes: Sequence[int],
 ) -> dict[int, dict[str, Work]]:
     """Return `{batch size: {runtime: work}}` for [`measure_in_turns`], in bf16 if `args` have it."""
-    model, candidates = model.to(args.device).eval(), {}
+    model = model.to(args.device).eval()  # pyright: ignore[reportArgumentType]
+    candidates = {}
     for batch_size in batch_sizes:
         pixels = torch.randn(batch_size, 3, image_size, image_size, device=args.device)
         candidates[batch_size] = {

@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
     Exit with 75 after a signal: see [`~hf_cifar_resnet.training.preemption`].
     """
     # 1. Arguments: what was given, and what it means on this machine
-    given = parse_arguments(argv, prog)
-    arguments = resolve(given)
+    arguments = resolve(parse_arguments(argv, prog))
 
     # What takes seconds to import, for which `--help` and a wrong argument do not wait.
     from ..checkpoints.changes import continue_record
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
         args, eval_split = arguments.training, arguments.data.eval_split
 
         # 3. Train
-        record = make_record(model, data, arguments.model, arguments.data, args, command, given)
+        record = make_record(model, data, arguments.model, arguments.data, args, command, arguments.given)
         checkpoint = _find_checkpoint(args)
         if checkpoint is not None:
             record = continue_record(record, checkpoint, args.output_dir)

@@ -15,7 +15,7 @@ from .plots import COLORS, PICTURE, WIDTH, add_legend, new_figure, plot_style, s
 
 if TYPE_CHECKING:
     from ..data.dataset import ImageDataset
-    from ..data.sources import ImageSplits
+    from ..data.splits import ImageSplits
 
 # With more classes, the cells of a confusion matrix have no room for their counts.
 MAX_CLASSES_WITH_COUNTS = 25

@@ -17,13 +17,20 @@ GIVEN = "given"  # the key of the arguments in `run.json`
 SECRETS = ("hub_token",)  # which no file records
 # Arguments, and those of a recipe that they replace, since both describe the same thing.
 REPLACED = {
-    "depth": ("block", "stage_depths", "stage_widths"),
-    "block": ("depth",),
-    "stage_depths": ("depth",),
+    "depth": ("block", "stage_depths", "stage_widths", "model_name_or_path"),
+    "block": ("depth", "model_name_or_path"),
+    "stage_depths": ("depth", "model_name_or_path"),
+    "model_name_or_path": ("depth", "stem", "block", "stage_depths", "stage_widths", "zero_init_residual"),
     "global_batch_size": ("per_device_train_batch_size",),
 }
 # Arguments, and those of a recipe that belong to its value and to no other.
-DEPENDENT = {"lr_scheduler_type": "lr_scheduler_kwargs", "optim": "optim_args"}
+DEPENDENT = {
+    "lr_scheduler_type": "lr_scheduler_kwargs",
+    "optim": "optim_args",
+    "eval_strategy": "eval_steps",
+    "save_strategy": "save_steps",
+    "logging_strategy": "logging_steps",
+}
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from ..device import count_cores, device_for, is_faster_in_bf16
 from ..errors import expand_home, explained
 from ..processes import is_launched, read_count, roll_call
 from ..runs.arguments import RunArguments
+from ..runs.record import plain
 from . import callbacks, optimizers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
 # Those of `model/`, which takes seconds to import.
 DEPTHS, CIFAR_DEPTHS = (18, 34, 50, 101, 152), (20, 32, 44, 56)
@@ -35,10 +36,43 @@ LR_BATCH = 256  # the batch size that `lr_scaling` scales from
 OUR_DEFAULT = "our default"  # the source of a precision that nobody chose
 LIMIT = 2**32  # of integers, above which seeds are invalid
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of torch.compile
+_SMALL = "it is for models that do not fit one device; `accelerate launch --multi_gpu` trains on several"
+_FOR_LANGUAGE = "it is for language models"
+_ROUNDS = "it would round the weights that are saved; evaluations have the precision of the training"
+_CHECKPOINTED = "it would update the BatchNorm statistics twice a step; use gradient_accumulation_steps instead"
+UNSUPPORTED = {
+    "fsdp": _SMALL,
+    "deepspeed": _SMALL,
+    "parallelism_config": _SMALL,
+    "use_liger_kernel": _FOR_LANGUAGE,
+    "neftune_noise_alpha": _FOR_LANGUAGE,
+    "gradient_checkpointing": _CHECKPOINTED,
+    "activation_checkpointing": _CHECKPOINTED,
+    "bf16_full_eval": _ROUNDS,
+    "fp16_full_eval": _ROUNDS,
+    "enable_jit_checkpoint": "train.py saves on SIGTERM and other signals in every process",
+}
+# Environment variables of `accelerate launch`, and what they turn on.
+LAUNCHED_METHODS = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+# Those that would act, or have no effect, without a trace in the record, and our own arguments.
+LAUNCHED_ARGUMENTS = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps",
+    "ACCELERATE_GRADIENT_CLIPPING": "max_grad_norm",
+    "ACCELERATE_DYNAMO_BACKEND": "torch_compile_backend",
+}
+NEED_WORKERS = ("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context")
+# What a number of steps belongs to.
+EVERY_STEPS = {"eval_steps": "eval_strategy", "save_steps": "save_strategy", "logging_steps": "logging_strategy"}
 # Numbers that must be above 0, at least 0, from 0 to 1, and from 0 to below 1.
 POSITIVE = (
     "num_train_epochs", "learning_rate", "global_batch_size", "per_device_train_batch_size",
-    "per_device_eval_batch_size", "gradient_accumulation_steps", "early_stopping_patience",
+    "per_device_eval_batch_size", "gradient_accumulation_steps", "early_stopping_patience", "eval_steps", "save_steps",
+    "logging_steps",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "max_grad_norm", "seed", "data_seed", "dataloader_num_workers", "mixup_alpha", "cutmix_alpha",
@@ -139,10 +173,12 @@ class CifarTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         expand_home(self)
         self._check_ranges()
+        self._check_support()
         self._check_combinations()
         if str(self.resume_from_checkpoint).lower() == "false":
             self.resume_from_checkpoint = None
         self._choose_for_device()
+        self._check_loader()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.report_to = callbacks.parse_report_to(self.report_to)
         self.output_dir_given = self.output_dir is not None
@@ -183,40 +219,55 @@ class CifarTrainingArguments(TrainingArguments):
                 if value is not None and not is_allowed(value):
                     raise ValueError(f"{name} must {expected}, got {value}")
 
+    def _check_support(self) -> None:
+        for name, reason in UNSUPPORTED.items():
+            if getattr(self, name, None):
+                raise ValueError(f"{name} is not supported: {reason}; leave it out")
+        for name, method in LAUNCHED_METHODS.items():
+            if os.environ.get(name, "false").lower() in ("1", "true"):
+                raise ValueError(
+                    f"{method} is not supported, and accelerate launch asks for it: choose multi-GPU without it in "
+                    "`accelerate config`, or launch with --multi_gpu"
+                )
+        for name, own in LAUNCHED_ARGUMENTS.items():
+            value = os.environ.get(name, "no")
+            if value.lower() not in ("", "no", "none", "false", "auto", "1", str(getattr(self, own)).lower()):
+                raise ValueError(f"{name}={value} of the launcher is no argument of the run: set {own} instead")
+        if not self.eval_do_concat_batches:
+            raise ValueError("eval_do_concat_batches must be true, since scores are those of all images together")
+
     def _check_combinations(self) -> None:
         optimizers.parse_optim_args(self.optim_args)
-        is_averaged, schedule = self.optim in optimizers.SCHEDULE_FREE, self.lr_scheduler_type
-        max_workers = max(64, 4 * count_cores())
-        workers = self.dataloader_num_workers or 0
-        no_gpu = self.sync_batchnorm and device_for(self.use_cpu).type != "cuda"
-        no_best = self.early_stopping_patience is not None and not self.load_best_model_at_end
-        # Also those that `accelerate launch` sets.
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise ValueError(f"max_steps must be above 0, or -1 for num_train_epochs, got {self.max_steps}")
+        workers, max_workers = self.dataloader_num_workers or 0, max(64, 4 * count_cores())
+        if workers > max_workers:
+            raise ValueError(f"dataloader_num_workers must be at most {max_workers} on this machine, got {workers}")
+        if self.sync_batchnorm and device_for(self.use_cpu).type != "cuda":
+            raise ValueError("sync_batchnorm needs GPUs, since torch has it for them alone; leave it out")
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("early_stopping_patience needs load_best_model_at_end")
+        if self.gradient_accumulation_steps > 1 and (captured := self._captures_graphs()):
+            raise ValueError(
+                f"{captured} captures CUDA graphs, which overwrite the gradients that gradient_accumulation_steps adds "
+                "up (pytorch issue 169545): leave one of the two out"
+            )
+        if self.optim in optimizers.SCHEDULE_FREE:
+            if self.ema_decay:
+                raise ValueError(f"{self.optim} averages the weights already: leave ema_decay out")
+            if self.lr_scheduler_type not in ("constant", "constant_with_warmup"):
+                raise ValueError(
+                    f"{self.optim} needs no schedule, got {self.lr_scheduler_type}: use constant or "
+                    "constant_with_warmup"
+                )
+
+    def _captures_graphs(self) -> str | None:
+        """Return the argument with which a compiled model captures CUDA graphs, also one of `accelerate launch`."""
         mode = self.torch_compile_mode or os.environ.get("ACCELERATE_DYNAMO_MODE")
-        backend = self.torch_compile_backend or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "")
-        has_graphs = mode in CUDA_GRAPH_MODES or backend.lower() == "cudagraphs"
-        graphs = f"torch_compile_mode {mode}" if mode in CUDA_GRAPH_MODES else f"torch_compile_backend {backend}"
-        refused = {
-            f"{graphs} captures CUDA graphs, which overwrite the gradients that gradient_accumulation_steps adds up "
-            "(pytorch issue 169545): leave one of the two out": has_graphs and self.gradient_accumulation_steps > 1,
-            "max_steps must be above 0, or -1 for num_train_epochs": self.max_steps == 0,
-            f"dataloader_num_workers must be at most {max_workers} on this machine, got {workers}": workers
-            > max_workers,
-            "gradient_checkpointing would update the BatchNorm statistics twice a step; use a smaller batch with "
-            "gradient_accumulation_steps instead": self.gradient_checkpointing
-            or getattr(self, "activation_checkpointing", None),
-            "use_liger_kernel is for language models; leave it out": self.use_liger_kernel,
-            "neftune_noise_alpha is for language models; leave it out": self.neftune_noise_alpha,
-            "sync_batchnorm needs GPUs, since torch has it for them alone; leave it out": no_gpu,
-            "enable_jit_checkpoint: leave it out, train.py saves on SIGTERM and other signals in every "
-            "process": self.enable_jit_checkpoint,
-            "early_stopping_patience needs load_best_model_at_end": no_best,
-            f"{self.optim} averages the weights already: leave ema_decay out": is_averaged and self.ema_decay,
-            f"{self.optim} needs no schedule, got {schedule}: use constant or constant_with_warmup": is_averaged
-            and schedule not in ("constant", "constant_with_warmup"),
-        }
-        for message, is_wrong in refused.items():
-            if is_wrong:
-                raise ValueError(message)
+        if mode in CUDA_GRAPH_MODES:
+            return f"torch_compile_mode {mode}"
+        backend = self.torch_compile_backend
+        return f"torch_compile_backend {backend}" if backend == "cudagraphs" else None
 
     def _choose_for_device(self) -> None:
         on_gpu = device_for(self.use_cpu).type == "cuda"
@@ -229,7 +280,7 @@ class CifarTrainingArguments(TrainingArguments):
         self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
         if (self.fp16 or (launched == "fp16" and not self.bf16)) and device_for(self.use_cpu).type == "cpu":
             raise ValueError("fp16 needs a GPU, and Accelerate would use fp32: leave it out, or use bf16")
-        if self.bf16 or self.bf16_full_eval:
+        if self.bf16:
             # Transformers refuses bf16 on a CPU without `use_cpu`.
             self.use_cpu |= device_for().type == "cpu"
         if self.dataloader_num_workers is None:
@@ -247,11 +298,20 @@ class CifarTrainingArguments(TrainingArguments):
         if self.disable_tqdm is None:
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
 
+    def _check_loader(self) -> None:
+        if self.dataloader_num_workers:
+            return
+        for name in NEED_WORKERS:
+            if getattr(self, name):
+                raise ValueError(f"{name} needs workers: set dataloader_num_workers too, or leave it out")
+
     def _divide_batch(self) -> None:
         if self.n_gpu > 1:
             # Otherwise the Trainer would use nn.DataParallel; several GPUs need a launcher.
             self._n_gpu = 1
         options = cast(AcceleratorConfig, self.accelerator_config)  # which transformers has made of it
+        if (options.gradient_accumulation_kwargs or {}).get("num_steps", 1) != 1:
+            raise ValueError("accelerator_config must not have num_steps: set gradient_accumulation_steps instead")
         if self.world_size > 1 and (options.split_batches or options.dispatch_batches or not options.even_batches):
             raise ValueError(
                 "accelerator_config must not change split_batches, dispatch_batches or even_batches, which divide the "
@@ -279,7 +339,7 @@ class CifarTrainingArguments(TrainingArguments):
         vars(changed).update(values)
         return changed
 
-    def with_precision_for(self, model: "PreTrainedModel") -> "CifarTrainingArguments":
+    def with_precision_for(self, model: "nn.Module") -> "CifarTrainingArguments":
         """Return a copy with bf16 if nobody chose a precision and the CPU is faster with it, else these arguments."""
         if self.precision_source != OUR_DEFAULT or self.bf16 or not is_faster_in_bf16(model, self.device):
             return self
@@ -294,8 +354,9 @@ class CifarTrainingArguments(TrainingArguments):
 
 @dataclass(frozen=True)
 class ResolvedArguments:
-    """The arguments of a run on this machine, complete, for its model, data and training."""
+    """The arguments of a run on this machine, complete, for its model, data and training; and those that were given."""
 
+    given: RunArguments
     model: ModelArguments
     data: DataArguments
     training: CifarTrainingArguments
@@ -311,9 +372,24 @@ def resolve(arguments: RunArguments) -> ResolvedArguments:
     if unknown := [name for name in arguments if name not in known]:
         raise ValueError(f"unknown argument {unknown[0]}")
     model, data = arguments.build(ModelArguments), arguments.build(DataArguments)
-    if data.eval_split == "none":
-        arguments = _without_evaluations(arguments)
-    return ResolvedArguments(model, data, arguments.build(CifarTrainingArguments))
+    complete = _without_evaluations(arguments) if data.eval_split == "none" else arguments
+    training = complete.build(CifarTrainingArguments)
+    _check_effects(arguments, training)
+    return ResolvedArguments(arguments, model, data, training)
+
+
+def _check_effects(given: RunArguments, training: CifarTrainingArguments) -> None:
+    """Raise `ValueError` for an argument that was given and has no effect."""
+    for name in ("do_train", "do_eval", "do_predict"):
+        if name in given:
+            raise ValueError(f"{name} has no effect: a run trains, evaluates as eval_strategy says, and scores test")
+    for name, strategy in EVERY_STEPS.items():
+        value = getattr(training, strategy)
+        if name in given and value != "steps":
+            raise ValueError(f"{name} has no effect with {strategy} {plain(value)}: add {strategy} steps")
+    hub = [name for name in given if name.startswith("hub_") and name != "hub_token"]
+    if hub and not training.push_to_hub:
+        raise ValueError(f"{hub[0]} has no effect without push_to_hub")
 
 
 def _without_evaluations(arguments: RunArguments) -> RunArguments:

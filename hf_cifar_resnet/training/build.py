@@ -29,19 +29,24 @@ logger = logging.getLogger(__name__)
 REGULARIZATION = ("dropout", "drop_path_rate")
 
 
-def prepare_fine_tuning(model_args: ModelArguments, data_args: "DataArguments", pretrained: Path) -> "DataArguments":
+def prepare_fine_tuning(arguments: ResolvedArguments, pretrained: Path) -> "DataArguments":
     """
-    Return the data arguments to fine-tune the model in the folder `pretrained`: with its mean and deviation, unless
-    some are given. Raises `ValueError` if the arguments describe another model.
+    Return the data arguments to fine-tune the model in the folder `pretrained`: with the size, mean and deviation of
+    its images, unless others are given. Raises `ValueError` if the arguments describe another model.
     """
-    name = model_args.model_name_or_path
-    if shape := [argument for argument in model_args.config if argument not in REGULARIZATION]:
+    name = arguments.model.model_name_or_path
+    if shape := [argument for argument in arguments.model.config if argument not in REGULARIZATION]:
         raise ValueError(f"{shape[0]} describes a new model, but model_name_or_path {name} has its shape already")
-    if data_args.image_mean is not None:
-        return data_args
     with explained(f"model_name_or_path {name} cannot be loaded", ValueError):
         processor = load_processor(pretrained)
-    return dataclasses.replace(data_args, image_mean=list(processor.image_mean), image_std=list(processor.image_std))
+    known = {
+        "image_size": processor.size["height"],
+        "image_mean": list(processor.image_mean),
+        "image_std": list(processor.image_std),
+    }
+    return dataclasses.replace(
+        arguments.data, **{field: value for field, value in known.items() if field not in arguments.given}
+    )
 
 
 def choose_folder(arguments: ResolvedArguments, pretrained: Path | None) -> ResolvedArguments:
@@ -84,13 +89,13 @@ def load_data_and_model(
     set_seed(args.seed)
     data_args = arguments.data
     if pretrained is not None:
-        data_args = prepare_fine_tuning(arguments.model, data_args, pretrained)
+        data_args = prepare_fine_tuning(arguments, pretrained)
     with args.main_process_first(desc="decoding the images"):
         data = load_data(data_args, args)
     if args.world_size > 1:
         processes.check_same(data.digests(), processes.SAME_DATA)
     model = build_model(arguments.model, data, pretrained)
-    return data, model, ResolvedArguments(arguments.model, data_args, args.with_precision_for(model))
+    return data, model, dataclasses.replace(arguments, data=data_args, training=args.with_precision_for(model))
 
 
 def build_model(

@@ -17,7 +17,14 @@ import numpy as np
 import transformers
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from ..data.dataset import EpochSampler
 from ..evaluation.scores import ACCURACY_NAMES
@@ -39,7 +46,14 @@ class QuietProgressCallback(ProgressCallback):
 
     priority: ClassVar[int] = -60  # the lines of an epoch first
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         pass
 
 
@@ -51,7 +65,9 @@ class ProcessSeedCallback(TrainerCallback):
 
     priority: ClassVar[int] = 90  # before all that may draw
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.process_index > 0:  # rank 0 draws as a single process does
             set_seed(int(np.random.SeedSequence([args.seed, args.process_index]).generate_state(1)[0]))
 
@@ -65,15 +81,18 @@ class RunRecordCallback(TrainerCallback):
     def __init__(self, record: RunRecord):
         self.record = record
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.auto_find_batch_size:
             given = self.record.arguments["global_batch_size"]
-            tried = state.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            batches = args.world_size * args.gradient_accumulation_steps
+            tried = (state.train_batch_size or args.train_batch_size) * batches
             if tried != given:
                 changed = {**self.record.changed_arguments, "global_batch_size": [given, tried]}
                 self.record = replace(self.record, changed_arguments=changed)
         if state.is_world_process_zero:
-            self.record.write(Path(args.output_dir, RUN_JSON))
+            self.record.write(Path(str(args.output_dir), RUN_JSON))
 
 
 class FrozenModulesCallback(TrainerCallback):
@@ -85,7 +104,10 @@ class FrozenModulesCallback(TrainerCallback):
     def __init__(self):
         self.modules: list[nn.Module] = []
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model: nn.Module = kwargs["model"]
         modules = [module for module in model.modules() if not module.training]
         trained = [[parameter.requires_grad for parameter in module.parameters()] for module in modules]
         self.modules = [module for module, each in zip(modules, trained, strict=True) if each and not any(each)]
@@ -104,17 +126,23 @@ class RunEventsCallback(TrainerCallback):
 
     priority: ClassVar[int] = -70  # after all that change logs and metrics
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._append("begin", args, state)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
         if "loss" in logs:  # an evaluation's scores are logged too
             self._append("log", args, state, logs)
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        metrics: dict[str, float] = kwargs["metrics"]
         self._append("evaluate", args, state, metrics)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._append("end", args, state)
 
     def _append(self, kind: Kind, args: TrainingArguments, state: TrainerState, values: dict | None = None) -> None:
@@ -137,7 +165,9 @@ class SamplerCallback(TrainerCallback):
     def __init__(self, find_sampler: Callable[[], EpochSampler]):
         self.find_sampler = find_sampler
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.find_sampler().set_epoch(int(state.epoch or 0))
 
 
@@ -153,17 +183,21 @@ class EpochBoundary(TrainerCallback):
 
     FLAGS = ("should_log", "should_evaluate", "should_save")
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._deferred = []
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         control.should_log |= control.should_evaluate
         if control.should_training_stop or control.should_epoch_stop or state.epoch.is_integer():
             self._deferred = [name for name in self.FLAGS if getattr(control, name)]
             for name in self._deferred:
                 setattr(control, name, False)
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         for name in self._deferred:
             setattr(control, name, True)
         self._deferred = []
@@ -189,18 +223,32 @@ class EpochLineCallback(TrainerCallback):
     priority: ClassVar[int] = -50  # after the schedule has reacted to an evaluation
 
     def __init__(self):
-        self._train, self._scale = {}, 1.0
+        self._train: dict[str, float] = {}
+        self._scale = 1.0
 
-    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        self._train, self._scale = {}, getattr(lr_scheduler, "scale", 1.0)
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        lr_scheduler: Any = kwargs["lr_scheduler"]
+        self._train = {}
+        self._scale = getattr(lr_scheduler, "scale", 1.0)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
             self._train = logs
             if args.eval_strategy == "no":
                 self._report_if_rank_0(args, state, {})
 
-    def on_evaluate(self, args, state, control, metrics=None, lr_scheduler=None, **kwargs):
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        metrics: dict[str, float] = kwargs["metrics"]
+        lr_scheduler: Any = kwargs["lr_scheduler"]
         if not any(name.startswith("eval_") for name in metrics):
             return
         figures = _evaluation_figures(metrics)
@@ -210,12 +258,12 @@ class EpochLineCallback(TrainerCallback):
             self._scale = scale
         self._report_if_rank_0(args, state, figures)
 
-    def _report_if_rank_0(self, args, state, evaluated):
+    def _report_if_rank_0(self, args: TrainingArguments, state: TrainerState, evaluated: dict[str, str]) -> None:
         if state.is_world_process_zero:
             epochs = f"{args.num_train_epochs:g}" if args.max_steps <= 0 else f"{state.num_train_epochs:g}"
             self.report(f"{state.epoch or 0:5.4g}/{epochs}", _training_figures(self._train), evaluated)
 
-    def report(self, epoch, trained, evaluated):
+    def report(self, epoch: str, trained: dict[str, str], evaluated: dict[str, str]) -> None:
         """Print the figures, {name: text}, of the training until this epoch, and of the evaluation then."""
         parts = [f"{text} {name}" if name in UNITS else f"{name} {text}" for name, text in trained.items()]
         scores = [f"{name} {text}" for name, text in evaluated.items()]
@@ -226,16 +274,18 @@ class EpochLineCallback(TrainerCallback):
                 raise
 
 
-def _training_figures(logs):
-    if not logs:
-        return {}
-    return {
-        "loss": f"{logs['loss']:.4f}",
-        "train": f"{logs['accuracy']:6.2%}",
-        "lr": f"{logs['learning_rate']:.3g}",
-        "img/s": f"{logs['images_per_second']:,.0f}",
-        "waiting for data": f"{logs['data_wait']:.1%}",
-    }
+# The training metrics of a line, each with its name in a log and its format.
+TRAINING_FIGURES = {
+    "loss": ("loss", ".4f"),
+    "train": ("accuracy", "6.2%"),
+    "lr": ("learning_rate", ".3g"),
+    "img/s": ("images_per_second", ",.0f"),
+    "waiting for data": ("data_wait", ".1%"),
+}
+
+
+def _training_figures(logs: dict[str, float]) -> dict[str, str]:
+    return {name: format(logs[key], style) for name, (key, style) in TRAINING_FIGURES.items() if key in logs}
 
 
 def _evaluation_figures(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -257,7 +307,10 @@ def parse_report_to(report_to: str | list[str] | None) -> list[str]:
     trackers = set(names) - {"none", "all"}
     if trackers:
         # Imported here because it takes seconds.
-        from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
+        from transformers.integrations.integration_utils import (
+            get_available_reporting_integrations,
+            get_reporting_integration_callbacks,
+        )
 
         get_reporting_integration_callbacks(trackers)  # raises for an unknown one
         # Transformers cannot look for flyte.

@@ -48,7 +48,7 @@ def start_block(
     batch = f"{args.world_size} x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
     lines = {
         "Dataset": f"{data.name}: {data.train:,} train, {validation}{data.test:,} test; "
-        f"{data.num_labels} classes; {how}",
+        f"{data.num_labels} classes, {data.image_size}x{data.image_size} pixels; {how}",
         "Model": record.model.description,
         "Training": f"{length}, global batch {args.global_batch_size} "
         f"(processes x per device x accumulation: {batch}), {_optimizer(args)}{_repeated(data.train, args)}",

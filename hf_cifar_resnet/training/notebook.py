@@ -1,5 +1,7 @@
 """Progress in a notebook. This module needs IPython, and is imported in notebooks alone."""
 
+from typing import Any
+
 from transformers.utils.notebook import NotebookProgressCallback
 
 from .callbacks import EpochLineCallback
@@ -17,18 +19,19 @@ class NotebookCallback(EpochLineCallback, NotebookProgressCallback):
         NotebookProgressCallback.__init__(self)
         EpochLineCallback.__init__(self)
 
-    def on_train_begin(self, *args, **kwargs):
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         NotebookProgressCallback.on_train_begin(self, *args, **kwargs)
         EpochLineCallback.on_train_begin(self, *args, **kwargs)
-        self.training_tracker.inner_table = None  # its columns are those of the first row
+        if self.training_tracker is not None:
+            self.training_tracker.inner_table = None  # its columns are those of the first row
 
-    def on_evaluate(self, *args, **kwargs):
+    def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
         EpochLineCallback.on_evaluate(self, *args, **kwargs)
         if self.training_tracker is not None:
             self.training_tracker.remove_child()
         self.on_predict(*args, **kwargs)  # closes the bar
 
-    def report(self, epoch, trained, evaluated):
+    def report(self, epoch: str, trained: dict[str, str], evaluated: dict[str, str]) -> None:
         if self.training_tracker is not None:
             figures = {"epoch": epoch, **trained, **evaluated}
             figures.pop("LR", None)  # a column has it

@@ -6,20 +6,31 @@ at one point and are evaluated at another, the average of the weights, for which
 not hold.
 """
 
-import copy
-import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
 
 from ..errors import require
 
 MUON = "muon"
-# What `--optim_args` may have of timm's Muon, and how it is read.
-MUON_ARGUMENTS = {"momentum": float, "nesterov": lambda text: {"true": True, "false": False}[text.lower()],
-                  "ns_steps": int, "conv_mode": str}  # fmt: skip
-# Training images from which the BatchNorm statistics of the averaged weights are computed.
-BATCHNORM_IMAGES = 5_000
 SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam")
 # What these optimizers count and sum up in their parameter groups, beside the settings.
 SCHEDULE_FREE_STATE = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")
+# Training images from which the BatchNorm statistics of the averaged weights are computed.
+BATCHNORM_IMAGES = 5_000
+# What `optim_args` may have, as transformers reads it; all others it leaves out without a word. `weight_decay` is an
+# argument of its own. Optimizers that are not here are not checked.
+OPTIM_ARGS: dict[str, tuple[str, ...]] = {
+    "adamw_torch": (),
+    "adamw_torch_fused": (),
+    "sgd": ("momentum", "dampening", "nesterov"),
+    "adagrad": ("lr_decay", "eps"),
+    "rmsprop": ("momentum", "alpha", "eps", "centered"),
+    MUON: ("momentum", "nesterov", "ns_steps", "conv_mode"),
+    **dict.fromkeys(SCHEDULE_FREE, ("weight_lr_power", "r")),
+}
 
 
 class Muon:
@@ -30,74 +41,69 @@ class Muon:
     Its updates are as large as AdamW's (timm's `match_rms_adamw`), so that one learning rate serves both.
     """
 
-    def __call__(self, model, weight_decay, **options):
+    def __call__(self, model: nn.Module, weight_decay: float, **options: Any) -> torch.optim.Optimizer:
         require("timm", "optim")
-        from timm.optim import Muon as TimmMuon
+        from timm.optim.muon import Muon as TimmMuon
 
-        # Weights of convolutions, of the classifier, and all others.
-        convolutions, classifier, others = ([p for p in model.parameters() if p.ndim == n] for n in (4, 2, 1))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        convolutions = [parameter for parameter in trained if parameter.ndim == 4]
+        others = [parameter for parameter in trained if parameter.ndim not in (1, 4)]  # the classifier
+        vectors = [parameter for parameter in trained if parameter.ndim == 1]
         adamw = {"use_fallback": True, "nesterov": False}
         groups = [
             {"params": convolutions, "weight_decay": weight_decay},
-            {"params": classifier, "weight_decay": weight_decay, **adamw},
-            {"params": others, "weight_decay": 0.0, **adamw},
+            {"params": others, "weight_decay": weight_decay, **adamw},
+            {"params": vectors, "weight_decay": 0.0, **adamw},
         ]
         return TimmMuon(groups, nesterov=options.pop("nesterov", True), **options)
 
     @classmethod
-    def with_arguments(cls, args):
-        """Return what `get_optimizer_cls_and_kwargs` does."""
-        given = parse_optim_args(args.optim_args)
-        try:
-            options = {name: read(given[name]) for name, read in MUON_ARGUMENTS.items() if name in given}
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"optim_args {args.optim_args}: {error} is no value that Muon takes") from error
-        betas = (args.adam_beta1, args.adam_beta2)
-        return cls, {"weight_decay": args.weight_decay, "betas": betas, "eps": args.adam_epsilon, **options}
+    def with_arguments(cls, args: TrainingArguments) -> tuple[type["Muon"], dict[str, Any]]:
+        """Return what `get_optimizer_cls_and_kwargs` does. Raises `ValueError` for wrong `optim_args`."""
+        options: dict[str, Any] = {
+            "weight_decay": args.weight_decay,
+            "betas": (args.adam_beta1, args.adam_beta2),
+            "eps": args.adam_epsilon,
+        }
+        for name, text in parse_optim_args(args.optim_args).items():
+            options[name] = _read_muon_argument(name, text)
+        return cls, options
 
 
-# Arguments
+def _read_muon_argument(name: str, text: str) -> float | int | bool | str:
+    try:
+        if name == "momentum":
+            return float(text)
+        if name == "ns_steps":
+            return int(text)
+    except ValueError:
+        raise ValueError(f"optim_args {name}={text}: {text!r} is no number") from None
+    if name == "nesterov":
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"optim_args nesterov must be true or false, got {text}")
+        return text.lower() == "true"
+    return text
 
 
-def parse_optim_args(optim_args):
+def parse_optim_args(optim_args: str | None) -> dict[str, str]:
     """Return `optim_args` as a dict of texts. Raises `ValueError` for another form than `name=value,name=value`."""
-    pairs = [part.split("=") for part in optim_args.replace(" ", "").split(",")] if optim_args else []
-    if not all(len(pair) == 2 and all(pair) for pair in pairs) or len(dict(pairs)) < len(pairs):
+    parts = [part.partition("=") for part in optim_args.replace(" ", "").split(",")] if optim_args else []
+    values = {name: value for name, _, value in parts}
+    if len(values) < len(parts) or not all(name and value and "=" not in value for name, value in values.items()):
         raise ValueError(f"optim_args must be of the form name=value,name=value, each name once, got {optim_args}")
-    return dict(pairs)
+    return values
 
 
-def check_optimizer(trainer):
+def check_optimizer(trainer: Trainer) -> None:
     """
     Create a Trainer's optimizer once, so that wrong arguments are found before training. Raises `ValueError` for a name
     in `optim_args` that the optimizer does not take, or a value that it refuses; `ImportError` without its package.
     """
-    args = trainer.args
-    unknown = [name for name in parse_optim_args(args.optim_args) if not _takes(trainer, name)]
+    optim = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    known = OPTIM_ARGS.get(optim)
+    unknown = [name for name in parse_optim_args(trainer.args.optim_args) if known is not None and name not in known]
     if unknown:
-        optimizer, _ = _prepared(trainer, None)
-        known = MUON_ARGUMENTS if optimizer is Muon else inspect.signature(optimizer).parameters
-        taken = [name for name in known if _takes(trainer, name)]
-        raise ValueError(
-            f"{getattr(args.optim, 'value', args.optim)} does not take {', '.join(unknown)} in optim_args; "
-            f"it takes: {', '.join(taken) or 'none'}"
-        )
+        taken = ", ".join(known or ()) or "none"
+        raise ValueError(f"{optim} does not take {', '.join(unknown)} in optim_args; it takes: {taken}")
     trainer.create_optimizer()
     trainer.optimizer = None
-
-
-def _takes(trainer, name):
-    """Return whether a name in `optim_args` changes the optimizer's arguments."""
-    if name == "weight_decay":  # the Trainer sets it for each group of parameters
-        return False
-    try:
-        return _prepared(trainer, f"{name}=nan") != _prepared(trainer, None)
-    except (AttributeError, ValueError):  # the name is read, and the value nan refused
-        return True
-
-
-def _prepared(trainer, optim_args):
-    """Return the class of the optimizer and its arguments for other `optim_args`."""
-    args = copy.copy(trainer.args)
-    args.optim_args = optim_args
-    return trainer.get_optimizer_cls_and_kwargs(args, trainer.model)

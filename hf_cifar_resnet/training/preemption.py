@@ -17,12 +17,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..checkpoints.save import find_last_complete
 from ..errors import printable
@@ -52,8 +54,11 @@ class PreemptionCallback(TrainerCallback):
     def __init__(self):
         self.signum: int | None = None
         self.training = self.ending = self.stopped = False
+        self._processes = 1
+        self._group: Any = None  # a process group
 
-    def receive(self, signum, frame):
+    def receive(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         now = time.monotonic()
         _drop_lost_output()
         if self.ending:
@@ -65,36 +70,42 @@ class PreemptionCallback(TrainerCallback):
         elif now - self._since > (SAME_REQUEST_LAUNCHED if is_launched() else SAME_REQUEST):
             os._exit(128 + signum)
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._processes, self._group = args.world_size, None
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._processes = args.world_size
         if args.world_size > 1 and torch.distributed.get_backend() != "gloo":
             # An all-reduce on the device would make the host wait for it at every step.
             self._group = torch.distributed.new_group(backend="gloo")
         self.training = True
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         control.should_save |= self._any_signal()
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Requested after the save, since a checkpoint that contained it would count as the end of the run.
         self.stopped = self._any_signal()
         control.should_training_stop |= self.stopped
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.stopped:  # within an epoch, which ends in the resumed run
             control.should_log = control.should_evaluate = control.should_save = False
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.stopped |= self._any_signal()
         self.training = False
 
-    def _any_signal(self):
+    def _any_signal(self) -> bool:
         received = torch.tensor(int(self.signum is not None))
         if self._processes > 1:
             torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(received)
 
-    def check(self):
+    def check(self) -> None:
         """Raise [`Preempted`] if a signal has ended the training; to be called in all processes."""
         if self.stopped and self._processes > 1:
             # When one process exits, the launcher ends the others, which may still have to print their message.
@@ -129,14 +140,14 @@ def watch_signals(command: list[str], folder: str | os.PathLike | None = None) -
             signal.signal(number, handler)
 
 
-def _lost_signal(heard):
+def _lost_signal(heard: Sequence[int]) -> int:
     """Return what stands for a lost output: SIGHUP, or behind `nohup`, where that is ignored, another one."""
-    return next(number for name in ("SIGHUP", "SIGTERM", "SIGINT", "SIGUSR1")
-                if (number := getattr(signal, name, None)) in heard)  # fmt: skip
+    order = [getattr(signal, name, None) for name in ("SIGHUP", "SIGTERM", "SIGINT", "SIGUSR1")]
+    return next(number for number in order if number is not None and number in heard)
 
 
 @contextmanager
-def _watched_output(signum):
+def _watched_output(signum: int) -> Iterator[None]:
     """Send a signal to this process when nobody reads its output any more."""
     # Where the output is closed from the start (`>&-`), the descriptor may be that of any file.
     if sys.stdout is None or not hasattr(select, "poll"):  # on Windows
@@ -163,7 +174,7 @@ def _watched_output(signum):
         os.close(ended)
 
 
-def _drop_lost_output():
+def _drop_lost_output() -> None:
     """Let an output that nobody can read any more go nowhere, since printing to it would be an error."""
     if hasattr(select, "poll"):
         outputs = select.poll()
@@ -175,7 +186,7 @@ def _drop_lost_output():
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
-def _resume_hint(signum, folder, command):
+def _resume_hint(signum: int, folder: str | os.PathLike | None, command: list[str]) -> str:
     prefix = f"{'Preempted':<10} by {signal.Signals(signum).name}:"
     saved = find_last_complete(folder) if folder else None
     launcher = ", under the same launcher," if is_launched() else ""

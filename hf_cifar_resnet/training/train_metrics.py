@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainerState
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.dataset import EpochSampler
 from ..data.steps import Steps
@@ -40,39 +41,47 @@ class TrainMetrics:
     images_in_epoch: int = 0
 
     def __post_init__(self):
-        self._first, self._since = asdict(self), None
+        self._first = asdict(self)
+        self._since: float | None = None
         self._reset()
 
-    def _reset(self):
+    def _reset(self) -> None:
         vars(self).update(self._first)
-        self.last = self.bad = None  # (step, learning rate): of the last, and the first non-finite loss
-        self._unread = []
+        # (step, learning rate): of the last loss, and of the first that is not finite
+        self.last: tuple[int, float] | None = None
+        self.bad: tuple[int, float] | None = None
+        self._unread: list[tuple[torch.Tensor, int, tuple[int, float]]] = []
 
     @property
-    def started(self):
+    def started(self) -> bool:
         """Whether training has begun, that is, whether the checkpoint to resume from has been read."""
         return self._since is not None
 
-    def begin(self):
+    def begin(self) -> None:
         """Start the clock, and forget what an aborted attempt of `auto_find_batch_size` has counted."""
         self._reset()
         self._start_clock()
 
-    def _start_clock(self):
+    def _start_clock(self) -> None:
         self._since = time.perf_counter() - self.seconds
 
-    def to_dict(self):
+    def _count_seconds(self) -> float:
+        """Return the seconds since the last log."""
+        return 0.0 if self._since is None else time.perf_counter() - self._since
+
+    def to_dict(self) -> dict[str, Any]:
         """Return the metrics as keyword arguments of [`TrainMetrics`], to be saved with a checkpoint."""
         self.read()
-        self.seconds = time.perf_counter() - self._since
+        self.seconds = self._count_seconds()
         return asdict(self)
 
-    def add(self, values, images, step, learning_rate):
+    def add(self, values: torch.Tensor, images: int, step: int, learning_rate: float) -> None:
         """Add a batch, whose summed loss and number of correct images are `values`, a tensor on the device."""
         self.last = step, learning_rate
         self._unread.append((values, images, self.last))
 
-    def read(self):
+    def read(self) -> None:
+        """Read what lies on the device still."""
         if not self._unread:
             return
         values, counts, steps = zip(*self._unread, strict=True)
@@ -87,20 +96,24 @@ class TrainMetrics:
             if not math.isfinite(loss) and self.bad is None:
                 self.bad = step
 
-    def summary(self):
-        """Return the log entry of all processes since the last log, and reset."""
+    def summary(self) -> dict[str, float]:
+        """
+        Return the log entry of all processes since the last log, and reset. Without `accuracy` where the model was not
+        seen to give logits.
+        """
         self.read()
         loss, correct, images = map(sum, zip(*gather_object([(self.loss, self.correct, self.images)]), strict=True))
-        seconds, waited = time.perf_counter() - self._since, self.waited
+        seconds, waited = self._count_seconds(), self.waited
         self.loss_in_all += loss
         self.images_in_all += images
         self.seconds_in_all += seconds
         self.loss = self.correct = self.seconds = self.waited = 0.0
         self.images = 0
         self._start_clock()
+        accuracy = {} if math.isnan(correct) else {"accuracy": correct / images}
         return {
             "loss": loss / images,
-            "accuracy": correct / images,
+            **accuracy,
             "images_per_second": images / seconds,
             "data_wait": waited / seconds,
             "seconds": self.seconds_in_all,
@@ -124,16 +137,16 @@ class TrainMetrics:
             means = {"epoch_loss": loss / images, "epoch_accuracy": correct / images}
             state.log_history.append({**means, "epoch": state.epoch, "step": state.global_step})
 
-    def mean_loss(self):
+    def mean_loss(self) -> float:
         """Return the mean training loss of the run up to the last log."""
         return self.loss_in_all / self.images_in_all if self.images_in_all else math.nan
 
     @contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """Stop the clock, as during an evaluation."""
         before = time.perf_counter()
         yield
-        if self.started:
+        if self._since is not None:
             self._since += time.perf_counter() - before
 
 
@@ -150,23 +163,31 @@ class TrainMetricsCallback(TrainerCallback):
     def __init__(self, metrics: TrainMetrics, sampler: EpochSampler, find_steps: Callable[[], Steps]):
         self.metrics, self.sampler, self.find_steps = metrics, sampler, find_steps
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.metrics.begin()
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        model: nn.Module = kwargs["model"]
         used = control.should_evaluate or control.should_save
         if used or control.should_log or state.global_step % CHECK_EVERY == 0:
             self._check(args, model if used else None)
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if float(state.epoch or 0).is_integer():  # and not where a run is resumed within an epoch
             self.metrics.begin_epoch()
 
-    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model: nn.Module = kwargs["model"]
         self._check(args, model)
         self.metrics.record_epoch(state)
 
-    def _check(self, args, model):
+    def _check(self, args: TrainingArguments, model: nn.Module | None) -> None:
         self.metrics.read()
         bad = self.metrics.bad
         if bad is None and model is not None and not _is_finite(model):
@@ -184,6 +205,6 @@ class TrainMetricsCallback(TrainerCallback):
 
 
 @torch.no_grad()
-def _is_finite(model):
+def _is_finite(model: nn.Module) -> bool:
     tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())

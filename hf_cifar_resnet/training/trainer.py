@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
-from transformers.utils import is_in_notebook
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_in_notebook
 
 from .. import processes, schedules
 from ..checkpoints import resume
@@ -47,7 +47,7 @@ from ..errors import explained
 from ..evaluation.metrics import Scorer
 from ..evaluation.scores import score_names
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, step_of
-from .arguments import CifarTrainingArguments
+from .arguments import CifarTrainingArguments, json_object
 from .attempts import AttemptsCallback
 from .callbacks import (
     EarlyStoppingCallback,
@@ -104,6 +104,12 @@ class CifarTrainer(Trainer):
             they have none; the highest comes first.
     """
 
+    args: CifarTrainingArguments
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer | None
+    train_dataset: Any
+    eval_dataset: Any
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -135,10 +141,12 @@ class CifarTrainer(Trainer):
         self.train_metrics = TrainMetrics()
         self._ema: EmaCallback | None = None
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        self._checkpoints = CheckpointCallback(args.save_total_limit, self._write_progress)
+        # As in transformers, all checkpoints stay if the limit is not above 0.
+        limit = args.save_total_limit if args.save_total_limit and args.save_total_limit > 0 else None
+        self._checkpoints = CheckpointCallback(limit, self._write_progress)
         callbacks = [
             self._checkpoints,
-            *schedules.get(args.lr_scheduler_type).make_callbacks(args.lr_scheduler_kwargs),
+            *schedules.get(args.lr_scheduler_type).make_callbacks(_schedule_arguments(args)),
             *(callbacks or []),
             EpochLineCallback(),
         ]
@@ -171,7 +179,7 @@ class CifarTrainer(Trainer):
         self._creates_schedule = self.lr_scheduler is None
         self._given_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer else None
         self._mixer = None
-        if args.mixup_alpha or args.cutmix_alpha:
+        if (args.mixup_alpha or args.cutmix_alpha) and self.model.config.num_labels:
             self._mixer = Mixer(
                 self.model.config.num_labels, args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
                 args.cutmix_share, args.seed, args.process_index,
@@ -198,7 +206,7 @@ class CifarTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         dynamo = self.accelerator.state.dynamo_plugin
-        if dynamo.dynamic is None:
+        if dynamo is not None and dynamo.dynamic is None:
             # Otherwise an epoch's smaller last batch causes a slower compilation for batches of any size.
             dynamo.dynamic = False
 
@@ -237,7 +245,7 @@ class CifarTrainer(Trainer):
     @cached_property  # because its workers may persist
     def _batchnorm_loader(self) -> DataLoader:
         indices = self._make_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
-        return self._make_train_loader(self.args.per_device_train_batch_size, indices, epoch=0)
+        return self._make_train_loader(self.args.train_batch_size, indices, epoch=0)
 
     def _make_train_loader(
         self, batch_size: int, sampler: Iterable[int], epoch: int | torch.Tensor, drop_last: bool = False
@@ -308,24 +316,25 @@ class CifarTrainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         # Each training, and each attempt of `auto_find_batch_size`, begins with a new optimizer, or the given one as it
         # was, not with the moments and learning rates that the one before has left.
-        is_used = self.optimizer is not None and "initial_lr" in self.optimizer.param_groups[0]
-        if is_used and self._creates_schedule:
+        optimizer = self.optimizer
+        if optimizer is not None and "initial_lr" in optimizer.param_groups[0] and self._creates_schedule:
             if self._given_optimizer is None:
                 self.optimizer = None
             else:
-                self.optimizer.load_state_dict(copy.deepcopy(self._given_optimizer))
+                optimizer.load_state_dict(copy.deepcopy(self._given_optimizer))
         return super().create_optimizer(*args, **kwargs)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        if self._creates_schedule:  # anew for each training
+        optimizer = self.optimizer if optimizer is None else optimizer
+        if self._creates_schedule and optimizer is not None:  # anew for each training
             self.lr_scheduler = schedules.create(
                 self.args.lr_scheduler_type,
-                self.optimizer if optimizer is None else optimizer,
+                optimizer,
                 num_training_steps,
                 self.args.warmup_steps,
-                self.args.lr_scheduler_kwargs,
+                _schedule_arguments(self.args),
                 scaled_by_callback=any(
                     isinstance(callback, schedules.ScheduleCallback) for callback in self.callback_handler.callbacks
                 ),
@@ -340,17 +349,23 @@ class CifarTrainer(Trainer):
             return None
         delay = args.eval_delay * every
         if args.eval_strategy == "steps":
-            every = int(args.eval_steps) if args.eval_steps >= 1 else math.ceil(args.eval_steps * total)
+            steps = args.eval_steps or 1
+            every = int(steps) if steps >= 1 else math.ceil(steps * total)
             delay = args.eval_delay
         evaluations = range(every * max(1, math.ceil(delay / every)), total, every)
         return schedules.find_misfit(
-            args.lr_scheduler_type, total, args.scaled_learning_rate, args.warmup_steps, args.lr_scheduler_kwargs,
+            args.lr_scheduler_type, total, args.scaled_learning_rate, args.warmup_steps, _schedule_arguments(args),
             evaluations if args.eval_strategy != "no" else (), args.early_stopping_patience,
         )  # fmt: skip
 
     # Training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """
         Train the model.
 
@@ -369,7 +384,7 @@ class CifarTrainer(Trainer):
         self._check_metric_name()
         with ExitStack() as stack:
             if resume_from_checkpoint:
-                given = resume_from_checkpoint, args.output_dir, args.load_best_model_at_end
+                given = resume_from_checkpoint, str(args.output_dir), args.load_best_model_at_end
                 checkpoint = processes.decide_on_rank_0(lambda: resume.find_resumable(*given))
                 resume.check_fits(checkpoint, self.model, args)
                 self.train_metrics = TrainMetrics(**resume.saved_train_metrics(checkpoint, args))
@@ -391,7 +406,7 @@ class CifarTrainer(Trainer):
                 self.add_callback(callback)
                 stack.callback(self.remove_callback, callback)
             stack.enter_context(self._checkpoints.reporting_failures())
-            return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+            return super().train(checkpoint and str(checkpoint), trial, ignore_keys_for_eval)
 
     def _check_nodes(self) -> None:
         """Raise `ValueError` if the nodes have different data, or need an output folder that they do not share."""
@@ -400,7 +415,7 @@ class CifarTrainer(Trainer):
         digests = {f"{n} images": d.digest() for n, d in datasets.items() if isinstance(d, ImageDataset)}
         processes.check_same({"class names": self.model.config.id2label, **digests}, processes.SAME_DATA)
         if self.args.save_strategy != "no":
-            processes.check_shared_folder(self.args.output_dir)
+            processes.check_shared_folder(str(self.args.output_dir))
 
     def _check_metric_name(self) -> None:
         """Raise `ValueError` if the evaluations of the training will not have `metric_for_best_model`."""
@@ -482,7 +497,8 @@ class CifarTrainer(Trainer):
         # The losses of a step's batches add up, and average over the processes, to that of the step.
         total = loss * (batch.images_in_step / batch.processes)
         values = torch.stack([total, correct[0] if correct else torch.full_like(total, math.nan)])
-        self.train_metrics.add(values, batch.images, step + 1, self.optimizer.param_groups[0]["lr"])
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
+        self.train_metrics.add(values, batch.images, step + 1, optimizer.param_groups[0]["lr"])
         return loss
 
     def compute_loss(
@@ -580,17 +596,19 @@ class CifarTrainer(Trainer):
         Put the averages of a schedule-free optimizer into the model, and the BatchNorm statistics that belong to them,
         unless they are there. The next training step takes the averages out again.
         """
-        is_averaged = self.args.optim in SCHEDULE_FREE and self.optimizer is not None
-        if is_averaged and self.optimizer.param_groups[0]["train_mode"]:
+        if self.args.optim not in SCHEDULE_FREE or self.optimizer is None:
+            return
+        optimizer = cast(Any, self.optimizer)
+        if optimizer.param_groups[0]["train_mode"]:
             with self.accelerator.autocast(), torch.random.fork_rng():  # dropout draws from it
-                self.optimizer.eval()
+                optimizer.eval()
                 update_bn((self._normalized(batch)["pixel_values"] for batch in self._batchnorm_loader), self.model)
 
     # Saving
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model atomically, without pushing it."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         if _internal_call and step_of(folder) is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)  # of a trial of `hyperparameter_search`
             self._checkpoints.begin(folder)
@@ -611,7 +629,7 @@ class CifarTrainer(Trainer):
     def _write_progress(self, checkpoint: Path) -> None:
         content = json.dumps(self.train_metrics.to_dict()) + "\n"
         (checkpoint / resume.train_metrics_file(self.args.process_index)).write_text(content, encoding="utf-8")
-        if self._ema and self.args.should_save:
+        if self._ema and self._ema.average and self.args.should_save:
             self._ema.average.save(checkpoint)
 
 
@@ -625,6 +643,10 @@ def _no_progress_bars() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_tqdm_hook(before)
+
+
+def _schedule_arguments(args: CifarTrainingArguments) -> dict[str, Any]:
+    return json_object("lr_scheduler_kwargs", args.lr_scheduler_kwargs)
 
 
 def _logits_of(outputs: Any) -> torch.Tensor:

@@ -17,7 +17,7 @@ TYPED = {
     "unknown tracker": ("--report_to nope", "nope is not supported, only"),
     "tracker that is not installed": ("--report_to tensorboard,mlflow", "mlflow: it is not installed"),
     "gradient checkpointing": ("--gradient_checkpointing", "BatchNorm"),
-    "resume from nowhere": ("--resume_from_checkpoint true", "there is no complete checkpoint"),
+    "resume from nowhere": ("--resume_from_checkpoint true", "it has no complete checkpoint"),
     "synchronised BatchNorm on a CPU": ("--sync_batchnorm", "sync_batchnorm needs GPUs"),
     "broken JSON": ('--lr_scheduler_kwargs {"a":', "not valid JSON"),
     "smoothing of one": ("--label_smoothing_factor 1", "below 1"),
@@ -67,5 +67,5 @@ def test_program_prints_one_line_and_exits_with_2(python, script, tmp_path):
     assert result.returncode == 2 and result.stdout == ""
     [line] = result.stderr.splitlines()
     assert line.startswith("error: --dataset_name ./nowhere: there is no such folder; ")
-    assert line.endswith("give a local folder instead, or try --dataset_name shapes100, which needs no network")
+    assert line.endswith("give a local folder instead, or try dataset_name shapes100, which needs no network")
     assert list(tmp_path.iterdir()) == []

@@ -83,7 +83,7 @@ def test_recipe_that_does_harm(refused, tmp_path, monkeypatch, text, told):
         ("--deepspeed ds.json", "deepspeed"),
         ("--use_liger_kernel", "for language models"),
         ("--optim adamw_8bit", "bitsandbytes"),
-        ("--fsdp full_shard", "distributed training"),
+        ("--fsdp full_shard", "fsdp is not supported"),
         ("--torch_compile_backend nosuch", "DynamoBackend"),
         ("--accelerator_config nofile.json", "nofile.json"),
         ('--accelerator_config {"a":1}', "unexpected keyword"),

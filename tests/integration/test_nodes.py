@@ -100,7 +100,7 @@ def found(python, folder):
 
 @pytest.mark.parametrize("name", ["not shared", "not shared, by its name", "resumed by rank 0 alone"])
 def test_output_folder_that_is_not_shared(found, name):
-    assert found[name].startswith("UserError: the output folder ") and " is not shared: rank 1 (on " in found[name]
+    assert found[name].startswith("ValueError: the output folder ") and " is not shared: rank 1 (on " in found[name]
 
 
 def test_nothing_is_left_of_it(found, folder):
@@ -120,7 +120,7 @@ def test_nothing_is_left_of_it(found, folder):
     ],
 )
 def test_data_that_differ(found, name, what):
-    assert found[name].startswith(f"UserError: the {what} of rank 1 (on ")
+    assert found[name].startswith(f"ValueError: the {what} of rank 1 (on ")
     assert found[name].endswith(" differ: give all nodes the same copy of the data")
 
 
@@ -132,4 +132,4 @@ def test_rank_0_decides(found):
 
 
 def test_images_are_divided_in_one_way(found):
-    assert found["divided otherwise"].startswith("UserError: accelerator_config must not change split_batches")
+    assert found["divided otherwise"].startswith("ValueError: accelerator_config must not change split_batches")

@@ -100,7 +100,7 @@ def timeless(folder):
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
 
 
-def test_what_is_finished_is_not_repeated_and_what_was_cut_off_goes_on(python, study, tmp_path):
+def test_finished_runs_are_kept_and_interrupted_ones_resume(python, study, tmp_path):
     folder, _, program = study
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -136,7 +136,7 @@ def test_report_rebuilds_everything_from_the_runs_alone(study, tmp_path, capsys)
     assert (folder / "results.md").read_text() in capsys.readouterr().out
 
 
-def test_a_run_that_fails_is_reported_and_the_rest_go_on(python, tmp_path):
+def test_failed_run_is_reported_and_the_others_run(python, tmp_path):
     # A file is in the way of one run, and another program writes into the folder of the next.
     (tmp_path / "out" / "step-seed1").mkdir(parents=True)
     (tmp_path / "out" / "constant-seed1").write_text("in the way")
@@ -251,7 +251,7 @@ def test_a_study_keeps_out_of_the_folder_of_a_run_and_a_run_out_of_a_study(refus
         assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_files_of_a_study_that_cannot_be_written_stay_as_they_were(study, tmp_path, refused, limit_file_size):
+def test_files_of_a_study_that_cannot_be_written_are_kept(study, tmp_path, refused, limit_file_size):
     """Neither study.json nor the report, by a quota as a stand-in for a full disk."""
     folder = shutil.copytree(study[0], tmp_path / "study")
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -263,7 +263,7 @@ def test_files_of_a_study_that_cannot_be_written_stay_as_they_were(study, tmp_pa
         assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_what_is_varied_is_told_apart_whatever_it_is(study, tmp_path):
+def test_varied_values_get_different_names(study, tmp_path):
     """Also an argument that is not among those of run.json."""
     runs = []
     for value in ("0.9", "0.95"):

@@ -90,6 +90,8 @@ def test_labels_under_mixed_images_have_the_shares_of_the_pixels(mixup_alpha, cu
         (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": -1}'], "gamma must be from 0 to 1"),
         (["schedules", "step", "--lr_scheduler_kwargs", '{"gamma": "x"}'], "gamma of step must be a number, got 'x'"),
         (["evaluate", "nowhere"], "is neither a folder nor user/repo"),
+        (["find-lr", "--use_cpu", "--model_name_or_path", "nowhere"], "nowhere is neither a folder nor user/repo"),
+        (["benchmark", "step", "--use_cpu", "--model_name_or_path", "nowhere"], "nowhere is neither a folder"),
         (
             ["preview", "--augmentation", "stronk"],
             "--augmentation stronk is no policy: choose one of crop_flip_jitter",

@@ -254,6 +254,9 @@ BAD = """
     --adam_beta1 2
     --adam_epsilon -1
     --max_steps 0
+    --eval_strategy steps --save_strategy steps --eval_steps 0
+    --save_strategy steps --save_steps 0
+    --logging_strategy steps --logging_steps -1
     --split_seed -1
     --data_seed -1
     --model_name_or_path=
@@ -273,6 +276,28 @@ ERRORS = [
         )
     ),
     ("--saved_weights best", "--saved_weights"),
+    ("--max_steps -5", "max_steps must be above 0, or -1"),
+    *((f"--{name}", f"{name} is not supported") for name in ("bf16_full_eval", "fp16_full_eval")),
+    ("--fsdp full_shard", "fsdp is not supported"),
+    ("--deepspeed ds.json", "deepspeed is not supported"),
+    ("--eval_do_concat_batches false", "eval_do_concat_batches must be true"),
+    ("--dataloader_prefetch_factor 2", "dataloader_prefetch_factor needs workers"),
+    ("--dataloader_multiprocessing_context spawn", "dataloader_multiprocessing_context needs workers"),
+    ("--dataloader_persistent_workers", "dataloader_persistent_workers needs workers"),
+    (
+        '--accelerator_config {"gradient_accumulation_kwargs":{"num_steps":7}}',
+        "accelerator_config must not have num_steps",
+    ),
+    ('--lr_scheduler_kwargs {"gamma":1,"gamma":2}', "the key gamma is given twice"),
+    ('--accelerator_config {"even_batches":true,"even_batches":false}', "the key even_batches is given twice"),
+    ('--lr_scheduler_type step --lr_scheduler_kwargs {"gama":1}', "step does not take gama"),
+    # Without effect
+    ("--do_train false", "do_train has no effect"),
+    ("--do_eval", "do_eval has no effect"),
+    ("--eval_steps 10", "eval_steps has no effect with eval_strategy epoch"),
+    ("--save_steps 10", "save_steps has no effect with save_strategy epoch"),
+    ("--logging_steps 10", "logging_steps has no effect with logging_strategy epoch"),
+    ("--hub_model_id ann/model", "hub_model_id has no effect without push_to_hub"),
     ("--ema_decay 1", "ema_decay"),
     ("--mixing_probability 2", "mixing_probability"),
     ("--mixup_alpha -1", "mixup_alpha"),
@@ -291,6 +316,26 @@ def test_bad_input_is_one_line(parse, line, message):
     with pytest.raises(ValueError, match=message) as refused:
         parse(line)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name, value, told",
+    [
+        ("ACCELERATE_USE_FSDP", "true", "FSDP is not supported"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed is not supported"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "Megatron-LM is not supported"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "set gradient_accumulation_steps instead"),
+        ("ACCELERATE_GRADIENT_CLIPPING", "0.5", "set max_grad_norm instead"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "set torch_compile_backend instead"),
+    ],
+)
+def test_what_the_launcher_chose_is_not_lost(parse, monkeypatch, name, value, told):
+    for harmless in ("no", "false"):
+        monkeypatch.setenv(name, harmless)
+        parse()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=told):
+        parse()
 
 
 def test_cuda_graphs_of_the_launcher_take_no_accumulation(parse, monkeypatch):

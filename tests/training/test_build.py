@@ -18,7 +18,9 @@ def saved(make_model, tmp_path):
 
     model = make_model(num_labels=2, id2label={0: "cat", 1: "dog"})
     model.save_pretrained(tmp_path / "saved")
-    ViTImageProcessor(image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2]).save_pretrained(tmp_path / "saved")
+    size = {"height": 64, "width": 64}
+    processor = ViTImageProcessor(size=size, image_mean=[0.4] * 3, image_std=[0.2] * 3)
+    processor.save_pretrained(tmp_path / "saved")
     return model, tmp_path / "saved"
 
 
@@ -52,28 +54,31 @@ def test_dropout_may_be_chosen_anew(saved):
     assert again.dropout.p == again.config.dropout == 0.25
 
 
-def test_images_are_normalised_as_the_model_knows_them(saved):
-    model_args = ModelArguments(model_name_or_path=str(saved[1]))
-    data_args = DataArguments(augmentation="none")
-    prepared = prepare_fine_tuning(model_args, data_args, saved[1])
-    assert prepared == DataArguments(augmentation="none", image_mean=[0.4, 0.4, 0.4], image_std=[0.2, 0.2, 0.2])
-    assert data_args == DataArguments(augmentation="none")
-    given = DataArguments(image_mean=[0.5] * 3, image_std=[0.1] * 3)
-    assert prepare_fine_tuning(model_args, given, saved[1]) == given
+def fine_tuning(folder, **given):
+    return resolve(RunArguments({"use_cpu": True, "model_name_or_path": str(folder), **given}))
+
+
+def test_images_are_those_that_the_model_knows(saved):
+    arguments = fine_tuning(saved[1], augmentation="none")
+    known = {"image_size": 64, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}
+    assert prepare_fine_tuning(arguments, saved[1]) == DataArguments(augmentation="none", **known)
+    assert arguments.data == DataArguments(augmentation="none")
+    given = {"image_size": 32, "image_mean": [0.5] * 3, "image_std": [0.1] * 3}
+    assert prepare_fine_tuning(fine_tuning(saved[1], **given), saved[1]) == DataArguments(**given)
 
 
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"model_name_or_path": "{saved}", "depth": 18}, "^depth describes a new model"),
-        ({"model_name_or_path": "{empty}"}, "cannot be loaded"),
+        ({"folder": "{saved}", "depth": 18}, "^depth describes a new model"),
+        ({"folder": "{empty}"}, "cannot be loaded"),
     ],
 )
 def test_refused_in_one_line(saved, tmp_path, options, reason):
     (tmp_path / "empty").mkdir()
-    name = options["model_name_or_path"].format(saved=saved[1], empty=tmp_path / "empty")
+    name = options["folder"].format(saved=saved[1], empty=tmp_path / "empty")
     with pytest.raises(ValueError, match=reason) as refused:
-        prepare_fine_tuning(ModelArguments(**(options | {"model_name_or_path": name})), DataArguments(), Path(name))
+        prepare_fine_tuning(fine_tuning(**(options | {"folder": name})), Path(name))
     assert "\n" not in str(refused.value)
 
 

@@ -1,6 +1,9 @@
+import inspect
+
 import pytest
 import torch
 
+from hf_cifar_resnet import CifarTrainer
 from hf_cifar_resnet.training import optimizers
 
 
@@ -35,12 +38,38 @@ def test_arguments_that_are_taken(make_trainer, optim, optim_args):
         ("sgd", "momentum=high", "could not convert string to float: 'high'"),
         ("rmsprop", "alpha=-1", "Invalid alpha value"),
         ("muon", "dampening=1", "muon does not take dampening in .*: momentum, nesterov, ns_steps, conv_mode$"),
-        ("muon", "ns_steps=many", "optim_args ns_steps=many: .*'many' is no value that Muon takes"),
+        ("muon", "ns_steps=many", "optim_args ns_steps=many: 'many' is no number"),
+        ("muon", "nesterov=perhaps", "nesterov must be true or false, got perhaps"),
     ],
 )
 def test_arguments_that_are_refused(make_trainer, optim, optim_args, message):
     with pytest.raises(ValueError, match=message):
         optimizers.check_optimizer(make_trainer(optim=optim, optim_args=optim_args))
+
+
+VALUES = {"nesterov": "true", "centered": "true", "ns_steps": "7", "conv_mode": "batched"}
+
+
+@pytest.mark.parametrize("optim", sorted(optimizers.OPTIM_ARGS))
+def test_names_that_an_optimizer_reads(make_args, optim):
+    """These, and none other that its class takes, change what it is made with."""
+    pytest.importorskip("timm" if optim == "muon" else "schedulefree" if optim in optimizers.SCHEDULE_FREE else "torch")
+
+    def made_with(optim_args):
+        schedule = "constant" if optim in optimizers.SCHEDULE_FREE else "cosine"
+        args = make_args(optim=optim, optim_args=optim_args, lr_scheduler_type=schedule)
+        return CifarTrainer.get_optimizer_cls_and_kwargs(args)
+
+    kind, kwargs = made_with(None)
+    names = set(inspect.signature(kind).parameters) - {"self", "params", "weight_decay", "kwargs"}
+    read = set()
+    for name in {*names, *optimizers.OPTIM_ARGS[optim]}:
+        try:
+            if made_with(f"{name}={VALUES.get(name, '0.123')}") != (kind, kwargs):
+                read.add(name)
+        except ValueError:  # it is read
+            read.add(name)
+    assert read == set(optimizers.OPTIM_ARGS[optim])
 
 
 def test_muon_orthogonalizes_convolutions_alone(make_trainer):

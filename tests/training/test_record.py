@@ -23,7 +23,7 @@ def state_of(log_history):
 ARGS = SimpleNamespace(load_best_model_at_end=False, metric_for_best_model="top1")
 
 
-def test_speed_is_that_of_the_whole_training():
+def test_speed_covers_all_of_the_training():
     assert make_metrics(state_of(LOG), ARGS, "none").timing == Timing(2.0, 105.0)
     assert make_metrics(state_of([]), ARGS, "none").timing == Timing(None, None)
 
