@@ -12,7 +12,7 @@ from hf_cifar_resnet.study.report import write_report
 
 from .conftest import PUSHED, write_noise
 
-WRITTEN = PUSHED | {"history.csv", "events.jsonl"}
+WRITTEN = PUSHED | {"curves.svg", "history.csv", "events.jsonl"}
 
 
 def contents(folder):
