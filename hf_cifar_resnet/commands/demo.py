@@ -134,10 +134,14 @@ def _make_space(options: Namespace, title: str, examples: Sequence[str | Path]) 
     print(f"Wrote the Space to {folder}; try it: python {folder / 'app.py'}")
     if options.push:
         with explained(f"{folder} is written but not pushed", client.HubError):
-            pushed = client.push_folder(
-                folder, options.space, message=f"Demo of {options.checkpoint}", run=options.checkpoint, names=written,
-                repo_type="space", space_sdk="gradio", private=options.private or None,
-            )  # fmt: skip
+            target = client.Target(
+                options.space,
+                run=options.checkpoint,
+                private=options.private or None,
+                repo_type="space",
+                space_sdk="gradio",
+            )
+            pushed = client.push_folder(folder, target, message=f"Demo of {options.checkpoint}", names=written)
         print(f"Pushed {pushed.url}")
         if pushed.kept_card:
             print(kept_card_note(folder))
