@@ -72,6 +72,8 @@ def choose_fonts(text: str) -> tuple[list[str], set[str]]:
     for entry in font_manager.fontManager.ttflist:
         if not missing:
             break
+        if entry.name.startswith("Last Resort"):  # which has a box for every character
+            continue
         rest = _not_in_font(missing, entry.fname)
         if len(rest) < len(missing):
             fonts.append(entry.name)

@@ -8,17 +8,17 @@ from pathlib import Path
 HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
 EVENTS = "events.jsonl"
 STUDY_JSON = "study.json"  # in a folder of runs
-CARD, CURVES = "README.md", "curves.png"  # with curves.svg beside it
+CARD, CURVES, CURVES_SVG = "README.md", "curves.png", "curves.svg"
 WEIGHTS, TRAINING_ARGS_JSON = "model.safetensors", "training_args.json"
 LOCK, MARKER = ".lock", "preempted"  # empty files
 _PREFIX = "checkpoint-"
 # Patterns, since weights may be split over several files.
 WEIGHT_FILES = (WEIGHTS, "model-*-of-*.safetensors", f"{WEIGHTS}.index.json")
 MODEL_FILES = ("config.json", "preprocessor_config.json", "configuration_cifar_resnet.py", "modeling_cifar_resnet.py")
-PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, "curves.svg", METRICS_JSON, RUN_JSON, TRAINING_ARGS_JSON)
+PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, METRICS_JSON, RUN_JSON, TRAINING_ARGS_JSON)
 # What training writes, with patterns of the contents that show that they are ours; the first one speaks for all.
 RUN_FILES: dict[str, bytes | None] = {RUN_JSON: rb'\A{\n  "command": \['}
-RUN_FILES |= {name: None for name in (*PUSHED_FILES, HISTORY_CSV, f"{_PREFIX}[0-9]*") if name != RUN_JSON}
+RUN_FILES |= {name: None for name in (*PUSHED_FILES, CURVES_SVG, HISTORY_CSV, f"{_PREFIX}[0-9]*") if name != RUN_JSON}
 RUN_FILES[EVENTS] = rb'\A{"event": '
 RUN_FILES |= dict.fromkeys((LOCK, MARKER), rb"\A\Z")
 

@@ -366,8 +366,8 @@ def test_no_command_unpickles_weights(checkpoint, image, tmp_path, trap, refused
     "record, message",
     [
         ("{", "not valid JSON"),
-        ('{"data_arguments": [1]}', "data_arguments of run.json are wrong"),
-        ('{"data_arguments": {"image_size": "wide"}}', "data_arguments of run.json are wrong"),
+        ('{"data_arguments": [1]}', "run.json: data_arguments of the run record must be an object"),
+        ('{"data_arguments": {"image_size": "wide"}}', "run.json: image_size must be int"),
         ('{"data_arguments": {"dataset_name": "./nowhere", "unknown": 1}}', "there is no such folder"),
     ],
 )
