@@ -88,16 +88,15 @@ class Notebook(torch.utils.data.Dataset):
         std: Sequence[float],
     ):
         self.images, self.labels = images, labels
-        self.transform = A.Compose(
-            [
-                A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=cv2.BORDER_CONSTANT, fill=0),
-                A.RandomCrop(size, size),
-                A.HorizontalFlip(p=0.5),
-                A.ColorJitter(*color_jitter, p=1.0),
-                A.Normalize(mean, std),
-                ToTensorV2(),
-            ]
-        )
+        transforms: list[A.BasicTransform | A.BaseCompose] = [
+            A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=cv2.BORDER_CONSTANT, fill=0),
+            A.RandomCrop(size, size),
+            A.HorizontalFlip(p=0.5),
+            A.ColorJitter(*color_jitter, p=1.0),
+            A.Normalize(tuple(mean), tuple(std)),
+            ToTensorV2(),
+        ]
+        self.transform = A.Compose(transforms)
 
     def __len__(self) -> int:
         return len(self.images)

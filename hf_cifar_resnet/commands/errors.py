@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ from typing import ParamSpec, TypeVar
 from ..errors import one_line, printable
 from .line_parser import LineParser
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
 MAX_LENGTH = 2000  # characters of an error
 DEBUG = "--debug"
@@ -36,7 +38,7 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows its escape sequence
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its escape sequence
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 with _signals_as_exceptions():

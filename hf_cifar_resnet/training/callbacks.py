@@ -217,7 +217,8 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
         metrics: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
+        metric = args.metric_for_best_model or ""
+        if f"eval_{metric.removeprefix('eval_')}" in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
 
