@@ -50,6 +50,8 @@ UNSUPPORTED = {
     "activation_checkpointing": _CHECKPOINTED,
     "bf16_full_eval": _ROUNDS,
     "fp16_full_eval": _ROUNDS,
+    "prediction_loss_only": "the scores need the logits",
+    "batch_eval_metrics": "scores are those of all images together",
     "enable_jit_checkpoint": "train.py saves on SIGTERM and other signals in every process",
 }
 # Environment variables of `accelerate launch`, and what they turn on.
@@ -72,7 +74,7 @@ EVERY_STEPS = {"eval_steps": "eval_strategy", "save_steps": "save_strategy", "lo
 POSITIVE = (
     "num_train_epochs", "learning_rate", "global_batch_size", "per_device_train_batch_size",
     "per_device_eval_batch_size", "gradient_accumulation_steps", "early_stopping_patience", "eval_steps", "save_steps",
-    "logging_steps",
+    "logging_steps", "eval_accumulation_steps",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "max_grad_norm", "seed", "data_seed", "dataloader_num_workers", "mixup_alpha", "cutmix_alpha",

@@ -256,6 +256,7 @@ BAD = """
     --max_steps 0
     --eval_strategy steps --save_strategy steps --eval_steps 0
     --save_strategy steps --save_steps 0
+    --eval_accumulation_steps 0
     --logging_strategy steps --logging_steps -1
     --split_seed -1
     --data_seed -1
@@ -277,7 +278,10 @@ ERRORS = [
     ),
     ("--saved_weights best", "--saved_weights"),
     ("--max_steps -5", "max_steps must be above 0, or -1"),
-    *((f"--{name}", f"{name} is not supported") for name in ("bf16_full_eval", "fp16_full_eval")),
+    *(
+        (f"--{name}", f"{name} is not supported")
+        for name in ("bf16_full_eval", "fp16_full_eval", "prediction_loss_only", "batch_eval_metrics")
+    ),
     ("--fsdp full_shard", "fsdp is not supported"),
     ("--deepspeed ds.json", "deepspeed is not supported"),
     ("--eval_do_concat_batches false", "eval_do_concat_batches must be true"),
