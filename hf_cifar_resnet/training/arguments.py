@@ -50,8 +50,6 @@ UNSUPPORTED = {
     "activation_checkpointing": _CHECKPOINTED,
     "bf16_full_eval": _ROUNDS,
     "fp16_full_eval": _ROUNDS,
-    "prediction_loss_only": "the scores need the logits",
-    "batch_eval_metrics": "scores are those of all images together",
     "enable_jit_checkpoint": "train.py saves on SIGTERM and other signals in every process",
 }
 # Environment variables of `accelerate launch`, and what they turn on.
@@ -376,6 +374,8 @@ def resolve(arguments: RunArguments) -> ResolvedArguments:
     model, data = arguments.build(ModelArguments), arguments.build(DataArguments)
     complete = _without_evaluations(arguments) if data.eval_split == "none" else arguments
     training = complete.build(CifarTrainingArguments)
+    if training.prediction_loss_only or training.batch_eval_metrics:
+        raise ValueError("prediction_loss_only and batch_eval_metrics must be false: a run is scored on all logits")
     _check_effects(arguments, training)
     return ResolvedArguments(arguments, model, data, training)
 

@@ -278,12 +278,11 @@ ERRORS = [
     ),
     ("--saved_weights best", "--saved_weights"),
     ("--max_steps -5", "max_steps must be above 0, or -1"),
-    *(
-        (f"--{name}", f"{name} is not supported")
-        for name in ("bf16_full_eval", "fp16_full_eval", "prediction_loss_only", "batch_eval_metrics")
-    ),
+    *((f"--{name}", f"{name} is not supported") for name in ("bf16_full_eval", "fp16_full_eval")),
     ("--fsdp full_shard", "fsdp is not supported"),
     ("--deepspeed ds.json", "deepspeed is not supported"),
+    ("--prediction_loss_only", "prediction_loss_only and batch_eval_metrics must be false"),
+    ("--batch_eval_metrics", "prediction_loss_only and batch_eval_metrics must be false"),
     ("--eval_do_concat_batches false", "eval_do_concat_batches must be true"),
     ("--dataloader_prefetch_factor 2", "dataloader_prefetch_factor needs workers"),
     ("--dataloader_multiprocessing_context spawn", "dataloader_multiprocessing_context needs workers"),
