@@ -47,15 +47,15 @@ def require(package: str, extra: str | None) -> None:
 
 @contextmanager
 def explained(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn exceptions of these kinds into a [`UserError`]: `what`, and the reason; or if it is empty, their message."""
+    """Turn exceptions of these kinds into a `ValueError`: `what`, and the reason; or if it is empty, their message."""
     try:
         yield
     except BrokenPipeError:  # whoever reads the output has ended, which is no error
         raise
     except kinds as error:
         if not what:
-            raise UserError(one_line(error)) from error
-        raise UserError(f"{what}: {getattr(error, 'strerror', None) or one_line(error)}") from error
+            raise ValueError(one_line(error)) from error
+        raise ValueError(f"{what}: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def naming_folder(name: str | os.PathLike, hub_words: str) -> Iterator[None]:
         yield
     except ValueError as error:
         if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name)) and os.path.isdir(name):
-            raise UserError(f"{error}; this is about the folder {name} here: {hub_words}") from error
+            raise ValueError(f"{error}; this is about the folder {name} here: {hub_words}") from error
         raise
 
 

@@ -73,11 +73,11 @@ FIELDS = {
     "auto_map": VALUES,
     "attn_implementation": st.just("somebody/kernel"),
 }
-INHERITED = sorted(set(dir(CifarResNetConfig)) | set(CifarResNetConfig(depth=18).to_dict()))
+WRITTEN = sorted(CifarResNetConfig(depth=18).to_dict())  # what a careless edit may change
 CONFIGS = st.builds(
     lambda *parts: {key: value for part in parts for key, value in part.items()},
     st.fixed_dictionaries({}, optional=FIELDS),
-    st.dictionaries(st.sampled_from(INHERITED) | st.text(max_size=6), VALUES, max_size=3),
+    st.dictionaries(st.sampled_from(WRITTEN) | st.text(max_size=6), VALUES, max_size=3),
 )
 
 

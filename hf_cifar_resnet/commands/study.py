@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from ..checkpoints.outputs import check_no_checkpoint, check_replaced
+from ..checkpoints.outputs import check_output_folder, check_replaced
 from ..checkpoints.run_folder import holds_run
 from ..errors import require
 from ..runs.arguments import RunArguments, Value
@@ -117,8 +117,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
     """Run a study, and return the compared runs that failed and the number of all."""
     folder = options.folder
     _check_no_run("output_dir", folder)
-    check_no_checkpoint("--output_dir", folder)
-    check_replaced("--output_dir", folder, STUDY_FILES)
+    check_output_folder("--output_dir", folder, STUDY_FILES)
 
     # Plan, and check everything before anything is written
     variants = plan_variants(options.named, options.vary, options.without)

@@ -8,17 +8,17 @@ from pathlib import Path
 HISTORY_CSV, METRICS_JSON, RUN_JSON = "history.csv", "metrics.json", "run.json"
 EVENTS = "events.jsonl"
 STUDY_JSON = "study.json"  # in a folder of runs
-CARD, CURVES = "README.md", "curves.png"  # with curves.svg beside it
+CARD, CURVES, CURVES_SVG = "README.md", "curves.png", "curves.svg"
 WEIGHTS, TRAINING_ARGS_JSON = "model.safetensors", "training_args.json"
 LOCK, MARKER = ".lock", "preempted"  # empty files
 _PREFIX = "checkpoint-"
 # Patterns, since weights may be split over several files.
 WEIGHT_FILES = (WEIGHTS, "model-*-of-*.safetensors", f"{WEIGHTS}.index.json")
 MODEL_FILES = ("config.json", "preprocessor_config.json", "configuration_cifar_resnet.py", "modeling_cifar_resnet.py")
-PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, "curves.svg", METRICS_JSON, RUN_JSON, TRAINING_ARGS_JSON)
+PUSHED_FILES = (*WEIGHT_FILES, *MODEL_FILES, CARD, CURVES, METRICS_JSON, RUN_JSON, TRAINING_ARGS_JSON)
 # What training writes, with patterns of the contents that show that they are ours; the first one speaks for all.
 RUN_FILES: dict[str, bytes | None] = {RUN_JSON: rb'\A{\n  "command": \['}
-RUN_FILES |= {name: None for name in (*PUSHED_FILES, HISTORY_CSV, f"{_PREFIX}[0-9]*") if name != RUN_JSON}
+RUN_FILES |= {name: None for name in (*PUSHED_FILES, CURVES_SVG, HISTORY_CSV, f"{_PREFIX}[0-9]*") if name != RUN_JSON}
 RUN_FILES[EVENTS] = rb'\A{"event": '
 RUN_FILES |= dict.fromkeys((LOCK, MARKER), rb"\A\Z")
 
@@ -28,7 +28,7 @@ def holds_model_or_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", RUN_JSON))
 
 
-def folder_name(folder: str | os.PathLike) -> str:
+def folder_name(folder: str | os.PathLike[str]) -> str:
     """Return the name of a folder, also of `.` and `..`."""
     return Path(os.path.abspath(folder)).name
 
@@ -39,17 +39,17 @@ def find_run_record(folder: Path) -> Path | None:
     return next((place / RUN_JSON for place in places if (place / RUN_JSON).is_file()), None)
 
 
-def step_of(checkpoint: str | os.PathLike) -> int | None:
+def step_of(checkpoint: str | os.PathLike[str]) -> int | None:
     """N of a folder `checkpoint-N`, or None."""
     number = Path(checkpoint).name.removeprefix(_PREFIX)
     return int(number) if number.isdecimal() else None
 
 
-def checkpoint_path(folder: str | os.PathLike, step: int) -> Path:
+def checkpoint_path(folder: str | os.PathLike[str], step: int) -> Path:
     return Path(folder, f"{_PREFIX}{step}")
 
 
-def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
+def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the folders `checkpoint-N` of a run in the order of N, complete or not."""
     steps = {path: step_of(path) for path in Path(folder).glob(f"{_PREFIX}*") if path.is_dir()}
     found = [(step, path) for path, step in steps.items() if step is not None]

@@ -102,6 +102,7 @@ class RunResult:
         best_epoch: the epoch whose model is saved.
         epochs: that were trained.
         train_seconds: of training alone.
+        train_accuracy: the mean of the last epoch, with augmentation.
         curves: [`CURVES`], each with a number or None for every row of the history.
     """
 
@@ -111,6 +112,7 @@ class RunResult:
     best_epoch: float | None
     epochs: float | None
     train_seconds: float | None
+    train_accuracy: float | None
     setting: RunSetting
     curves: Mapping[str, Sequence[float | None]]
 
@@ -131,17 +133,12 @@ class RunResult:
         return self._last("eval_top1")
 
     @property
-    def train_accuracy(self) -> float | None:
-        """That of the last epoch, with augmentation."""
-        return self._last("train_accuracy")
-
-    @property
     def gap(self) -> float | None:
         """Train accuracy less evaluated accuracy in the last epoch, if both are known."""
-        train, evaluated = (self.curves.get(name, [None])[-1:] for name in ("train_accuracy", "eval_top1"))
-        if not train or not evaluated or train[0] is None or evaluated[0] is None:
+        [*_, evaluated] = self.curves.get("eval_top1") or [None]
+        if self.train_accuracy is None or evaluated is None:
             return None
-        return train[0] - evaluated[0]
+        return self.train_accuracy - evaluated
 
     def rows(self) -> list[dict[str, float]]:
         """Return the rows of the history, without values that there are not."""
@@ -167,6 +164,7 @@ class RunResult:
             "best_epoch": self.best_epoch,
             "epochs": self.epochs,
             "train_seconds": self.train_seconds,
+            "train_accuracy": self.train_accuracy,
             "setting": asdict(self.setting),
             "curves": {name: list(values) for name, values in self.curves.items()},
         }
@@ -181,6 +179,7 @@ class RunResult:
             best_epoch=fields.optional_number("best_epoch"),
             epochs=fields.optional_number("epochs"),
             train_seconds=fields.optional_number("train_seconds"),
+            train_accuracy=fields.optional_number("train_accuracy"),
             setting=RunSetting.from_fields(fields.section("setting")),
             curves={name: _numbers(curves, name) for name in curves.content},
         )
@@ -199,6 +198,7 @@ class RunResult:
             best_epoch=metrics.best_epoch,
             epochs=metrics.epochs,
             train_seconds=metrics.timing.train_seconds,
+            train_accuracy=metrics.train.accuracy,
             setting=RunSetting.from_record(record),
             curves={name: [_round(row.get(name)) for row in rows] for name in known},
         )

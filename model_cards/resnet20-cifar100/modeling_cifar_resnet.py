@@ -1,6 +1,7 @@
 """torchvision's ResNet as a transformers model. Uploaded to the Hub with every checkpoint."""
 
 import math
+from typing import Any, Self, cast
 
 import torch
 import torchvision
@@ -13,34 +14,42 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_cifar_resnet import STANDARD_WIDTHS, CifarResNetConfig
 
 
-class DropPathBlock:
-    """Mixin that adds stochastic depth to a torchvision block, with probability `drop_path` for each image."""
+class CifarBasicBlock(BasicBlock):
+    """torchvision's block, with stochastic depth of probability `drop_path` for each image."""
 
     drop_path = 0.0
 
-    def branch(self, hidden):
-        hidden = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(hidden)))))
-        return self.bn3(self.conv3(self.relu(hidden))) if isinstance(self, Bottleneck) else hidden
-
-    def forward(self, hidden):
-        shortcut = hidden if self.downsample is None else self.downsample(hidden)
-        branch = stochastic_depth(self.branch(hidden), self.drop_path, "row", self.training)
-        branch += shortcut
-        return self.relu(branch)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return add_shortcut(self, x, branch)
 
 
-class CifarBasicBlock(DropPathBlock, BasicBlock): ...
+class CifarBottleneck(Bottleneck):
+    """torchvision's block, with stochastic depth of probability `drop_path` for each image."""
+
+    drop_path = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        return add_shortcut(self, x, self.bn3(self.conv3(hidden)))
 
 
-class CifarBottleneck(DropPathBlock, Bottleneck): ...
+def add_shortcut(block: CifarBasicBlock | CifarBottleneck, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+    """Return the output of a block from its input and its residual branch, which may be dropped in training."""
+    shortcut = x if block.downsample is None else block.downsample(x)
+    branch = stochastic_depth(branch, block.drop_path, "row", block.training)
+    branch += shortcut
+    return block.relu(branch)
 
 
-def make_stage(block, in_channels, width, depth, stride):
+def make_stage(
+    block: type[CifarBasicBlock] | type[CifarBottleneck], in_channels: int, width: int, depth: int, stride: int
+) -> nn.Sequential:
     """Return `depth` blocks, of which the first has the stride, with torchvision's names of parameters."""
     out_channels = width * block.expansion
     downsample = None
@@ -58,9 +67,11 @@ class CifarResNetBackbone(nn.Module):
     The blocks and the names of all parameters are torchvision's, whose own class fixes the stem and the widths.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: CifarResNetConfig):
         super().__init__()
-        channels = config.stage_widths[0]
+        depths, widths = config.stage_depths, config.stage_widths
+        assert depths is not None and widths is not None  # `resolve_shape` has set them
+        channels = widths[0]
         imagenet = config.stem == "imagenet"
         kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
         self.conv1 = nn.Conv2d(config.num_channels, channels, kernel, stride, padding, bias=False)
@@ -68,10 +79,10 @@ class CifarResNetBackbone(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
         block = CifarBottleneck if config.block == "bottleneck" else CifarBasicBlock
-        self.stage_names = [f"layer{i + 1}" for i in range(len(config.stage_depths))]
+        self.stage_names = [f"layer{i + 1}" for i in range(len(depths))]
         for i, name in enumerate(self.stage_names):
-            width, stride = config.stage_widths[i], 1 if i == 0 else 2
-            self.add_module(name, make_stage(block, channels, width, config.stage_depths[i], stride))
+            width, stride = widths[i], 1 if i == 0 else 2
+            self.add_module(name, make_stage(block, channels, width, depths[i], stride))
             channels = width * block.expansion
         blocks = [block for name in self.stage_names for block in getattr(self, name)]
         for number, residual_block in enumerate(blocks, 1):
@@ -83,7 +94,7 @@ class CifarResNetBackbone(nn.Module):
         self.total_stride = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
         self.num_features = channels
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """Return the feature maps of the stem and of each stage, `(batch, channels, height, width)`."""
         features = [self.maxpool(self.relu(self.bn1(self.conv1(pixel_values))))]
         for name in self.stage_names:
@@ -92,35 +103,38 @@ class CifarResNetBackbone(nn.Module):
 
 
 class CifarResNetPreTrainedModel(PreTrainedModel):
+    config: CifarResNetConfig
     config_class = CifarResNetConfig
     base_model_prefix = "resnet"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _no_split_modules = ["CifarBasicBlock", "CifarBottleneck"]
     # The loss is a mean over the batch, so the Trainer divides it by the number of accumulation steps.
     accepts_loss_kwargs = False
 
-    def __init__(self, config):
+    def __init__(self, config: CifarResNetConfig):
         # `from_pretrained(folder, depth=18)` changes a configuration after its construction.
         config.resolve_shape()
         super().__init__(config)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         # transformers' Trainer calls this at every step, and setting the mode of all modules takes longer than a look.
         changes = any(module.training != mode for module in self.modules())
         return super().train(mode) if changes else self
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         """Initialise as torchvision's ResNet does (He et al. 2015, https://arxiv.org/abs/1502.01852, fan-out mode)."""
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
             (init.zeros_ if getattr(module, "starts_at_zero", False) else init.ones_)(module.weight)
             init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+            if module.running_mean is not None and module.running_var is not None:
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+            if module.num_batches_tracked is not None:
+                init.zeros_(module.num_batches_tracked)
         elif isinstance(module, nn.Linear):  # as `nn.Linear` itself
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
@@ -130,13 +144,15 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
 class CifarResNetModel(CifarResNetPreTrainedModel):
     """A ResNet without classifier."""
 
-    def __init__(self, config):
+    def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
         self.backbone = CifarResNetBackbone(config)
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values, output_hidden_states=None):
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None
+    ) -> BaseModelOutputWithPoolingAndNoAttention:
         """
         Return `last_hidden_state` `(batch, channels, h, w)`, `pooler_output` `(batch, channels, 1, 1)` and, with
         `output_hidden_states`, the feature maps of the stem and of each stage as `hidden_states`.
@@ -166,16 +182,21 @@ class CifarResNetModel(CifarResNetPreTrainedModel):
 class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
     """A ResNet with dropout and a linear classifier on its pooled features."""
 
-    def __init__(self, config):
+    def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels: int = cast(int, config.num_labels)
         self.resnet = CifarResNetModel(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(self.resnet.backbone.num_features, config.num_labels)
+        self.classifier = nn.Linear(self.resnet.backbone.num_features, self.num_labels)
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values, labels=None, output_hidden_states=None):
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> ImageClassifierOutputWithNoAttention:
         """
         Return `loss`, the mean cross-entropy of the batch in float32 (if labels are given), `logits`
         `(batch, num_labels)` and, with `output_hidden_states`, the feature maps of the stem and of each stage as
@@ -194,7 +215,7 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
     @classmethod
-    def from_torchvision(cls, module, **config_kwargs):
+    def from_torchvision(cls, module: torchvision.models.ResNet, **config_kwargs: Any) -> Self:
         """
         Return a model with the architecture and a copy of the weights of a torchvision ResNet.
 
@@ -223,7 +244,7 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         model.resnet.backbone.load_state_dict(weights)
         return model.train(module.training)
 
-    def to_torchvision(self):
+    def to_torchvision(self) -> torchvision.models.ResNet:
         """
         Return a `torchvision.models.ResNet` with a copy of the weights, the inverse of [`from_torchvision`].
 
@@ -237,14 +258,15 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
         return module.train(self.training)
 
 
-def _build_torchvision(config):
+def _build_torchvision(config: CifarResNetConfig) -> torchvision.models.ResNet:
     if config.stage_widths != STANDARD_WIDTHS or config.num_channels != 3:
         raise ValueError("torchvision's ResNet has four stages of 64, 128, 256 and 512 channels, and RGB input")
     block = Bottleneck if config.block == "bottleneck" else BasicBlock
-    module = torchvision.models.ResNet(block, config.stage_depths, num_classes=config.num_labels)
+    assert config.stage_depths is not None  # `resolve_shape` has set them
+    module = torchvision.models.ResNet(block, config.stage_depths, num_classes=cast(int, config.num_labels))
     if config.stem == "cifar":
         module.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        module.maxpool = nn.Identity()
+        module.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     return module
 
 

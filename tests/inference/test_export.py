@@ -12,7 +12,7 @@ from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_cifar_resnet.benchmark.inference import make_runtime
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.commands.export import main as export
-from hf_cifar_resnet.data.dataset import normalize
+from hf_cifar_resnet.data.dataset import collate, normalize
 from hf_cifar_resnet.data.shapes import LABEL_NAMES
 from hf_cifar_resnet.inference.convert import fold_batch_norm
 
@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory):
         dropout=0.1, calibration_temperature=1.5,
     )  # fmt: skip
     model = CifarResNetForImageClassification(config)
-    batch = data.train.__getitems__(range(200))
+    batch = collate(data.train.__getitems__(range(200)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for _ in range(15):
         model(**batch).loss.backward()
@@ -152,10 +152,11 @@ def test_runtime_of_the_benchmark_agrees_with_the_model(checkpoint, reference, n
     "arguments, message",
     [
         (["--format", "torch", "--precision", "int8"], "has --precision fp32 or fp16, not int8"),
-        (["--format", "torch", "--precision", "fp16"], "give --dataset_name"),
+        (["--format", "torch", "--precision", "fp16"], "give a dataset_name"),
         (["--format", "torch", "--output", "no/such/model.pt2"], "cannot be written"),
         (["--format", "tflite"], "invalid choice"),
         (["--format", "onnx", "--calibration_images", "0"], "at least 1"),
+        (["--format", "onnx", "--calibration_images", "9"], "--calibration_images is for --precision int8, not fp32"),
     ],
 )
 def test_bad_arguments(checkpoint, tmp_path, monkeypatch, refused, arguments, message):

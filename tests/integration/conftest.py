@@ -31,7 +31,7 @@ def list_threads(path):
 
 # Of a finished run's folder.
 PUSHED = {
-    "README.md", "config.json", "configuration_cifar_resnet.py", "curves.png", "curves.svg", "metrics.json",
+    "README.md", "config.json", "configuration_cifar_resnet.py", "curves.png", "metrics.json",
     "model.safetensors", "modeling_cifar_resnet.py", "preprocessor_config.json", "run.json", "training_args.json",
 }  # fmt: skip
 

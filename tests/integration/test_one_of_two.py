@@ -25,7 +25,6 @@ from transformers import TrainerCallback
 from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
 from hf_cifar_resnet import ImageDataset
 from hf_cifar_resnet.data.dataset import normalize
-from hf_cifar_resnet.errors import UserError
 from hf_cifar_resnet.training.preemption import Preempted, watch_signals
 
 class Poisoned(ImageDataset):

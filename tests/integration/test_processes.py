@@ -110,12 +110,11 @@ def test_lost_process_ends_the_others_and_the_run_resumes(uninterrupted, launch,
 PROGRAM = """
 import os, sys, time
 from hf_cifar_resnet.commands.errors import reports_errors
-from hf_cifar_resnet.errors import UserError
 
 @reports_errors
 def main():
     if os.environ["RANK"] in sys.argv[1:]:
-        raise UserError("it cannot be read")
+        raise ValueError("it cannot be read")
     time.sleep(60)
 
 main()

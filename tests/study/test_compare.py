@@ -16,7 +16,7 @@ def runs(part, *accuracies, variant="cosine", validation=None, selected_on="test
     result = [
         RunResult(
             selected_on, None if validation is None else Scores(1.0, validation), Scores(1.0, top1), 1.0, 1.0, 1.0,
-            SETTING, {},
+            None, SETTING, {},
         )
         for top1 in accuracies
     ]  # fmt: skip

@@ -131,7 +131,7 @@ def test_second_training_starts_from_the_average(make_trainer):
 
 def test_resuming_needs_the_averages(make_trainer, tmp_path):
     make_trainer(save_strategy="epoch").train()
-    with pytest.raises(ValueError, match="without --ema_decay"):
+    with pytest.raises(ValueError, match="without ema_decay"):
         make_trainer(**FAST).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
 
 

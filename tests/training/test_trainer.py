@@ -273,6 +273,27 @@ def test_best_model_is_kept_and_loaded(make_trainer, tmp_path, metric, values, b
     assert not all(loaded[name].equal(tensor) for name, tensor in last.items())
 
 
+@pytest.mark.parametrize("limit", [None, -1, 0])
+def test_all_checkpoints_stay(make_trainer, tmp_path, limit):
+    make_trainer(save_strategy="steps", save_steps=1, save_total_limit=limit).train()
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {f"checkpoint-{n}" for n in range(1, 6)}
+
+
+@pytest.mark.parametrize("before, after, refused", [(None, 2, True), (1, 2, True), (2, 2, False), (2, None, False)])
+def test_early_stopping_of_a_resumed_run(make_trainer, tmp_path, before, after, refused):
+    saving = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
+              "load_best_model_at_end": True, "compute_metrics": lambda prediction: {"top1": 0.5}}  # fmt: skip
+    make_trainer(early_stopping_patience=before, max_steps=2, **saving).train()
+    resumed = make_trainer(early_stopping_patience=after, max_steps=5, **saving)
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    if refused:
+        with pytest.raises(ValueError, match=f"its early_stopping_patience was {before or 'none'}, not {after}"):
+            resumed.train(resume_from_checkpoint=checkpoint)
+    else:
+        resumed.train(resume_from_checkpoint=checkpoint)
+        assert resumed.state.global_step == 5
+
+
 def test_early_stopping_by_argument(make_trainer):
     trainer = make_trainer(
         early_stopping_patience=2,
