@@ -15,13 +15,22 @@ from transformers.trainer_pt_utils import safe_globals
 
 from ..documents import read_json
 from ..errors import one_line
-from ..processes import is_rank_0
+from ..processes import decide_on_rank_0, is_rank_0
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
 from .load import find_class_difference
-from .save import EMA_FILE, TRAINER_STATE, verify_checkpoint
+from .save import EMA_FILE, TRAINER_STATE, copy_checkpoint, verify_checkpoint
 
 MAX_STATE = 2**30  # bytes of a Trainer's state, which has some 300 for each log
 PICKLED = (".pt", ".pth")
+# Arguments of the training that a resumed run has to keep, and why. `changes` has those of the data.
+FIXED = {
+    "global_batch_size": "an epoch would have another number of steps than those that are done",
+    "dataloader_drop_last": "an epoch would have another number of steps than those that are done",
+    "metric_for_best_model": "the best score so far is of another metric",
+    "greater_is_better": "the best score so far was chosen the other way round",
+    "saved_weights": "the best score so far is of the other weights",
+    "early_stopping_patience": "the evaluations since the best one are not counted alike",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -111,16 +120,17 @@ def check_fits(checkpoint: Path, model: nn.Module, args: TrainingArguments) -> N
     if not (checkpoint / "scheduler.pt").is_file():
         # The Trainer would begin with new moments and the first learning rate.
         raise _resume_error(checkpoint, "it was saved with save_only_model, without optimizer and schedule")
-    before = _read(checkpoint, TRAINING_ARGS_JSON)
+    before, now = _read(checkpoint, TRAINING_ARGS_JSON), args.to_dict()
     optim = before.get("optim")
     if optim != args.optim:
         name = getattr(args.optim, "value", args.optim)
         raise _resume_error(checkpoint, f"it was trained with optim {optim}, not {name}, and holds its state")
-    patience = getattr(args, "early_stopping_patience", None)
-    if patience is not None and patience != before.get("early_stopping_patience"):
-        # The state of early stopping, patience and counter, comes from the checkpoint.
-        was = before.get("early_stopping_patience") or "none"
-        raise _resume_error(checkpoint, f"its early_stopping_patience was {was}, not {patience}: leave it as it was")
+    for name, reason in FIXED.items():
+        values = before.get(name), now.get(name)
+        # Others are None where they are not known, such as the direction of a metric that nothing is chosen by.
+        are_known = None not in values or (name in now and name == "early_stopping_patience")
+        if are_known and values[0] != values[1]:
+            raise _resume_error(checkpoint, f"{name} must stay {values[0]}, got {values[1]}: {reason}")
     config: Any = getattr(model, "config", None)
     found = _class_names(_read(checkpoint, "config.json").get("id2label"))
     expected = _class_names(getattr(config, "id2label", None))
@@ -203,7 +213,10 @@ def saved_train_metrics(checkpoint: Path, args: TrainingArguments) -> dict[str, 
 
 
 class ResumedCallback(TrainerCallback):
-    """Corrects the path of the best checkpoint, if the run was moved, and the memory format of the moments."""
+    """
+    Corrects the path of the best checkpoint, if the run was moved, and the memory format of the moments. A run that is
+    resumed in another folder gets its checkpoints there, from which it can be resumed again.
+    """
 
     priority: ClassVar[int] = 70  # before others read the path of the best checkpoint
 
@@ -213,8 +226,8 @@ class ResumedCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        best = read_progress(self.checkpoint).best
-        state.best_model_checkpoint = str(best) if best is not None and best.is_dir() else None
+        best = decide_on_rank_0(lambda: self._bring(args))
+        state.best_model_checkpoint = None if best is None else str(best)
         optimizer: torch.optim.Optimizer | None = kwargs.get("optimizer")
         if optimizer is None:
             return
@@ -223,3 +236,15 @@ class ResumedCallback(TrainerCallback):
             for name, value in moments.items():
                 if torch.is_tensor(value) and value.shape == weights.shape and value.stride() != weights.stride():
                     moments[name] = torch.empty_like(weights, dtype=value.dtype).copy_(value)
+
+    def _bring(self, args: TrainingArguments) -> Path | None:
+        """Copy the checkpoint, and the best one up to it, into the run's folder. Return where the best one is."""
+        folder, best = args.output_dir or ".", read_progress(self.checkpoint).best
+        if best is not None and not best.is_dir():
+            best = None
+        if os.path.realpath(folder) == os.path.realpath(self.checkpoint.parent):
+            return best
+        copy = copy_checkpoint(self.checkpoint, folder)
+        if best is None:
+            return None
+        return copy if best == self.checkpoint else copy_checkpoint(best, folder)

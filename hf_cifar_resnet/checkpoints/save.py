@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..documents import flush_to_disk, follow_umask, read_json, write_json
+from ..documents import flush_to_disk, follow_umask, read_json, replacing_files, write_json
 from ..errors import one_line
 from ..processes import is_rank_0
 from ..runs.files import list_checkpoints, step_of
@@ -97,14 +97,31 @@ def _sha256(path: Path) -> str:
 
 
 def rotate_checkpoints(folder: str | os.PathLike, limit: int | None, keep: Collection[Path]) -> None:
-    """Delete incomplete checkpoints, then the oldest, until `limit` are left (None: all stay), but none of `keep`."""
-    if limit is None:
+    """Delete incomplete checkpoints, then the oldest, until `limit` are left (None or 0: all), but none of `keep`."""
+    if limit is None or limit <= 0:
         return
     checkpoints = list_checkpoints(folder)
     kept = {path.resolve() for path in keep}
     free = sorted((path for path in checkpoints if path.resolve() not in kept), key=is_complete)
     for path in free[: max(0, len(checkpoints) - limit)]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def copy_checkpoint(checkpoint: Path, folder: str | os.PathLike) -> Path:
+    """
+    Copy a checkpoint atomically into the folder of another run, and return the copy. Raises `ValueError` if another
+    checkpoint of this name is there, and `OSError` if it cannot be written.
+    """
+    copy = Path(folder, checkpoint.name)
+    if copy.is_dir():
+        if is_complete(copy) and _read_manifest(copy) == _read_manifest(checkpoint):
+            return copy
+        if is_complete(copy):
+            raise ValueError(f"{folder} holds {copy.name} of another run: choose another output_dir")
+        shutil.rmtree(copy)
+    with replacing_files(folder) as temporary:
+        shutil.copytree(checkpoint, temporary / checkpoint.name)
+    return copy
 
 
 class CheckpointCallback(TrainerCallback):
@@ -134,7 +151,7 @@ class CheckpointCallback(TrainerCallback):
         self._bytes = copies * weights + 2**20
         if state.is_world_process_zero and args.save_strategy != "no":
             # One more than is kept, since the oldest is deleted when the newest is complete; and the final model.
-            needed = ((self.limit or 1) + 1) * self._bytes + weights
+            needed = (max(self.limit or 1, 1) + 1) * self._bytes + weights
             _check_free_space(Path(args.output_dir or "."), needed, "training")
 
     def begin(self, checkpoint: Path) -> None:

@@ -104,8 +104,13 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, Dat
     if options.space is not None:
         _check_space(options)
         check_output_folder("--output_dir", _space_folder(options), SPACE_FILES)
-    elif options.output_dir is not None:
-        raise ValueError("--output_dir is the folder of a Space: give --space USER/NAME too, or leave it out")
+        if options.port is not None:
+            raise ValueError("--port is of a page on this machine, and --space writes one for the Hub: leave one out")
+    else:
+        of_a_space = {"output_dir": options.output_dir, "private": options.private, "no_push": not options.push}
+        for name, given in of_a_space.items():
+            if given:
+                raise ValueError(f"--{name} is about a Space: give --space USER/NAME too, or leave it out")
     return options, data_args
 
 
@@ -129,10 +134,14 @@ def _make_space(options: Namespace, title: str, examples: Sequence[str | Path]) 
     print(f"Wrote the Space to {folder}; try it: python {folder / 'app.py'}")
     if options.push:
         with explained(f"{folder} is written but not pushed", client.HubError):
-            pushed = client.push_folder(
-                folder, options.space, message=f"Demo of {options.checkpoint}", run=options.checkpoint, names=written,
-                repo_type="space", space_sdk="gradio", private=options.private or None,
-            )  # fmt: skip
+            target = client.Target(
+                options.space,
+                run=options.checkpoint,
+                private=options.private or None,
+                repo_type="space",
+                space_sdk="gradio",
+            )
+            pushed = client.push_folder(folder, target, message=f"Demo of {options.checkpoint}", names=written)
         print(f"Pushed {pushed.url}")
         if pushed.kept_card:
             print(kept_card_note(folder))

@@ -18,6 +18,7 @@ from ..documents import atomic_write
 from ..hub.resolve import resolve
 from ..inference.convert import ExportableModel, export_program, onnx_metadata
 from ..inference.export import (
+    BATCH_SIZE,
     BATCH_SIZES,
     ENDINGS,
     MARK,
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
             calibration = data.train if data else None
             write_onnx_file(
                 exportable, size, file, onnx_metadata(model, processor), options.precision, calibration,
-                options.calibration_images,
+                options.calibration_images or BATCH_SIZE,
             )  # fmt: skip
         else:
             torch.export.save(export_program(exportable, size), file, extra_files={MARK: __version__})
@@ -92,11 +93,13 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, Dat
     parser.add_argument("--output", metavar="FILE", help="file to write (default: beside the weights)")
     parser.add_argument("--split", choices=("train", "validation", "test"),
                         help="measure the accuracy on this split (default: test, but none for fp32)")  # fmt: skip
-    parser.add_argument("--calibration_images", type=positive, default=256, help="training images for int8")
+    parser.add_argument("--calibration_images", type=positive, help="training images for int8 (default: 256)")
     options, data_args, _ = parse_with_run_record(parser, argv)
     if options.precision not in PRECISIONS[options.format]:
         allowed = " or ".join(PRECISIONS[options.format])
         raise ValueError(f"--format {options.format} has --precision {allowed}, not {options.precision}")
+    if options.calibration_images is not None and options.precision != "int8":
+        raise ValueError(f"--calibration_images is for --precision int8, not {options.precision}: leave it out")
     if options.output is None:
         folder = Path(options.checkpoint) if Path(options.checkpoint).is_dir() else Path()
         suffix = "" if options.precision == "fp32" else f"-{options.precision}"

@@ -5,20 +5,21 @@ import shlex
 import tempfile
 import threading
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..checkpoints.pickle_free import write_pickle_free
 from ..checkpoints.save import EMA_FILE
-from ..errors import UserError
 from ..processes import is_rank_0
-from ..runs.files import CARD, WEIGHTS, folder_name
+from ..runs.files import CARD, WEIGHTS, checkpoint_path, folder_name
 from ..runs.folder import RunFolder
 from ..runs.history import History
 from ..runs.metrics import Selection
-from ..runs.record import RunRecord
+from ..runs.record import RunRecord, plain
+from ..training.arguments import CifarTrainingArguments
 from ..training.record import make_metrics
 from . import client
 from .staging import kept_card_note, stage_checkpoint, stage_run
@@ -28,37 +29,52 @@ LAST = "last-checkpoint"
 
 class HubCallback(TrainerCallback):
     """
-    Push a run as the `--hub_*` arguments say: at the end by [`finish`] and, where `--hub_strategy` asks for it, after
-    each save, in a thread. `record` is that of the run, and `eval_split` the split on which the best epoch is chosen.
-    Raises [`UserError`] if the token is missing or may not write; if the Hub does not answer, training starts anyway.
+    Pushes a run as the `hub_*` arguments say: at the end by [`finish`] and, where `hub_strategy` asks for it, after
+    each save, in a thread. Only rank 0 does.
+
+    Args:
+        args: those of the training; `output_dir` is the run's folder.
+        eval_split: the split on which the best epoch is chosen.
+        record: the run's.
+
+    Raises:
+        HubError: if the token is missing or may not write. If the Hub does not answer, training starts anyway.
     """
 
     pushes_to_hub: ClassVar[bool] = True
 
-    def __init__(self, args, eval_split: Selection, record: RunRecord):
-        self.args, self.eval_split, self.run_id = args, eval_split, record.id
-        self.repo_id = args.hub_model_id or _repo_name(args.output_dir)
-        self._thread, self._warned = None, set()
+    def __init__(self, args: CifarTrainingArguments, eval_split: Selection, record: RunRecord) -> None:
+        self.args, self.run_id = args, record.id
+        self.eval_split: Selection = eval_split
+        self.folder = Path(args.output_dir or ".")
+        self.repo_id = args.hub_model_id or _repo_name(self.folder)
+        self._thread: threading.Thread | None = None
+        self._warned: set[str] = set()
         if not is_rank_0():
             return
         try:
-            self.repo_id = client.check_access(self.repo_id, **self._where(args.hub_revision))
+            self.repo_id = client.check_access(self._target(args.hub_revision))
         except client.HubError as error:
             if not error.temporary:
-                raise UserError(f"--push_to_hub: {error}") from error
+                raise client.HubError(f"push_to_hub is not possible: {error}") from error
             tqdm.write(f"warning: {error}; training starts, and pushes when the Hub answers again")
 
-    def __str__(self):
+    def __str__(self) -> str:
         branch = f", branch {self.args.hub_revision}" if self.args.hub_revision else ""
-        return f"{self.repo_id}{branch} ({self.args.hub_strategy.value})"
+        return f"{self.repo_id}{branch} ({plain(self.args.hub_strategy)})"
 
-    def _where(self, revision):
-        args = self.args
-        # Two runs may have folders of the same name: only who names the repository means to replace what it holds.
-        return {"run": self.run_id, "replace": bool(args.hub_model_id), "private": args.hub_private_repo,
-                "revision": revision, "token": args.hub_token}  # fmt: skip
+    def _target(self, revision: str | None) -> client.Target:
+        return client.Target(
+            self.repo_id,
+            run=self.run_id,
+            # Two runs may have folders of the same name: only who names the repository means to replace what it holds.
+            replace=bool(self.args.hub_model_id),
+            private=self.args.hub_private_repo,
+            revision=revision,
+            token=self.args.hub_token,
+        )
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero or args.hub_strategy == "end":
             return
         if self._thread is not None:
@@ -68,54 +84,54 @@ class HubCallback(TrainerCallback):
         try:
             staging = tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-")
             pushes = self._stage_all(state, Path(staging.name))
-        except (OSError, TypeError, ValueError) as error:  # such as a full disk for temporary files
+        except (OSError, SafetensorError, ValueError) as error:  # such as a full disk for temporary files
             self._warn(error)
             return
         self._thread = threading.Thread(target=self._push_all, args=(staging, pushes), daemon=True)
         self._thread.start()
 
-    def _stage_all(self, state, staging):
+    def _stage_all(self, state: TrainerState, staging: Path) -> list[tuple[Path, str | None]]:
         """Copy what is pushed before training changes it. Return pairs of a folder and its branch."""
-        checkpoint = Path(self.args.output_dir, f"checkpoint-{state.global_step}")
+        checkpoint = checkpoint_path(self.folder, state.global_step)
         best = Path(state.best_model_checkpoint or checkpoint) if self.args.load_best_model_at_end else checkpoint
-        pushes = [(self._stage(best, state, staging / "model"), self.args.hub_revision)]
+        pushes: list[tuple[Path, str | None]] = [(self._stage(best, state, staging / "model"), self.args.hub_revision)]
         if self.args.hub_strategy in ("checkpoint", "all_checkpoints"):
             folder = self._stage(checkpoint, state, staging / "state")
             write_pickle_free(checkpoint, folder, best if best != checkpoint else None)
             pushes.append((folder, LAST if self.args.hub_strategy == "checkpoint" else checkpoint.name))
         return pushes
 
-    def _stage(self, checkpoint, state, folder):
+    def _stage(self, checkpoint: Path, state: TrainerState, folder: Path) -> Path:
         folder.mkdir()
         metrics = make_metrics(state, self.args, self.eval_split)
         weights = EMA_FILE if self.args.ema_decay and self.args.saved_weights == "ema" else WEIGHTS
         # The record in the folder has what was only known when training began, such as the batch that fits.
-        record = RunFolder(Path(self.args.output_dir)).read_record()
+        record = RunFolder(self.folder).read_record()
         history = History.from_log(state.log_history)
         stage_checkpoint(checkpoint, self.repo_id, folder, record, metrics, history, weights)
         return folder
 
-    def _push_all(self, staging, pushes):
+    def _push_all(self, staging: tempfile.TemporaryDirectory, pushes: list[tuple[Path, str | None]]) -> None:
         with staging:
             for folder, branch in pushes:
                 try:
                     if self._push(folder, branch, "Training in progress").kept_card:
                         self._warn(f"the card, {CARD}, which others have changed on the Hub and which stays")
-                except Exception as error:  # training continues, whatever it is
+                except (OSError, ValueError) as error:  # training continues
                     self._warn(error)
 
-    def _warn(self, error):
+    def _warn(self, error: object) -> None:
         line = f"warning: not pushed: {error}; training continues"
         if line not in self._warned:  # the next push may fail likewise
             tqdm.write(line)
         self._warned.add(line)
 
-    def _push(self, folder, branch, message):
-        return client.push_folder(folder, self.repo_id, message=message, **self._where(branch))
+    def _push(self, folder: str | Path, branch: str | None, message: str) -> client.Pushed:
+        return client.push_folder(folder, self._target(branch), message=message)
 
-    def finish(self):
+    def finish(self) -> str:
         """
-        Push the finished run and return its address, and what was left out. Raises [`UserError`] with the command to do
+        Push the finished run and return its address, and what was left out. Raises [`HubError`] with the command to do
         it later.
         """
         if self._thread is not None:
@@ -123,22 +139,24 @@ class HubCallback(TrainerCallback):
         try:
             self.repo_id = client.full_name(self.repo_id, self.args.hub_token)  # the Hub may not have answered before
             with tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-") as folder:
-                stage_run(self.args.output_dir, self.repo_id, folder)
+                stage_run(self.folder, self.repo_id, folder)
                 pushed = self._push(folder, self.args.hub_revision, "Push a trained model")
-            return "\n".join([pushed.url, *[kept_card_note(self.args.output_dir)] * pushed.kept_card])
         except client.HubError as error:
-            words = ["hf-cifar-resnet", "push", self.args.output_dir, self.repo_id]
-            words += ["--private"] * bool(self.args.hub_private_repo)
-            words += ["--revision", self.args.hub_revision] if self.args.hub_revision else []
-            raise UserError(
-                f"the run is trained and saved, but not pushed: {error}. This finishes the push: {shlex.join(words)}"
+            argv = ["hf-cifar-resnet", "push", str(self.folder), self.repo_id]
+            if self.args.hub_private_repo:
+                argv.append("--private")
+            if self.args.hub_revision:
+                argv += ["--revision", self.args.hub_revision]
+            raise client.HubError(
+                f"the run is trained and saved, but not pushed: {error}. This finishes the push: {shlex.join(argv)}"
             ) from error
+        return f"{pushed.url}\n{kept_card_note(self.folder)}" if pushed.kept_card else pushed.url
 
 
-def _repo_name(folder):
-    """Return a repository's name for a run's folder. Raises [`UserError`] if there is none that the Hub allows."""
+def _repo_name(folder: str | Path) -> str:
+    """Return a repository's name for a run's folder. Raises `ValueError` if there is none that the Hub allows."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder_name(folder))
     name = re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", name)).strip("-.")[:96].rstrip("-.")
     if not name:
-        raise UserError(f"--push_to_hub: {folder} is no name for a repository: give --hub_model_id")
+        raise ValueError(f"the name of the folder {folder} is none that a repository can have: give a hub_model_id")
     return name

@@ -4,11 +4,14 @@ import contextlib
 import re
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from json import JSONDecodeError
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, errors, get_session, get_token, snapshot_download
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
 
 from ..errors import one_line
@@ -16,11 +19,12 @@ from ..runs.files import CARD
 from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
-PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
+PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png", ".svg")
 # Seconds before each new attempt; the Hub may ask for longer waits, up to a limit.
-WAITS, LONGEST_WAIT = (1, 2, 4, 8), 300
+WAITS, MAX_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
 TIMEOUT = 60
+Result = TypeVar("Result")
 
 
 class HubError(OSError):
@@ -31,83 +35,132 @@ class HubError(OSError):
         self.temporary, self.retry_after = temporary, retry_after
 
 
-class Pushed(NamedTuple):
-    """The address of a repository, whether a commit was made, and whether the card that others changed stays there."""
+@dataclass(frozen=True)
+class Target:
+    """
+    A repository on the Hub to push to, and on which terms.
+
+    Args:
+        repo_id: `user/repo`, or `repo` of the token's owner; it is created if it is missing.
+        run: identifies what is pushed; every commit names it.
+        replace: whether the repository may hold another run, which is replaced then.
+        private: whether a new repository is private; None leaves it to the owner's settings.
+        revision: the branch, which is created if it is missing; None is `main`.
+        token: by default the one of `hf auth login` or HF_TOKEN.
+        repo_type: `model` or `space`.
+        space_sdk: of a new Space, such as `gradio`.
+    """
+
+    repo_id: str
+    run: str | None
+    replace: bool = True
+    private: bool | None = None
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    repo_type: Literal["model", "space"] = "model"
+    space_sdk: str | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """
+    What a push has done.
+
+    Attributes:
+        url: the address of the repository.
+        commit: the last commit of the branch, which holds what was pushed.
+        changed: whether that commit was made by this push; without a change there is none.
+        kept_card: whether the card on the Hub stayed, since others had changed it.
+    """
 
     url: str
+    commit: str
     changed: bool
     kept_card: bool
 
 
-def check_access(repo_id, *, run, replace=True, private=None, revision=None, token=None):
+def check_access(target: Target) -> str:
     """
-    Create the model repository if it is missing, and check that the token may write to it, and without `replace` that
-    it holds no other run than the one with the id `run`. Return its full name, even if only `repo` was given. Raises
-    [`HubError`] after a single attempt.
+    Create the repository if it is missing, and check that the token may write to it, and that it holds no other run
+    that is not to be replaced. Return its full name, even if only `repo` was given. Raises [`HubError`] after a single
+    attempt.
     """
-    with _reporting_errors(repo_id):
-        api = _api(token)
-        repo_id = _create(api, repo_id, revision, private=private)
+    with _reporting_errors(target.repo_id):
+        api = _api(target.token)
+        name = _create(api, target)
         # This uploads nothing: it asks how a file would be uploaded, which needs the right to write.
         probe = CommitOperationAdd("README.md", b"-")
-        api.preupload_lfs_files(repo_id, [probe], revision=revision)
-        _read_history(api, repo_id, revision, run, replace)
-    return repo_id
+        api.preupload_lfs_files(name, [probe], revision=target.revision)
+        _read_history(api, name, target)
+    return name
 
 
-def full_name(repo_id, token=None):
+def full_name(repo_id: str, token: str | None = None) -> str:
     """Return `user/repo`, also for `repo` of the token's owner. Raises [`HubError`]."""
     if "/" in repo_id:
         return repo_id
     return _retry(lambda: f"{_api(token).whoami()['name']}/{repo_id}", repo_id)
 
 
-def push_folder(folder, repo_id, *, message, run, replace=True, names=None, private=None, revision=None, tag=None,
-                token=None, repo_type="model", space_sdk=None):  # fmt: skip
+def push_folder(folder: str | Path, target: Target, *, message: str, names: Iterable[str] | None = None) -> Pushed:
     """
-    Push the files of a folder, or those of these relative `names`, as one commit, if anything has changed, to
-    `user/repo`, or `repo` of the token's owner; it and the branch are created if they are missing. The commit names the
-    id `run` of what is pushed.
+    Push the files of a folder, or those of these relative `names`, as one commit, if anything has changed.
 
-    What others changed since the last push is not replaced: a card stays, and for other files nothing is pushed. Nor is
-    another run without `replace`.
-
-    Return [`Pushed`]. Raises [`HubError`], after all attempts if the error is temporary.
+    What others changed since the last push is not replaced: a card stays, and for other files nothing is pushed.
+    Raises [`HubError`], after all attempts if the error is temporary.
     """
     if names is None:
         paths = (path for path in Path(folder).rglob("*") if path.suffix in PUSHED_SUFFIXES)
         names = sorted(path.relative_to(folder).as_posix() for path in paths)
-    _check_secrets(folder, names, token)
+    names = list(names)
+    _check_secrets(folder, names, target.token)
 
-    def push():
-        api = _api(token)
-        name = _create(api, repo_id, revision, repo_type=repo_type, space_sdk=space_sdk, private=private)
-        history = _read_history(api, name, revision, run, replace, repo_type)
-        kept_card = history.keeps_card(folder, names, run)
+    def push() -> Pushed:
+        api = _api(target.token)
+        name = _create(api, target)
+        history = _read_history(api, name, target)
+        kept_card = history.keeps_card(folder, names, target.run)
         pushed = [path for path in names if path != CARD or not kept_card]
         # Made anew at each attempt, since an operation remembers what it has uploaded.
         additions = [CommitOperationAdd(path, str(Path(folder, path))) for path in pushed]
         logging.set_verbosity_error()  # pushing an unchanged folder is no reason for a warning
         commit = api.create_commit(
-            name, additions, commit_message=message, commit_description=describe(run, kept_card),
-            revision=revision, repo_type=repo_type, parent_commit=history.head,
-        )  # fmt: skip
-        if tag is not None:
-            _tag(api, name, tag, commit.oid, repo_type)
-        url = f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{name}"
-        return Pushed(url, commit.oid != history.head, kept_card)
+            name,
+            additions,
+            commit_message=message,
+            commit_description=describe(target.run, kept_card),
+            revision=target.revision,
+            repo_type=target.repo_type,
+            parent_commit=history.head,
+        )
+        address = f"spaces/{name}" if target.repo_type == "space" else name
+        return Pushed(f"{api.endpoint}/{address}", commit.oid, commit.oid != history.head, kept_card)
 
-    return _retry(push, repo_id)
+    return _retry(push, target.repo_id)
 
 
-def download(reference):
+def tag_commit(repo_id: str, tag: str, commit: str, token: str | None = None) -> None:
+    """Tag a commit of a model repository. Raises [`HubError`], also if the tag marks another commit."""
+
+    def create_tag() -> None:
+        api = _api(token)
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+        if tag not in tags:
+            api.create_tag(repo_id, tag=tag, revision=commit)
+        elif tags[tag] != commit:
+            raise HubError(f"the tag {tag} of {repo_id} marks an older commit: choose another tag")
+
+    _retry(create_tag, repo_id)
+
+
+def download(reference: str) -> Path:
     """Download `user/repo[@revision]` into the Hub's cache and return its folder. Raises [`HubError`]."""
-    repo_id, _, revision = str(reference).partition("@")
+    repo_id, _, revision = reference.partition("@")
     patterns = [f"*{suffix}" for suffix in PUSHED_SUFFIXES]
     return _retry(lambda: Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns)), repo_id)
 
 
-def _api(token):
+def _api(token: str | None) -> HfApi:
     token = token or get_token()
     if token is None:
         raise HubError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
@@ -115,30 +168,29 @@ def _api(token):
     return HfApi(token=token)
 
 
-def _create(api, repo_id, revision, **options):
-    name = api.create_repo(repo_id, exist_ok=True, **options).repo_id
-    if revision is not None and revision != "main":
-        api.create_branch(name, branch=revision, exist_ok=True, repo_type=options.get("repo_type"))
+def _create(api: HfApi, target: Target) -> str:
+    """Create the repository and the branch where they are missing, and return the full name."""
+    name = api.create_repo(
+        target.repo_id,
+        exist_ok=True,
+        repo_type=target.repo_type,
+        space_sdk=target.space_sdk,
+        private=target.private,
+    ).repo_id
+    if target.revision is not None and target.revision != "main":
+        api.create_branch(name, branch=target.revision, exist_ok=True, repo_type=target.repo_type)
     return name
 
 
-def _read_history(api, repo_id, revision, run, replace, repo_type="model"):
-    head = api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha
-    history = History(api, head, repo_id=repo_id, repo_type=repo_type)
-    if not replace:
-        history.check_run(run)
+def _read_history(api: HfApi, name: str, target: Target) -> History:
+    head = api.repo_info(name, revision=target.revision, repo_type=target.repo_type).sha
+    history = History(api, head, name, target.repo_type)
+    if not target.replace:
+        history.check_run(target.run)
     return history
 
 
-def _tag(api, repo_id, tag, commit, repo_type):
-    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id, repo_type=repo_type).tags}
-    if tag not in tags:
-        api.create_tag(repo_id, tag=tag, revision=commit, repo_type=repo_type)
-    elif tags[tag] != commit:
-        raise HubError(f"pushed to {repo_id}, but the tag {tag} marks an older commit: choose another --tag")
-
-
-def _check_secrets(folder, names, token):
+def _check_secrets(folder: str | Path, names: Sequence[str], token: str | None) -> None:
     """Raise [`HubError`] for a file that holds the token or the path of a private folder."""
     if not names:
         raise HubError(f"{folder} holds nothing to push")
@@ -156,7 +208,7 @@ def _check_secrets(folder, names, token):
                 raise HubError(f"{name} names the folder {path} of this machine: remove it before pushing")
 
 
-def _retry(action, repo_id):
+def _retry(action: Callable[[], Result], repo_id: str) -> Result:
     if not sys.stderr.isatty() and not are_progress_bars_disabled():
         disable_progress_bars()
     waits = iter(WAITS)
@@ -168,38 +220,38 @@ def _retry(action, repo_id):
             wait = next(waits, None)
             if not error.temporary or wait is None:
                 raise
-            time.sleep(min(max(wait, error.retry_after or 0), LONGEST_WAIT))
+            time.sleep(min(max(wait, error.retry_after or 0), MAX_WAIT))
 
 
 @contextlib.contextmanager
-def _reporting_errors(repo_id):
+def _reporting_errors(repo_id: str) -> Iterator[None]:
     """Turn whatever `huggingface_hub` raises into a [`HubError`]."""
     try:
         yield
     except HubError:
         raise
-    except Exception as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         # The upload threads of `huggingface_hub` wrap their exceptions in RuntimeError.
-        chain, cause = [], error
+        chain: list[BaseException] = []
+        cause: BaseException | None = error
         while cause is not None:
             chain.append(cause)
             cause = cause.__cause__ or cause.__context__
-        known = next((cause for cause in chain if isinstance(cause, errors.HTTPError)), None)
-        if getattr(known, "response", None) is not None:
-            raise _status_error(known, repo_id) from error
+        known = next((cause for cause in chain if isinstance(cause, HTTPError)), None)
+        response = getattr(known, "response", None)
+        if known is not None and response is not None:
+            raise _status_error(known, response, repo_id) from error
         if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in chain):
             raise HubError("the Hub is switched off by HF_HUB_OFFLINE") from error
         # An overloaded server answers in HTML, which is no valid JSON.
         if known is not None or any(isinstance(c, (ConnectionError, TimeoutError, JSONDecodeError)) for c in chain):
             raise HubError(f"the Hub cannot be reached: {_shorten(known or error)}", temporary=True) from error
-        if isinstance(error, (OSError, ValueError, RuntimeError)):
-            raise HubError(f"{repo_id}: {_shorten(error)}") from error
-        raise
+        raise HubError(f"{repo_id}: {_shorten(error)}") from error
 
 
-def _status_error(error, repo_id):
+def _status_error(error: HTTPError, response: Any, repo_id: str) -> HubError:
     """Return the [`HubError`] for the status code of an answer."""
-    status = error.response.status_code
+    status = response.status_code
     if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"{repo_id} has no such revision")
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
@@ -209,12 +261,12 @@ def _status_error(error, repo_id):
     if status == 403:
         return HubError(f"the token may not write to {repo_id} (403): use one with write access")
     temporary = status in (408, 409, 412, 425, 429) or status >= 500
-    after = error.response.headers.get("Retry-After", "")
+    after = response.headers.get("Retry-After", "")
     reason = _shorten(getattr(error, "server_message", None) or error)
     message = "the Hub asks to come back later (429)" if status == 429 else f"the Hub answers {status}: {reason}"
     return HubError(message, temporary, float(after) if after.isdigit() else None)
 
 
-def _shorten(error):
-    text = one_line(error)
+def _shorten(error: object) -> str:
+    text = one_line(error) if isinstance(error, BaseException) else " ".join(str(error).split())
     return text if len(text) <= 200 else text[:197] + "..."

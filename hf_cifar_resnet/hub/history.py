@@ -2,7 +2,11 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import RepoFile
 
 from ..runs.files import CARD
 
@@ -10,41 +14,46 @@ from ..runs.files import CARD
 _OURS = re.compile(r"Pushed by hf-cifar-resnet, run ([^\s,]+)(, without its card)?")
 
 
-def describe(run, without_card):
+def describe(run: str | None, without_card: bool) -> str:
     """Return the description of a commit that pushes the run with this `id`, and the card or not."""
-    return f"Pushed by hf-cifar-resnet, run {run}{', without its card' * without_card}"
+    note = ", without its card" if without_card else ""
+    return f"Pushed by hf-cifar-resnet, run {run}{note}"
 
 
 class History:
     """
     The history of a branch up to the commit `head`, whose last commit of ours pushed the run `run`; None if there is
-    none. `repo` names the repository to `api`: `repo_id` and `repo_type`.
+    none.
     """
 
-    def __init__(self, api, head, **repo):
-        self.api, self.head, self.repo = api, head, repo
-        commits = api.list_repo_commits(revision=head, **repo)
-        ours = [(commit.commit_id, *found.groups()) for commit in commits if (found := _OURS.search(commit.message))]
-        if repo["repo_type"] == "space" and not ours:
-            ours = [(commits[-1].commit_id, None, None)]  # the Hub writes a card of its own when it makes a Space
-        self._last, self.run, _ = ours[0] if ours else (None, None, None)
+    def __init__(self, api: HfApi, head: str | None, repo_id: str, repo_type: str) -> None:
+        self.api, self.head, self.repo_id, self.repo_type = api, head, repo_id, repo_type
+        commits = api.list_repo_commits(repo_id, revision=head, repo_type=repo_type)
+        ours: list[tuple[str, str | None, bool]] = []  # commit, run, and whether it left out the card
+        for commit in commits:
+            if found := _OURS.search(commit.message):
+                ours.append((commit.commit_id, found[1], found[2] is not None))
+        if repo_type == "space" and not ours:
+            # The Hub writes a card of its own when it makes a Space.
+            ours.append((commits[-1].commit_id, None, False))
+        self._last, self.run, _ = ours[0] if ours else (None, None, False)
         self._with_card = next((commit for commit, _, without_card in ours if not without_card), None)
 
-    def check_run(self, run):
+    def check_run(self, run: str | None) -> None:
         """Raise `ValueError` if the branch holds another run, or a model that was not pushed by us."""
         if self.run != run and (self.run is not None or self._files(self.head, ["config.json"])):
             raise ValueError(
                 "it holds another model or run: name another repository with hub_model_id, or this one to replace it"
             )
 
-    def keeps_card(self, folder, names, run):
+    def keeps_card(self, folder: str | Path, names: Sequence[str], run: str | None) -> bool:
         """
         Return whether the card has to stay, since others changed it after our last push of this run. Raises
         `ValueError` if they changed another one of the files `names`, or the card of another run.
         """
         if self.head == self._last == self._with_card:
             return False
-        known = self._files(self._last, names) | {CARD: None} | self._files(self._with_card, [CARD])
+        known = {**self._files(self._last, names), CARD: None, **self._files(self._with_card, [CARD])}
         found = self._files(self.head, names)
         changed = [name for name, file in found.items() if known.get(name) != file != _hash(folder, name, file)]
         same_run = self.run in (None, run)
@@ -57,13 +66,16 @@ class History:
             )
         return CARD in changed
 
-    def _files(self, commit, names):
+    def _files(self, commit: str | None, names: Sequence[str]) -> dict[str, str]:
         """Return the hash of each of these files that a commit has: LFS's SHA-256 of a large file, or Git's SHA-1."""
-        infos = self.api.get_paths_info(paths=names, revision=commit, **self.repo) if commit else ()
-        return {info.path: info.lfs.sha256 if info.lfs else info.blob_id for info in infos}
+        if commit is None:
+            return {}
+        infos = self.api.get_paths_info(self.repo_id, list(names), revision=commit, repo_type=self.repo_type)
+        files = [info for info in infos if isinstance(info, RepoFile)]
+        return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
 
 
-def _hash(folder, name, like):
+def _hash(folder: str | Path, name: str, like: str) -> str:
     """Return the hash of a local file of the kind of `like`."""
     content = Path(folder, name).read_bytes()
     if len(like) == 64:

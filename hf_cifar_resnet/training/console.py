@@ -11,6 +11,7 @@ from ..data.policies import build_policy, describe
 from ..data.steps import Steps
 from ..errors import printable
 from ..evaluation.scores import ACCURACY_NAMES
+from ..runs.files import step_of
 from ..runs.metrics import RunMetrics
 from ..runs.record import RunRecord, plain
 from .arguments import LR_BATCH
@@ -63,7 +64,8 @@ def start_block(
         lines["Resumed"] = f"{resume}"
         if record.changed_arguments:
             changes = [f"{name} {' -> '.join(map(str, values))}" for name, values in record.changed_arguments.items()]
-            lines["Resumed"] += f", with changed arguments: {printable(', '.join(changes))}"
+            step = f"step {step_of(resume)}" if step_of(resume) is not None else "here"
+            lines["Resumed"] += f", with changed arguments from {step} on: {printable(', '.join(changes))}"
     if hub:
         lines["Hub"] = str(hub)
     if warning:

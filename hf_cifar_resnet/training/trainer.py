@@ -95,8 +95,8 @@ class CifarTrainer(Trainer):
 
     Args:
         args (`TrainingArguments`, *optional*): [`CifarTrainingArguments`] have the defaults that suit this Trainer, and
-            more arguments; others are converted. They are never changed: `trainer.args` is a copy, in which
-            `save_total_limit` and `push_to_hub` are off, since callbacks delete checkpoints and push.
+            more arguments; others are converted, and keep their values. They are never changed: `trainer.args` is a
+            copy, in which `save_total_limit` and `push_to_hub` are off, since callbacks delete checkpoints and push.
         compute_metrics (*optional*): by default [`Scorer`], whose `eval_loss` is the exact mean cross-entropy; with
             another one it is the mean of what [`compute_loss`] returns.
         superclass_of (`np.ndarray` of shape `(num_labels,)`, *optional*): adds the superclass accuracy.
@@ -117,9 +117,12 @@ class CifarTrainer(Trainer):
         data_collator: Callable[[Any], dict[str, Any]] | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        *,
+        processing_class: Any = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable[..., torch.Tensor] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        *,
         superclass_of: np.ndarray | None = None,
         **kwargs: Any,
     ):
@@ -152,21 +155,25 @@ class CifarTrainer(Trainer):
         ]
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        args = copy.copy(args)
-        args.accelerator_config = copy.deepcopy(args.accelerator_config)  # in which transformers sets num_steps
-        args.save_total_limit, args.push_to_hub = None, False
+        args = args.copy_with(
+            accelerator_config=copy.deepcopy(args.accelerator_config),  # in which transformers sets num_steps
+            save_total_limit=None,
+            push_to_hub=False,
+        )
         if plain_model is not model:
             logger.info("the Trainer compiles the model itself, as torch_compile_backend and torch_compile_mode say")
-            args.torch_compile = True
-            args.torch_compile_backend = args.torch_compile_backend or "inductor"
+            args = args.copy_with(torch_compile=True, torch_compile_backend=args.torch_compile_backend or "inductor")
         super().__init__(
-            model=plain_model,
-            args=args,
-            data_collator=data_collator or collate,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            compute_metrics=compute_metrics or Scorer(superclass_of),
-            callbacks=callbacks,
+            plain_model,
+            args,
+            data_collator or collate,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            model_init,
+            compute_loss_func,
+            compute_metrics or Scorer(superclass_of),
+            callbacks,
             **kwargs,
         )
         # Our loss is divided by the number of images in a step, whatever a model's own would do with it.
@@ -179,12 +186,12 @@ class CifarTrainer(Trainer):
         self._creates_schedule = self.lr_scheduler is None
         self._given_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer else None
         self._mixer = None
-        if (args.mixup_alpha or args.cutmix_alpha) and self.model.config.num_labels:
+        if args.mixup_alpha or args.cutmix_alpha:
             self._mixer = Mixer(
-                self.model.config.num_labels, args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
+                cast(int, self.model.config.num_labels), args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
                 args.cutmix_share, args.seed, args.process_index,
             )  # fmt: skip
-        self._part = 0  # the number of the next batch within an optimizer step
+        self._batch_number = 0  # of the next batch within an optimizer step
         self._training_batch: _TrainingBatch | None = None  # while one is trained
         self._frozen = FrozenModulesCallback()
         if args.sync_batchnorm and args.world_size > 1:
@@ -452,7 +459,7 @@ class CifarTrainer(Trainer):
         before = time.perf_counter()
         samples = super().get_batch_samples(*args, **kwargs)
         self.train_metrics.waited += time.perf_counter() - before
-        self._part = 0
+        self._batch_number = 0
         return samples
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -466,13 +473,15 @@ class CifarTrainer(Trainer):
         Train on a batch, which is normalised and mixed before [`compute_loss`] gets it, and add its loss and correct
         images to the training metrics.
         """
-        step, part, steps = self.state.global_step, self._part, self._steps()
-        self._part += 1
+        step, number, steps = self.state.global_step, self._batch_number, self._steps()
+        self._batch_number += 1
         inputs = self._normalized(inputs)
         if self._mixer is not None and not self._mixing_is_over():
-            inputs["pixel_values"], inputs["labels"] = self._mixer(inputs["pixel_values"], inputs["labels"], step, part)
+            inputs["pixel_values"], inputs["labels"] = self._mixer(
+                inputs["pixel_values"], inputs["labels"], step, number
+            )
         batch = _TrainingBatch(
-            images=steps.count(step, part, self.args.process_index),
+            images=steps.count(step, number, self.args.process_index),
             mean_images=steps.share(step),
             images_in_step=len(steps.locate(step)[1]),
             processes=steps.processes,
@@ -481,7 +490,7 @@ class CifarTrainer(Trainer):
 
         def count_correct(module: nn.Module, given: Any, outputs: Any) -> None:
             if labels is not None and not correct:
-                classes = _logits_of(outputs)[: batch.images].argmax(dim=-1)
+                classes = _logits_of(outputs).detach()[: batch.images].argmax(dim=-1)
                 correct.append(label_share(classes, labels[: batch.images]).sum())
 
         hooks = [model.register_forward_hook(count_correct)]

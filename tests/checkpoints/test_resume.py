@@ -78,9 +78,10 @@ def test_every_checkpoint_leads_to_the_same_end(train, tmp_path, name):
     # Persistent workers of a trainer that is gone take five seconds each to end.
     again = OPTIONS[name] | {"dataloader_persistent_workers": False}
     for stop in [*stops[: -1 : max(1, len(stops) // 2)], stops[-1]]:
-        resumed = train("resumed", f"whole/{stop.name}", **again)
-        assert weights(tmp_path / "resumed") == weights(tmp_path / "whole"), stop.name
-        assert stop == stops[-1] or weights(tmp_path / "resumed" / stops[-1].name) == weights(stops[-1]), stop.name
+        folder = f"resumed from {stop.name}"
+        resumed = train(folder, f"whole/{stop.name}", **again)
+        assert weights(tmp_path / folder) == weights(tmp_path / "whole"), stop.name
+        assert stop == stops[-1] or weights(tmp_path / folder / stops[-1].name) == weights(stops[-1]), stop.name
         assert history(resumed) == history(whole), stop.name
         assert resumed.state.best_metric == whole.state.best_metric
     if name == "workers":

@@ -256,6 +256,9 @@ def test_space_is_pushed_without_what_else_lies_there(hub, colour_checkpoint, sp
         (["--examples", __file__], "cannot be read as an image"),
         (["--examples", "nowhere.png"], "nowhere.png cannot be read as an image: No such file"),
         (["--port", "99999"], "--port must be from 1 to 65535, got 99999"),
+        (["--output_dir", "space"], "--output_dir is about a Space"),
+        (["--private"], "--private is about a Space"),
+        (["--no_push"], "--no_push is about a Space"),
         (["--port", "-1"], "--port must be from 1 to 65535, got -1"),
     ],
 )

@@ -156,6 +156,7 @@ def test_runtime_of_the_benchmark_agrees_with_the_model(checkpoint, reference, n
         (["--format", "torch", "--output", "no/such/model.pt2"], "cannot be written"),
         (["--format", "tflite"], "invalid choice"),
         (["--format", "onnx", "--calibration_images", "0"], "at least 1"),
+        (["--format", "onnx", "--calibration_images", "9"], "--calibration_images is for --precision int8, not fp32"),
     ],
 )
 def test_bad_arguments(checkpoint, tmp_path, monkeypatch, refused, arguments, message):

@@ -145,7 +145,7 @@ def test_push_during_training_is_complete_too(trained):
 def test_state_is_on_a_branch_of_its_own_without_pickle(trained):
     assert trained.hub.branches("ann/model")[:2] == ["main", "checkpoint-3"]
     files = trained.hub.files("ann/model", revision="checkpoint-3")
-    assert {Path(name).suffix for name in files} == {"", ".json", ".md", ".png", ".py", ".safetensors"}
+    assert {Path(name).suffix for name in files} == {"", ".json", ".md", ".png", ".py", ".safetensors", ".svg"}
     assert {"optimizer.pt.safetensors", "scheduler.pt.json", "rng_state.pth.json", "trainer_state.json"} <= set(files)
     check_redacted(files, trained.cwd)
 
@@ -201,7 +201,8 @@ def test_private_repository_branch_and_tag(push, trained):
     check_complete(hub.files("ann/private", revision="v1.0"))
     assert hub.commits("ann/private", revision="v1-branch") == ["Push a trained model", "initial commit"]
     other = push(hub, trained.folder, *where[:-4], "--tag", "v1.0")
-    assert "the tag v1.0 marks an older commit" in check_one_line(other)
+    assert "pushed, but not tagged: the tag v1.0 of ann/private marks an older commit" in check_one_line(other)
+    assert other.stdout.splitlines()[0] == f"Pushed {hub.endpoint}/ann/private"
 
 
 # Going on from the Hub
@@ -524,7 +525,10 @@ def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub
     first = hub.files("ann/tree")
     assert b'model="ann/tree"' in first["README.md"]
     line = train_here(hub, two.parent, "--output_dir", "tree", "--max_steps", "1")
-    assert "--push_to_hub: tree: it holds another model or run: name another repository with hub_model_id" in line
+    assert (
+        "--push_to_hub is not possible: tree: it holds another model or run: name another repository with hub_model_id"
+        in line
+    )
     assert hub.files("ann/tree") == first and not two.exists()
     assert train_here(hub, one, "--output_dir", ".", "--max_steps", "2", "--resume_from_checkpoint", "auto") is None
     assert hub.files("ann/tree")["model.safetensors"] == (one / "model.safetensors").read_bytes()
@@ -547,7 +551,7 @@ def test_name_of_a_folder_as_a_repository(folder, name):
 
 
 def test_folder_without_a_name_for_a_repository():
-    with pytest.raises(ValueError, match="give --hub_model_id"):
+    with pytest.raises(ValueError, match="give a hub_model_id"):
         _repo_name("лес")
 
 

@@ -23,7 +23,6 @@ ACCELERATE = ("-m", "accelerate.commands.launch", "--main_process_port", "0")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 # One by a formula of steps, one that moves the momentum too, one by events.
 SCHEDULES = ("cosine_with_warmup", "one_cycle", "reduce_lr_on_plateau")
-EVALUATE = "import sys; from hf_cifar_resnet.cli import main; main(sys.argv[1:])"
 
 # Images, and batches to accumulate: the only step has fewer images than the batches of two processes, 16 in all. In the
 # last two, the second process has none of its own in its last batch.
@@ -145,14 +144,6 @@ def test_scores_do_not_depend_on_the_number_of_processes(two, tmp_path):
     for name in ("top1", "top5", "superclass"):
         assert round(found[name] * 203) == round(expected[name] * 203) == pytest.approx(found[name] * 203)
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
-
-
-def test_evaluate_in_several_processes_is_refused(python, two, tmp_path):
-    program = tmp_path / "score.py"
-    program.write_text(EVALUATE)
-    result = python(*TORCHRUN, 2, program, "evaluate", two[0], "--use_cpu", cwd=tmp_path)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.returncode and len(errors) == 1 and "start it without one" in errors[0]
 
 
 def test_saved_averages_are_those_that_both_processes_evaluated(two, tmp_path):

@@ -81,7 +81,7 @@ COMMANDS = {
     "classes": ["train", "classes/{rank}", *TRAIN, "run"],
     "pixels": ["train", "pixels/{rank}", *TRAIN, "run"],
     "test": ["train", "test/{rank}", *TRAIN, "run"],
-    "pixels, evaluated": ["evaluate", "pixels/{rank}", "{folder}/same/0/run", "--dataset_name", "data", "--use_cpu"],
+    "evaluated": ["evaluate", "same/0", "{folder}/same/0/run", "--use_cpu"],
     "script": ["script", "same/0"],
     "divided otherwise": ["train", "same/0", *TRAIN, "run", "--accelerator_config", '{"even_batches": false}'],
 }
@@ -115,7 +115,6 @@ def test_nothing_is_left_of_it(found, folder):
         ("classes", "class names"),
         ("pixels", "training images"),
         ("test", "test images"),
-        ("pixels, evaluated", "test images"),
         ("script", "training images"),
     ],
 )
@@ -128,8 +127,12 @@ def test_rank_0_decides(found):
     """In a folder of which it alone has the run."""
     assert found["shared"] == found["resumed"] == ""
     assert "run holds a run already" in found["holds a run"]
-    assert "cannot be resumed: there is no complete checkpoint" in found["nothing to resume"]
+    assert "cannot be resumed: it has no complete checkpoint" in found["nothing to resume"]
 
 
 def test_images_are_divided_in_one_way(found):
     assert found["divided otherwise"].startswith("ValueError: accelerator_config must not change split_batches")
+
+
+def test_evaluate_is_for_one_process(found):
+    assert "evaluate scores in one process, and WORLD_SIZE=2 means" in found["evaluated"]

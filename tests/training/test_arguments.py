@@ -142,8 +142,8 @@ def test_former_name_of_the_notebooks_recipe(parse, warned):
 )
 def test_former_name_is_no_change_when_a_run_is_resumed(parse, tmp_path, before, changed):
     (tmp_path / "run.json").write_text(json.dumps(RECORD | {"data_arguments": {"augmentation": before}}))
-    record = replace(RunRecord.read(tmp_path / "run.json"), data_arguments=vars(parse()[1]))
-    assert changed_arguments(record, tmp_path / "checkpoint-1") == changed
+    former = RunRecord.read(tmp_path / "run.json")
+    assert changed_arguments(former, replace(former, data_arguments=vars(parse()[1]))) == changed
 
 
 @pytest.mark.parametrize(
