@@ -9,10 +9,6 @@ from importlib.util import find_spec
 SHOWN = 3  # of many files or classes in a message
 
 
-class UserError(ValueError):
-    """An error that the user can correct."""
-
-
 def printable(text: object) -> str:
     """Return a text as one line that is safe for a terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import albumentations as A
@@ -64,13 +64,13 @@ class Batches:
 class OfficialExample:
     """What transformers' `run_image_classification.py` does, with this augmentation: torchvision on each PIL image."""
 
-    def __init__(self, size, color_jitter, mean, std):
+    def __init__(self, size: int, color_jitter: Sequence[float], mean: Sequence[float], std: Sequence[float]):
         crop, flip = T.RandomCrop(size, padding=PADDING), T.RandomHorizontalFlip()
         jitter, normalize = T.ColorJitter(*color_jitter), T.Normalize(mean, std)
         # Images that have this size already are not resized.
         self.transform = T.Compose([T.Resize((size, size)), crop, flip, jitter, T.ToTensor(), normalize])
 
-    def __call__(self, examples):
+    def __call__(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         images = [self.transform(image.convert("RGB")) for image in examples["image"]]
         return {"pixel_values": images, "labels": examples["label"]}
 
@@ -78,22 +78,29 @@ class OfficialExample:
 class Notebook(torch.utils.data.Dataset):
     """Albumentations on each decoded image, up to ToTensorV2."""
 
-    def __init__(self, images, labels, size, color_jitter, mean, std):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        size: int,
+        color_jitter: Sequence[float],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
         self.images, self.labels = images, labels
-        self.transform = A.Compose(
-            [
-                A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=cv2.BORDER_CONSTANT, fill=0),
-                A.RandomCrop(size, size),
-                A.HorizontalFlip(p=0.5),
-                A.ColorJitter(*color_jitter, p=1.0),
-                A.Normalize(mean, std),
-                ToTensorV2(),
-            ]
-        )
+        transforms: list[A.BasicTransform | A.BaseCompose] = [
+            A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=cv2.BORDER_CONSTANT, fill=0),
+            A.RandomCrop(size, size),
+            A.HorizontalFlip(p=0.5),
+            A.ColorJitter(*color_jitter, p=1.0),
+            A.Normalize(tuple(mean), tuple(std)),
+            ToTensorV2(),
+        ]
+        self.transform = A.Compose(transforms)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         image = np.asarray(self.images[index])
         return {"pixel_values": self.transform(image=image)["image"], "labels": self.labels[index]}

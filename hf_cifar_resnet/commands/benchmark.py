@@ -88,6 +88,7 @@ def _measure_batch_size(
     data: ImageSplits,
     args: CifarTrainingArguments,
 ) -> dict[str, Any]:
+    assert data.train is not None  # it was loaded for this
     set_seed(args.seed)
     args = args.with_precision_for(model)
     print(f"batch {args.per_device_train_batch_size}, {args.precision}{', compiled' if args.torch_compile else ''}")

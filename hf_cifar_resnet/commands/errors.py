@@ -2,16 +2,21 @@
 
 import errno
 import functools
+import io
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from ..errors import one_line, printable
 from .line_parser import LineParser
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
 MAX_LENGTH = 2000  # characters of an error
 DEBUG = "--debug"
@@ -19,7 +24,7 @@ DEBUG = "--debug"
 _LOST = ("Connection closed by peer", "Connection reset by peer")
 
 
-def reports_errors(function):
+def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
     """
     Decorate a program's main function: the errors that a user can correct become one line, with exit code 2. These are
     `ValueError`, `OSError`, `ImportError` (of a package that is not installed) and `FloatingPointError` (of a training
@@ -31,9 +36,9 @@ def reports_errors(function):
     """
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows its escape sequence
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its escape sequence
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 with _signals_as_exceptions():
@@ -62,7 +67,7 @@ def reports_errors(function):
     return wrapper
 
 
-def _message(error):
+def _message(error: Exception) -> str:
     """Return the line for an error. An argument with which a message begins is shown as the flag that it is here."""
     if isinstance(error, OSError) and error.strerror is not None:
         if error.filename is not None:
@@ -75,10 +80,10 @@ def _message(error):
 
 
 @contextmanager
-def _signals_as_exceptions():
+def _signals_as_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise `SystemExit`, unless they are ignored or handled already; later ones are ignored."""
 
-    def end(signum, frame):
+    def end(signum: int, frame: object) -> None:
         signal.signal(signum, signal.SIG_IGN)
         sys.exit(128 + signum)
 
@@ -94,7 +99,7 @@ def _signals_as_exceptions():
             signal.signal(number, signal.SIG_DFL)
 
 
-def _flush_output():
+def _flush_output() -> None:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -105,20 +110,20 @@ def _flush_output():
         raise OSError(f"the output cannot be written: {error.strerror}") from error
 
 
-def _discard_output():
+def _discard_output() -> None:
     # Python would otherwise try to flush the rest when it exits, and print a traceback.
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_error(error):
+def _print_error(error: str) -> None:
     if _is_first_to_fail():
         line = printable(error)
         line = line if len(line) <= MAX_LENGTH else f"{line[: MAX_LENGTH - 3]}..."
         print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def _is_first_to_fail():
+def _is_first_to_fail() -> bool:
     """Return whether no other process of this launch on this machine has reported an error before."""
     # torchrun and accelerate set a file for each process, in a folder that the processes of one start share.
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.import_utils import is_in_notebook
 
 from ..checkpoints.outputs import check_output
@@ -40,10 +41,24 @@ class RangeTestCallback(ScheduleCallback):
     def __init__(self, factor: float) -> None:
         self.factor, self.lowest = factor, math.inf
 
-    def on_step_end(self, args, state, control, lr_scheduler: Any = None, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        lr_scheduler: Any = None,
+        **kwargs: Any,
+    ) -> None:
         lr_scheduler.rescale(self.factor ** (state.global_step / state.max_steps))
 
-    def on_log(self, args, state, control, logs: dict[str, float] | None = None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if logs is None or "loss" not in logs:
             return
         loss, step = logs["loss"], state.global_step

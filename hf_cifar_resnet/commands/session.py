@@ -1,8 +1,10 @@
 """What surrounds a training in its process: tuning, other runs in the same folder, signals, the end of the group."""
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -56,3 +58,11 @@ def training_session(args: CifarTrainingArguments, command: list[str]) -> Iterat
             (folder / MARKER).unlink(missing_ok=True)
         yield preemption
     processes.destroy_process_group_at_exit()
+
+
+def command_line(argv: Sequence[str] | None, prog: str | None) -> list[str]:
+    """Return the command line of this program, without its launcher and the value of `--hub_token`."""
+    program = prog.split() if prog else [sys.argv[0]] if processes.is_launched() else ["python", sys.argv[0]]
+    words = sys.argv[1:] if argv is None else argv
+    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in words]
+    return [*program, *("<HUB_TOKEN>" if before == "--hub_token" else word for before, word in pairwise(["", *hidden]))]

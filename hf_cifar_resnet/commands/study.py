@@ -43,7 +43,7 @@ from ..runs.files import RUN_JSON
 from ..study.cooldowns import EPOCHS, STABLE_DECAY, check_cooldowns, execute_with_branches
 from ..study.execute import Engine, execute_runs, score_ensembles
 from ..study.local import EntryPoint, LocalEngine
-from ..study.plan import PlannedRun, StudyPlan, check_runs, plan_runs, update_plan
+from ..study.plan import PlannedRun, StudyPlan, check_runs, check_same_study, plan_runs, update_plan
 from ..study.report import STUDY_FILES, write_report
 from ..study.slurm import SlurmEngine
 from ..study.tuning import Tuning, check_tuning, parse_dimension, tune
@@ -122,11 +122,6 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
     # Plan, and check everything before anything is written
     variants = plan_variants(options.named, options.vary, options.without)
     runs = plan_runs(folder, options.common, variants, options.seeds)
-    if options.tuning is None:
-        check_runs(runs)
-    if options.cooldowns:
-        check_cooldowns(options.cooldowns, runs)
-    options.engine.check()
     plan = StudyPlan(
         arguments=options.common.merged,
         varied=sorted(options.vary),
@@ -135,6 +130,11 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
         runs=[run.run for run in runs],
         tuning=options.tuning and options.tuning.plan,
     )
+    check_same_study(folder, plan)
+    check_runs(runs)
+    if options.cooldowns:
+        check_cooldowns(options.cooldowns, runs)
+    options.engine.check()
 
     # Choose arguments on validation
     execute = partial(execute_runs, engine=options.engine, write=tqdm.write)

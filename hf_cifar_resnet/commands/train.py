@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ..processes import decide_on_rank_0, is_rank_0
-from ..runs.record import command_line
 from ..training.arguments import resolve
 from .errors import reports_errors
 from .parser import parse_arguments
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
     from ..training.callbacks import RunEventsCallback, RunRecordCallback
     from ..training.console import end_block, start_block
     from ..training.record import make_record
-    from .session import prepare_process, training_session
+    from .session import command_line, prepare_process, training_session
 
     prepare_process(arguments.training)
     pretrained = find_pretrained(arguments.model.model_name_or_path)

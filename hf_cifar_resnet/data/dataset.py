@@ -69,7 +69,7 @@ class Batch:
     @overload
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]: ...
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str | int) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return the tensor of a name, or the sample of a number."""
         if isinstance(key, str):
             return self.tensors[key]
@@ -156,14 +156,14 @@ class ImageDataset(torch.utils.data.Dataset):
         pixels = normalize(images, self.mean, self.std) if self.normalizes else torch.from_numpy(images)
         return Batch({"pixel_values": pixels, "labels": self.labels[numbers]})
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # A memory-mapped array is pickled as its path, for worker processes that are spawned.
         state = self.__dict__.copy()
         if isinstance(self.images, np.memmap) and isinstance(self.images.base, mmap.mmap) and self.images.filename:
             state["images"] = Path(self.images.filename)
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if isinstance(self.images, Path):
             self.images = np.load(self.images, mmap_mode="r")

@@ -7,10 +7,10 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 # What an argument can be: a value that JSON has, except null, which stands for an argument that is not given.
-Value = bool | int | float | str | list["Value"] | dict[str, "Value"]
+Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"]
 Dataclass = TypeVar("Dataclass")
 
 GIVEN = "given"  # the key of the arguments in `run.json`

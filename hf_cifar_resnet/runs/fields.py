@@ -21,7 +21,9 @@ class Fields:
     """
 
     def __init__(self, content: Mapping[str, Any], file: str | Path, place: str = ""):
-        self.content, self.file, self.place = content, file, place
+        self.content: Mapping[str, Any] = content
+        self.file: str | Path = file
+        self.place: str = place
 
     @classmethod
     def read(cls, path: str | Path) -> "Fields":

@@ -28,7 +28,7 @@ def holds_model_or_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", RUN_JSON))
 
 
-def folder_name(folder: str | os.PathLike) -> str:
+def folder_name(folder: str | os.PathLike[str]) -> str:
     """Return the name of a folder, also of `.` and `..`."""
     return Path(os.path.abspath(folder)).name
 
@@ -39,17 +39,17 @@ def find_run_record(folder: Path) -> Path | None:
     return next((place / RUN_JSON for place in places if (place / RUN_JSON).is_file()), None)
 
 
-def step_of(checkpoint: str | os.PathLike) -> int | None:
+def step_of(checkpoint: str | os.PathLike[str]) -> int | None:
     """N of a folder `checkpoint-N`, or None."""
     number = Path(checkpoint).name.removeprefix(_PREFIX)
     return int(number) if number.isdecimal() else None
 
 
-def checkpoint_path(folder: str | os.PathLike, step: int) -> Path:
+def checkpoint_path(folder: str | os.PathLike[str], step: int) -> Path:
     return Path(folder, f"{_PREFIX}{step}")
 
 
-def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
+def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the folders `checkpoint-N` of a run in the order of N, complete or not."""
     steps = {path: step_of(path) for path in Path(folder).glob(f"{_PREFIX}*") if path.is_dir()}
     found = [(step, path) for path, step in steps.items() if step is not None]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..documents import write_json
-from ..processes import is_launched
 from .arguments import GIVEN, RunArguments
 from .fields import Fields
 from .redaction import redact
@@ -213,14 +210,6 @@ class RunRecord:
     def run_arguments(self) -> RunArguments:
         """Return the arguments as they were given, or of a former version's run the resolved ones."""
         return RunArguments.from_record(self.to_dict())
-
-
-def command_line(argv: Sequence[str] | None, prog: str | None) -> list[str]:
-    """Return the command line of this program, without its launcher and the value of `--hub_token`."""
-    program = prog.split() if prog else [sys.argv[0]] if is_launched() else ["python", sys.argv[0]]
-    words = sys.argv[1:] if argv is None else argv
-    hidden = ["--hub_token=<HUB_TOKEN>" if word.startswith("--hub_token=") else word for word in words]
-    return [*program, *("<HUB_TOKEN>" if before == "--hub_token" else word for before, word in pairwise(["", *hidden]))]
 
 
 def plain(value: Any) -> Any:

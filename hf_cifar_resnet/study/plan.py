@@ -304,14 +304,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def read_begun_plan(study: Path) -> StudyPlan | None:
+    """Return the plan of a study of which a run has begun, or None: another one blocks nothing."""
+    before = StudyPlan.read(study)
+    if before is None or not any(_has_begun(study / run.folder) for run in before.runs):
+        return None
+    return before
+
+
 def update_plan(study: Path, plan: StudyPlan) -> StudyPlan:
     """
     Write `study.json`, or add these runs to it, and return what it holds. Raises `ValueError`, which names them, if it
     has runs with other arguments.
     """
-    before = StudyPlan.read(study)
-    if before is not None and any(_has_begun(study / run.folder) for run in before.runs):
-        _check_same_study(study, before, plan)
+    before = read_begun_plan(study)
+    if before is not None:
+        check_same_study(study, plan)
         plan = replace(
             before,
             arguments=plan.arguments,
@@ -330,7 +338,11 @@ def _has_begun(folder: Path) -> bool:
     return (folder / RUN_JSON).is_file() or bool(list_checkpoints(folder))
 
 
-def _check_same_study(study: Path, before: StudyPlan, plan: StudyPlan) -> None:
+def check_same_study(study: Path, plan: StudyPlan) -> None:
+    """Raise `ValueError`, which names them, if a study that has begun in this folder has other arguments."""
+    before = read_begun_plan(study)
+    if before is None:
+        return
     differing = []
     # Former versions kept a command line; their finished runs are compared one by one.
     if before.arguments is not None and plan.arguments is not None:

@@ -72,7 +72,7 @@ EVERY_STEPS = {"eval_steps": "eval_strategy", "save_steps": "save_strategy", "lo
 POSITIVE = (
     "num_train_epochs", "learning_rate", "global_batch_size", "per_device_train_batch_size",
     "per_device_eval_batch_size", "gradient_accumulation_steps", "early_stopping_patience", "eval_steps", "save_steps",
-    "logging_steps",
+    "logging_steps", "eval_accumulation_steps",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "max_grad_norm", "seed", "data_seed", "dataloader_num_workers", "mixup_alpha", "cutmix_alpha",
@@ -374,6 +374,8 @@ def resolve(arguments: RunArguments) -> ResolvedArguments:
     model, data = arguments.build(ModelArguments), arguments.build(DataArguments)
     complete = _without_evaluations(arguments) if data.eval_split == "none" else arguments
     training = complete.build(CifarTrainingArguments)
+    if training.prediction_loss_only or training.batch_eval_metrics:
+        raise ValueError("prediction_loss_only and batch_eval_metrics must be false: a run is scored on all logits")
     _check_effects(arguments, training)
     return ResolvedArguments(arguments, model, data, training)
 

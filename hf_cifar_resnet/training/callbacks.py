@@ -209,8 +209,16 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
     those that `metric_for_best_model` does not name are none of its business.
     """
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        metric = args.metric_for_best_model or ""
+        if f"eval_{metric.removeprefix('eval_')}" in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
 

@@ -6,13 +6,17 @@ at one point and are evaluated at another, the average of the weights, for which
 not hold.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
 
 from ..errors import require
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
 
 MUON = "muon"
 SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam")
@@ -58,7 +62,7 @@ class Muon:
         return TimmMuon(groups, nesterov=options.pop("nesterov", True), **options)
 
     @classmethod
-    def with_arguments(cls, args: TrainingArguments) -> tuple[type["Muon"], dict[str, Any]]:
+    def with_arguments(cls, args: TrainingArguments) -> tuple[type[Muon], dict[str, Any]]:
         """Return what `get_optimizer_cls_and_kwargs` does. Raises `ValueError` for wrong `optim_args`."""
         options: dict[str, Any] = {
             "weight_decay": args.weight_decay,

@@ -40,7 +40,7 @@ class TrainMetrics:
     correct_in_epoch: float = 0.0
     images_in_epoch: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._first = asdict(self)
         self._since: float | None = None
         self._reset()

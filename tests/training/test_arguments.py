@@ -256,6 +256,7 @@ BAD = """
     --max_steps 0
     --eval_strategy steps --save_strategy steps --eval_steps 0
     --save_strategy steps --save_steps 0
+    --eval_accumulation_steps 0
     --logging_strategy steps --logging_steps -1
     --split_seed -1
     --data_seed -1
@@ -280,6 +281,8 @@ ERRORS = [
     *((f"--{name}", f"{name} is not supported") for name in ("bf16_full_eval", "fp16_full_eval")),
     ("--fsdp full_shard", "fsdp is not supported"),
     ("--deepspeed ds.json", "deepspeed is not supported"),
+    ("--prediction_loss_only", "prediction_loss_only and batch_eval_metrics must be false"),
+    ("--batch_eval_metrics", "prediction_loss_only and batch_eval_metrics must be false"),
     ("--eval_do_concat_batches false", "eval_do_concat_batches must be true"),
     ("--dataloader_prefetch_factor 2", "dataloader_prefetch_factor needs workers"),
     ("--dataloader_multiprocessing_context spawn", "dataloader_multiprocessing_context needs workers"),

@@ -13,7 +13,7 @@ import torch
 from trainer_fixtures import at
 from transformers import TrainerCallback
 
-from hf_cifar_resnet.runs.record import command_line
+from hf_cifar_resnet.commands.session import command_line
 from hf_cifar_resnet.training.preemption import (
     EXIT_CODE,
     MARKER,
