@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ def start_block(
     record: RunRecord,
     args: CifarTrainingArguments,
     hub: object = None,
-    resume: object = None,
+    resume: str | Path | None = None,
     warning: str | None = None,
 ) -> str:
     """
