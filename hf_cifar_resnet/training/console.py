@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +24,7 @@ def start_block(
     record: RunRecord,
     args: CifarTrainingArguments,
     hub: object = None,
-    resume: str | Path | None = None,
+    resume: str | os.PathLike[str] | None = None,
     warning: str | None = None,
 ) -> str:
     """
