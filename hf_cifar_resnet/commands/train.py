@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
         record = make_record(model, data, arguments.model, arguments.data, args, command, arguments.given)
         checkpoint = _find_checkpoint(args)
         if checkpoint is not None:
-            record = continue_record(record, checkpoint, args.output_dir)
+            record = continue_record(record, checkpoint, str(args.output_dir))
         recorder = RunRecordCallback(record)
         callbacks = [recorder, RunEventsCallback(), preemption]
         hub = HubCallback(args, eval_split, record) if args.push_to_hub else None
