@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from .. import cli
 from ..checkpoints.outputs import check_output_folder, check_replaced
 from ..checkpoints.run_folder import holds_run
 from ..errors import require
@@ -57,7 +58,6 @@ from ..study.variant import (
     schedule_variant,
 )
 from ..training.arguments import resolve
-from . import train
 from .line_parser import LineParser, positive
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 
@@ -66,8 +66,8 @@ Pair = TypeVar("Pair")
 
 
 def run_train(argv: list[str]) -> None:
-    """Train one run of a study."""
-    train.main(argv, prog="hf-cifar-resnet train")
+    """Train one run of a study, in a process of its own."""
+    cli.main(["train", *argv])
 
 
 # What a run imports is imported once, by the process that is forked for each run.
@@ -203,6 +203,7 @@ def _parse(argv: list[str], prog: str | None) -> tuple[LineParser, Namespace, li
     parser.add_argument("--targets", nargs="+", type=float, metavar="ACCURACY",
                         help="accuracies, 0 to 1, to report the time to")  # fmt: skip
     parser.add_argument("--report", metavar="FOLDER", help="only rebuild the tables and plots of this study")
+    parser.flags |= CifarArgumentParser(ALL_ARGUMENTS).flags  # for errors: the runs' arguments are this command's too
     options, rest = parser.parse_known_args(argv)
     if options.targets and not all(0 < target <= 1 for target in options.targets):
         raise ValueError(f"targets must be above 0 and at most 1, got {' '.join(map(str, options.targets))}")

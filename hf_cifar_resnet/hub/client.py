@@ -32,7 +32,8 @@ class HubError(OSError):
 
     def __init__(self, message: str, temporary: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.temporary, self.retry_after = temporary, retry_after
+        self.temporary: bool = temporary
+        self.retry_after: float | None = retry_after
 
 
 @dataclass(frozen=True)

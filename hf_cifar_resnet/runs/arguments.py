@@ -16,7 +16,7 @@ Dataclass = TypeVar("Dataclass")
 GIVEN = "given"  # the key of the arguments in `run.json`
 SECRETS = ("hub_token",)  # which no file records
 # Arguments, and those of a recipe that they replace, since both describe the same thing.
-REPLACED = {
+REPLACED: dict[str, tuple[str, ...]] = {
     "depth": ("block", "stage_depths", "stage_widths", "model_name_or_path"),
     "block": ("depth", "model_name_or_path"),
     "stage_depths": ("depth", "model_name_or_path"),

@@ -176,12 +176,12 @@ class CifarTrainingArguments(TrainingArguments):
         self._check_support()
         self._check_combinations()
         if str(self.resume_from_checkpoint).lower() == "false":
-            self.resume_from_checkpoint = None
+            self.resume_from_checkpoint: str | None = None
         self._choose_for_device()
         self._check_loader()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
-        self.report_to = callbacks.parse_report_to(self.report_to)
-        self.output_dir_given = self.output_dir is not None
+        self.report_to: list[str] = callbacks.parse_report_to(self.report_to)
+        self.output_dir_given: bool = self.output_dir is not None
         schedule, is_muon = self.lr_scheduler_type, self.optim == optimizers.MUON
         schedules.check(schedule, self.lr_scheduler_kwargs, self.warmup_steps)
         # TrainingArguments refuses the names of our schedules, and Muon.
@@ -272,7 +272,7 @@ class CifarTrainingArguments(TrainingArguments):
     def _choose_for_device(self) -> None:
         on_gpu = device_for(self.use_cpu).type == "cuda"
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        self.precision_source = "flag"
+        self.precision_source: str = "flag"
         if self.bf16 is None and self.fp16 is None:
             # `accelerate launch` sets "no" by default too, so "no" is not a choice.
             self.precision_source = OUR_DEFAULT if launched == "no" else "Accelerate"
