@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .commands.errors import DEBUG, reports_errors
+from .commands.errors import reports_errors
+
+DEBUG = "--debug"  # before the command; `train --debug` is transformers' own
 
 COMMANDS = {
     "train": "train a model; the same program as train.py",
@@ -22,17 +24,21 @@ COMMANDS = {
 }
 
 
-@reports_errors
 def train() -> None:
     """Run `train` with the arguments of `train.py`. What it imports is part of it, so that Ctrl-C ends that too."""
-    import_module(".commands.train", __package__).main(sys.argv[2:] if sys.argv[1:2] == [DEBUG] else None)
+    with reports_errors():
+        import_module(".commands.train", __package__).main()
 
 
-@reports_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names with the other arguments."""
     argv = sys.argv[1:] if argv is None else argv
-    argv = argv[1:] if argv[:1] == [DEBUG] else argv
+    show_traceback = argv[:1] == [DEBUG]
+    with reports_errors(show_traceback):
+        _run(argv[1:] if show_traceback else argv)
+
+
+def _run(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: hf-cifar-resnet COMMAND [options]\n\nTrain ResNets on small images and compare schedules.\n")
         print(*(f"  {name:<12} {summary}" for name, summary in COMMANDS.items()), sep="\n")

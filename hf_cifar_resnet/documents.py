@@ -27,7 +27,7 @@ TEMPORARY = ".hf-cifar-resnet-"
 # Read
 
 
-def read_json(path: str | os.PathLike, max_size: int = MAX_JSON) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], max_size: int = MAX_JSON) -> dict[str, Any]:
     """
     Return the object in a JSON file of at most `max_size` bytes. Raises `OSError`, or `ValueError` in one line that
     does not name the file.
@@ -43,7 +43,7 @@ def read_json(path: str | os.PathLike, max_size: int = MAX_JSON) -> dict[str, An
     return content
 
 
-def read_yaml(path: str | os.PathLike) -> dict[Any, Any]:
+def read_yaml(path: str | os.PathLike[str]) -> dict[Any, Any]:
     """
     Return the mapping in a YAML 1.2 file, in which 1e-3 is a number and `no` is a string, unlike in the YAML 1.1 of
     PyYAML. Raises as [`read_json`] does, also for a repeated key.
@@ -69,7 +69,7 @@ def parse_yaml(text: str | TextIO) -> Any:
         raise ValueError(f"it is not valid YAML: {problem}") from error
 
 
-def _read_text(path: str | os.PathLike, max_size: int) -> str:
+def _read_text(path: str | os.PathLike[str], max_size: int) -> str:
     if os.path.exists(path) and not os.path.isfile(path):
         # Reading from a pipe may never end, and a recipe is read twice.
         raise ValueError("it is not a regular file, but a folder, a pipe or a device")
@@ -87,7 +87,7 @@ def _read_text(path: str | os.PathLike, max_size: int) -> str:
 
 
 @contextmanager
-def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
+def replacing_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     Give a temporary directory in a folder, which is created if it is missing. At the end what was written into it is
     flushed to the disk, and each file atomically replaces its namesake in the folder; after an error none does. Raises
@@ -103,7 +103,7 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     Give a `Path` to write a file to, which atomically replaces `path` at the end, unless there is an error. A pipe or
     another device is written to directly. Raises `OSError` that names the path if it cannot be written.
@@ -120,7 +120,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: str | os.PathLike) -> Iterator[None]:
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Name a path in an `OSError`, whose own message may name a temporary file, or none where a disk is full."""
     try:
         yield
@@ -132,21 +132,21 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
         raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def write_text(text: str, path: str | os.PathLike) -> None:
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
     with atomic_write(path) as file:
         file.write_text(text, encoding="utf-8")
 
 
-def write_json(content: Any, path: str | os.PathLike) -> None:
+def write_json(content: Any, path: str | os.PathLike[str]) -> None:
     write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", path)
 
 
-def write_csv(rows: Iterable[Iterable], path: str | os.PathLike) -> None:
+def write_csv(rows: Iterable[Iterable[Any]], path: str | os.PathLike[str]) -> None:
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
 
 
-def is_device(path: str | os.PathLike) -> bool:
+def is_device(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a pipe, a terminal or another device."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
@@ -180,10 +180,12 @@ def remove_leftovers(folder: Path) -> None:
 def _temporary_directory(folder: Path) -> Iterator[Path]:
     remove_leftovers(folder)
     temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}"
-    temporary.mkdir()  # unlike one of `tempfile`, it follows the umask
+    unlocked = temporary.with_name(f".new{temporary.name}")  # which `remove_leftovers` in another process passes over
+    unlocked.mkdir()  # unlike one of `tempfile`, it follows the umask
     with ExitStack() as stack:
         with suppress(OSError):  # some filesystems have no locks
-            stack.enter_context(_locked(temporary))
+            stack.enter_context(_locked(unlocked))
+        unlocked.rename(temporary)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
 
@@ -202,7 +204,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _move(paths: Iterable[Path], folder: Path) -> None:
+    paths = list(paths)
+    for path in paths:  # all of them first, so that a full disk replaces none
+        for part in [*path.rglob("*"), path]:
+            flush_to_disk(part)
     for path in paths:
-        flush_to_disk(path)
         path.replace(folder / path.name)
     flush_to_disk(folder)

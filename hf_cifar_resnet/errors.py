@@ -55,7 +55,7 @@ def explained(what: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def naming_folder(name: str | os.PathLike, hub_words: str) -> Iterator[None]:
+def naming_folder(name: str | os.PathLike[str], hub_words: str) -> Iterator[None]:
     """Add to a `ValueError` that it is about a folder, where `name` may mean the Hub too; `hub_words` say how."""
     try:
         yield

@@ -34,7 +34,7 @@ from .errors import explained
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 Decision = TypeVar("Decision")
 # Seconds of silence, after which processes that have not started yet are named.
 PATIENCE = 20.0

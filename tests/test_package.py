@@ -13,7 +13,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import hf_cifar_resnet
+from hf_cifar_resnet import cli
 from hf_cifar_resnet.cli import COMMANDS
+from hf_cifar_resnet.commands.errors import reports_errors
+from hf_cifar_resnet.commands.line_parser import LineParser
+from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_arguments
 from hf_cifar_resnet.documents import read_yaml
 from hf_cifar_resnet.reporting.card import NEEDED
 
@@ -161,7 +165,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 PRINTS = """
 from hf_cifar_resnet.commands.errors import reports_errors
 
-@reports_errors
+@reports_errors()
 def main():
     print("a line", flush={flush})
 
@@ -194,7 +198,7 @@ FAILS = """
 import sys
 from hf_cifar_resnet.commands.errors import reports_errors
 
-@reports_errors
+@reports_errors()
 def main():
     raise {error}
 
@@ -208,8 +212,28 @@ def test_error_that_a_user_can_correct_is_one_line(error):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     [line] = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith("error: ")
-    debugged = subprocess.run([*command, "--debug"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert debugged.returncode == 1 and "Traceback" in debugged.stderr
+
+
+def test_debug_before_the_command_shows_the_traceback():
+    with pytest.raises(ValueError, match="there is no command nowhere"):
+        cli.main(["--debug", "nowhere"])
+
+
+def test_debug_of_the_training_is_the_flag_of_transformers():
+    assert parse_arguments(["--debug", "underflow_overflow"]).get("debug") == ["underflow_overflow"]
+
+
+def test_flags_in_an_error_are_those_of_the_command_that_runs(refused, capsys):
+    CifarArgumentParser(ALL_ARGUMENTS)  # another parser, that has a flag --warmup_steps
+    with pytest.raises(SystemExit), reports_errors():
+        LineParser().parse_args([])
+        raise ValueError("warmup_steps must be above 0")
+    assert capsys.readouterr().err == "error: warmup_steps must be above 0\n"
+    with pytest.raises(SystemExit), reports_errors():
+        CifarArgumentParser(ALL_ARGUMENTS).parse(["--seed", "3"])
+        raise ValueError("learning_rate must be above 0, and warmup_steps not negative, with this seed")
+    line = "--learning_rate must be above 0, and --warmup_steps not negative, with this seed"
+    assert capsys.readouterr().err == f"error: {line}\n"
 
 
 @pytest.mark.parametrize("error", ["KeyError('x')", "TypeError('x')", "AttributeError('x')", "RuntimeError('x')"])
@@ -225,7 +249,7 @@ import os, signal, sys
 from hf_cifar_resnet.documents import atomic_write
 from hf_cifar_resnet.commands.errors import reports_errors
 
-@reports_errors
+@reports_errors()
 def main():
     with atomic_write(sys.argv[1]) as file:
         file.write_text("half")

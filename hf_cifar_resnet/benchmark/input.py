@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import albumentations as A
@@ -52,10 +52,10 @@ class Batches:
 
     def __init__(self, dataset: Any, batch_size: int, collate_fn: Callable[[Any], dict[str, Any]] | None = None):
         batch_size = min(batch_size, len(dataset))
-        self.loader = torch.utils.data.DataLoader(
+        self.loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
             dataset, batch_size, shuffle=True, drop_last=True, collate_fn=collate_fn, generator=torch.Generator()
         )
-        self.iterator = itertools.chain.from_iterable(itertools.repeat(self.loader))
+        self.iterator: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(self.loader))
 
     def __call__(self) -> int:
         return len(next(self.iterator)["pixel_values"])
@@ -68,14 +68,15 @@ class OfficialExample:
         crop, flip = T.RandomCrop(size, padding=PADDING), T.RandomHorizontalFlip()
         jitter, normalize = T.ColorJitter(*color_jitter), T.Normalize(mean, std)
         # Images that have this size already are not resized.
-        self.transform = T.Compose([T.Resize((size, size)), crop, flip, jitter, T.ToTensor(), normalize])
+        steps = [T.Resize((size, size)), crop, flip, jitter, T.ToTensor(), normalize]
+        self.transform: Callable[..., Any] = T.Compose(steps)
 
     def __call__(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         images = [self.transform(image.convert("RGB")) for image in examples["image"]]
         return {"pixel_values": images, "labels": examples["label"]}
 
 
-class Notebook(torch.utils.data.Dataset):
+class Notebook(torch.utils.data.Dataset[dict[str, Any]]):
     """Albumentations on each decoded image, up to ToTensorV2."""
 
     def __init__(
@@ -87,7 +88,8 @@ class Notebook(torch.utils.data.Dataset):
         mean: Sequence[float],
         std: Sequence[float],
     ):
-        self.images, self.labels = images, labels
+        self.images: np.ndarray = images
+        self.labels: np.ndarray = labels
         transforms: list[A.BasicTransform | A.BaseCompose] = [
             A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=cv2.BORDER_CONSTANT, fill=0),
             A.RandomCrop(size, size),
@@ -96,7 +98,7 @@ class Notebook(torch.utils.data.Dataset):
             A.Normalize(tuple(mean), tuple(std)),
             ToTensorV2(),
         ]
-        self.transform = A.Compose(transforms)
+        self.transform: Callable[..., Any] = A.Compose(transforms)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -100,7 +101,11 @@ class TurnsCallback(TrainerCallback):
         steps: int,
         windows: int,
     ):
-        self.trainer, self.others, self.settle, self.steps, self.windows = trainer, others, settle, steps, windows
+        self.trainer = trainer
+        self.others: dict[str, BareLoop | StockLoop] = others
+        self.settle: int = settle
+        self.steps: int = steps
+        self.windows: int = windows
         self.seconds: dict[str, list[float]] = {name: [] for name in (OURS, *others)}
         self.waited: float = 0.0
         self.profile: str | None = None
@@ -132,7 +137,8 @@ class StockLoop:
     """transformers' own Trainer, with none of our methods: each window is a short training with the same optimizer."""
 
     def __init__(self, model: nn.Module, args: CifarTrainingArguments, dataset: ImageDataset, settle: int):
-        self.settle, self.seconds = settle, 0.0
+        self.settle: int = settle
+        self.seconds: float = 0.0
         same = ("per_device_train_batch_size", "label_smoothing_factor", "max_grad_norm", "bf16", "seed", "use_cpu",
                 "logging_nan_inf_filter", "tf32", "torch_compile", "torch_compile_backend", "torch_compile_mode",
                 "dataloader_pin_memory")  # fmt: skip
@@ -204,13 +210,16 @@ class BareLoop:
         settle: int = 0,
         precision: str | None = None,
     ):
-        self.args, self.batches, self.settle, self.precision = args, batches, settle, precision or args.precision
-        self.memory_format = memory_format_for(model, args.device)
+        self.args = args
+        self.batches: Iterator[dict[str, torch.Tensor]] = batches
+        self.settle: int = settle
+        self.precision: str = precision or args.precision
+        self.memory_format: torch.memory_format = memory_format_for(model, args.device)
         model = model.to(args.device, memory_format=self.memory_format).train()  # pyright: ignore[reportCallIssue]
-        self.parameters = list(model.parameters())
-        self.optimizer = make_optimizer(model, args)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / (1 + step / 1000))
-        self.model = model
+        self.parameters: list[torch.nn.Parameter] = list(model.parameters())
+        self.optimizer: torch.optim.Optimizer = make_optimizer(model, args)
+        self.schedule: LambdaLR = LambdaLR(self.optimizer, lambda step: 1 / (1 + step / 1000))
+        self.model: Any = model
         if args.torch_compile:
             backend = args.torch_compile_backend or "inductor"
             self.model = torch.compile(model, dynamic=False, backend=backend, mode=args.torch_compile_mode)

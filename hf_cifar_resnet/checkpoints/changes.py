@@ -38,7 +38,7 @@ _LENGTH = ("num_train_epochs", "max_steps")
 # Those that have an effect even if no step is left to train.
 _NEEDS_NO_STEP = {"load_best_model_at_end"}
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def continue_record(record: RunRecord, checkpoint: Path, folder: str | Path) -> RunRecord:

@@ -19,9 +19,9 @@ MAX_SEARCHED = 2**20  # bytes of the beginning, and of the end, of a file
 
 def check_output(
     argument: str,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     pattern: bytes,
-    inputs: Iterable[str | os.PathLike] = (),
+    inputs: Iterable[str | os.PathLike[str]] = (),
     ending: str | None = None,
 ) -> None:
     """
@@ -47,7 +47,7 @@ def check_output(
         raise ValueError(f"{argument} {path} is there already, and this command did not write it: choose another name")
 
 
-def check_output_folder(argument: str, folder: str | os.PathLike, files: dict[str, bytes | None]) -> None:
+def check_output_folder(argument: str, folder: str | os.PathLike[str], files: dict[str, bytes | None]) -> None:
     """
     Check the folder that an argument such as `--output_dir` names, which need not exist, as [`check_output`] does, and
     that it is no run. `files` are the names in it that are written, with their patterns.
@@ -62,7 +62,7 @@ def check_output_folder(argument: str, folder: str | os.PathLike, files: dict[st
     check_replaced(argument, folder, files)
 
 
-def check_replaced(argument: str, folder: str | os.PathLike, files: dict[str, bytes | None]) -> None:
+def check_replaced(argument: str, folder: str | os.PathLike[str], files: dict[str, bytes | None]) -> None:
     """
     Raise `ValueError` if one of the `files` is in a folder and not ours: these are names, or patterns of names, with
     the patterns of their contents. Where the first one is there and ours, so are the others.
@@ -92,7 +92,7 @@ def is_own(path: Path, pattern: bytes) -> bool:
     return not content or re.search(pattern, content, re.DOTALL) is not None
 
 
-def check_no_checkpoint(argument: str, path: str | os.PathLike) -> None:
+def check_no_checkpoint(argument: str, path: str | os.PathLike[str]) -> None:
     """Raise `ValueError` for a path in a checkpoint, which would be damaged by it."""
     for parent in Path(os.path.realpath(path), "file").parents:
         if (parent / MANIFEST).is_file() and (parent / TRAINER_STATE).is_file():
@@ -102,7 +102,7 @@ def check_no_checkpoint(argument: str, path: str | os.PathLike) -> None:
             )
 
 
-def _check_writable(argument: str, path: str | os.PathLike, folder: Path) -> None:
+def _check_writable(argument: str, path: str | os.PathLike[str], folder: Path) -> None:
     """Raise `ValueError` if a new file or folder cannot be made in `folder`."""
     if not folder.is_dir():
         raise ValueError(f"{argument} {path} cannot be written: there is no folder {folder}")

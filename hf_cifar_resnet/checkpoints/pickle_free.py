@@ -48,7 +48,7 @@ def write_pickle_free(checkpoint: Path, folder: Path, best: Path | None = None) 
             shutil.copy(path, folder / _BEST)
 
 
-def read_pickle_free(folder: Path, output_dir: str | os.PathLike) -> Path:
+def read_pickle_free(folder: Path, output_dir: str | os.PathLike[str]) -> Path:
     """
     Turn what [`write_pickle_free`] wrote into `checkpoint-N` folders of `output_dir`, and return the one to resume.
     Raises `ValueError` if the folder holds no such state, or a damaged one; then nothing is written.

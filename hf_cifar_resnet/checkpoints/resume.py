@@ -32,7 +32,7 @@ FIXED = {
     "early_stopping_patience": "the evaluations since the best one are not counted alike",
 }
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Find the checkpoint
 
@@ -82,7 +82,7 @@ def verify_resumable(checkpoint: Path, needs_best: bool) -> None:
             raise ValueError(f"the checkpoint {checkpoint} needs the best model up to it: {error}") from error
 
 
-def find_resumable(given: str | Path | bool, folder: str | os.PathLike, needs_best: bool) -> Path:
+def find_resumable(given: str | Path | bool, folder: str | os.PathLike[str], needs_best: bool) -> Path:
     """
     Return the checkpoint `given`, or for True the last one of a run that can be resumed. Raises `ValueError` or
     `OSError` if it cannot be.
@@ -97,7 +97,7 @@ def find_resumable(given: str | Path | bool, folder: str | os.PathLike, needs_be
     return checkpoint
 
 
-def find_last_resumable(folder: str | os.PathLike, needs_best: bool) -> Path | None:
+def find_last_resumable(folder: str | os.PathLike[str], needs_best: bool) -> Path | None:
     """Return the last checkpoint of a run that can be resumed, or None, with a warning for each later one."""
     for checkpoint in reversed(list_checkpoints(folder)):
         try:

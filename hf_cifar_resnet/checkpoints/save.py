@@ -61,7 +61,7 @@ def is_complete(checkpoint: Path) -> bool:
     return (checkpoint / MANIFEST).is_file()
 
 
-def find_last_complete(folder: str | os.PathLike) -> Path | None:
+def find_last_complete(folder: str | os.PathLike[str]) -> Path | None:
     """Return the last checkpoint that was written to its end, or None."""
     complete = [checkpoint for checkpoint in list_checkpoints(folder) if is_complete(checkpoint)]
     return complete[-1] if complete else None
@@ -96,7 +96,7 @@ def _sha256(path: Path) -> str:
 # Changes of what is saved
 
 
-def rotate_checkpoints(folder: str | os.PathLike, limit: int | None, keep: Collection[Path]) -> None:
+def rotate_checkpoints(folder: str | os.PathLike[str], limit: int | None, keep: Collection[Path]) -> None:
     """Delete incomplete checkpoints, then the oldest, until `limit` are left (None or 0: all), but none of `keep`."""
     if limit is None or limit <= 0:
         return
@@ -107,7 +107,7 @@ def rotate_checkpoints(folder: str | os.PathLike, limit: int | None, keep: Colle
         shutil.rmtree(path, ignore_errors=True)
 
 
-def copy_checkpoint(checkpoint: Path, folder: str | os.PathLike) -> Path:
+def copy_checkpoint(checkpoint: Path, folder: str | os.PathLike[str]) -> Path:
     """
     Copy a checkpoint atomically into the folder of another run, and return the copy. Raises `ValueError` if another
     checkpoint of this name is there, and `OSError` if it cannot be written.
@@ -137,7 +137,8 @@ class CheckpointCallback(TrainerCallback):
     priority: ClassVar[int] = 100  # others may read the checkpoint, so it is completed first
 
     def __init__(self, limit: int | None, write_more: Callable[[Path], None]) -> None:
-        self.limit, self.write_more = limit, write_more
+        self.limit: int | None = limit
+        self.write_more: Callable[[Path], None] = write_more
         self._bytes = 0
         self._writing: Path | None = None  # the checkpoint that has begun and is not complete
 

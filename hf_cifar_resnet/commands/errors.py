@@ -1,48 +1,42 @@
 """How every command ends: its errors become one line on standard error, and signals end it cleanly."""
 
 import errno
-import functools
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from ..errors import one_line, printable
-from .line_parser import LineParser
+from .line_parser import flags_of_command
 
-P = ParamSpec("P")
-R = TypeVar("R")
 SIGINT, SIGPIPE = 2, 13  # Windows has no `signal.SIGPIPE`
 MAX_LENGTH = 2000  # characters of an error
-DEBUG = "--debug"
 # Parts of gloo's error message when another process of the group has died.
 _LOST = ("Connection closed by peer", "Connection reset by peer")
 
 
-def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
+@contextmanager
+def reports_errors(show_traceback: bool = False) -> Iterator[None]:
     """
-    Decorate a program's main function: the errors that a user can correct become one line, with exit code 2. These are
+    Run a program within this: the errors that a user can correct become one line, with exit code 2. These are
     `ValueError`, `OSError`, `ImportError` (of a package that is not installed) and `FloatingPointError` (of a training
-    that diverges); any other is a bug of ours and keeps its traceback. So do all after `hf-cifar-resnet --debug`.
+    that diverges); any other is a bug of ours and keeps its traceback. So do all with `show_traceback`.
 
     If a launcher started several processes, only the first one that fails prints its error, because the others often
     fail as a consequence. A closed output pipe (`| head`), Ctrl-C, SIGTERM and SIGHUP end the program silently, with
     the usual codes, and as exceptions, so that no temporary files and no runs of a study are left behind.
     """
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    with flags_of_command() as flags:
         try:
             if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its escape sequence
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 with _signals_as_exceptions():
-                    return function(*args, **kwargs)
+                    yield
             finally:
                 _flush_output()
         except KeyboardInterrupt:
@@ -51,11 +45,11 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
             _discard_output()
             sys.exit(128 + SIGPIPE)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
-            if sys.argv[1:2] == [DEBUG]:
+            if show_traceback:
                 raise
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 _discard_output()
-            _print_error(_message(error))
+            _print_error(_message(error, flags))
             sys.exit(2)
         except RuntimeError as error:
             if any(sign in str(error) for sign in _LOST):
@@ -64,19 +58,28 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
                 sys.exit(1)
             raise
 
-    return wrapper
 
-
-def _message(error: Exception) -> str:
-    """Return the line for an error. An argument with which a message begins is shown as the flag that it is here."""
+def _message(error: Exception, flags: Collection[str]) -> str:
+    """Return the line for an error."""
     if isinstance(error, OSError) and error.strerror is not None:
         if error.filename is not None:
             return f"{error.filename} cannot be used: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a write names no file
             return f"the output or a file cannot be written: {error.strerror}"
-    message = one_line(error)
-    is_argument = f"--{message.split(' ')[0]}" in LineParser.known_flags
-    return f"--{message}" if is_argument else message
+    return _with_flags(one_line(error), flags)
+
+
+def _with_flags(message: str, flags: Collection[str]) -> str:
+    """Show the arguments in a message that begins with one as the flags that they are here."""
+    first, *rest = message.split(" ")
+    if f"--{first}" not in flags:
+        return message
+    # The second word may be the value of the first, and others without "_" are plain English.
+    for position in range(1, len(rest)):
+        name = rest[position].strip("(),;:")
+        if "_" in name and f"--{name}" in flags:
+            rest[position] = rest[position].replace(name, f"--{name}")
+    return " ".join([f"--{first}", *rest])
 
 
 @contextmanager

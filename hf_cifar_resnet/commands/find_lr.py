@@ -39,7 +39,8 @@ class RangeTestCallback(ScheduleCallback):
     """
 
     def __init__(self, factor: float) -> None:
-        self.factor, self.lowest = factor, math.inf
+        self.factor: float = factor
+        self.lowest: float = math.inf
 
     def on_step_end(
         self,

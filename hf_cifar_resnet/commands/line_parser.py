@@ -2,9 +2,25 @@
 
 import argparse
 from argparse import Action, ArgumentTypeError, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from ..errors import expand_home
+
+_flags: ContextVar[set[str] | None] = ContextVar("flags", default=None)
+
+
+@contextmanager
+def flags_of_command() -> Iterator[set[str]]:
+    """Yield a set that gets the flags of the command that runs within the context: of the first parser that parses."""
+    flags: set[str] = set()
+    token = _flags.set(flags)
+    try:
+        yield flags
+    finally:
+        _flags.reset(token)
 
 
 class LineParser(argparse.ArgumentParser):
@@ -12,8 +28,6 @@ class LineParser(argparse.ArgumentParser):
     An argument parser that raises `ValueError`, expands a leading `~` of its own options (no shell does it in
     `--output=~/file`), and refuses empty texts and abbreviated flags.
     """
-
-    known_flags: set[str] = set()  # of all parsers of this process
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.flags: dict[str, Action] = {}
@@ -23,13 +37,15 @@ class LineParser(argparse.ArgumentParser):
         """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""
         action = group.add_argument(*names, **settings) if group else super().add_argument(*names, **settings)
         self.flags |= dict.fromkeys(action.option_strings, action)
-        self.known_flags.update(action.option_strings)
         return action
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:  # type: ignore[override]
+        flags = _flags.get()
+        if flags is not None and not flags:
+            flags.update(self.flags)
         parsed, rest = super().parse_known_args(args, namespace)
         for name, value in vars(parsed).items():
             # An unset shell variable gives an empty text, which as a path would mean the current folder.

@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from .. import cli
 from ..checkpoints.outputs import check_output_folder, check_replaced
 from ..checkpoints.run_folder import holds_run
 from ..errors import require
@@ -56,8 +57,6 @@ from ..study.variant import (
     read_variants,
     schedule_variant,
 )
-from ..training.arguments import resolve
-from . import train
 from .line_parser import LineParser, positive
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 
@@ -66,8 +65,8 @@ Pair = TypeVar("Pair")
 
 
 def run_train(argv: list[str]) -> None:
-    """Train one run of a study."""
-    train.main(argv, prog="hf-cifar-resnet train")
+    """Train one run of a study, in a process of its own."""
+    cli.main(["train", *argv])
 
 
 # What a run imports is imported once, by the process that is forked for each run.
@@ -131,7 +130,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
         tuning=options.tuning and options.tuning.plan,
     )
     check_same_study(folder, plan)
-    check_runs(runs)
+    check_runs(runs, options.engine.here)
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs)
     options.engine.check()
@@ -140,10 +139,10 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
     execute = partial(execute_runs, engine=options.engine, write=tqdm.write)
     if options.tuning is not None:
         check_tuning(options.tuning, variants, runs[0].arguments, options.seeds)
-        chosen = tune(folder, options.common, variants, options.tuning, plan, execute)
+        chosen = tune(folder, options.common, variants, options.tuning, plan, execute, options.engine.here)
         values = options.tuning.values([tuple(each.values()) for each in chosen.values()])
         runs = plan_runs(folder, options.common, variants, options.seeds, tuned=chosen, values=values)
-        check_runs(runs)
+        check_runs(runs, options.engine.here)
         plan = StudyPlan(**{**vars(plan), "runs": [run.run for run in runs]})
 
     # Train the runs that are compared
@@ -153,7 +152,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
 
     # Report
     if len(failed) < len(runs):
-        score_ensembles(folder, use_cpu=resolve(runs[0].arguments).training.use_cpu)
+        score_ensembles(folder, use_cpu=runs[0].arguments.get("use_cpu", False))
         print(write_report(folder, options.targets))
     return failed, len(runs)
 
@@ -217,6 +216,8 @@ def _read_options(options: Namespace, rest: list[str]) -> StudyOptions:
     parser = CifarArgumentParser(ALL_ARGUMENTS)
     check_not_reserved(word.split("=")[0].lstrip("-").replace("-", "_") for word in rest if word.startswith("--"))
     line = parser.parse(rest)
+    if "hub_token" in line.recipe:  # which would be lost on the way to a run
+        check_not_reserved(["hub_token"])
     vary = _unique("vary", map(_parse_vary, options.vary))
     schedules = options.schedules or ([] if options.variants else DEFAULT_SCHEDULES)
     if options.cooldowns:

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..processes import decide_on_rank_0, is_rank_0
 from ..training.arguments import resolve
-from .errors import reports_errors
 from .parser import parse_arguments
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 MAX_CONFUSED = 5  # pairs of classes that the card names
 
 
-@reports_errors
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetrics":
     """
     Train, score and save a model with its curves and card, push it to the Hub if asked to, and return the metrics.

@@ -82,7 +82,7 @@ class Batch:
         return Batch({**self.tensors, **other})
 
 
-class ImageDataset(torch.utils.data.Dataset):
+class ImageDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """
     Labelled images, fetched one at a time or a batch at a time.
 
@@ -104,9 +104,10 @@ class ImageDataset(torch.utils.data.Dataset):
         std: Sequence[float],
         augmenter: "Augmenter | None" = None,
     ):
-        self.images = images
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.mean, self.std = mean, std
+        self.images: np.ndarray = images
+        self.labels: torch.Tensor = torch.as_tensor(labels, dtype=torch.int64)
+        self.mean: Sequence[float] = mean
+        self.std: Sequence[float] = std
         self.augmenter = augmenter
         self.normalizes = True
         self.epoch: int | torch.Tensor | None = None
@@ -185,8 +186,8 @@ def collate(samples: Batch | Sequence[Mapping[str, Any]] | Mapping[str, torch.Te
 
 
 def map_images(
-    dataset: torch.utils.data.Dataset, change: Callable[[ImageDataset], ImageDataset]
-) -> torch.utils.data.Dataset:
+    dataset: torch.utils.data.Dataset[Any], change: Callable[[ImageDataset], ImageDataset]
+) -> torch.utils.data.Dataset[Any]:
     """Return a dataset whose [`ImageDataset`]s are changed: itself, or those in a `Subset` or `ConcatDataset`."""
     if isinstance(dataset, ImageDataset):
         return change(dataset)
@@ -197,7 +198,7 @@ def map_images(
     return dataset
 
 
-def find_normalization(dataset: torch.utils.data.Dataset) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def find_normalization(dataset: torch.utils.data.Dataset[Any]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return the mean and deviation with which all images are normalised by [`ImageDataset`]s, or None."""
     if isinstance(dataset, ImageDataset):
         return (tuple(dataset.mean), tuple(dataset.std)) if dataset.normalizes else None
@@ -217,7 +218,9 @@ class EpochSampler(torch.utils.data.Sampler[int]):
     """
 
     def __init__(self, num_samples: int, seed: int = 0):
-        self.num_samples, self.seed, self.epoch = num_samples, seed, torch.zeros((), dtype=torch.int64)
+        self.num_samples: int = num_samples
+        self.seed: int = seed
+        self.epoch: torch.Tensor = torch.zeros((), dtype=torch.int64)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)

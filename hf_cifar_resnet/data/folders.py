@@ -18,7 +18,7 @@ from .hub import read_card
 from .images import is_hidden_name, is_image_name
 
 # As `datasets` knows them, in the order of preference.
-SPLIT_NAMES = {
+SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),

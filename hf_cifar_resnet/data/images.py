@@ -91,7 +91,7 @@ def to_rgb_array(image: Image.Image, size: int = IMAGE_SIZE, mode: str | None = 
 
 
 def read_rgb_array(
-    source: str | os.PathLike | IO[bytes], size: int = IMAGE_SIZE, mode: str | None = None
+    source: str | os.PathLike[str] | IO[bytes], size: int = IMAGE_SIZE, mode: str | None = None
 ) -> np.ndarray:
     """
     Read an image file, a path or a stream, as [`to_rgb_array`] returns it.

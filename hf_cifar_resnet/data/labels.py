@@ -25,7 +25,7 @@ LABEL_COLUMNS = ("label", "fine_label", "labels")
 SUPERCLASS_COLUMNS = ("superclass", "coarse_label")
 MAX_LABELS = 10_000  # whose confusion matrix takes 800 MB
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 
 RawSplits = dict[str, datasets.Dataset]  # by their names, with the columns that the dataset has
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def load_raw(args: DataArguments) -> tuple[RawSplits, str | None]:

@@ -44,10 +44,11 @@ class HubCallback(TrainerCallback):
     pushes_to_hub: ClassVar[bool] = True
 
     def __init__(self, args: CifarTrainingArguments, eval_split: Selection, record: RunRecord) -> None:
-        self.args, self.run_id = args, record.id
+        self.args = args
+        self.run_id: str | None = record.id
         self.eval_split: Selection = eval_split
-        self.folder = Path(args.output_dir or ".")
-        self.repo_id = args.hub_model_id or _repo_name(self.folder)
+        self.folder: Path = Path(args.output_dir or ".")
+        self.repo_id: str = args.hub_model_id or _repo_name(self.folder)
         self._thread: threading.Thread | None = None
         self._warned: set[str] = set()
         if not is_rank_0():

@@ -19,7 +19,7 @@ from ..runs.files import CARD
 from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
-PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png", ".svg")
+PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
 # Seconds before each new attempt; the Hub may ask for longer waits, up to a limit.
 WAITS, MAX_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
@@ -32,7 +32,8 @@ class HubError(OSError):
 
     def __init__(self, message: str, temporary: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.temporary, self.retry_after = temporary, retry_after
+        self.temporary: bool = temporary
+        self.retry_after: float | None = retry_after
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ class History:
     """
 
     def __init__(self, api: HfApi, head: str | None, repo_id: str, repo_type: str) -> None:
-        self.api, self.head, self.repo_id, self.repo_type = api, head, repo_id, repo_type
+        self.api: HfApi = api
+        self.head: str | None = head
+        self.repo_id: str = repo_id
+        self.repo_type: str = repo_type
         commits = api.list_repo_commits(repo_id, revision=head, repo_type=repo_type)
         ours: list[tuple[str, str | None, bool]] = []  # commit, run, and whether it left out the card
         for commit in commits:

@@ -59,7 +59,7 @@ class ExportableModel(nn.Module):
         super().__init__()
         self.input_name = "pixel_values" if normalization is None else "images"
         self.dtype = dtype
-        self.model = fold_batch_norm(model.cpu()).to(dtype)
+        self.model: nn.Module = fold_batch_norm(model.cpu()).to(dtype)
         if normalization is not None:
             # Images are grey levels from 0 to 255.
             mean, std = (255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in normalization)

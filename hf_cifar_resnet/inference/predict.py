@@ -96,9 +96,10 @@ class Predictor:
 
     def __init__(self, model: CifarResNetForImageClassification, processor: ViTImageProcessor):
         self.model = model
-        self.names = label_names(model)
+        self.names: list[str] = label_names(model)
         self.size: int = processor.size["height"]
-        self.mean, self.std = processor.image_mean, processor.image_std
+        self.mean: list[float] = processor.image_mean
+        self.std: list[float] = processor.image_std
         self._readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
     def predict_files(self, paths: Sequence[str], top_k: int = 5) -> list[list[Prediction] | str]:

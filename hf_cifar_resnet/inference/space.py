@@ -15,7 +15,7 @@ from ..documents import write_text
 
 NUM_EXAMPLES = 8
 # What is written, with patterns of the contents that show that they are ours; the first one speaks for all.
-SPACE_FILES = {
+SPACE_FILES: dict[str, bytes | None] = {
     "page.py": rb"\ndef build_page\(",
     **dict.fromkeys(("app.py", "requirements.txt", "README.md", "examples")),
 }

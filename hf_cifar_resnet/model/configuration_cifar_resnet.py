@@ -89,7 +89,7 @@ class CifarResNetConfig(PreTrainedConfig):
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"a field of the configuration has a wrong value: {error}") from error
         # The Auto classes find the code in the checkpoint's folder.
-        self.auto_map = {
+        self.auto_map: dict[str, str] = {
             "AutoConfig": "configuration_cifar_resnet.CifarResNetConfig",
             "AutoModel": "modeling_cifar_resnet.CifarResNetModel",
             "AutoModelForImageClassification": "modeling_cifar_resnet.CifarResNetForImageClassification",

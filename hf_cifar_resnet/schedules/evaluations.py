@@ -99,7 +99,8 @@ class PlateauCallback(EvaluationRule):
     improvement by the relative `threshold`.
     """
 
-    RULE, DEFAULTS = ReduceLROnPlateau, {"factor": 0.5, "patience": 3, "threshold": 1e-3, "eps": 0.0}
+    RULE: ClassVar[type[ReduceLROnPlateau] | type[GreedyLR]] = ReduceLROnPlateau
+    DEFAULTS: ClassVar[dict[str, float]] = {"factor": 0.5, "patience": 3, "threshold": 1e-3, "eps": 0.0}
 
     def find_misfit(
         self, schedule: Schedule, evaluations: Iterable[int], early_stopping_patience: int | None
@@ -117,7 +118,8 @@ class GreedyCallback(EvaluationRule):
     ten times the peak of the schedule.
     """
 
-    RULE, DEFAULTS = GreedyLR, {"factor": 0.8, "patience": 1, "min_lr": 0.0, "max_lr": 0.0}
+    RULE: ClassVar[type[ReduceLROnPlateau] | type[GreedyLR]] = GreedyLR
+    DEFAULTS: ClassVar[dict[str, float]] = {"factor": 0.8, "patience": 1, "min_lr": 0.0, "max_lr": 0.0}
 
 
 _PLATEAU = {

@@ -56,7 +56,7 @@ class Schedule(ResumableScheduler, LambdaLR):
     `scale` and `memory` (a dict of numbers and strings) are saved and restored with the schedule.
     """
 
-    SAVED = ("last_epoch", "scale", "memory")
+    SAVED: ClassVar[tuple[str, ...]] = ("last_epoch", "scale", "memory")
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Schedule(ResumableScheduler, LambdaLR):
         warmup_steps: int = 0,
         optimizer_state: Collection[str] = (),
     ):
-        self.scale = 1.0
+        self.scale: float = 1.0
         self.memory: dict[str, Any] = {}
         self.warmup_steps = warmup_steps
         super().__init__(optimizer, factor, optimizer_state=optimizer_state)

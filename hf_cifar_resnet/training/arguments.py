@@ -66,6 +66,8 @@ LAUNCHED_ARGUMENTS = {
     "ACCELERATE_DYNAMO_BACKEND": "torch_compile_backend",
 }
 NEED_WORKERS = ("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context")
+# Those whose values only the machine that trains can check.
+OF_THE_MACHINE = ("bf16", "fp16", "tf32", "sync_batchnorm", "dataloader_num_workers", *NEED_WORKERS)
 # What a number of steps belongs to.
 EVERY_STEPS = {"eval_steps": "eval_strategy", "save_steps": "save_strategy", "logging_steps": "logging_strategy"}
 # Numbers that must be above 0, at least 0, from 0 to 1, and from 0 to below 1.
@@ -176,12 +178,12 @@ class CifarTrainingArguments(TrainingArguments):
         self._check_support()
         self._check_combinations()
         if str(self.resume_from_checkpoint).lower() == "false":
-            self.resume_from_checkpoint = None
+            self.resume_from_checkpoint: str | None = None
         self._choose_for_device()
         self._check_loader()
         self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
-        self.report_to = callbacks.parse_report_to(self.report_to)
-        self.output_dir_given = self.output_dir is not None
+        self.report_to: list[str] = callbacks.parse_report_to(self.report_to)
+        self.output_dir_given: bool = self.output_dir is not None
         schedule, is_muon = self.lr_scheduler_type, self.optim == optimizers.MUON
         schedules.check(schedule, self.lr_scheduler_kwargs, self.warmup_steps)
         # TrainingArguments refuses the names of our schedules, and Muon.
@@ -272,7 +274,7 @@ class CifarTrainingArguments(TrainingArguments):
     def _choose_for_device(self) -> None:
         on_gpu = device_for(self.use_cpu).type == "cuda"
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        self.precision_source = "flag"
+        self.precision_source: str = "flag"
         if self.bf16 is None and self.fp16 is None:
             # `accelerate launch` sets "no" by default too, so "no" is not a choice.
             self.precision_source = OUR_DEFAULT if launched == "no" else "Accelerate"
@@ -378,6 +380,14 @@ def resolve(arguments: RunArguments) -> ResolvedArguments:
         raise ValueError("prediction_loss_only and batch_eval_metrics must be false: a run is scored on all logits")
     _check_effects(arguments, training)
     return ResolvedArguments(arguments, model, data, training)
+
+
+def resolve_elsewhere(arguments: RunArguments) -> ResolvedArguments:
+    """
+    Return the arguments of a run that another machine trains, without those that only that machine can check: see
+    [`OF_THE_MACHINE`]. Raises `ValueError` for arguments that cannot work on any.
+    """
+    return resolve(arguments.replace(**dict.fromkeys(OF_THE_MACHINE)))
 
 
 def _check_effects(given: RunArguments, training: CifarTrainingArguments) -> None:

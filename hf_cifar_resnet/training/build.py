@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..data.splits import ImageSplits
     from .trainer import CifarTrainer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 # Arguments of a model that have no weights, and which may differ from those of the checkpoint to fine-tune.
 REGULARIZATION = ("dropout", "drop_path_rate")
 

@@ -33,7 +33,7 @@ from ..runs.files import EVENTS, RUN_JSON
 from ..runs.history import EVALUATION
 from ..runs.record import RunRecord
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def sort_by_priority(callbacks: list[TrainerCallback]) -> None:
@@ -79,7 +79,7 @@ class RunRecordCallback(TrainerCallback):
     """
 
     def __init__(self, record: RunRecord):
-        self.record = record
+        self.record: RunRecord = record
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -24,7 +24,7 @@ def start_block(
     record: RunRecord,
     args: CifarTrainingArguments,
     hub: object = None,
-    resume: object = None,
+    resume: str | os.PathLike[str] | None = None,
     warning: str | None = None,
 ) -> str:
     """

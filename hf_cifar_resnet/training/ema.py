@@ -30,8 +30,10 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         # `state_dict` returns the model's own tensors, not copies.
-        self.weights = model.state_dict()
-        self.average = {name: t.clone() if t.is_floating_point() else t for name, t in self.weights.items()}
+        self.weights: dict[str, Any] = model.state_dict()
+        self.average: dict[str, Any] = {
+            name: tensor.clone() if tensor.is_floating_point() else tensor for name, tensor in self.weights.items()
+        }
         floating = [name for name, tensor in self.weights.items() if tensor.is_floating_point()]
         self._floats = [[tensors[name] for name in floating] for tensors in (self.average, self.weights)]
 

@@ -51,9 +51,11 @@ class PreemptionCallback(TrainerCallback):
     all processes save a checkpoint and end at the same step after any of them received one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum: int | None = None
-        self.training = self.ending = self.stopped = False
+        self.training: bool = False
+        self.ending: bool = False
+        self.stopped: bool = False
         self._processes = 1
         self._group: Any = None  # a process group
 

@@ -161,7 +161,9 @@ class TrainMetricsCallback(TrainerCallback):
     priority: ClassVar[int] = -110  # after EpochBoundary, which defers what is requested
 
     def __init__(self, metrics: TrainMetrics, sampler: EpochSampler, find_steps: Callable[[], Steps]):
-        self.metrics, self.sampler, self.find_steps = metrics, sampler, find_steps
+        self.metrics: TrainMetrics = metrics
+        self.sampler: EpochSampler = sampler
+        self.find_steps: Callable[[], Steps] = find_steps
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

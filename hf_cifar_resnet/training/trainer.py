@@ -64,7 +64,7 @@ from .optimizers import BATCHNORM_IMAGES, MUON, SCHEDULE_FREE, SCHEDULE_FREE_STA
 from .train_metrics import TrainMetrics, TrainMetricsCallback
 from .workers import worker_context
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class CifarTrainer(Trainer):
         model: nn.Module | None = None,
         args: TrainingArguments | None = None,
         data_collator: Callable[[Any], dict[str, Any]] | None = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        train_dataset: Dataset[Any] | None = None,
+        eval_dataset: Dataset[Any] | dict[str, Dataset[Any]] | None = None,
         processing_class: Any = None,
         model_init: Callable[..., PreTrainedModel] | None = None,
         compute_loss_func: Callable[..., torch.Tensor] | None = None,
@@ -141,7 +141,7 @@ class CifarTrainer(Trainer):
         if plain_model is not None:
             args = args.with_precision_for(plain_model)
         self._recorded_args = args
-        self.train_metrics = TrainMetrics()
+        self.train_metrics: TrainMetrics = TrainMetrics()
         self._ema: EmaCallback | None = None
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         # As in transformers, all checkpoints stay if the limit is not above 0.
@@ -235,7 +235,7 @@ class CifarTrainer(Trainer):
             )
         return model.to(memory_format=self._memory_format)  # pyright: ignore[reportCallIssue]
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset")
         self._sampler = self._make_sampler()
@@ -250,13 +250,13 @@ class CifarTrainer(Trainer):
         return Steps.of(self.args, len(self.train_dataset), batch_size)
 
     @cached_property  # because its workers may persist
-    def _batchnorm_loader(self) -> DataLoader:
+    def _batchnorm_loader(self) -> DataLoader[Any]:
         indices = self._make_sampler().order(0)[:BATCHNORM_IMAGES].tolist()
         return self._make_train_loader(self.args.train_batch_size, indices, epoch=0)
 
     def _make_train_loader(
         self, batch_size: int, sampler: Iterable[int], epoch: int | torch.Tensor, drop_last: bool = False
-    ) -> DataLoader:
+    ) -> DataLoader[Any]:
         start_method, workers = self.args.dataloader_multiprocessing_context, self.args.dataloader_num_workers
         return self._make_loader(
             map_images(self.train_dataset, lambda images: images.at_epoch(epoch)),
@@ -269,17 +269,17 @@ class CifarTrainer(Trainer):
             multiprocessing_context=worker_context(start_method) if workers else start_method,
         )
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("an evaluation needs an eval_dataset")
         return self.get_test_dataloader(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
 
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any]:
         # Without workers, which take seconds to start beside a GPU: the images are ready sooner.
         return self._make_loader(test_dataset, self.args.eval_batch_size)
 
-    def _make_loader(self, dataset: Dataset, batch_size: int, **options: Any) -> DataLoader:
+    def _make_loader(self, dataset: Dataset[Any], batch_size: int, **options: Any) -> DataLoader[Any]:
         normalization = find_normalization(dataset)
         if normalization is not None and self._normalization in (None, normalization):
             self._normalization = normalization

@@ -22,7 +22,7 @@ from .configuration_cifar_resnet import STANDARD_WIDTHS, CifarResNetConfig
 class CifarBasicBlock(BasicBlock):
     """torchvision's block, with stochastic depth of probability `drop_path` for each image."""
 
-    drop_path = 0.0
+    drop_path: float = 0.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -32,7 +32,7 @@ class CifarBasicBlock(BasicBlock):
 class CifarBottleneck(Bottleneck):
     """torchvision's block, with stochastic depth of probability `drop_path` for each image."""
 
-    drop_path = 0.0
+    drop_path: float = 0.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
@@ -74,12 +74,12 @@ class CifarResNetBackbone(nn.Module):
         channels = widths[0]
         imagenet = config.stem == "imagenet"
         kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
-        self.conv1 = nn.Conv2d(config.num_channels, channels, kernel, stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        self.conv1: nn.Conv2d = nn.Conv2d(config.num_channels, channels, kernel, stride, padding, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.relu: nn.ReLU = nn.ReLU(inplace=True)
+        self.maxpool: nn.MaxPool2d | nn.Identity = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
         block = CifarBottleneck if config.block == "bottleneck" else CifarBasicBlock
-        self.stage_names = [f"layer{i + 1}" for i in range(len(depths))]
+        self.stage_names: list[str] = [f"layer{i + 1}" for i in range(len(depths))]
         for i, name in enumerate(self.stage_names):
             width, stride = widths[i], 1 if i == 0 else 2
             self.add_module(name, make_stage(block, channels, width, depths[i], stride))
@@ -90,9 +90,9 @@ class CifarResNetBackbone(nn.Module):
             # A mark for `_init_weights`, which sees only the module that has the weight.
             last = residual_block.bn3 if config.block == "bottleneck" else residual_block.bn2
             last.starts_at_zero = config.zero_init_residual
-        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.total_stride = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
-        self.num_features = channels
+        self.avgpool: nn.AdaptiveAvgPool2d = nn.AdaptiveAvgPool2d((1, 1))
+        self.total_stride: int = (4 if imagenet else 1) * 2 ** (len(self.stage_names) - 1)
+        self.num_features: int = channels
 
     def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """Return the feature maps of the stem and of each stage, `(batch, channels, height, width)`."""
@@ -107,7 +107,7 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
     config_class = CifarResNetConfig
     base_model_prefix = "resnet"
     main_input_name = "pixel_values"
-    input_modalities = ["image"]
+    input_modalities: str | list[str] = ["image"]
     _no_split_modules = ["CifarBasicBlock", "CifarBottleneck"]
     # The loss is a mean over the batch, so the Trainer divides it by the number of accumulation steps.
     accepts_loss_kwargs = False
@@ -146,7 +146,7 @@ class CifarResNetModel(CifarResNetPreTrainedModel):
 
     def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
-        self.backbone = CifarResNetBackbone(config)
+        self.backbone: CifarResNetBackbone = CifarResNetBackbone(config)
         self.post_init()
 
     @can_return_tuple
@@ -185,9 +185,9 @@ class CifarResNetForImageClassification(CifarResNetPreTrainedModel):
     def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
         self.num_labels: int = cast(int, config.num_labels)
-        self.resnet = CifarResNetModel(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(self.resnet.backbone.num_features, self.num_labels)
+        self.resnet: CifarResNetModel = CifarResNetModel(config)
+        self.dropout: nn.Dropout = nn.Dropout(config.dropout)
+        self.classifier: nn.Linear = nn.Linear(self.resnet.backbone.num_features, self.num_labels)
         self.post_init()
 
     @can_return_tuple

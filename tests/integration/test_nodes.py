@@ -39,7 +39,7 @@ def run(words):
     if kind == "script":
         script(rank)
     else:
-        {"train": train.main.__wrapped__, "evaluate": evaluate.main}[kind](words)
+        {"train": train.main, "evaluate": evaluate.main}[kind](words)
 
 for name, words in json.loads(sys.argv[2]).items():
     try:

@@ -92,3 +92,37 @@ def test_both_save_after_a_signal_to_one(found):
 
 def test_preempted_processes_have_no_threads_of_gloo(found):
     assert not any(has_threads_of_gloo(process["threads"]) for process in found)
+
+
+# Two epochs of six steps, saved within the second, and resumed from there.
+RESUMES = """
+import sys
+import numpy as np, torch
+from hf_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarTrainer, CifarTrainingArguments
+from hf_cifar_resnet import ImageDataset
+from hf_cifar_resnet.processes import destroy_process_group_at_exit
+
+images, labels = np.random.default_rng(0).integers(0, 256, (96, 8, 8, 3), dtype=np.uint8), np.arange(96) % 5
+
+def train(resume=None):
+    args = CifarTrainingArguments(output_dir=sys.argv[1], use_cpu=True, bf16=False, global_batch_size=16, max_steps=12,
+                                  eval_strategy="no", save_strategy="steps", save_steps=8, load_best_model_at_end=False)
+    torch.manual_seed(0)
+    model = CifarResNetForImageClassification(
+        CifarResNetConfig(block="basic", stage_depths=[1], stage_widths=[16], num_labels=5)
+    )
+    data = ImageDataset(images, labels, [0.5] * 3, [0.25] * 3)
+    CifarTrainer(model, args, train_dataset=data).train(resume_from_checkpoint=resume)
+    return dict(model.named_parameters())  # the statistics of BatchNorm are each process's own
+
+whole, resumed = train(), train(f"{sys.argv[1]}/checkpoint-8")
+assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+destroy_process_group_at_exit()
+print("equal")
+"""
+
+
+def test_run_resumes_within_an_epoch_to_the_same_bits(python, tmp_path):
+    (tmp_path / "program.py").write_text(RESUMES)
+    result = python(*TORCHRUN, tmp_path / "program.py", tmp_path / "run", cwd=tmp_path)
+    assert result.returncode == 0 and result.stdout.count("equal\n") == 2, result.stderr

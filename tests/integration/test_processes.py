@@ -111,7 +111,7 @@ PROGRAM = """
 import os, sys, time
 from hf_cifar_resnet.commands.errors import reports_errors
 
-@reports_errors
+@reports_errors()
 def main():
     if os.environ["RANK"] in sys.argv[1:]:
         raise ValueError("it cannot be read")

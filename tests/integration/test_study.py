@@ -106,7 +106,7 @@ def test_finished_runs_are_kept_and_interrupted_ones_resume(python, study, tmp_p
     shutil.copytree(folder, copy)
     # One run was stopped after its first epoch, one in the middle of its first checkpoint, one never started.
     for path in (path for name in RUNS[1:3] for path in (copy / name).iterdir()):
-        if path.name != "checkpoint-7":
+        if path.name not in ("checkpoint-7", "run.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (copy / RUNS[2] / "checkpoint-7" / "manifest.json").unlink()  # it comes last
     shutil.rmtree(copy / RUNS[3])
@@ -188,6 +188,7 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
         (["--without", "ema:ema_dekay=0"], "unknown argument --ema_dekay=0; did you mean --ema_decay?"),
         (["--seed", "3"], "decided by the study"),
         (["--push_to_hub"], "push_to_hub is decided by the study: push the run that you choose"),
+        (["--hub_token", "hf_x"], "hub_token is decided by the study: its runs are not pushed"),
         (["--vary", "seed=1,2"], "seed is decided by the study: use --seeds"),
         (["--vary", "output-dir=x,y"], "output_dir is decided by the study"),
         (["--vary", "lr_scheduler_type=cosine"], "lr_scheduler_type is decided by the study: use --schedules"),

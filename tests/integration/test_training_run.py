@@ -207,7 +207,7 @@ def refused_resume(run_on_pets, tmp_path, capsys):
         before = contents(folder)
         resume = ["--max_steps", "8", "--output_dir", str(folder), "--resume_from_checkpoint", "auto"]
         with pytest.raises(SystemExit) as stopped:
-            main([*SMALL, *resume, *arguments])
+            cli(["train", *SMALL, *resume, *arguments])
         [line] = capsys.readouterr().err.splitlines()
         assert stopped.value.code == 2 and "checkpoint-4 cannot be resumed: " in line
         assert contents(folder) == before
