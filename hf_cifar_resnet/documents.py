@@ -180,10 +180,12 @@ def remove_leftovers(folder: Path) -> None:
 def _temporary_directory(folder: Path) -> Iterator[Path]:
     remove_leftovers(folder)
     temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}"
-    temporary.mkdir()  # unlike one of `tempfile`, it follows the umask
+    unlocked = temporary.with_name(f".new{temporary.name}")  # which `remove_leftovers` in another process passes over
+    unlocked.mkdir()  # unlike one of `tempfile`, it follows the umask
     with ExitStack() as stack:
         with suppress(OSError):  # some filesystems have no locks
-            stack.enter_context(_locked(temporary))
+            stack.enter_context(_locked(unlocked))
+        unlocked.rename(temporary)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
 
@@ -202,7 +204,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _move(paths: Iterable[Path], folder: Path) -> None:
+    paths = list(paths)
+    for path in paths:  # all of them first, so that a full disk replaces none
+        for part in [*path.rglob("*"), path]:
+            flush_to_disk(part)
     for path in paths:
-        flush_to_disk(path)
         path.replace(folder / path.name)
     flush_to_disk(folder)

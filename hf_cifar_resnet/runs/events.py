@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +13,8 @@ from typing import Literal, get_args
 
 from ..errors import explained
 from .fields import Fields
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["begin", "log", "evaluate", "end"]
 
@@ -42,10 +46,14 @@ class RunEvent:
 
 
 def append_event(event: RunEvent, path: Path) -> None:
-    """Append an event to a file, in one write. Raises `OSError`."""
+    """Append an event to a file, on a line of its own, in one write. Raises `OSError`."""
     line = json.dumps(asdict(event) | {"values": dict(event.values)}) + "\n"
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line)
+    with open(path, "a+b") as file:
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # of an event that was cut off, as on a full disk
+                line = "\n" + line
+        file.write(line.encode())
 
 
 class EventReader:
@@ -56,7 +64,7 @@ class EventReader:
         self._position = path.stat().st_size if path.is_file() else 0
 
     def read(self) -> list[RunEvent]:
-        """Return the complete events since the last call. Raises `OSError`, or `ValueError` for a damaged line."""
+        """Return the complete events since the last call. A damaged line is logged and left out. Raises `OSError`."""
         if not self.path.is_file():
             return []
         with open(self.path, "rb") as file:
@@ -65,7 +73,13 @@ class EventReader:
         # The last line may not be complete yet.
         complete = content[: content.rfind(b"\n") + 1]
         self._position += len(complete)
-        return [_parse_event(line, self.path) for line in complete.splitlines()]
+        events = []
+        for line in complete.splitlines():
+            try:
+                events.append(_parse_event(line, self.path))
+            except ValueError as error:  # a lost event is not worth a run
+                logger.warning("%s", error)
+        return events
 
 
 def _parse_event(line: bytes, path: Path) -> RunEvent:

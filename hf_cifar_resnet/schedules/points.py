@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from ruamel.yaml.error import YAMLError
 
 from ..documents import parse_yaml
 from ..errors import explained
@@ -18,8 +17,6 @@ Points = list[tuple[float, float]]  # position, factor
 # A tenth of the peak, the peak after a fifth of the run, and 0 at the end.
 DEFAULT_POINTS = ((0, 0.1), (0.2, 1), (1, 0))
 POINTS = ArgumentKind("a list of pairs or the name of a file", lambda value: isinstance(value, (list, tuple, str)))
-# What the parser of YAML raises for a damaged file.
-READ_ERRORS = (OSError, YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 def points_factor(total_steps: int, warmup_steps: int, points: str | Iterable[Any] = DEFAULT_POINTS) -> Factor:
@@ -42,7 +39,7 @@ def read_points(points: str | Iterable[Any]) -> Points:
         return _check_points(points, "points")
     # Spreadsheets begin a CSV file with a byte order mark.
     with (
-        explained(f"{points} cannot be read", *READ_ERRORS),
+        explained(f"{points} cannot be read", OSError, ValueError, csv.Error),
         open(os.path.expanduser(points), encoding="utf-8-sig", newline="") as stream,
     ):
         rows = [row for row in csv.reader(stream) if row] if points.endswith(".csv") else parse_yaml(stream)

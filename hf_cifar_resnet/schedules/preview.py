@@ -31,9 +31,11 @@ def rates_at(scheduler: ResumableScheduler, steps: Iterable[int]) -> list[float]
     """Return the learning rates at these steps, computed without the steps between them."""
     rates = []
     with warnings.catch_warnings(action="ignore"):  # torch expects to be stepped
-        for scheduler.last_epoch in steps:
+        position = scheduler.last_epoch
+        for step in steps:
+            scheduler.last_epoch = step
             rates.append(float(scheduler.get_lr()[0]))
-    scheduler.last_epoch = 0
+        scheduler.last_epoch = position
     return rates
 
 
