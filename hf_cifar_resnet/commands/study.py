@@ -57,7 +57,6 @@ from ..study.variant import (
     read_variants,
     schedule_variant,
 )
-from ..training.arguments import resolve
 from .line_parser import LineParser, positive
 from .parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 
@@ -131,7 +130,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
         tuning=options.tuning and options.tuning.plan,
     )
     check_same_study(folder, plan)
-    check_runs(runs)
+    check_runs(runs, options.engine.here)
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs)
     options.engine.check()
@@ -140,10 +139,10 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
     execute = partial(execute_runs, engine=options.engine, write=tqdm.write)
     if options.tuning is not None:
         check_tuning(options.tuning, variants, runs[0].arguments, options.seeds)
-        chosen = tune(folder, options.common, variants, options.tuning, plan, execute)
+        chosen = tune(folder, options.common, variants, options.tuning, plan, execute, options.engine.here)
         values = options.tuning.values([tuple(each.values()) for each in chosen.values()])
         runs = plan_runs(folder, options.common, variants, options.seeds, tuned=chosen, values=values)
-        check_runs(runs)
+        check_runs(runs, options.engine.here)
         plan = StudyPlan(**{**vars(plan), "runs": [run.run for run in runs]})
 
     # Train the runs that are compared
@@ -153,7 +152,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
 
     # Report
     if len(failed) < len(runs):
-        score_ensembles(folder, use_cpu=resolve(runs[0].arguments).training.use_cpu)
+        score_ensembles(folder, use_cpu=runs[0].arguments.get("use_cpu", False))
         print(write_report(folder, options.targets))
     return failed, len(runs)
 
@@ -203,7 +202,6 @@ def _parse(argv: list[str], prog: str | None) -> tuple[LineParser, Namespace, li
     parser.add_argument("--targets", nargs="+", type=float, metavar="ACCURACY",
                         help="accuracies, 0 to 1, to report the time to")  # fmt: skip
     parser.add_argument("--report", metavar="FOLDER", help="only rebuild the tables and plots of this study")
-    parser.flags |= CifarArgumentParser(ALL_ARGUMENTS).flags  # for errors: the runs' arguments are this command's too
     options, rest = parser.parse_known_args(argv)
     if options.targets and not all(0 < target <= 1 for target in options.targets):
         raise ValueError(f"targets must be above 0 and at most 1, got {' '.join(map(str, options.targets))}")
@@ -218,6 +216,8 @@ def _read_options(options: Namespace, rest: list[str]) -> StudyOptions:
     parser = CifarArgumentParser(ALL_ARGUMENTS)
     check_not_reserved(word.split("=")[0].lstrip("-").replace("-", "_") for word in rest if word.startswith("--"))
     line = parser.parse(rest)
+    if "hub_token" in line.recipe:  # which would be lost on the way to a run
+        check_not_reserved(["hub_token"])
     vary = _unique("vary", map(_parse_vary, options.vary))
     schedules = options.schedules or ([] if options.variants else DEFAULT_SCHEDULES)
     if options.cooldowns:

@@ -19,7 +19,7 @@ from ..runs.files import CARD
 from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
-PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png", ".svg")
+PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
 # Seconds before each new attempt; the Hub may ask for longer waits, up to a limit.
 WAITS, MAX_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.

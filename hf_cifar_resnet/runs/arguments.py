@@ -14,7 +14,7 @@ Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"]
 Dataclass = TypeVar("Dataclass")
 
 GIVEN = "given"  # the key of the arguments in `run.json`
-SECRETS = ("hub_token",)  # which no file records
+SECRETS = ("hub_token",)  # which no file and no command line that we start has
 # Arguments, and those of a recipe that they replace, since both describe the same thing.
 REPLACED: dict[str, tuple[str, ...]] = {
     "depth": ("block", "stage_depths", "stage_widths", "model_name_or_path"),
@@ -120,9 +120,12 @@ class RunArguments:
         return cls({**resolved, **_mapping(record, "data_arguments")})
 
     def to_command_line(self) -> list[str]:
-        """Return these arguments as flags of `train`, for a shell or a job of a cluster."""
+        """
+        Return these arguments as flags of `train`, for a shell or a job of a cluster: all but the secrets, which other
+        users of the machine would see there.
+        """
         argv = []
-        for name, value in self.given.items():
+        for name, value in self.to_record().items():
             texts = [_text(part) for part in value] if isinstance(value, list) else [_text(value)]
             if len(texts) == 1 and texts[0].startswith("-"):
                 argv.append(f"--{name}={texts[0]}")

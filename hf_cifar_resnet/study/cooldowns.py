@@ -17,7 +17,7 @@ from ..checkpoints.resume import read_progress
 from ..checkpoints.save import rotate_checkpoints
 from ..documents import replacing_files
 from ..runs.folder import RunFolder
-from ..training.arguments import resolve
+from ..training.arguments import resolve_elsewhere
 from .execute import Engine, Write, execute_runs
 from .plan import PlannedRun
 from .variant import SCHEDULE
@@ -34,7 +34,7 @@ def check_cooldowns(budgets: Sequence[int], runs: Sequence[PlannedRun]) -> None:
         given = " ".join(map(str, budgets))
         raise ValueError(f"cooldowns needs two numbers of epochs or more, multiples of {UNIT}, got {given}")
     for run in _stable(runs):
-        args = resolve(run.arguments).training
+        args = resolve_elsewhere(run.arguments).training
         stop = args.mixing_stop_epoch
         wrong = {
             "max_steps would end every run at the same step": args.max_steps > 0,

@@ -22,9 +22,10 @@ Write = Callable[[str], object]  # shows a line to the user
 
 
 class Engine(Protocol):
-    """Where runs are trained. `jobs` is how many at a time; None is all."""
+    """Where runs are trained, `here` or on other machines. `jobs` is how many at a time; None is all."""
 
     jobs: int | None
+    here: bool
 
     def check(self) -> None:
         """Raise `ValueError` or `OSError` if no run can be trained here, before anything is written."""

@@ -48,6 +48,8 @@ class LocalEngine:
     devices. Several share them: each has its share of the cores and one GPU, which may serve several runs.
     """
 
+    here: bool = True
+
     def __init__(self, jobs: int | str, entry: EntryPoint):
         self.jobs: int | None = (torch.cuda.device_count() or count_cores()) if jobs == "auto" else int(jobs)
         self.entry = entry

@@ -15,7 +15,7 @@ from ..errors import explained
 from ..runs.arguments import RunArguments
 from ..runs.fields import Fields
 from ..runs.files import METRICS_JSON, RUN_JSON, STUDY_JSON, list_checkpoints
-from ..training.arguments import resolve
+from ..training.arguments import OF_THE_MACHINE, resolve, resolve_elsewhere
 from .result import RunResult
 from .variant import CommonArguments, NamedArguments, Variant, describe
 
@@ -256,10 +256,11 @@ def plan_runs(
     return planned
 
 
-def check_runs(runs: Sequence[PlannedRun]) -> None:
+def check_runs(runs: Sequence[PlannedRun], trained_here: bool = True) -> None:
     """
     Raise `ValueError` before any run starts: for arguments with which one would fail at its start, and for two runs
-    with equal arguments, which would count as two results.
+    with equal arguments, which would count as two results. Where they are not `trained_here`, what depends on the
+    machine is left to the one that trains.
     """
     checked: dict[RunArguments, str] = {}
     known: dict[object, str] = {}
@@ -267,8 +268,10 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
         without_seed = planned.arguments.replace(seed=0)
         if without_seed not in checked:
             with explained(planned.name, ValueError):
-                resolved = resolve(without_seed)
+                resolved = resolve(without_seed) if trained_here else resolve_elsewhere(without_seed)
             parts = [vars(resolved.model), vars(resolved.data), resolved.training.to_dict()]
+            if not trained_here:
+                parts.append({name: without_seed.get(name) for name in OF_THE_MACHINE})
             checked[without_seed] = json.dumps(parts, default=str)
         for key in (planned.name, (planned.run.seed, checked[without_seed])):
             if key in known:

@@ -96,6 +96,8 @@ class SlurmEngine:
         `ValueError`: for a wrong parameter.
     """
 
+    here: bool = False
+
     def __init__(self, jobs: int | None, parameters: Mapping[str, str], entry: EntryPoint):
         for name, value in parameters.items():
             if name not in PARAMETERS:

@@ -12,7 +12,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..runs.arguments import RunArguments, Value
-from ..training.arguments import resolve
+from ..training.arguments import resolve_elsewhere
 from .plan import PlannedRun, StudyPlan, TuningPlan, check_runs, plan_runs, update_plan
 from .read import FinishedRun, as_number, read_study
 from .variant import CommonArguments, Parse, Variant, describe
@@ -142,7 +142,7 @@ def check_tuning(tuning: Tuning, variants: Sequence[Variant], arguments: RunArgu
     Raise `ValueError` where there is nothing to choose on, or the compared runs would depend on the choice.
     `arguments` are those of one of the runs.
     """
-    resolved = resolve(arguments)
+    resolved = resolve_elsewhere(arguments)
     if resolved.data.eval_split == "none":
         raise ValueError("tune chooses by evaluations, and eval_split none makes none: tune on validation first")
     if resolved.training.eval_strategy == "no":
@@ -171,6 +171,7 @@ def tune(
     tuning: Tuning,
     plan: StudyPlan,
     execute: Callable[[Sequence[PlannedRun]], Any],
+    trained_here: bool = True,
 ) -> dict[str, dict[str, str]]:
     """
     Train the tuning runs, and return the chosen values of each variant, {what is compared: {argument: text}}.
@@ -183,6 +184,7 @@ def tune(
     Args:
         plan: that of the study, to which the runs are added.
         execute: trains the runs that it gets, except those that are finished.
+        trained_here: whether this machine trains them.
     """
     by_group = {describe(each.name, each.varied, each.without): each for each in variants}
 
@@ -198,7 +200,7 @@ def tune(
                 values=tuning.values([point]), tuning=True,
             )
         ]  # fmt: skip
-        check_runs(runs)
+        check_runs(runs, trained_here)
         update_plan(study, replace(plan, runs=[run.run for run in runs]))
         execute(runs)
 

@@ -25,6 +25,7 @@ RESERVED = {
     "resume_from_checkpoint": "a study that is started again resumes its unfinished runs",
     "run_name": "each run has the name of its folder",
     "push_to_hub": "push the run that you choose when it has ended, with hf-cifar-resnet push",
+    "hub_token": "its runs are not pushed, and read HF_TOKEN where they need a token",
     "hub_model_id": "push the run that you choose when it has ended, with hf-cifar-resnet push",
 }
 SCHEDULE = "lr_scheduler_type"

@@ -66,6 +66,8 @@ LAUNCHED_ARGUMENTS = {
     "ACCELERATE_DYNAMO_BACKEND": "torch_compile_backend",
 }
 NEED_WORKERS = ("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context")
+# Those whose values only the machine that trains can check.
+OF_THE_MACHINE = ("bf16", "fp16", "tf32", "sync_batchnorm", "dataloader_num_workers", *NEED_WORKERS)
 # What a number of steps belongs to.
 EVERY_STEPS = {"eval_steps": "eval_strategy", "save_steps": "save_strategy", "logging_steps": "logging_strategy"}
 # Numbers that must be above 0, at least 0, from 0 to 1, and from 0 to below 1.
@@ -378,6 +380,14 @@ def resolve(arguments: RunArguments) -> ResolvedArguments:
         raise ValueError("prediction_loss_only and batch_eval_metrics must be false: a run is scored on all logits")
     _check_effects(arguments, training)
     return ResolvedArguments(arguments, model, data, training)
+
+
+def resolve_elsewhere(arguments: RunArguments) -> ResolvedArguments:
+    """
+    Return the arguments of a run that another machine trains, without those that only that machine can check: see
+    [`OF_THE_MACHINE`]. Raises `ValueError` for arguments that cannot work on any.
+    """
+    return resolve(arguments.replace(**dict.fromkeys(OF_THE_MACHINE)))
 
 
 def _check_effects(given: RunArguments, training: CifarTrainingArguments) -> None:

@@ -131,7 +131,7 @@ def test_readme_that_gives_a_class_to_two_splits_is_refused(write):
 
 
 @pytest.mark.parametrize(
-    "link, target, told",
+    "link, target, reason",
     [
         ("test/cat", "train/cat", "train/cat/0.png is in the splits train and test, also as test/cat/0.png"),
         ("test/cat/9.png", "train/cat/1.png", "train/cat/1.png is in the splits train and test"),
@@ -140,10 +140,10 @@ def test_readme_that_gives_a_class_to_two_splits_is_refused(write):
         ("validation", "test", "test/cat/0.png|validation/cat/0.png is in the splits"),
     ],
 )
-def test_file_in_two_splits_or_twice_in_one_is_refused(write, link, target, told):
+def test_file_in_two_splits_or_twice_in_one_is_refused(write, link, target, reason):
     folder = write({"train": TWO, "test": {"dog": 3} if link == "test/cat" else TWO})
     (folder / link).symlink_to(folder / target)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reason):
         load(folder)
 
 
@@ -170,19 +170,19 @@ def test_table_that_is_two_splits_is_refused(write_tables, table, linked):
 
 
 @pytest.mark.parametrize(
-    "copy, told",
+    "copy, reason",
     [
         ("train (1)", r"train \(1\).parquet and .*train.parquet of the split train are equal: remove one"),
         ("train_old", "train.parquet and .*train_old.parquet of the split train are equal"),
         ("train-00000-of-00001", "the split train has the files of two versions"),
     ],
 )
-def test_copy_of_a_table_is_not_read_twice(write_tables, table, copy, told):
+def test_copy_of_a_table_is_not_read_twice(write_tables, table, copy, reason):
     folder = write_tables(train=table([0, 1, 1]), test=table([0, 1]))
     for path in (folder / "data").iterdir():
         shutil.move(path, folder / path.name)
     shutil.copy(folder / "train.parquet", folder / f"{copy}.parquet")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reason):
         load(folder)
 
 
@@ -451,17 +451,17 @@ def test_numbers_that_mean_other_classes_in_another_file_are_refused(tmp_path, w
 
 
 @pytest.mark.parametrize(
-    "train, told",
+    "train, reason",
     [
         ([(0, 3)], "of the split train are missing: train-00001-of-00003, train-00002-of-00003. Add all 3"),
         ([(1, 2)], "missing: train-00000-of-00002"),
         ([(0, 2), (1, 2), (0, 1)], "the split train has the files of two versions"),
     ],
 )
-def test_incomplete_shards_are_refused(write_tables, table, train, told):
+def test_incomplete_shards_are_refused(write_tables, table, train, reason):
     shards = {f"train_{number:05}_of_{count:05}": table([0, 1]) for number, count in train}
     folder = write_tables(**shards, test_00000_of_00001=table([0, 1]))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reason):
         load(folder)
 
 
@@ -491,12 +491,13 @@ def test_split_of_an_earlier_dataset_in_a_saved_one_is_not_read(tmp_path, table,
 
 
 @pytest.mark.parametrize(
-    "content, told", [("{", "it is not valid JSON"), ("{}", "it must list the"), ('{"splits": 5}', "it must list the")]
+    "content, reason",
+    [("{", "it is not valid JSON"), ("{}", "it must list the"), ('{"splits": 5}', "it must list the")],
 )
-def test_damaged_list_of_splits_is_named(tmp_path, table, content, told):
+def test_damaged_list_of_splits_is_named(tmp_path, table, content, reason):
     DatasetDict(train=table([0, 1]), test=table([0, 1])).save_to_disk(tmp_path / "saved")
     (tmp_path / "saved" / "dataset_dict.json").write_text(content)
-    with pytest.raises(ValueError, match=f"saved/dataset_dict.json cannot be read: {told}"):
+    with pytest.raises(ValueError, match=f"saved/dataset_dict.json cannot be read: {reason}"):
         load(tmp_path / "saved")
 
 
@@ -520,7 +521,7 @@ def test_saved_dataset_is_read_without_its_cache(tmp_path, table, layout):
 
 
 @pytest.mark.parametrize(
-    "test, told",
+    "test, reason",
     [
         (lambda part: part.remove_columns("label"), "the split test has no column label, which train has"),
         (lambda part: part.remove_columns("image"), "the split test has no column image, which train has"),
@@ -528,14 +529,14 @@ def test_saved_dataset_is_read_without_its_cache(tmp_path, table, layout):
         (lambda part: part.cast_column("label", Value("string")), "labels of the split test are of another type"),
     ],
 )
-def test_saved_splits_that_are_not_alike_are_refused(tmp_path, table, test, told):
+def test_saved_splits_that_are_not_alike_are_refused(tmp_path, table, test, reason):
     DatasetDict(train=table([0, 1]), test=test(table([0, 1]))).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reason):
         load(tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
-    "feature, values, told",
+    "feature, values, reason",
     [
         (Value("bool"), [True, False], "no class labels, which are integers or strings, but bool"),
         (Value("float64"), [0.0, 1.0], "no class labels, which are integers or strings, but float64"),
@@ -544,8 +545,8 @@ def test_saved_splits_that_are_not_alike_are_refused(tmp_path, table, test, told
         (Value("string"), ["ant", " "], "the column label is empty for some images"),
     ],
 )
-def test_labels_that_are_no_classes(write_tables, table, feature, values, told):
-    with pytest.raises(ValueError, match=told):
+def test_labels_that_are_no_classes(write_tables, table, feature, values, reason):
+    with pytest.raises(ValueError, match=reason):
         load(write_tables(train=table(2 * values, feature), test=table(values, feature)))
 
 

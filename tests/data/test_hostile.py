@@ -36,11 +36,11 @@ def load(folder):
 
 
 @pytest.mark.parametrize(
-    "size, told", [((50_000, 50_000), "2500000000 pixels"), ((12_000, 10_000), "12,000 x 10,000 pixels are too many")]
+    "size, reason", [((50_000, 50_000), "2500000000 pixels"), ((12_000, 10_000), "12,000 x 10,000 pixels are too many")]
 )
-def test_bomb_in_a_dataset_is_named(write, png_that_claims, size, told):
+def test_bomb_in_a_dataset_is_named(write, png_that_claims, size, reason):
     folder = write(train={"bytes": png_that_claims(*size), "path": None})
-    with pytest.raises(ValueError, match=f"image 5 of split train cannot be decoded: .*{told}"):
+    with pytest.raises(ValueError, match=f"image 5 of split train cannot be decoded: .*{reason}"):
         load(folder)
 
 

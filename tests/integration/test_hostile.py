@@ -58,7 +58,7 @@ BOMB = "\n".join(["a0: &a0 [1,1,1,1,1,1,1,1,1]", *(f"a{i}: &a{i} [{f'*a{i - 1},'
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, reason",
     [
         (BOMB, "unknown argument a0"),
         ("depth: &a [*a]", "depth takes one value, not a list"),
@@ -70,15 +70,15 @@ BOMB = "\n".join(["a0: &a0 [1,1,1,1,1,1,1,1,1]", *(f"a{i}: &a{i} [{f'*a{i - 1},'
     ],
     ids=["billion laughs", "in itself", "deep", "huge", "object", "no date", "binary"],
 )
-def test_recipe_that_does_harm(refused, tmp_path, monkeypatch, text, told):
+def test_recipe_that_does_harm(refused, tmp_path, monkeypatch, text, reason):
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(text)
-    assert told in refused("train", "--config", "recipe.yaml", "--output_dir", "out")
+    assert reason in refused("train", "--config", "recipe.yaml", "--output_dir", "out")
     assert os.listdir() == ["recipe.yaml"]
 
 
 @pytest.mark.parametrize(
-    "typed, told",
+    "typed, reason",
     [
         ("--deepspeed ds.json", "deepspeed"),
         ("--use_liger_kernel", "for language models"),
@@ -89,15 +89,15 @@ def test_recipe_that_does_harm(refused, tmp_path, monkeypatch, text, told):
         ('--accelerator_config {"a":1}', "unexpected keyword"),
     ],
 )
-def test_package_or_file_that_an_argument_needs(refused, tmp_path, typed, told):
+def test_package_or_file_that_an_argument_needs(refused, tmp_path, typed, reason):
     out = tmp_path / "out"
     arguments = ["--config", "quickstart", "--use_cpu", "--max_train_samples", "200", "--max_eval_samples", "100"]
-    assert told in refused("train", *arguments, "--output_dir", out, *typed.split())
+    assert reason in refused("train", *arguments, "--output_dir", out, *typed.split())
     assert not out.exists() or not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
-    "name, content, told",
+    "name, content, reason",
     [
         ("run.json", b"{}", "run.json is damaged: it lacks arguments"),
         ("metrics.json", b"{}", "metrics.json is damaged: it lacks train"),
@@ -107,10 +107,10 @@ def test_package_or_file_that_an_argument_needs(refused, tmp_path, typed, told):
         ("model.safetensors", b"\x80\x04K\x01.", "model.safetensors holds no weights"),
     ],
 )
-def test_push_of_a_folder_with_a_file_that_is_none(finished, tmp_path, refused, name, content, told):
+def test_push_of_a_folder_with_a_file_that_is_none(finished, tmp_path, refused, name, content, reason):
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     (folder / name).write_bytes(content)
-    assert re.search(told, refused("push", folder, "ann/model"))
+    assert re.search(reason, refused("push", folder, "ann/model"))
 
 
 @pytest.mark.parametrize("flag", ["--tag", "--revision", "--message"])

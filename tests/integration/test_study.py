@@ -188,6 +188,7 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
         (["--without", "ema:ema_dekay=0"], "unknown argument --ema_dekay=0; did you mean --ema_decay?"),
         (["--seed", "3"], "decided by the study"),
         (["--push_to_hub"], "push_to_hub is decided by the study: push the run that you choose"),
+        (["--hub_token", "hf_x"], "hub_token is decided by the study: its runs are not pushed"),
         (["--vary", "seed=1,2"], "seed is decided by the study: use --seeds"),
         (["--vary", "output-dir=x,y"], "output_dir is decided by the study"),
         (["--vary", "lr_scheduler_type=cosine"], "lr_scheduler_type is decided by the study: use --schedules"),

@@ -128,7 +128,7 @@ def test_build_refuses_a_value_of_another_type(name, value):
 def test_command_line():
     assert RunArguments(
         {"depth": 18, "learning_rate": 1e-5, "bf16": False, "image_mean": [0.5, 1.0], "lr_scheduler_kwargs": {"a": [1]},
-         "output_dir": "~/my runs", "max_steps": -1}
+         "output_dir": "~/my runs", "max_steps": -1, "hub_token": "hf_secret"}
     ).to_command_line() == [
         "--depth", "18", "--learning_rate", "1e-05", "--bf16", "false", "--image_mean", "0.5", "1.0",
         "--lr_scheduler_kwargs", '{"a": [1]}', "--output_dir", "~/my runs", "--max_steps=-1",

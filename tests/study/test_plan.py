@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 from hf_cifar_resnet.runs.arguments import RunArguments
@@ -170,6 +171,18 @@ def test_finished_run_with_other_arguments_is_not_taken_for_a_planned_one(tmp_pa
     common = CommonArguments(COMMON.typed.replace(learning_rate=0.1))
     with pytest.raises(ValueError, match="cosine-seed1 holds a run with learning_rate 0.5, not 0.1"):
         check_runs(plan(tmp_path, "cosine", common=common))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not tested: what a machine without a GPU refuses")
+def test_what_depends_on_the_machine_is_left_to_the_one_that_trains(tmp_path):
+    common = CommonArguments(RunArguments({"fp16": True, "sync_batchnorm": True, "tf32": True}))
+    vary = {"dataloader_num_workers": {"1": 1, "2": 2}}
+    with pytest.raises(ValueError, match="needs"):
+        check_runs(plan(tmp_path, "cosine", vary=vary, common=common))
+    check_runs(plan(tmp_path, "cosine", vary=vary, common=common), trained_here=False)
+    with pytest.raises(ValueError, match="learning_rate must be above 0"):
+        wrong = CommonArguments(common.typed.replace(learning_rate=0.0))
+        check_runs(plan(tmp_path, "cosine", common=wrong), trained_here=False)
 
 
 def test_equal_runs_are_refused(tmp_path):

@@ -322,7 +322,7 @@ def test_bad_input_is_one_line(parse, line, message):
 
 
 @pytest.mark.parametrize(
-    "name, value, told",
+    "name, value, reason",
     [
         ("ACCELERATE_USE_FSDP", "true", "FSDP is not supported"),
         ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed is not supported"),
@@ -332,12 +332,12 @@ def test_bad_input_is_one_line(parse, line, message):
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "set torch_compile_backend instead"),
     ],
 )
-def test_what_the_launcher_chose_is_not_lost(parse, monkeypatch, name, value, told):
+def test_what_the_launcher_chose_is_not_lost(parse, monkeypatch, name, value, reason):
     for harmless in ("no", "false"):
         monkeypatch.setenv(name, harmless)
         parse()
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reason):
         parse()
 
 
