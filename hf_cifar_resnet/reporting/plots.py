@@ -254,7 +254,8 @@ def mean_over_seeds(runs: Sequence[Sequence[Row]], column: str) -> tuple[list[fl
 def plot_study(histories: Mapping[str, Sequence[Sequence[Row]]], path: str | os.PathLike[str], split: str) -> None:
     """
     Plot accuracies, loss and learning rate of all variants on common axes: the means over seeds, at the epochs that all
-    of them have. In the last third, which is shown larger, each seed has a thin line. `histories` is {variant: one history for each seed}.
+    of them have. In the last third, which is shown larger, each seed has a thin line. `histories` is {variant: one
+    history for each seed}.
     """
     from matplotlib.figure import Figure
 
