@@ -237,11 +237,25 @@ def _zoom_on_last_third(axes: Axes) -> None:
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
 
 
+def mean_over_seeds(runs: Sequence[Sequence[Row]], column: str) -> tuple[list[float], list[float]]:
+    """
+    Return the epochs at which most runs have a value, and the mean of it over them. Where one has stopped early, the
+    mean of the others would jump.
+    """
+    by_epoch: dict[float, list[float]] = {}
+    for row in (row for rows in runs for row in rows if column in row):
+        by_epoch.setdefault(row["epoch"], []).append(row[column])
+    most = max(map(len, by_epoch.values()), default=0)
+    epochs = sorted(epoch for epoch, values in by_epoch.items() if len(values) == most)
+    return epochs, [mean(by_epoch[epoch]) for epoch in epochs]
+
+
 @plot_style()
 def plot_study(histories: Mapping[str, Sequence[Sequence[Row]]], path: str | os.PathLike[str], split: str) -> None:
     """
-    Plot accuracies, loss and learning rate of all variants on common axes: the means over seeds. In the last third,
-    which is shown larger, each seed has a thin line. `histories` is {variant: one history for each seed}.
+    Plot accuracies, loss and learning rate of all variants on common axes: the means over seeds, at the epochs that all
+    of them have. In the last third, which is shown larger, each seed has a thin line. `histories` is {variant: one
+    history for each seed}.
     """
     from matplotlib.figure import Figure
 
@@ -266,13 +280,9 @@ def plot_study(histories: Mapping[str, Sequence[Sequence[Row]]], path: str | os.
                     points = [(row["epoch"], row[column]) for row in rows if column in row]
                     if points:
                         panel.plot(*zip(*points, strict=True), color=style["color"], linewidth=0.5, alpha=0.45)
-            by_epoch: dict[float, list[float]] = {}
-            for row in (row for rows in runs for row in rows if column in row):
-                by_epoch.setdefault(row["epoch"], []).append(row[column])
-            epochs = sorted(by_epoch)
+            epochs, values = mean_over_seeds(runs, column)
             if not epochs:
                 continue
-            values = [mean(by_epoch[epoch]) for epoch in epochs]
             panel.plot(epochs, values, label=name, marker=_marker(len(epochs)), **style)
             ends[name] = (values[-1], style["color"])
             if panel is rate:

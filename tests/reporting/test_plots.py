@@ -11,6 +11,7 @@ from hf_cifar_resnet.evaluation.analysis import Reliability
 from hf_cifar_resnet.reporting.error_report import plot_reliability
 from hf_cifar_resnet.reporting.plots import (
     PICTURE,
+    mean_over_seeds,
     new_figure,
     plot_final,
     plot_history,
@@ -141,3 +142,12 @@ def test_no_legend_is_cut_off(tmp_path, length):
         with Image.open(tmp_path / path) as image:
             pixels = np.asarray(image.convert("RGB"))
         assert (pixels[:, [0, -1]] == 255).all(), path
+
+
+def test_mean_over_seeds_ends_where_the_first_of_them_stopped():
+    long, short = (
+        [{"epoch": float(epoch), "eval_top1": top1} for epoch in range(1, n)] for n, top1 in ((6, 0.4), (4, 0.2))
+    )
+    epochs, means = mean_over_seeds([long, short], "eval_top1")
+    assert epochs == [1, 2, 3] and means == pytest.approx([0.3, 0.3, 0.3])
+    assert mean_over_seeds([[], []], "eval_top1") == ([], [])
