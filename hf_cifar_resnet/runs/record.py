@@ -212,6 +212,6 @@ class RunRecord:
         return RunArguments.from_record(self.to_dict())
 
 
-def plain(value: Any) -> Any:
+def enum_value(value: Any) -> Any:
     """Return the value of a member of an enumeration, and any other value as it is."""
     return getattr(value, "value", value)
