@@ -144,7 +144,7 @@ class StockLoop:
                 "dataloader_pin_memory")  # fmt: skip
         memory_format = memory_format_for(model, args.device)
         model = model.to(args.device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-        self.trainer = _StockTrainer(
+        self.trainer: Trainer = _StockTrainer(
             model,
             TrainingArguments(
                 output_dir=str(args.output_dir),
@@ -254,7 +254,7 @@ def make_optimizer(model: nn.Module, args: CifarTrainingArguments) -> torch.opti
     return torch.optim.AdamW(groups, lr=args.scaled_learning_rate, fused=True)
 
 
-def make_loader(dataset: ImageDataset, args: CifarTrainingArguments) -> tuple[DataLoader, EpochSampler]:
+def make_loader(dataset: ImageDataset, args: CifarTrainingArguments) -> tuple[DataLoader[Any], EpochSampler]:
     """Return a loader of the training batches in our Trainer's order, and its sampler, which has the epoch."""
     sampler = EpochSampler(len(dataset), args.seed)
     workers = args.dataloader_num_workers or 0

@@ -19,8 +19,8 @@ from ..data.splits import ImageSplits, load_splits
 from ..documents import read_json
 from ..errors import one_line, shorten
 from ..model import CifarResNetConfig, CifarResNetForImageClassification
-from ..runs.arguments import RunArguments
 from ..runs.files import find_run_record, folder_name
+from ..runs.record import RunRecord
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them; quantized weights mean nothing without their scales
 
@@ -116,10 +116,9 @@ def _check_held_out(folder: Path, name: str, data_args: DataArguments) -> None:
     path = find_run_record(folder)
     if path is None:
         return
-    try:
-        own = RunArguments.from_record(read_json(path)).build(DataArguments)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {one_line(error)}") from error
+    own = RunRecord.read(path).build_data_arguments()
+    if own is None:
+        return
     # A dataset in a folder may have moved.
     names = {(folder_name(each.dataset_name), each.dataset_config_name) for each in (own, data_args)}
     held_out, wanted = (

@@ -207,7 +207,7 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, Dat
         if str(place.parent) == os.path.realpath(options.output_dir) and any(map(place.match, ANALYSIS_FILES)):
             raise ValueError(f"--json {options.json} is a file of the analysis in --output_dir: choose another name")
     if options.precision is None:
-        options.precision = precision_on(device_for(options.use_cpu), record.get("precision", "fp32"))
+        options.precision = precision_on(device_for(options.use_cpu), record.precision if record else "fp32")
     _check_ensemble(options)
     if options.calibrate and not Path(options.checkpoint).is_dir():
         raise ValueError(f"--calibrate saves into the checkpoint: download {options.checkpoint} to a folder first")

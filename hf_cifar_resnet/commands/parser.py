@@ -15,10 +15,11 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..data.arguments import DataArguments, current_name
-from ..documents import read_json, read_yaml
+from ..documents import read_yaml
 from ..errors import expand_home
-from ..runs.arguments import GIVEN, RunArguments, Value, check_type
+from ..runs.arguments import RunArguments, Value, check_type
 from ..runs.files import find_run_record
+from ..runs.record import RunRecord
 from ..training.arguments import CifarTrainingArguments, ModelArguments, json_object
 from .line_parser import LineParser
 
@@ -212,7 +213,7 @@ WITHOUT_EFFECT = (
 
 def parse_with_run_record(
     parser: CifarArgumentParser, argv: Sequence[str] | None, others: str | None = None
-) -> tuple[Namespace, DataArguments | None, dict[str, Any]]:
+) -> tuple[Namespace, DataArguments | None, RunRecord | None]:
     """
     Parse a command line whose first argument is a checkpoint. Data arguments default to those in its run record, unless
     another dataset is given, which the run's columns and revision would not fit. Raises `ValueError` for arguments
@@ -225,7 +226,7 @@ def parse_with_run_record(
 
     Returns:
         The command's options, the data arguments (None if neither the record nor the command line names a dataset), and
-        the run record ({} if there is none).
+        the run record (None if there is none).
     """
     from ..hub.resolve import resolve_checkpoint
 
@@ -239,17 +240,11 @@ def parse_with_run_record(
         if name in line.typed:
             raise ValueError(f"{name} has no effect here, where images are as the checkpoint needs them: leave it out")
     path = find_run_record(resolve_checkpoint(line.options.checkpoint))
-    given, known, record = line.typed, None, {}
-    try:
-        if path is not None:
-            record = read_json(path)
-        if GIVEN in record or "data_arguments" in record:
-            before = RunArguments.from_record(record)
-            known = before.build(DataArguments)
-            if os.path.expanduser(given.get("dataset_name", known.dataset_name)) == known.dataset_name:
-                # The split on which the run was evaluated is not the one that is needed now.
-                given = given.over(before.replace(eval_split=None))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    record = None if path is None else RunRecord.read(path)
+    known = None if record is None else record.build_data_arguments()
+    given = line.typed
+    if known is not None and os.path.expanduser(given.get("dataset_name", known.dataset_name)) == known.dataset_name:
+        # The split on which the run was evaluated is not the one that is needed now.
+        given = given.over(RunArguments(vars(known)).replace(eval_split=None))
     names_dataset = known is not None or "dataset_name" in given
     return line.options, given.build(DataArguments) if names_dataset else None, record

@@ -20,7 +20,7 @@ PADDING = 4
 # Area and aspect ratio of random erasing (Zhong et al. 2017, https://arxiv.org/abs/1708.04896, section 4.2).
 ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)
 # What Albumentations raises for a policy that it refuses, at the latest when it is applied.
-ALBUMENTATIONS_ERRORS = (
+_ALBUMENTATIONS_ERRORS = (
     UserWarning, cv2.error, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError,
     OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
@@ -189,7 +189,7 @@ def _read(name: str, image_size: int) -> A.BaseCompose | A.BasicTransform:
     for trial in 5 * (policy, without_chance):
         try:
             made = trial(image=image)["image"]
-        except ALBUMENTATIONS_ERRORS as error:
+        except _ALBUMENTATIONS_ERRORS as error:
             raise ValueError(f"{refused}: {type(error).__name__}: {one_line(error)}") from error
         if not isinstance(made, np.ndarray) or (made.shape, made.dtype) != (image.shape, image.dtype):
             raise ValueError(
@@ -205,7 +205,7 @@ def _build(content: dict[str, Any], refused: str) -> Any:
             # Albumentations warns about unknown arguments and then uses its defaults.
             warnings.simplefilter("error", UserWarning)
             return A.from_dict(content)  # builds nothing but transforms from Albumentations' registry
-    except ALBUMENTATIONS_ERRORS as error:
+    except _ALBUMENTATIONS_ERRORS as error:
         raise ValueError(f"{refused}: {type(error).__name__}: {one_line(error)}") from error
 
 

@@ -37,10 +37,10 @@ VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
 USED_SPLITS = ("train", *VALIDATION_SPLITS, "test")
 NO_NETWORK = f"give a local folder instead, or try dataset_name {next(iter(BUILT_IN))}, which needs no network"
 # What huggingface_hub raises where the Hub does not answer, or has not what is asked for.
-HUB_ERRORS = (OSError, ValueError, HTTPError, CachedRepoTreeNotFoundError, EntryNotFoundError)
+_HUB_ERRORS = (OSError, ValueError, HTTPError, CachedRepoTreeNotFoundError, EntryNotFoundError)
 # What `datasets` raises for files that it cannot read.
-DATASETS_ERRORS = (
-    *HUB_ERRORS, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, RuntimeError, TypeError,
+_DATASETS_ERRORS = (
+    *_HUB_ERRORS, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, RuntimeError, TypeError,
     pyarrow.ArrowException, DatasetsError,
 )  # fmt: skip
 # Errors of writing, which nobody does to the dataset itself, and errors of access.
@@ -164,10 +164,10 @@ def _download_image_folder(args: DataArguments) -> tuple[str, str] | None:
     }
     try:
         paths = HfApi().list_repo_files(**repo)
-    except HUB_ERRORS:  # `datasets` says what it is, if there is no copy in the cache
+    except _HUB_ERRORS:  # `datasets` says what it is, if there is no copy in the cache
         try:  # what is there need not be all: a file that was asked for alone, or an interrupted download
             paths = [file.path for file in get_cached_repo_tree(**repo)]
-        except HUB_ERRORS:
+        except _HUB_ERRORS:
             return None
         repo["local_files_only"] = True
     visible = [path for path in paths if not any(map(is_hidden_name, path.split("/")))]
@@ -230,7 +230,7 @@ def _explaining_failure(args: DataArguments, place: str | None = None) -> Iterat
     """Raise `ValueError` for what `datasets` raises where it fails, at `place` if not in the dataset's own folder."""
     try:
         yield
-    except DATASETS_ERRORS as error:
+    except _DATASETS_ERRORS as error:
         name = args.dataset_name
         if fault := _find_cache_fault(error, name) or _find_configuration_fault(error, args):
             raise ValueError(fault) from error
@@ -262,7 +262,7 @@ def _find_configuration_fault(error: BaseException, args: DataArguments) -> str 
         return None
     try:
         names = datasets.get_dataset_config_names(args.dataset_name)
-    except DATASETS_ERRORS:
+    except _DATASETS_ERRORS:
         return None
     if len(names) < 2 or args.dataset_config_name in names:
         return None

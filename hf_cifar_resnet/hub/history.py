@@ -39,7 +39,8 @@ class History:
         if repo_type == "space" and not ours:
             # The Hub writes a card of its own when it makes a Space.
             ours.append((commits[-1].commit_id, None, False))
-        self._last, self.run, _ = ours[0] if ours else (None, None, False)
+        self._last, run, _ = ours[0] if ours else (None, None, False)
+        self.run: str | None = run
         self._with_card = next((commit for commit, _, without_card in ours if not without_card), None)
 
     def check_run(self, run: str | None) -> None:

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import stochastic_depth
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
@@ -26,7 +26,7 @@ class CifarBasicBlock(BasicBlock):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return add_shortcut(self, x, branch)
+        return _add_shortcut(self, x, branch)
 
 
 class CifarBottleneck(Bottleneck):
@@ -36,10 +36,10 @@ class CifarBottleneck(Bottleneck):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
-        return add_shortcut(self, x, self.bn3(self.conv3(hidden)))
+        return _add_shortcut(self, x, self.bn3(self.conv3(hidden)))
 
 
-def add_shortcut(block: CifarBasicBlock | CifarBottleneck, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+def _add_shortcut(block: CifarBasicBlock | CifarBottleneck, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
     """Return the output of a block from its input and its residual branch, which may be dropped in training."""
     shortcut = x if block.downsample is None else block.downsample(x)
     branch = stochastic_depth(branch, block.drop_path, "row", block.training)
@@ -47,7 +47,7 @@ def add_shortcut(block: CifarBasicBlock | CifarBottleneck, x: torch.Tensor, bran
     return block.relu(branch)
 
 
-def make_stage(
+def _make_stage(
     block: type[CifarBasicBlock] | type[CifarBottleneck], in_channels: int, width: int, depth: int, stride: int
 ) -> nn.Sequential:
     """Return `depth` blocks, of which the first has the stride, with torchvision's names of parameters."""
@@ -82,7 +82,7 @@ class CifarResNetBackbone(nn.Module):
         self.stage_names: list[str] = [f"layer{i + 1}" for i in range(len(depths))]
         for i, name in enumerate(self.stage_names):
             width, stride = widths[i], 1 if i == 0 else 2
-            self.add_module(name, make_stage(block, channels, width, depths[i], stride))
+            self.add_module(name, _make_stage(block, channels, width, depths[i], stride))
             channels = width * block.expansion
         blocks = [block for name in self.stage_names for block in getattr(self, name)]
         for number, residual_block in enumerate(blocks, 1):
@@ -104,7 +104,7 @@ class CifarResNetBackbone(nn.Module):
 
 class CifarResNetPreTrainedModel(PreTrainedModel):
     config: CifarResNetConfig
-    config_class = CifarResNetConfig
+    config_class: type[PreTrainedConfig] | None = CifarResNetConfig
     base_model_prefix = "resnet"
     main_input_name = "pixel_values"
     input_modalities: str | list[str] = ["image"]

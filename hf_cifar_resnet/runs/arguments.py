@@ -102,23 +102,6 @@ class RunArguments:
         """Return what `run.json` has as `given`: all but the secrets."""
         return {name: copy.deepcopy(value) for name, value in self.given.items() if name not in SECRETS}
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "RunArguments":
-        """
-        Return the arguments in the content of a `run.json`. An older one, which does not have them, has resolved ones
-        instead: with defaults filled in, and with only those of the training that decide its result.
-
-        Raises:
-            `ValueError`: if the record has no arguments, or something else in their place.
-        """
-        if GIVEN in record:
-            return cls(_mapping(record, GIVEN))
-        if "data_arguments" not in record:
-            raise ValueError("the run record has no arguments")
-        resolved = {**_mapping(record, "arguments"), **_mapping(record, "model_arguments")}
-        resolved.pop("scaled_learning_rate", None)  # computed from others
-        return cls({**resolved, **_mapping(record, "data_arguments")})
-
     def to_command_line(self) -> list[str]:
         """
         Return these arguments as flags of `train`, for a shell or a job of a cluster: all but the secrets, which other
@@ -169,13 +152,6 @@ def _is(value: Any, annotation: Any) -> bool:
     if isinstance(value, bool):
         return origin is bool
     return isinstance(origin, type) and isinstance(value, origin)
-
-
-def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = record.get(key) or {}
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{key} of the run record must be an object, got {found!r}")
-    return found
 
 
 def _text(value: Value) -> str:

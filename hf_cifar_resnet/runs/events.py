@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from ..errors import explained
 from .fields import Fields
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Kind = Literal["begin", "log", "evaluate", "end"]
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ..data.arguments import DataArguments
 from ..documents import write_json
+from ..errors import explained
 from .arguments import GIVEN, RunArguments
 from .fields import Fields
 from .redaction import redact
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class RunRecord:
     dataset: DatasetRecord
     model: ModelRecord
     arguments: Mapping[str, Any]
-    precision: str
+    precision: Precision
     hardware: str
     id: str | None = None
     given: RunArguments | None = None
@@ -161,7 +165,7 @@ class RunRecord:
             dataset=DatasetRecord.from_fields(fields.section("dataset")),
             model=ModelRecord.from_fields(fields.section("model")),
             arguments=arguments.content,
-            precision=fields.text("precision"),
+            precision=_precision(fields),
             hardware=fields.text("hardware"),
             id=fields.optional_text("id"),
             given=given,
@@ -207,9 +211,22 @@ class RunRecord:
         """Return the record of the same run with another place to load its model from, such as a repository."""
         return replace(self, model=replace(self.model, path=path))
 
-    def run_arguments(self) -> RunArguments:
-        """Return the arguments as they were given, or of a former version's run the resolved ones."""
-        return RunArguments.from_record(self.to_dict())
+    def build_data_arguments(self) -> DataArguments | None:
+        """
+        Return the resolved arguments of the data, or None if the record has none. Raises `ValueError` if one of them is
+        of another type, or cannot be.
+        """
+        if not self.data_arguments:
+            return None
+        with explained("the data_arguments of run.json", ValueError):
+            return RunArguments(self.data_arguments).build(DataArguments)
+
+
+def _precision(fields: Fields) -> Precision:
+    value = fields.text("precision")
+    if value not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"{fields.file} is damaged: precision must be fp32, bf16 or fp16, got {value!r}")
+    return value
 
 
 def enum_value(value: Any) -> Any:

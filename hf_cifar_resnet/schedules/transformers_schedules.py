@@ -76,7 +76,7 @@ def _find_late_decay(total_steps: int, warmup_steps: int, arguments: Mapping[str
     return None
 
 
-make_constant = _factory(_make_constant)
+make_constant: Factory = _factory(_make_constant)
 _make_cosine = _factory(transformers.get_cosine_schedule_with_warmup)
 
 SPECS = (

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoints.load import load_with_data
-from ..data.arguments import DataArguments
 from ..device import device_for
-from ..documents import read_json
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import combine, precision_on, score
-from ..runs.arguments import RunArguments
-from ..runs.files import RUN_JSON
+from ..runs.folder import RunFolder
 
 
 def score_ensemble(folders: Sequence[Path], use_cpu: bool = False) -> Scores:
@@ -21,10 +18,10 @@ def score_ensemble(folders: Sequence[Path], use_cpu: bool = False) -> Scores:
     of the first, in its precision. Raises `ValueError` if one cannot be loaded, or its classes are not those of the
     data.
     """
-    record = read_json(folders[0] / RUN_JSON)
-    data_args = RunArguments.from_record(record).build(DataArguments)
+    record = RunFolder(folders[0]).read_record()
+    data_args = record.build_data_arguments()
     device = device_for(use_cpu)
-    precision = precision_on(device, record["precision"])
+    precision = precision_on(device, record.precision)
     checkpoints = [load_with_data(folder, data_args, {"test"}, device) for folder in folders]
     logits = [score(each.model, each.images("test"), precision=precision, name=each.name)[0] for each in checkpoints]
     labels = checkpoints[0].images("test").labels.numpy()

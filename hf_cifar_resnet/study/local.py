@@ -158,7 +158,7 @@ class ForkedRun:
         with blocked_signals():  # the resident process ends with the study, not by a signal to all processes
             self._process.start()
         writer.close()
-        self.pid = self._process.pid or 0
+        self.pid: int = self._process.pid or 0
         self.stdout: TextIO | None = os.fdopen(os.dup(reader.fileno()), encoding="utf-8", errors="replace")
         reader.close()
 

@@ -181,7 +181,7 @@ class CifarTrainingArguments(TrainingArguments):
             self.resume_from_checkpoint: str | None = None
         self._choose_for_device()
         self._check_loader()
-        self.lr_scheduler_kwargs = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
+        self.lr_scheduler_kwargs: dict[str, Any] = json_object("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.report_to: list[str] = callbacks.parse_report_to(self.report_to)
         self.output_dir_given: bool = self.output_dir is not None
         schedule, is_muon = self.lr_scheduler_type, self.optim == optimizers.MUON
@@ -204,7 +204,7 @@ class CifarTrainingArguments(TrainingArguments):
         )
         if schedules.get(schedule).by_evaluations and self.eval_strategy == "no":
             raise ValueError(f"{schedule} needs evaluations to decide by: set eval_strategy")
-        self.warmup_steps = schedules.get(schedule).resolve_warmup(float(self.warmup_steps))
+        self.warmup_steps: float = schedules.get(schedule).resolve_warmup(float(self.warmup_steps))
 
     def _check_ranges(self) -> None:
         for name, value in vars(self).items():
@@ -287,19 +287,19 @@ class CifarTrainingArguments(TrainingArguments):
             raise ValueError("fp16 needs a GPU, and Accelerate would use fp32: leave it out, or use bf16")
         if self.bf16:
             # Transformers refuses bf16 on a CPU without `use_cpu`.
-            self.use_cpu |= device_for().type == "cpu"
+            self.use_cpu: bool = self.use_cpu or device_for().type == "cpu"
         if self.dataloader_num_workers is None:
             processes = max(1, read_count("LOCAL_WORLD_SIZE", 1))
             # A process beside a GPU needs a core of its own.
             self.dataloader_num_workers = min(8, max(1, count_cores() // processes) - 1) if on_gpu else 0
         if self.dataloader_persistent_workers is None:
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
-        self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
+        self.dataloader_pin_memory: bool = self.dataloader_pin_memory and on_gpu
         if on_gpu and self.tf32 is None and is_torch_tf32_available():
             self.tf32 = True
         if self.accelerator_config is None:
             # A blocking copy would wait for all queued work of the GPU.
-            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
+            self.accelerator_config: Any = {"non_blocking": self.dataloader_pin_memory}
         if self.disable_tqdm is None:
             self.disable_tqdm = not (sys.stderr.isatty() or is_in_notebook())
 

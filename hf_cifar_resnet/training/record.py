@@ -19,7 +19,7 @@ from ..runs.arguments import RunArguments
 from ..runs.files import folder_name, step_of
 from ..runs.history import History, HistoryRow
 from ..runs.metrics import RunMetrics, Selection, Timing, TrainScores
-from ..runs.record import DatasetRecord, ModelRecord, RunRecord, enum_value
+from ..runs.record import DatasetRecord, ModelRecord, Precision, RunRecord, enum_value
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -95,7 +95,7 @@ def make_record(
         | {"augmentation": data_args.augmentation},
         model_arguments=dict(vars(model_args)),
         data_arguments=dict(vars(data_args)),
-        precision=args.precision,
+        precision=cast(Precision, args.precision),
         processes=args.world_size,
         hardware=hardware(args),
         versions={"hf-cifar-resnet": __version__} | {package: version(package) for package in _PACKAGES},

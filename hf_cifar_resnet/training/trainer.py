@@ -109,6 +109,9 @@ class CifarTrainer(Trainer):
     optimizer: torch.optim.Optimizer | None
     train_dataset: Any
     eval_dataset: Any
+    compute_metrics: Any
+    lr_scheduler: Any
+    state: TrainerState
 
     def __init__(
         self,
@@ -455,7 +458,7 @@ class CifarTrainer(Trainer):
         self.log({"train_loss": self.train_metrics.mean_loss()})
         return TrainOutput(self.state.global_step, self.train_metrics.mean_loss(), {})
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         before = time.perf_counter()
         samples = super().get_batch_samples(*args, **kwargs)
         self.train_metrics.waited += time.perf_counter() - before

@@ -20,6 +20,7 @@ import torch
 from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from PIL import Image
+from run_fixtures import RECORD
 from safetensors.torch import load_file, save_file
 
 from hf_cifar_resnet.cli import main as cli
@@ -365,10 +366,11 @@ def test_no_command_unpickles_weights(checkpoint, image, tmp_path, trap, refused
 @pytest.mark.parametrize(
     "record, message",
     [
-        ("{", "not valid JSON"),
-        ('{"data_arguments": [1]}', "run.json: data_arguments of the run record must be an object"),
-        ('{"data_arguments": {"image_size": "wide"}}', "run.json: image_size must be int"),
-        ('{"data_arguments": {"dataset_name": "./nowhere", "unknown": 1}}', "there is no such folder"),
+        ("{", "run.json is damaged"),
+        ("{}", "run.json is damaged: it lacks "),
+        (json.dumps(RECORD | {"data_arguments": [1]}), "run.json is damaged: data_arguments must be an object"),
+        (json.dumps(RECORD | {"data_arguments": {"image_size": "wide"}}), "image_size must be int"),
+        (json.dumps(RECORD | {"data_arguments": {"dataset_name": "./nowhere", "unknown": 1}}), "no such folder"),
     ],
 )
 def test_wrong_run_record(checkpoint, refused, record, message):

@@ -118,7 +118,7 @@ def test_former_name_of_a_policy(parse, parse_yaml, tmp_path, warned, given, for
         data_args = parse_yaml(f"augmentation: {former}\n")[1]
     elif given == "run record":
         (tmp_path / "config.json").write_text("{}")
-        (tmp_path / "run.json").write_text(json.dumps({"data_arguments": {"augmentation": former}}))
+        (tmp_path / "run.json").write_text(json.dumps(RECORD | {"data_arguments": {"augmentation": former}}))
         data_args = parse_with_run_record(CifarArgumentParser(DataArguments), [str(tmp_path)])[1]
     else:
         data_args = DataArguments(augmentation=former)
