@@ -228,7 +228,7 @@ def parse_with_run_record(
         The command's options, the data arguments (None if neither the record nor the command line names a dataset), and
         the run record (None if there is none).
     """
-    from ..hub.resolve import resolve
+    from ..hub.resolve import resolve_checkpoint
 
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
@@ -239,7 +239,7 @@ def parse_with_run_record(
     for name in WITHOUT_EFFECT:
         if name in line.typed:
             raise ValueError(f"{name} has no effect here, where images are as the checkpoint needs them: leave it out")
-    path = find_run_record(resolve(line.options.checkpoint))
+    path = find_run_record(resolve_checkpoint(line.options.checkpoint))
     record = None if path is None else RunRecord.read(path)
     known = None if record is None else record.build_data_arguments()
     given = line.typed

@@ -16,7 +16,7 @@ from ..checkpoints.outputs import check_output
 from ..device import device_for
 from ..documents import atomic_write
 from ..errors import printable
-from ..hub.resolve import resolve
+from ..hub.resolve import resolve_checkpoint
 from ..inference.predict import (
     FORMATS,
     MAX_NAME_WIDTH,
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> None:
     paths, left_out = find_images(options.images)
     if options.output is not None:
         check_output("--output", options.output, PATTERNS[options.format], inputs=paths)
-    model, processor = load_checkpoint(resolve(options.checkpoint))
+    model, processor = load_checkpoint(resolve_checkpoint(options.checkpoint))
     model.to(device_for(options.use_cpu))  # pyright: ignore[reportArgumentType]
     predictor = Predictor(model, processor)
     unreadable: list[str] = []

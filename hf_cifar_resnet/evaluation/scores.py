@@ -42,4 +42,9 @@ class Scores:
 
 def score_names(num_labels: int, has_superclasses: bool) -> list[str]:
     """Return the names of the scores of a model with so many classes."""
-    return ["loss", "top1", *["top5"] * (num_labels > 5), *["superclass"] * has_superclasses]
+    names = ["loss", "top1"]
+    if num_labels > 5:
+        names.append("top5")
+    if has_superclasses:
+        names.append("superclass")
+    return names
