@@ -16,7 +16,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..data.arguments import DataArguments, current_name
 from ..documents import read_yaml
-from ..errors import expand_home
+from ..errors import expand_home, reason_of
 from ..runs.arguments import RunArguments, Value, check_type
 from ..runs.files import find_run_record
 from ..runs.record import RunRecord
@@ -174,7 +174,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     try:
         content = read_yaml(file)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--config {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ValueError(f"--config {name} cannot be read: {reason_of(error)}") from error
     recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
     if len(recipe) < len(content):
         raise ValueError(f"--config {name} has an argument twice, with - and with _ in its name")

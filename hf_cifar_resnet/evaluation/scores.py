@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 # The accuracies among the scores, as they are printed.
 ACCURACY_NAMES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}
 # An error message, with the name of a model. Finite weights can still overflow.
-NOT_FINITE = "the answers of {} are not finite: its weights are too large, or its calibration_temperature too small"
+NOT_FINITE = "the answers of {} are not finite: its weights are too large"
 
 
 @dataclass(frozen=True)
