@@ -37,7 +37,7 @@ def tune_process(device: torch.device) -> None:
     """
     Make this process faster at training, for as long as it lives. To be called once, by a program, not by a library.
 
-    - cuDNN searches its fastest algorithm for each shape, unless PyTorch has been told to be deterministic.
+    - cuDNN searches its fastest algorithm for each shape, unless `torch.backends.cudnn.deterministic` is set.
     - On a CPU, glibc keeps the memory that this process frees, so that a step gets that of the step before. Otherwise
       most of it may go back to the system: a step of ResNet-20 with 128 images then has 27,000 page faults or more, 8
       to 24% of its time.

@@ -19,6 +19,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, without the file that an `OSError` names too, as one line."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
 def shorten(names: Sequence[str]) -> str:
     """Return the first few names of a list for a message, and how many more there are."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
@@ -51,7 +56,7 @@ def explained(what: str, *kinds: type[Exception]) -> Iterator[None]:
     except kinds as error:
         if not what:
             raise ValueError(one_line(error)) from error
-        raise ValueError(f"{what}: {getattr(error, 'strerror', None) or one_line(error)}") from error
+        raise ValueError(f"{what}: {reason_of(error)}") from error
 
 
 @contextmanager

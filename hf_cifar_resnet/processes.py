@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ PATIENCE = 20.0
 # Seconds in which a new file has to be seen by the other nodes: NFS may keep what it knows of a folder for a minute.
 SEEN_WITHIN = 65.0
 SAME_DATA = "give all nodes the same copy of the data"
-ROLL = "hf_cifar_resnet"  # prefix of keys in the store of a process group
+KEY_PREFIX = "hf_cifar_resnet"  # of keys in the store of a process group
 DEFAULT_PORT = 29500  # Accelerate's
 # Environment variables that launchers set.
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -67,16 +66,19 @@ def warn_once(message: str) -> None:
 
 
 @contextmanager
-def roll_call(timeout: float) -> Iterator[None]:
+def wait_for_processes(timeout: float) -> Iterator[None]:
     """
     Wait until all processes have started that the launcher's environment variables promise; they make a process group
-    within the context. If some are missing after [`PATIENCE`] seconds, print it; after `timeout`, raise `ValueError`.
+    within the context. If some are missing after [`PATIENCE`] seconds, log a warning; after `timeout`,
+    raise `ValueError`.
 
     PyTorch itself would wait for them without a word, also where a variable was left behind by a launcher.
     """
     size, rank = read_count("WORLD_SIZE", 1), read_count("RANK", 0)
     # Accelerate makes a process group where it finds one of these.
-    found = [name for name in MPI_SIZES if read_count(name, 1) > 1] + ["LOCAL_RANK"] * is_launched()
+    found = [name for name in MPI_SIZES if read_count(name, 1) > 1]
+    if is_launched():
+        found.append("LOCAL_RANK")
     if found and "MASTER_ADDR" not in os.environ:
         raise ValueError(
             f"{found[0]}={os.environ[found[0]]} says that a launcher started this process, but no MASTER_ADDR says "
@@ -95,7 +97,7 @@ def roll_call(timeout: float) -> Iterator[None]:
         left = timeout - (time.monotonic() - began)
         try:
             store = store or _connect(size, rank, max(1.0, min(PATIENCE, left)))
-            missing = _call_roll(store, size, rank)
+            missing = _register(store, size, rank)
         except torch.distributed.DistError as error:
             if "EADDRINUSE" in str(error):
                 port = os.environ.get("MASTER_PORT", DEFAULT_PORT)
@@ -105,14 +107,16 @@ def roll_call(timeout: float) -> Iterator[None]:
             break
         waited = time.monotonic() - began
         if waited > min(patience, timeout):
-            few = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
+            few = ", ".join(map(str, missing[:8]))
+            if len(missing) > 8:
+                few += ", ..."
             text = f"{len(missing)} of the {size} processes that WORLD_SIZE={size} promises did not start within "
             text += f"{waited:.0f} seconds (RANK {few}), or do not reach MASTER_ADDR={os.environ['MASTER_ADDR']}"
             text += f"; {_how_to_run_alone()}"
             if waited > timeout:
                 raise ValueError(text)
             if rank == 0 or store is None:  # the others reach rank 0, which reports them
-                print(f"Waiting: {text}", file=sys.stderr, flush=True)
+                logger.warning("Waiting: %s", text)
             patience = math.inf
         time.sleep(0.05)
     yield  # the store of rank 0 lasts until the process group has its own
@@ -143,12 +147,12 @@ def _connect(size: int, rank: int, timeout: float) -> Store:
     )
 
 
-def _call_roll(store: Store, size: int, rank: int) -> list[int]:
-    """Enter this process, and return the ranks of all that have not been entered."""
+def _register(store: Store, size: int, rank: int) -> list[int]:
+    """Register this process in the store, and return the ranks of all that are not registered yet."""
     # A launcher may start the processes anew after a failure.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store.set(f"{ROLL}/{attempt}/{rank}", "here")
-    return [other for other in range(size) if not store.check([f"{ROLL}/{attempt}/{other}"])]
+    store.set(f"{KEY_PREFIX}/{attempt}/{rank}", "here")
+    return [other for other in range(size) if not store.check([f"{KEY_PREFIX}/{attempt}/{other}"])]
 
 
 def _how_to_run_alone() -> str:
@@ -214,10 +218,10 @@ def check_shared_folder(folder: str | Path) -> None:
     found = gather_object([(host, seen)])
     if is_rank_0():
         path.unlink(missing_ok=True)
-    if blind := [f"rank {rank} (on {host})" for rank, (host, seen) in enumerate(found) if not seen]:
+    if without_file := [f"rank {rank} (on {host})" for rank, (host, seen) in enumerate(found) if not seen]:
         raise ValueError(
-            f"the output folder {folder} is not shared: {blind[0]} does not see what rank 0 (on {found[0][0]}) writes "
-            "there. Choose an output_dir on a disk that all nodes share"
+            f"the output folder {folder} is not shared: {without_file[0]} does not see what rank 0 (on {found[0][0]}) "
+            "writes there. Choose an output_dir on a disk that all nodes share"
         )
 
 

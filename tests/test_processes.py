@@ -10,7 +10,7 @@ from hf_cifar_resnet import (
     CifarTrainingArguments,
     processes,
 )
-from hf_cifar_resnet.processes import roll_call
+from hf_cifar_resnet.processes import wait_for_processes
 
 
 @pytest.fixture
@@ -47,18 +47,18 @@ def test_missing_processes_are_counted(left_behind, variables, missing):
     left_behind(**variables)
     pattern = missing.replace("(", r"\(").replace(")", r"\)").replace("...)", r"\.\.\.)")
     names = [name for name in processes.LAUNCHER if name in {"MASTER_ADDR", "MASTER_PORT", *variables}]
-    with pytest.raises(ValueError, match=pattern) as error, roll_call(timeout=1):
+    with pytest.raises(ValueError, match=pattern) as error, wait_for_processes(timeout=1):
         raise AssertionError("the process group would be made")
     assert f"WORLD_SIZE={variables['WORLD_SIZE']}" in str(error.value) and "MASTER_ADDR=127.0.0.1" in str(error.value)
     assert str(error.value).endswith(f"if no launcher started this process, unset {', '.join(names)}")
 
 
-def test_they_are_reported_while_they_are_waited_for(left_behind, monkeypatch, capsys):
+def test_they_are_reported_while_they_are_waited_for(left_behind, monkeypatch, caplog):
     left_behind(WORLD_SIZE="2", RANK="0")
     monkeypatch.setattr(processes, "PATIENCE", 0.1)
-    with pytest.raises(ValueError), roll_call(timeout=1):
+    with pytest.raises(ValueError), wait_for_processes(timeout=1):
         pass
-    [line] = capsys.readouterr().err.splitlines()
+    [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("Waiting: 1 of the 2 processes") and line.endswith("MASTER_PORT")
 
 
@@ -68,14 +68,14 @@ def test_port_that_is_taken(left_behind):
         taken.listen()
         port = str(taken.getsockname()[1])
         left_behind(WORLD_SIZE="2", RANK="0", MASTER_PORT=port)
-        with pytest.raises(ValueError, match=f"MASTER_PORT={port} is taken"), roll_call(timeout=5):
+        with pytest.raises(ValueError, match=f"MASTER_PORT={port} is taken"), wait_for_processes(timeout=5):
             pass
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "", "RANK": ""}])
 def test_single_process_waits_for_nobody(left_behind, variables):
     left_behind(**variables)
-    with roll_call(timeout=1):
+    with wait_for_processes(timeout=1):
         pass
 
 

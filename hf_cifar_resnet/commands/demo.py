@@ -19,7 +19,7 @@ from ..data.images import read_rgb_array
 from ..device import device_for
 from ..errors import explained, require
 from ..hub import client
-from ..hub.resolve import resolve
+from ..hub.resolve import resolve_checkpoint
 from ..hub.staging import kept_card_note
 from ..inference.space import SPACE_FILES, write_examples, write_space
 from ..runs.files import folder_name
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> None:
     """Serve the page of a checkpoint until it is stopped, or write and push its Space with `--space`."""
     options, data_args = _parse(argv, prog)
     require("gradio", "demo")
-    model, processor = load_checkpoint(resolve(options.checkpoint))
+    model, processor = load_checkpoint(resolve_checkpoint(options.checkpoint))
     with tempfile.TemporaryDirectory() as temporary:
         examples = options.examples or _make_examples(options.checkpoint, data_args, model, processor, temporary)
         title = f"{folder_name(options.checkpoint)} in {model.config.num_labels} classes"

@@ -22,7 +22,7 @@ from ..documents import replacing_files, write_json
 from ..evaluation import analysis
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import BATCH_SIZE, PRECISIONS, Precision, combine, mirrored, precision_on, score
-from ..hub.resolve import resolve
+from ..hub.resolve import resolve_checkpoint
 from ..processes import read_count
 from ..reporting.error_report import ANALYSIS_FILES, write_analysis
 from .line_parser import positive
@@ -129,7 +129,7 @@ class _Subject:
 
 def _load(names: list[str], options: Namespace, data_args: DataArguments | None, needed: set[str]) -> _Subject:
     device = device_for(options.use_cpu)
-    checkpoints = [load_with_data(resolve(name), data_args, needed, device, name) for name in names]
+    checkpoints = [load_with_data(resolve_checkpoint(name), data_args, needed, device, name) for name in names]
     return _Subject(checkpoints, options.precision, options.batch_size)
 
 
@@ -229,7 +229,7 @@ def _check_ensemble(options: Namespace) -> None:
         return
     if not options.others:
         raise ValueError("--ensemble needs two checkpoints or more: evaluate A B C --ensemble")
-    folders = [resolve(name).resolve() for name in names]
+    folders = [resolve_checkpoint(name).resolve() for name in names]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             raise ValueError(f"--ensemble: {names[number]} is named twice")

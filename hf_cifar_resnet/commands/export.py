@@ -15,7 +15,7 @@ from ..checkpoints.load import load_checkpoint, load_with_data
 from ..checkpoints.outputs import check_output
 from ..data.arguments import DataArguments
 from ..documents import atomic_write
-from ..hub.resolve import resolve
+from ..hub.resolve import resolve_checkpoint
 from ..inference.convert import ExportableModel, export_program, onnx_metadata
 from ..inference.export import (
     BATCH_SIZE,
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     """Export a checkpoint, compare its logits and its accuracy with PyTorch's, and return the figures."""
     # 1. Model and data
     options, data_args = _parse(argv, prog)
-    folder = resolve(options.checkpoint)
+    folder = resolve_checkpoint(options.checkpoint)
     split: str | None = options.split or ("test" if options.precision != "fp32" else None)
     needed = {name for name in (split, "train" if options.precision == "int8" else None) if name is not None}
     if needed:

@@ -16,7 +16,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..data.arguments import DataArguments, current_name
 from ..documents import read_yaml
-from ..errors import expand_home
+from ..errors import expand_home, reason_of
 from ..runs.arguments import RunArguments, Value, check_type
 from ..runs.files import find_run_record
 from ..runs.record import RunRecord
@@ -174,7 +174,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     try:
         content = read_yaml(file)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--config {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ValueError(f"--config {name} cannot be read: {reason_of(error)}") from error
     recipe = {str(key).replace("-", "_"): value for key, value in content.items()}
     if len(recipe) < len(content):
         raise ValueError(f"--config {name} has an argument twice, with - and with _ in its name")
@@ -228,7 +228,7 @@ def parse_with_run_record(
         The command's options, the data arguments (None if neither the record nor the command line names a dataset), and
         the run record (None if there is none).
     """
-    from ..hub.resolve import resolve
+    from ..hub.resolve import resolve_checkpoint
 
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
@@ -239,7 +239,7 @@ def parse_with_run_record(
     for name in WITHOUT_EFFECT:
         if name in line.typed:
             raise ValueError(f"{name} has no effect here, where images are as the checkpoint needs them: leave it out")
-    path = find_run_record(resolve(line.options.checkpoint))
+    path = find_run_record(resolve_checkpoint(line.options.checkpoint))
     record = None if path is None else RunRecord.read(path)
     known = None if record is None else record.build_data_arguments()
     given = line.typed

@@ -72,13 +72,13 @@ def _describe(spec: schedules.ScheduleSpec) -> str:
     return "\n".join(
         [
             f"{spec.name} ({spec.label})",
-            f"  learning rate: {_plain(spec.description)}",
-            f"  warmup: {_plain(spec.describe_warmup())}",
+            f"  learning rate: {_without_backticks(spec.description)}",
+            f"  warmup: {_without_backticks(spec.describe_warmup())}",
             f"  lr_scheduler_kwargs: {', '.join(spec.arguments) or 'none'}",
             f"  source: {spec.source}",
         ]
     )
 
 
-def _plain(markdown: str) -> str:
+def _without_backticks(markdown: str) -> str:
     return markdown.replace("`", "")

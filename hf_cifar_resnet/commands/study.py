@@ -28,7 +28,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,7 +127,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
         without={part: dict(arguments.to_record()) for part, arguments in options.without.items()},
         variants={named.name: named for named in options.named},
         runs=[run.run for run in runs],
-        tuning=options.tuning and options.tuning.plan,
+        tuning=None if options.tuning is None else options.tuning.plan,
     )
     check_same_study(folder, plan)
     check_runs(runs, options.engine.here)
@@ -143,7 +143,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
         values = options.tuning.values([tuple(each.values()) for each in chosen.values()])
         runs = plan_runs(folder, options.common, variants, options.seeds, tuned=chosen, values=values)
         check_runs(runs, options.engine.here)
-        plan = StudyPlan(**{**vars(plan), "runs": [run.run for run in runs]})
+        plan = replace(plan, runs=[run.run for run in runs])
 
     # Train the runs that are compared
     update_plan(folder, plan)
@@ -229,8 +229,11 @@ def _read_options(options: Namespace, rest: list[str]) -> StudyOptions:
     named = [schedule_variant(name) for name in schedules]
     if options.variants:
         file, *chosen = options.variants
-        check = lambda variant, values: parser.check_values(f"variants {file}: {variant}", values)  # noqa: E731
-        named += read_variants(file, chosen, check)
+
+        def check_variant(variant: str, values: Mapping[str, Any]) -> RunArguments:
+            return parser.check_values(f"variants {file}: {variant}", values)
+
+        named += read_variants(file, chosen, check_variant)
     return StudyOptions(
         common=CommonArguments(line.typed, line.recipe),
         named=named,

@@ -83,11 +83,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
 def _find_checkpoint(args: "CifarTrainingArguments") -> Path | None:
     """Return the checkpoint to resume from, or None. One that was pushed is downloaded."""
     from ..checkpoints.run_folder import find_resume_checkpoint, kind_of_resume
-    from ..hub.resolve import resolve as resolve_name
+    from ..hub.resolve import resolve_checkpoint
 
     name, pushed = args.resume_from_checkpoint, None
     if name is not None and kind_of_resume(name) == "pushed":
-        pushed = decide_on_rank_0(lambda: resolve_name(name))
+        pushed = decide_on_rank_0(lambda: resolve_checkpoint(name))
     return find_resume_checkpoint(name, str(args.output_dir), args.load_best_model_at_end, pushed)
 
 

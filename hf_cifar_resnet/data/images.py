@@ -20,7 +20,7 @@ import psutil
 from PIL import ExifTags, Image
 
 from ..documents import atomic_write
-from ..errors import one_line
+from ..errors import one_line, reason_of
 from .arguments import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _decoded(dataset: "datasets.Dataset", size: int) -> Iterator[np.ndarray]:
             image = _read_cell(source, size, mode)
         except (OSError, ValueError) as error:
             file = f" ({source['path']})" if source["path"] else ""
-            reason = getattr(error, "strerror", None) or one_line(error)
+            reason = reason_of(error)
             raise ValueError(
                 f"image {row['row']} of split {dataset.split}{file} cannot be decoded: {reason}. Remove or replace it."
             ) from error

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 # The accuracies among the scores, as they are printed.
 ACCURACY_NAMES = {"top1": "top-1", "top5": "top-5", "superclass": "superclass"}
 # An error message, with the name of a model. Finite weights can still overflow.
-NOT_FINITE = "the answers of {} are not finite: its weights are too large, or its calibration_temperature too small"
+NOT_FINITE = "the answers of {} are not finite: its weights are too large"
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,9 @@ class Scores:
 
 def score_names(num_labels: int, has_superclasses: bool) -> list[str]:
     """Return the names of the scores of a model with so many classes."""
-    return ["loss", "top1", *["top5"] * (num_labels > 5), *["superclass"] * has_superclasses]
+    names = ["loss", "top1"]
+    if num_labels > 5:
+        names.append("top5")
+    if has_superclasses:
+        names.append("superclass")
+    return names

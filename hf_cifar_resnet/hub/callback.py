@@ -18,7 +18,7 @@ from ..runs.files import CARD, WEIGHTS, checkpoint_path, folder_name
 from ..runs.folder import RunFolder
 from ..runs.history import History
 from ..runs.metrics import Selection
-from ..runs.record import RunRecord, plain
+from ..runs.record import RunRecord, enum_value
 from ..training.arguments import CifarTrainingArguments
 from ..training.record import make_metrics
 from . import client
@@ -62,7 +62,7 @@ class HubCallback(TrainerCallback):
 
     def __str__(self) -> str:
         branch = f", branch {self.args.hub_revision}" if self.args.hub_revision else ""
-        return f"{self.repo_id}{branch} ({plain(self.args.hub_strategy)})"
+        return f"{self.repo_id}{branch} ({enum_value(self.args.hub_strategy)})"
 
     def _target(self, revision: str | None) -> client.Target:
         return client.Target(

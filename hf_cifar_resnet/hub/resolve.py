@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from ..errors import naming_folder
 from . import client
 
 _REFERENCE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@.+)?")
@@ -15,11 +16,11 @@ def is_reference(text: str) -> bool:
 
 
 def find_pretrained(model_name_or_path: str | None) -> Path | None:
-    """Return the folder of the model to fine-tune, as [`resolve`] does, or None where none is named."""
-    return None if model_name_or_path is None else resolve(model_name_or_path)
+    """Return the folder of the model to fine-tune, as [`resolve_checkpoint`] does, or None where none is named."""
+    return None if model_name_or_path is None else resolve_checkpoint(model_name_or_path)
 
 
-def resolve(name: str) -> Path:
+def resolve_checkpoint(name: str) -> Path:
     """
     Return the folder `name`, or else the local copy of `user/repo[@revision]`, which is downloaded where it is missing.
     Raises `ValueError` if it is neither or has no config.json, and [`HubError`] if the Hub does not give it.
@@ -33,9 +34,7 @@ def resolve(name: str) -> Path:
         folder = Path(name)
     if not folder.is_dir():
         raise ValueError(f"{name} is neither a folder nor user/repo")
-    if not (folder / "config.json").is_file():
-        message = f"{name} holds no checkpoint (no config.json)"
-        if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-            message += f"; this is about the folder {name} here: {name}@main means the Hub"
-        raise ValueError(message)
+    with naming_folder(name, f"{name}@main means the Hub"):
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{name} holds no checkpoint (no config.json)")
     return folder

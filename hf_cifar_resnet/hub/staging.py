@@ -38,7 +38,9 @@ def stage_run(run_folder: str | Path, repo_id: str, folder: str | Path) -> str:
     run_folder, folder = Path(run_folder), Path(folder)
     own = _own_files(run_folder, PUSHED_FILES)
     weights = [path for path in own if path.suffix == ".safetensors"]
-    missing = [name for name in _NEEDED if run_folder / name not in own] + [WEIGHTS] * (not weights)
+    missing = [name for name in _NEEDED if run_folder / name not in own]
+    if not weights:
+        missing.append(WEIGHTS)
     if missing:
         raise ValueError(f"{run_folder} is not the folder of a finished run: it lacks {', '.join(missing)}")
     for path in weights:

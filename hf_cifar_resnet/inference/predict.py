@@ -17,7 +17,7 @@ import torch
 from ..checkpoints.load import label_names
 from ..data.dataset import normalize
 from ..data.images import is_hidden_name, is_image_name, read_rgb_array
-from ..errors import one_line, printable
+from ..errors import one_line, printable, reason_of
 from ..evaluation.scores import NOT_FINITE
 from ..model import CifarResNetForImageClassification
 
@@ -113,7 +113,7 @@ class Predictor:
         try:
             return read_rgb_array(path, self.size)
         except OSError as error:
-            return error.strerror or one_line(error)
+            return reason_of(error)
         except ValueError as error:  # of a file that is not an image, or damaged
             return one_line(error)
 
@@ -127,7 +127,7 @@ class Predictor:
         logits = self.model(pixel_values=pixels).logits.float() / self.model.config.calibration_temperature
         best = logits.softmax(dim=1).topk(min(top_k, len(self.names)), dim=1)
         if not best.values.isfinite().all():
-            raise ValueError(NOT_FINITE.format("the model"))
+            raise ValueError(f"{NOT_FINITE.format('the model')}, or its calibration_temperature too small")
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [[Prediction(self.names[label], p) for label, p in zip(*row, strict=True)] for row in rows]
 

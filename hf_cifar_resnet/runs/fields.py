@@ -52,7 +52,11 @@ class Fields:
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self._wrong(name, "a number")
-        if finite and not math.isfinite(value):
+        try:
+            is_finite = math.isfinite(value)
+        except OverflowError:  # an integer beyond all floats
+            raise self._wrong(name, "a finite number") from None
+        if finite and not is_finite:
             raise self._wrong(name, "a finite number")
         return value
 

@@ -106,8 +106,8 @@ class RunMetrics:
             "steps": self.steps,
             **({} if self.evaluations is None else {"evaluations": self.evaluations}),
             "train": asdict(self.train),
-            "validation": self.validation and self.validation.to_dict(),
-            "test": self.test and self.test.to_dict(),
+            "validation": None if self.validation is None else self.validation.to_dict(),
+            "test": None if self.test is None else self.test.to_dict(),
             "most_confused": None if self.most_confused is None else [dict(pair) for pair in self.most_confused],
             "timing": asdict(self.timing),
         }

@@ -229,6 +229,6 @@ def _precision(fields: Fields) -> Precision:
     return value
 
 
-def plain(value: Any) -> Any:
+def enum_value(value: Any) -> Any:
     """Return the value of a member of an enumeration, and any other value as it is."""
     return getattr(value, "value", value)

@@ -1,7 +1,8 @@
 """Schedules that follow evaluations: a constant one, after an optional warmup, that a rule scales."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -29,21 +30,22 @@ class EvaluationRule(ScheduleCallback):
 
     RULE: ClassVar[type[ReduceLROnPlateau] | type[GreedyLR]]
     DEFAULTS: ClassVar[dict[str, float]]
-    # What is saved of the state of `RULE`; its settings are those of the resumed run.
-    MEMORY = (
-        "best", "num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter", "reset_start",
-        "_streaming_avg",
-    )  # fmt: skip
 
     def __init__(self, **settings: Any):
+        self.check_arguments(settings)
         self.settings: dict[str, Any] = self.DEFAULTS | settings
-        for name, value in self.settings.items():
+
+    @classmethod
+    def check_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for values that the rule cannot use."""
+        settings = cls.DEFAULTS | dict(arguments)
+        for name, value in settings.items():
             if not value >= 0:  # NaN neither
                 raise ValueError(f"{name} must not be negative, got {value}")
-        if self.settings.get("window_size", 1) < 1:
-            raise ValueError(f"window_size must be at least 1, got {self.settings['window_size']}")
-        if not 0 < self.settings["factor"] < 1:
-            raise ValueError(f"factor must be above 0 and below 1, got {self.settings['factor']}")
+        if settings.get("window_size", 1) < 1:
+            raise ValueError(f"window_size must be at least 1, got {settings['window_size']}")
+        if not 0 < settings["factor"] < 1:
+            raise ValueError(f"factor must be above 0 and below 1, got {settings['factor']}")
 
     def after_evaluation(self, schedule: Schedule, metrics: dict[str, float], args: TrainingArguments) -> None:
         name = f"eval_{(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
@@ -66,11 +68,12 @@ class EvaluationRule(ScheduleCallback):
         if settings.get("max_lr") == 0:
             settings["max_lr"] = 10
         rule = self.RULE(optimizer, mode="max" if greater_is_better else "min", **settings)
-        rule.load_state_dict({name: schedule.memory[name] for name in self.MEMORY if name in schedule.memory})
+        fresh = deepcopy(rule.state_dict())
+        rule.load_state_dict(schedule.memory)
         optimizer.param_groups[0]["lr"] = schedule.scale
         rule.step(value)
-        state = rule.state_dict()
-        schedule.memory |= {name: state[name] for name in self.MEMORY if name in state}
+        # The settings, which do not change, are those of the resumed run.
+        schedule.memory = {name: value for name, value in rule.state_dict().items() if value != fresh[name]}
         schedule.rescale(optimizer.param_groups[0]["lr"])
 
     def find_misfit(
@@ -89,8 +92,8 @@ class EvaluationRule(ScheduleCallback):
                 self.apply(schedule, -improvement * number, greater_is_better=False)
                 if schedule.scale != 1:
                     return None
-        plural = "s" * (len(counted) != 1)
-        return f"the LR cannot change in the {len(counted)} evaluation{plural} between its warmup and its last step"
+        evaluations_counted = "1 evaluation" if len(counted) == 1 else f"{len(counted)} evaluations"
+        return f"the LR cannot change in the {evaluations_counted} between its warmup and its last step"
 
 
 class PlateauCallback(EvaluationRule):
@@ -128,6 +131,7 @@ _PLATEAU = {
     "factory": make_constant,
     "arguments": dict.fromkeys(("factor", "patience", "threshold", "cooldown", "min_lr", "eps"), NUMBER),
     "rule": PlateauCallback,
+    "check_arguments": PlateauCallback.check_arguments,
     "falls": False,
 }
 SPECS = (
@@ -158,6 +162,7 @@ SPECS = (
             "reset_start": NUMBER,
         },
         rule=GreedyCallback,
+        check_arguments=GreedyCallback.check_arguments,
         falls=False,
     ),
 )

@@ -25,7 +25,9 @@ def make_one_cycle(
     peaks = [group["lr"] for group in optimizer.param_groups]
     has_momentum = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))
     arguments = {"cycle_momentum": has_momentum} | dict(arguments)
-    with explained("one_cycle does not suit this optimizer", ValueError):
+    if arguments["cycle_momentum"] and not has_momentum:
+        raise ValueError("one_cycle does not suit this optimizer: it has no momentum, so cycle_momentum must be false")
+    with explained("one_cycle", ValueError):
         return OneCycle(optimizer, max_lr=peaks, total_steps=total_steps, optimizer_state=optimizer_state, **arguments)
 
 

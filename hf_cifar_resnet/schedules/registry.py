@@ -46,7 +46,6 @@ def check(name: str, arguments: Mapping[str, Any], warmup_steps: float = 0) -> N
             raise ValueError(f"{argument} of {spec.name} must be {kind.words}, got {value!r}")
     if spec.check_arguments:
         spec.check_arguments(arguments)
-    spec.make_callbacks(arguments)
 
 
 def create(

@@ -11,6 +11,7 @@ from typing import Protocol
 from tqdm.auto import tqdm
 
 from ..documents import write_json
+from ..errors import reason_of
 from ..runs.arguments import RunArguments
 from ..runs.events import EventReader
 from ..runs.folder import RunFolder
@@ -70,7 +71,7 @@ def _execute_run(run: PlannedRun, engine: Engine, bar: tqdm) -> str:
         run.folder.mkdir(exist_ok=True)
         error = _follow(engine.train(run.to_train(), log), EventReader(RunFolder(run.folder).events), bar)
     except OSError as failure:
-        return f"FAILED: {failure.strerror or failure}"
+        return f"FAILED: {reason_of(failure)}"
     if not run.is_finished:
         return f"FAILED{f' ({error})' if error else ''}, see {log}"
     metrics = RunFolder(run.folder).read_metrics()

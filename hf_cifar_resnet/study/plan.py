@@ -47,9 +47,13 @@ class StudyRun:
             object.__setattr__(self, "folder", self._name())
 
     def _name(self) -> str:
-        words = [self.variant, *(["without", self.without] if self.without else [])]
+        words = [self.variant]
+        if self.without:
+            words += ["without", self.without]
         words += [f"{name}={value}" for name, value in {**self.varied, **self.tuned}.items()]
-        words += [*["tuning"] * self.tuning, f"seed{self.seed}"]
+        if self.tuning:
+            words.append("tuning")
+        words.append(f"seed{self.seed}")
         return "-".join(words).replace(os.sep, "_")
 
     @property
@@ -291,13 +295,13 @@ def check_as_planned(planned: PlannedRun) -> None:
         **content.mapping("arguments"),
     }
     for name, value in planned.arguments.given.items():
-        if name in recorded and _plain(recorded[name]) != _plain(value):
+        if name in recorded and _comparable(recorded[name]) != _comparable(value):
             raise ValueError(
                 f"{planned.folder} holds a run with {name} {recorded[name]}, not {value}: choose another output_dir"
             )
 
 
-def _plain(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     """Return a value in the form in which equal ones are equal: numbers, and objects that were given as a text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         with explained("a JSON object", ValueError):

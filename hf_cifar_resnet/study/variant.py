@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import schedules
 from ..documents import read_yaml
+from ..errors import reason_of
 from ..runs.arguments import RunArguments, Value
 from ..training.optimizers import SCHEDULE_FREE
 
@@ -141,7 +142,7 @@ def read_variants(
     try:
         content = read_yaml(file)
     except (OSError, ValueError) as error:
-        raise ValueError(f"variants {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ValueError(f"variants {name} cannot be read: {reason_of(error)}") from error
     found = {}
     for variant, arguments in content.items():
         if not re.fullmatch(r"\w+", str(variant)):

@@ -21,9 +21,9 @@ from .. import schedules
 from ..data.arguments import DataArguments, argument
 from ..device import count_cores, device_for, is_faster_in_bf16
 from ..errors import expand_home, explained
-from ..processes import is_launched, read_count, roll_call
+from ..processes import is_launched, read_count, wait_for_processes
 from ..runs.arguments import RunArguments
-from ..runs.record import plain
+from ..runs.record import enum_value
 from . import callbacks, optimizers
 
 if TYPE_CHECKING:
@@ -190,7 +190,10 @@ class CifarTrainingArguments(TrainingArguments):
         self.lr_scheduler_type, self.optim = "constant", "adamw_torch" if is_muon else self.optim
         # On a CPU Accelerate makes a process group if it is told to use it, else if a launcher names the device.
         makes_group = self.use_cpu or (is_launched() and device_for().type != "cpu")
-        with roll_call(self.ddp_timeout) if makes_group else nullcontext(), explained("", TypeError, ValueError):
+        with (
+            wait_for_processes(self.ddp_timeout) if makes_group else nullcontext(),
+            explained("", TypeError, ValueError),
+        ):
             super().__post_init__()
         self.lr_scheduler_type, self.optim = schedule, optimizers.MUON if is_muon else self.optim
         if self.precision_source == "flag":  # overrides the launcher
@@ -398,7 +401,7 @@ def _check_effects(given: RunArguments, training: CifarTrainingArguments) -> Non
     for name, strategy in EVERY_STEPS.items():
         value = getattr(training, strategy)
         if name in given and value != "steps":
-            raise ValueError(f"{name} has no effect with {strategy} {plain(value)}: add {strategy} steps")
+            raise ValueError(f"{name} has no effect with {strategy} {enum_value(value)}: add {strategy} steps")
     hub = [name for name in given if name.startswith("hub_") and name != "hub_token"]
     if hub and not training.push_to_hub:
         raise ValueError(f"{hub[0]} has no effect without push_to_hub")

@@ -13,7 +13,7 @@ from ..errors import printable
 from ..evaluation.scores import ACCURACY_NAMES
 from ..runs.files import step_of
 from ..runs.metrics import RunMetrics
-from ..runs.record import RunRecord, plain
+from ..runs.record import RunRecord, enum_value
 from .arguments import LR_BATCH
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def start_block(
 def _optimizer(args: CifarTrainingArguments) -> str:
     clipping = f", clipping at {args.max_grad_norm:g}" if args.max_grad_norm else ""
     options = f" ({args.optim_args})" if args.optim_args else ""
-    return f"{plain(args.optim)}{options}, weight decay {args.weight_decay:g}{clipping}"
+    return f"{enum_value(args.optim)}{options}, weight decay {args.weight_decay:g}{clipping}"
 
 
 def _repeated(num_images: int, args: CifarTrainingArguments) -> str:

@@ -19,7 +19,7 @@ from ..runs.arguments import RunArguments
 from ..runs.files import folder_name, step_of
 from ..runs.history import History, HistoryRow
 from ..runs.metrics import RunMetrics, Selection, Timing, TrainScores
-from ..runs.record import DatasetRecord, ModelRecord, Precision, RunRecord, plain
+from ..runs.record import DatasetRecord, ModelRecord, Precision, RunRecord, enum_value
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -91,7 +91,7 @@ def make_record(
             parameters=model.num_parameters(),
             base=model_args.model_name_or_path,
         ),
-        arguments={name: plain(getattr(args, name)) for name in _RUN_ARGUMENTS}
+        arguments={name: enum_value(getattr(args, name)) for name in _RUN_ARGUMENTS}
         | {"augmentation": data_args.augmentation},
         model_arguments=dict(vars(model_args)),
         data_arguments=dict(vars(data_args)),

@@ -202,3 +202,9 @@ def test_metrics_are_written_when_all_other_files_are_complete(tmp_path, run_fil
         write_run_files(tmp_path, *run_files)
     assert RunRecord.read(tmp_path / "run.json") == run_files[0]
     assert (tmp_path / "curves.png").read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
+def test_run_whose_epochs_are_not_known(saved_card):
+    assert f"{METRICS['steps']} steps were trained." in str(
+        saved_card(metrics=METRICS | {"best_epoch": None, "epochs": None})
+    )

@@ -62,6 +62,8 @@ def changed(content, place, value):
         (RunRecord, RECORD, "dataset.num_labels", "ten", "dataset.num_labels must be a number, got 'ten'"),
         (RunRecord, RECORD, "dataset.num_labels", 1.5, "dataset.num_labels must be a whole number, got 1.5"),
         (RunRecord, RECORD, "dataset.train", float("nan"), "dataset.train must be a finite number, got nan"),
+        (RunRecord, RECORD, "dataset.train", 10**400, "dataset.train must be a finite number, got 1000"),
+        (RunRecord, RECORD, "precision", "int8", "precision must be fp32, bf16 or fp16, got 'int8'"),
         (RunRecord, RECORD, "dataset.on_hub", 1, "dataset.on_hub must be true or false, got 1"),
         (RunRecord, RECORD, "model.name", None, "model.name must be a string, got None"),
         (RunRecord, RECORD, "command", "train.py", "command must be a list, got 'train.py'"),
