@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +69,8 @@ def warn_once(message: str) -> None:
 def wait_for_processes(timeout: float) -> Iterator[None]:
     """
     Wait until all processes have started that the launcher's environment variables promise; they make a process group
-    within the context. If some are missing after [`PATIENCE`] seconds, print it; after `timeout`, raise `ValueError`.
+    within the context. If some are missing after [`PATIENCE`] seconds, log a warning; after `timeout`,
+    raise `ValueError`.
 
     PyTorch itself would wait for them without a word, also where a variable was left behind by a launcher.
     """
@@ -116,7 +116,7 @@ def wait_for_processes(timeout: float) -> Iterator[None]:
             if waited > timeout:
                 raise ValueError(text)
             if rank == 0 or store is None:  # the others reach rank 0, which reports them
-                print(f"Waiting: {text}", file=sys.stderr, flush=True)
+                logger.warning("Waiting: %s", text)
             patience = math.inf
         time.sleep(0.05)
     yield  # the store of rank 0 lasts until the process group has its own

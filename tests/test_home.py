@@ -4,6 +4,7 @@ import pytest
 
 from hf_cifar_resnet.checkpoints.resume import find_resumable
 from hf_cifar_resnet.cli import main
+from hf_cifar_resnet.commands.line_parser import LineParser
 from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.data.arguments import DataArguments
 from hf_cifar_resnet.data.splits import load_splits
@@ -66,6 +67,14 @@ def test_in_python(home):
 def test_in_every_command(home, refused, typed):
     (home / "file").touch()
     assert f"{home}/nowhere" in refused(*(word.format(file=home / "file") for word in typed.split()))
+
+
+def test_text_is_no_path(home):
+    parser = LineParser()
+    parser.add_argument("--message", is_text=True)
+    parser.add_argument("--output")
+    parsed = parser.parse_args(["--message", "~/as it is", "--output", "~/file"])
+    assert (parsed.message, parsed.output) == ("~/as it is", f"{home}/file")
 
 
 def test_output_is_written_there(home):

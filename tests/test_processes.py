@@ -53,12 +53,12 @@ def test_missing_processes_are_counted(left_behind, variables, missing):
     assert str(error.value).endswith(f"if no launcher started this process, unset {', '.join(names)}")
 
 
-def test_they_are_reported_while_they_are_waited_for(left_behind, monkeypatch, capsys):
+def test_they_are_reported_while_they_are_waited_for(left_behind, monkeypatch, caplog):
     left_behind(WORLD_SIZE="2", RANK="0")
     monkeypatch.setattr(processes, "PATIENCE", 0.1)
     with pytest.raises(ValueError), wait_for_processes(timeout=1):
         pass
-    [line] = capsys.readouterr().err.splitlines()
+    [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("Waiting: 1 of the 2 processes") and line.endswith("MASTER_PORT")
 
 

@@ -31,11 +31,17 @@ class LineParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.flags: dict[str, Action] = {}
+        self._texts: set[str] = set()  # arguments that are no paths
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def add_argument(self, *names: str, group: Any = None, **settings: Any) -> Action:  # type: ignore[override]
-        """Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`."""
+    def add_argument(self, *names: str, group: Any = None, is_text: bool = False, **settings: Any) -> Action:  # type: ignore[override]
+        """
+        Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`. One that `is_text` is
+        no path, and keeps a leading `~`.
+        """
         action = group.add_argument(*names, **settings) if group else super().add_argument(*names, **settings)
+        if is_text:
+            self._texts.add(action.dest)
         self.flags |= dict.fromkeys(action.option_strings, action)
         return action
 
@@ -52,7 +58,9 @@ class LineParser(argparse.ArgumentParser):
             if isinstance(value, str) and not value.strip() and value != self.get_default(name):
                 flag = f"--{name}" if f"--{name}" in self.flags else name
                 raise ValueError(f"{flag} must not be empty: give it a value, or leave it out")
+        kept = {name: value for name, value in vars(parsed).items() if name in self._texts}
         self.expand_home(parsed)
+        vars(parsed).update(kept)
         return parsed, rest
 
     def expand_home(self, parsed: Namespace) -> None:

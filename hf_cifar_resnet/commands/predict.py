@@ -32,9 +32,10 @@ from .line_parser import LineParser, positive
 def main(argv: Sequence[str] | None, prog: str | None = None) -> None:
     """Print or write predictions for each image. List the files that cannot be read, and then exit with 1."""
     options = _parse(argv, prog)
+    output_format = _find_format(options)
     paths, left_out = find_images(options.images)
     if options.output is not None:
-        check_output("--output", options.output, PATTERNS[options.format], inputs=paths)
+        check_output("--output", options.output, PATTERNS[output_format], inputs=paths)
     model, processor = load_checkpoint(resolve_checkpoint(options.checkpoint))
     model.to(device_for(options.use_cpu))  # pyright: ignore[reportArgumentType]
     predictor = Predictor(model, processor)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> None:
         # In a terminal that shows the predictions a progress bar would be in their way.
         hidden = file.isatty() or not sys.stderr.isatty()
         with tqdm(total=len(paths), unit="img", disable=hidden) as bar:
-            FORMATS[options.format](predict(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
+            FORMATS[output_format](predict(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
     if left_out:
         line = f"left out: {describe_left_out(left_out)}; a file that is named itself is read whatever its ending"
         print(printable(line), file=sys.stderr)
@@ -77,11 +78,15 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> Namespace:
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the terminal)")
     parser.add_argument("--batch_size", type=positive, default=256, help="images at a time (default: 256)")
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
-    options = parser.parse_args(argv)
-    if options.format is None:
-        ending = Path(options.output or "").suffix.lower().removeprefix(".")
-        options.format = ending if ending in FORMATS else "table"
-    return options
+    return parser.parse_args(argv)
+
+
+def _find_format(options: Namespace) -> str:
+    """Return the format that is asked for, or that the ending of the output means."""
+    if options.format is not None:
+        return options.format
+    ending = Path(options.output or "").suffix.lower().removeprefix(".")
+    return ending if ending in FORMATS else "table"
 
 
 @contextmanager

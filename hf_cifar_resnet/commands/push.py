@@ -45,5 +45,5 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> Namespace:
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch, created if it is missing (default: main)")
     parser.add_argument("--tag", help="tag for this version, such as v1.0")
-    parser.add_argument("--message", default="Push a trained model", help="message of the commit")
+    parser.add_argument("--message", is_text=True, default="Push a trained model", help="message of the commit")
     return parser.parse_args(argv)

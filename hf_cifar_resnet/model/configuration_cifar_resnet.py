@@ -39,7 +39,8 @@ class CifarResNetConfig(PreTrainedConfig):
     Shape of a [`CifarResNetForImageClassification`].
 
     Give either `depth`, or `block` with `stage_depths`; the default is ResNet-50. After construction `block`,
-    `stage_depths` and `stage_widths` are always set, and `depth` is None for a shape that is not a standard one.
+    `stage_depths` and `stage_widths` are always set. `depth` is that of the standard ResNet with the same `block` and
+    `stage_depths`, whatever the widths, and None where there is none.
 
     Args:
         depth (`int`, *optional*): 18, 34, 50, 101 or 152 (He et al. 2015, table 1); or 20, 32, 44 or 56, the narrow
@@ -84,10 +85,7 @@ class CifarResNetConfig(PreTrainedConfig):
         self.resolve_shape()
         self.format_version = FORMAT_VERSION
         kwargs = {name: value for name, value in kwargs.items() if name not in ATTENTION}
-        try:
-            super().__post_init__(**kwargs)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"a field of the configuration has a wrong value: {error}") from error
+        super().__post_init__(**kwargs)
         # The Auto classes find the code in the checkpoint's folder.
         self.auto_map: dict[str, str] = {
             "AutoConfig": "configuration_cifar_resnet.CifarResNetConfig",

@@ -7,6 +7,7 @@ queued again.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -27,6 +28,8 @@ from .local import EntryPoint, launch
 
 if TYPE_CHECKING:
     import submitit
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 POLL = 2  # seconds between two looks at a log
 QUEUE_AGE = 10  # seconds between two calls of squeue, each of which serves all runs
@@ -143,7 +146,7 @@ class SlurmEngine:
         self._stopped.set()
         with self._lock:  # for a job that is being submitted
             if self._queue:
-                print("jobs continue: start the study again to watch them, or stop them with scancel")
+                logger.warning("jobs continue: start the study again to watch them, or stop them with scancel")
 
     def _submit_once(self, job: TrainingJob, folder: Path) -> None:
         with self._lock:

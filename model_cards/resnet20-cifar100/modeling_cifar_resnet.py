@@ -128,7 +128,10 @@ class CifarResNetPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
-            (init.zeros_ if getattr(module, "starts_at_zero", False) else init.ones_)(module.weight)
+            if getattr(module, "starts_at_zero", False):
+                init.zeros_(module.weight)
+            else:
+                init.ones_(module.weight)
             init.zeros_(module.bias)
             if module.running_mean is not None and module.running_var is not None:
                 init.zeros_(module.running_mean)

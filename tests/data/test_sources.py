@@ -235,11 +235,14 @@ def test_channel_statistics_equal_numpy(count):
 
 def test_seed_and_epoch_change_the_augmentation_of_training_images_alone(cifar_like):
     first, second = load_splits(cifar_like, seed=1), load_splits(cifar_like, seed=2)
-    assert not first.train[0]["pixel_values"].equal(second.train[0]["pixel_values"])
-    assert not first.train[0]["pixel_values"].equal(first.train[len(first.train)]["pixel_values"])
+
+    def pixels_of(part, epoch):
+        return part.at_epoch(epoch)[0]["pixel_values"]
+
+    assert not pixels_of(first.train, 0).equal(pixels_of(second.train, 0))
+    assert not pixels_of(first.train, 0).equal(pixels_of(first.train, 1))
     for name in ("validation", "test"):
-        part, other = getattr(first, name), getattr(second, name)
-        assert part[0]["pixel_values"].equal(other[len(other)]["pixel_values"])
+        assert pixels_of(getattr(first, name), 0).equal(pixels_of(getattr(second, name), 1))
 
 
 # What is wrong

@@ -37,7 +37,8 @@ def blocks(language):
 
 # Of the user on the test Hub.
 USER = "ann"
-COMMANDS = list(dict.fromkeys(line for block in blocks("bash") for line in block.splitlines() if line.strip()))
+LINES = [line for block in blocks("bash") for line in re.sub(r"\\\n *", "", block).splitlines() if line.strip()]
+COMMANDS = list(dict.fromkeys(LINES))
 IN_CI = [command for command in COMMANDS if command.startswith("pip install")]
 TINY_DATA = "--max_train_samples 100 --max_eval_samples 20 --max_steps 1 --per_device_train_batch_size 8 --use_cpu"
 TINY_MODEL = "--block basic --stage_depths 1 1 --stage_widths 16 32"
@@ -48,7 +49,13 @@ SUBSTITUTES = {
     "--schedules constant cosine_with_warmup one_cycle --seeds 42 43": "--schedules one_cycle --seeds 42",
     "--schedules constant cosine reduce_lr_on_plateau": "--schedules reduce_lr_on_plateau",
     "--tune learning_rate=3e-3,1e-2,3e-2 --seeds 42 43": "--tune learning_rate=3e-3,3e-2 --seeds 42 --jobs 2",
-    "--trials 20": "--trials 1",
+    "--tune learning_rate=3e-3,1e-2 --tune weight_decay=0.05,0.5 --tuning_seeds 0 1 --extend_edges 1 "
+    "--variants schedules constant cosine --seeds 42 43": "--tune learning_rate=3e-3,1e-2 --extend_edges 1 "
+    "--variants schedules cosine --seeds 42",
+    "--variants schedules constant constant_ema cosine --seeds 42 43": "--variants schedules constant_ema --seeds 42",
+    "--vary optim=sgd,adamw_torch_fused,muon --tune learning_rate=1e-3,1e-2,1e-1": "--vary optim=sgd,muon "
+    "--tune learning_rate=1e-3,1e-2",
+    "--tuning_trials 20": "--tuning_trials 1",
     "benchmark input": "benchmark input --repeats 1",
     "benchmark step": "benchmark step --repeats 1 --steps 1 --use_cpu",
     "benchmark inference": "benchmark inference --repeats 1 --batch_sizes 1 --use_cpu",
@@ -107,15 +114,15 @@ RUN_ELSEWHERE = [*ON_HUB, *IN_CI, *SEVERAL_PROCESSES]
 
 
 @pytest.mark.slow
-def test_commands_on_the_hub(finished, tmp_path):
+def test_commands_on_the_hub(finished, quick, tmp_path):
     """USER/my-model has the model and the state of a run of six steps."""
     (tmp_path / "state").mkdir()
     write_pickle_free(finished.folder / "checkpoint-6", tmp_path / "state")
     commands = []
     for command in ON_HUB:
         words = shlex.split(command.replace("USER/", f"{USER}/").replace("runs/my-run", str(finished.folder)))
-        tiny = [*TINY_DATA.replace("--max_steps 1", "--max_steps 7").split(), "--dataset_name", "shapes100"]
-        commands.append(["train", *words[2:], *tiny] if words[0] == "python" else words[1:])
+        # A resumed run has the images and the batches of the one before.
+        commands.append(["train", *words[2:], *quick, "--max_steps", "7"] if words[0] == "python" else words[1:])
     with LoopbackHub() as hub:
         hub.add_user(USER, token="hf_token")
         hub.add_repo(f"{USER}/my-model", {path.name: path for path in (tmp_path / "state").iterdir()})
