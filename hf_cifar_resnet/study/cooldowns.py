@@ -103,7 +103,10 @@ def execute_with_branches(runs: Sequence[PlannedRun], engine: Engine, write: Wri
         branch_off(run, branches[run.name])
     failed += [run for run in runs if run.name in branches and run not in ready] + execute_runs(ready, engine, write)
     if not failed:
-        for trunk in branches.values():
-            last = RunFolder(trunk.folder).checkpoints()[-1]
+        for trunk in {trunk.name: trunk for trunk in branches.values()}.values():
+            checkpoints = RunFolder(trunk.folder).checkpoints()
+            if not checkpoints:  # deleted to save space
+                continue
+            last = checkpoints[-1]
             rotate_checkpoints(trunk.folder, 2, list(filter(None, (last, read_progress(last).best))))
     return failed

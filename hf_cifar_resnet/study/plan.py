@@ -362,6 +362,9 @@ def check_same_study(study: Path, plan: StudyPlan) -> None:
         for name, named in plan.variants.items():
             if name in before.variants and before.variants[name].arguments != named.arguments:
                 differing.append(f"variant {name}")
+    chosen = [[*each.tuning.arguments] for each in (before, plan) if each.tuning is not None]
+    if len(chosen) == 2 and chosen[0] != chosen[1]:
+        differing.append(f"tune {' '.join(chosen[0])}")
     if sorted(before.varied) != sorted(plan.varied):
         differing.append(f"vary {' '.join(before.varied) or 'nothing'}")
     if differing:

@@ -186,7 +186,8 @@ def _table(
         columns |= {"last_top1": "last epoch's top-1"}
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
-        columns |= {f"epochs_to_{target:g}": f"epochs to {target:.0%}", f"seconds_to_{target:g}": f"s to {target:.0%}"}
+        columns |= {f"epochs_to_{target:g}": f"epochs to {100 * target:g}%"}
+        columns |= {f"seconds_to_{target:g}": f"s to {100 * target:g}%"}
     numbers = {name: [run_numbers(each, targets) for each in runs] for name, runs in groups.items()}
     measured = {"interval", *(column for rows in numbers.values() for row in rows for column in row)}
     columns = {column: title for column, title in columns.items() if column in measured}
@@ -302,15 +303,16 @@ def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:
             best, tried[name], _find_beyond(plan, arguments, tried[name]), edges,
             _describe_sensitivities(arguments, tried[name]),
         )  # fmt: skip
+    tuning_seeds = {each.run.seed for each in runs}
     return TuningSummary(
         arguments=arguments,
         rows=rows,
         runs=len(runs),
-        seeds=sorted({each.run.seed for each in runs}),
+        seeds=sorted(tuning_seeds),
         seconds=_train_seconds(runs),
         compared_seconds=sum(map(_train_seconds, groups.values())),
         extend_edges=plan.extend_edges if plan else {},
-        has_fresh_seeds=runs[0].result.selected_on == "validation",
+        has_fresh_seeds=not tuning_seeds.intersection(each.run.seed for group in groups.values() for each in group),
     )
 
 

@@ -36,6 +36,11 @@ def test_seeds_that_agree_exactly_claim_nothing():
     assert paired_p_value([0.01, 0.01, 0.01]) == 1.0
 
 
+def test_equal_differences_of_floats_are_no_deviation():
+    differences = pair({1: 0.41, 2: 0.51}, {1: 0.40, 2: 0.50})
+    assert paired_p_value(differences) == 1.0 and not are_equivalent(differences, 0.02)
+
+
 def test_p_values_are_corrected_for_the_number_of_comparisons():
     assert holm({"a": 0.01, "b": 0.04, "c": 0.02}) == pytest.approx({"a": 0.03, "c": 0.04, "b": 0.04})
     assert holm({"a": 0.01, "b": 0.04, "c": 0.3}) == pytest.approx({"a": 0.03})
