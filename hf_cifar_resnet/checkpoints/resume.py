@@ -127,9 +127,10 @@ def check_fits(checkpoint: Path, model: nn.Module, args: TrainingArguments) -> N
         raise _resume_error(checkpoint, f"it was trained with optim {optim}, not {name}, and holds its state")
     for name, reason in FIXED.items():
         values = before.get(name), now.get(name)
-        # Others are None where they are not known, such as the direction of a metric that nothing is chosen by.
-        are_known = None not in values or (name in now and name == "early_stopping_patience")
-        if are_known and values[0] != values[1]:
+        # None stands for what is not known, such as the direction of a metric that nothing is chosen by; but a run that
+        # had no early stopping does not get it.
+        is_added = name == "early_stopping_patience" and values[0] is None
+        if values[1] is not None and (values[0] is not None or is_added) and values[0] != values[1]:
             raise _resume_error(checkpoint, f"{name} must stay {values[0]}, got {values[1]}: {reason}")
     config: Any = getattr(model, "config", None)
     found = _class_names(_read(checkpoint, "config.json").get("id2label"))

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     HTTPError,  # pyright: ignore[reportPrivateImportUsage] (of httpx or httpx2)
 )
 
-from ..errors import naming_folder, one_line, shorten
+from ..errors import naming_folder, one_line, printable, shorten
 from ..processes import is_rank_0
 from . import folders
 from .arguments import DataArguments
@@ -63,8 +63,8 @@ def load_raw(args: DataArguments) -> tuple[RawSplits, str | None]:
     if os.path.isdir(name):
         if re.search(r"[*?\[\]\r\n]|::", os.path.abspath(name)):
             raise ValueError(
-                f"the folder {name} cannot be read: datasets takes *, ?, [, ], :: and line breaks in its path "
-                "for a pattern; rename it, or give a link to it of another name"
+                f"the folder {printable(name)} cannot be read: datasets takes *, ?, [, ], :: and line breaks in its "
+                "path for a pattern; rename it, or give a link to it of another name"
             )
         return _load_folder(name, args), None
     if os.path.exists(name):

@@ -5,6 +5,7 @@ import shlex
 import tempfile
 import threading
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 from safetensors import SafetensorError
@@ -85,7 +86,8 @@ class HubCallback(TrainerCallback):
         try:
             staging = tempfile.TemporaryDirectory(prefix="hf-cifar-resnet-")
             pushes = self._stage_all(state, Path(staging.name))
-        except (OSError, SafetensorError, ValueError) as error:  # such as a full disk for temporary files
+        # Such as a full disk for temporary files, or a state of the user's that is more than plain values.
+        except (OSError, SafetensorError, TypeError, UnpicklingError, ValueError) as error:
             self._warn(error)
             return
         self._thread = threading.Thread(target=self._push_all, args=(staging, pushes), daemon=True)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -595,7 +595,7 @@ class CifarTrainer(Trainer):
         inputs = self._normalized(inputs)
         labels, loss = inputs.get("labels"), None
         with torch.no_grad(), self.compute_loss_context_manager():
-            if labels is None or self._has_exact_loss:
+            if labels is None or (self._has_exact_loss and not prediction_loss_only):
                 outputs = model(pixel_values=inputs["pixel_values"])
             else:
                 loss, outputs = self.compute_loss(model, dict(inputs), return_outputs=True)
@@ -687,9 +687,15 @@ def _default_arguments(evaluates: bool, has_metrics: bool) -> CifarTrainingArgum
 
 
 def _converted_arguments(args: TrainingArguments) -> CifarTrainingArguments:
-    """Return the same arguments, with transformers' defaults, and ours where only ours have an argument."""
+    """
+    Return the same arguments, with transformers' defaults, and ours where only ours have an argument. Those that a
+    subclass adds are kept beside them, for the callbacks that it was written for.
+    """
     values: dict[str, Any] = args.to_dict() | {"hub_token": args.hub_token}  # of which `to_dict` shows the name alone
-    return CifarTrainingArguments(**values)
+    known = {field.name for field in fields(CifarTrainingArguments) if field.init}
+    converted = CifarTrainingArguments(**{name: value for name, value in values.items() if name in known})
+    vars(converted).update({name: vars(args)[name] for name in values if name not in known and name in vars(args)})
+    return converted
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:

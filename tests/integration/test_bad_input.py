@@ -67,5 +67,5 @@ def test_program_prints_one_line_and_exits_with_2(python, script, tmp_path):
     assert result.returncode == 2 and result.stdout == ""
     [line] = result.stderr.splitlines()
     assert line.startswith("error: --dataset_name ./nowhere: there is no such folder; ")
-    assert line.endswith("give a local folder instead, or try dataset_name shapes100, which needs no network")
+    assert line.endswith("give a local folder instead, or try --dataset_name shapes100, which needs no network")
     assert list(tmp_path.iterdir()) == []

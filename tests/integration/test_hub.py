@@ -525,10 +525,8 @@ def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub
     first = hub.files("ann/tree")
     assert b'model="ann/tree"' in first["README.md"]
     line = train_here(hub, two.parent, "--output_dir", "tree", "--max_steps", "1")
-    assert (
-        "--push_to_hub is not possible: tree: it holds another model or run: name another repository with hub_model_id"
-        in line
-    )
+    refused = "--push_to_hub is not possible: tree: it holds another model or run: name another repository with "
+    assert f"{refused}--hub_model_id" in line
     assert hub.files("ann/tree") == first and not two.exists()
     assert train_here(hub, one, "--output_dir", ".", "--max_steps", "2", "--resume_from_checkpoint", "auto") is None
     assert hub.files("ann/tree")["model.safetensors"] == (one / "model.safetensors").read_bytes()

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,26 @@ def test_plain_arguments_keep_their_values(make_model, make_dataset, tmp_path):
             "eval_strategy", "save_strategy", "metric_for_best_model", "bf16", "optim")  # fmt: skip
     assert [getattr(trainer.args, name) for name in same] == [getattr(args, name) for name in same]
     assert trainer.state.global_step == 2
+
+
+@dataclass
+class OwnArguments(TrainingArguments):
+    """Those of a program with an argument of its own."""
+
+    color: str = "red"
+
+
+def test_arguments_of_a_subclass(make_model, make_dataset, tmp_path):
+    args = OwnArguments(str(tmp_path / "run"), max_steps=1, learning_rate=0.5, use_cpu=True, color="blue")
+    trainer = CifarTrainer(make_model(), args, train_dataset=make_dataset())
+    trainer.train()
+    assert (trainer.args.learning_rate, trainer.args.color) == (0.5, "blue")
+
+
+def test_evaluation_of_the_loss_alone(make_model, make_dataset, tmp_path):
+    args = TrainingArguments(str(tmp_path / "run"), prediction_loss_only=True, use_cpu=True)
+    trainer = CifarTrainer(make_model(), args, train_dataset=make_dataset(), eval_dataset=make_dataset())
+    assert trainer.evaluate()["eval_loss"] > 0
 
 
 def test_arguments_are_not_changed(make_args, make_model, make_dataset):

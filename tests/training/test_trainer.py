@@ -287,7 +287,7 @@ def test_early_stopping_of_a_resumed_run(make_trainer, tmp_path, before, after, 
     resumed = make_trainer(early_stopping_patience=after, max_steps=5, **saving)
     checkpoint = str(tmp_path / "run" / "checkpoint-2")
     if refused:
-        with pytest.raises(ValueError, match=f"its early_stopping_patience was {before or 'none'}, not {after}"):
+        with pytest.raises(ValueError, match=f"early_stopping_patience must stay {before}, got {after}"):
             resumed.train(resume_from_checkpoint=checkpoint)
     else:
         resumed.train(resume_from_checkpoint=checkpoint)
