@@ -132,6 +132,11 @@ class CifarResNetConfig(PreTrainedConfig):
         dtype = self.dtype if self.dtype is not None else kwargs.get("torch_dtype")
         if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        problem = self.problem_type
+        if problem not in (None, "single_label_classification"):
+            raise ValueError(
+                f"problem_type must be single_label_classification, the only one it trains, got {problem!r}"
+            )
         count, names = kwargs.get("num_labels"), self.id2label
         if count is not None and not (_is_positive_int(count) and count <= MAX_LABELS):
             raise ValueError(f"num_labels must be an integer from 1 to {MAX_LABELS:,}, got {count!r}")

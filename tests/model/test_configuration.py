@@ -123,3 +123,10 @@ def test_model_refuses_bad_override_of_saved_configuration(field, value, tmp_pat
     CifarResNetConfig(**TINY).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=field):
         CifarResNetForImageClassification(CifarResNetConfig.from_pretrained(tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_problem_that_the_loss_is_not_for(problem):
+    with pytest.raises(ValueError, match=f"problem_type must be single_label_classification.*{problem}"):
+        CifarResNetConfig(problem_type=problem)
+    assert CifarResNetConfig(problem_type="single_label_classification").num_labels == 2
