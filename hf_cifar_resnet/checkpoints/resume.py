@@ -215,8 +215,9 @@ def saved_train_metrics(checkpoint: Path, args: TrainingArguments) -> dict[str, 
 
 class ResumedCallback(TrainerCallback):
     """
-    Corrects the path of the best checkpoint, if the run was moved, and the memory format of the moments. A run that is
-    resumed in another folder gets its checkpoints there, from which it can be resumed again.
+    Corrects the path of the best checkpoint, if the run was moved, the numbers of steps between evaluations, saves and
+    logs, and the memory format of the moments. A run that is resumed in another folder gets its checkpoints there, from
+    which it can be resumed again.
     """
 
     priority: ClassVar[int] = 70  # before others read the path of the best checkpoint
@@ -229,6 +230,8 @@ class ResumedCallback(TrainerCallback):
     ) -> None:
         best = decide_on_rank_0(lambda: self._bring(args))
         state.best_model_checkpoint = None if best is None else str(best)
+        # The Trainer would go on with the `eval_steps`, `save_steps` and `logging_steps` of the checkpoint.
+        state.compute_steps(args, state.max_steps)
         optimizer: torch.optim.Optimizer | None = kwargs.get("optimizer")
         if optimizer is None:
             return

@@ -102,6 +102,7 @@ def main(argv: list[str], prog: str | None = None) -> None:
     parser, options, rest = _parse(argv, prog)
     if options.report is not None:
         folder = Path(options.report)
+        _check_report_alone(parser, options, rest)
         _check_no_run("report", folder)
         check_replaced("--report", folder, STUDY_FILES)
         print(write_report(folder, options.targets))
@@ -155,6 +156,15 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
         score_ensembles(folder, use_cpu=runs[0].arguments.get("use_cpu", False))
         print(write_report(folder, options.targets))
     return failed, len(runs)
+
+
+def _check_report_alone(parser: LineParser, options: Namespace, rest: Sequence[str]) -> None:
+    """Raise `ValueError` for what was given beside `--report` and has no effect there."""
+    names = [name for name, value in vars(options).items() if value != parser.get_default(name)]
+    others = [f"--{name}" for name in names if name not in ("report", "targets")]
+    others += [word for word in rest if word != "--use_cpu"]
+    if others:
+        raise ValueError(f"{others[0]} has no effect with --report, which reads the runs that there are: leave it out")
 
 
 def _check_no_run(name: str, folder: Path) -> None:

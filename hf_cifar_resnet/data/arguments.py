@@ -104,7 +104,8 @@ class DataArguments:
             values = getattr(self, name)
             if values is None:
                 continue
-            if len(values) != 3 or not all(map(math.isfinite, values)):
+            is_list = isinstance(values, (list, tuple)) and len(values) == 3
+            if not is_list or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
                 raise ValueError(f"{name} needs three numbers, got {values}")
             if not 0 <= min(values) <= max(values) <= 1:
                 raise ValueError(f"{name} is on the scale 0 to 1, got {values}: divide grey levels by 255")

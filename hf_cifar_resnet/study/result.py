@@ -19,6 +19,8 @@ CURVES = ("epoch", "train_seconds", "eval_top1", "eval_loss", "train_accuracy", 
 DIGITS = 7  # of the numbers in curves
 # Arguments that may differ between the runs of one variant, or that others follow from.
 NOT_COMPARED = ("seed", "scaled_learning_rate", "lr_scheduler_type", "model_name_or_path")
+# Arguments that set a run's result apart, and that its record has only where they were given.
+GIVEN_ALONE = ("adam_beta1", "adam_beta2", "adam_epsilon", "data_seed")
 
 
 @dataclass(frozen=True)
@@ -237,5 +239,7 @@ def _numbers(fields: Fields, name: str) -> list[float | None]:
 
 def comparable_arguments(record: RunRecord) -> dict[str, Any]:
     """Return all resolved arguments of a run that set its variant apart, by name."""
-    everything = {**record.model_arguments, **record.data_arguments, **record.arguments}
+    everything = {**record.model_arguments, **record.data_arguments, **record.arguments, "precision": record.precision}
+    if record.given is not None:  # it has all, also those that a record does not resolve
+        everything |= {name: record.given.get(name) for name in GIVEN_ALONE if name in record.given}
     return {name: value for name, value in everything.items() if name not in NOT_COMPARED}

@@ -92,3 +92,14 @@ def test_every_checkpoint_leads_to_the_same_end(train, tmp_path, name):
         assert len({entry["learning_rate"] for entry in history(whole) if "learning_rate" in entry}) > 1
         model, averages = (load_file(stops[-1] / f"{kind}.safetensors") for kind in ("model", "ema"))
         assert any(not model[key].equal(averages[key]) for key in model)
+
+
+def test_a_resumed_run_evaluates_saves_and_logs_at_its_own_steps(train, tmp_path):
+    train("before", num_train_epochs=1, eval_steps=5, save_steps=5)
+    every = {"eval_steps": 2, "save_steps": 3, "logging_strategy": "steps", "logging_steps": 4}
+    trainer = train("after", resume="before/checkpoint-5", num_train_epochs=2, **every)
+    later = [entry for entry in trainer.state.log_history if entry["step"] > 5]
+    assert [entry["step"] for entry in later if "eval_loss" in entry] == [6, 8, 10]
+    assert trainer.state.logging_steps == 4
+    found = {path.name for path in (tmp_path / "after").glob("checkpoint-*")}
+    assert {"checkpoint-6", "checkpoint-9"} <= found

@@ -149,6 +149,8 @@ def test_wrong_json(checkpoint, image, refused, name, text, message):
         ({"size": {"height": 5, "width": 6}}, "equal height and width"),
         ({"image_std": [0, 0, 0]}, "image_std must be above 0"),
         ({"image_mean": [float("nan")] * 3}, "image_mean needs three numbers"),
+        ({"image_mean": ["a", "b", "c"]}, "image_mean needs three numbers"),
+        ({"image_std": [[1], None, {}]}, "image_std needs three numbers"),
         ({"image_mean": "x"}, "must be lists of three numbers"),
         ({"image_mean": None}, "must be lists of three numbers"),
         ({"do_rescale": False}, "do_rescale must be True"),

@@ -221,6 +221,15 @@ def test_unlike_single_runs_are_not_averaged(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("name, value", [("precision", "bf16"), ("given", {"adam_beta1": 0.5})])
+def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name, value):
+    for seed in (1, 2):
+        write_run(tmp_path / f"run{seed}", RunArguments({"seed": seed}))
+    path = tmp_path / "run2" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert len({each.run.group for each in read_study(tmp_path).finished}) == 2
+
+
 def test_damaged_study_is_one_line(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"arguments": [], "varied": [], "runs": [{"seed": 1}]}))
     with pytest.raises(ValueError, match="study.json is damaged: it lacks runs.0"):
