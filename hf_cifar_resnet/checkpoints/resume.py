@@ -129,8 +129,8 @@ def check_fits(checkpoint: Path, model: nn.Module, args: TrainingArguments) -> N
         values = before.get(name), now.get(name)
         # None stands for what is not known, such as the direction of a metric that nothing is chosen by; but a run that
         # had no early stopping does not get it.
-        is_added = name == "early_stopping_patience" and values[0] is None
-        if values[1] is not None and (values[0] is not None or is_added) and values[0] != values[1]:
+        is_known = values[1] is not None and (values[0] is not None or name == "early_stopping_patience")
+        if is_known and values[0] != values[1]:
             raise _resume_error(checkpoint, f"{name} must stay {values[0]}, got {values[1]}: {reason}")
     config: Any = getattr(model, "config", None)
     found = _class_names(_read(checkpoint, "config.json").get("id2label"))

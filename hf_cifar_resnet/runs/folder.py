@@ -30,6 +30,11 @@ class RunFolder:
         return (self.path / files.METRICS_JSON).is_file()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the run has written its record or a checkpoint."""
+        return (self.path / files.RUN_JSON).is_file() or bool(self.checkpoints())
+
+    @property
     def events(self) -> Path:
         return self.path / files.EVENTS
 

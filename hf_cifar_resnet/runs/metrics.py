@@ -90,8 +90,8 @@ class RunMetrics:
             train=TrainScores(
                 loss=train.optional_number("loss", finite=False), accuracy=train.optional_number("accuracy")
             ),
-            validation=_scores(fields, "validation"),
-            test=_scores(fields, "test"),
+            validation=read_scores(fields, "validation") if "validation" in fields else None,
+            test=read_scores(fields, "test") if "test" in fields else None,
             most_confused=_confused_pairs(fields) if "most_confused" in fields else None,
             timing=Timing(timing.optional_number("train_seconds"), timing.optional_number("images_per_second")),
         )
@@ -124,9 +124,8 @@ def _selection(fields: Fields) -> Selection:
     return value
 
 
-def _scores(fields: Fields, split: str) -> Scores | None:
-    if split not in fields:
-        return None
+def read_scores(fields: Fields, split: str) -> Scores:
+    """Return the scores of a split. Raises `ValueError` where they are damaged."""
     section = fields.section(split)
     return Scores(
         # A model whose logits overflow has no finite loss.

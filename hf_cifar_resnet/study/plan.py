@@ -14,7 +14,8 @@ from ..documents import write_text
 from ..errors import explained
 from ..runs.arguments import RunArguments
 from ..runs.fields import Fields
-from ..runs.files import METRICS_JSON, RUN_JSON, STUDY_JSON, list_checkpoints
+from ..runs.files import RUN_JSON, STUDY_JSON
+from ..runs.folder import RunFolder
 from ..training.arguments import OF_THE_MACHINE, resolve, resolve_elsewhere
 from .result import RunResult
 from .variant import CommonArguments, NamedArguments, Variant, describe
@@ -108,12 +109,7 @@ class PlannedRun:
 
     @property
     def is_finished(self) -> bool:
-        # A run writes its metrics last, when its model and all other files are complete.
-        return (self.folder / METRICS_JSON).is_file()
-
-    @property
-    def has_begun(self) -> bool:
-        return (self.folder / RUN_JSON).is_file() or bool(list_checkpoints(self.folder))
+        return RunFolder(self.folder).is_finished
 
     def to_train(self) -> RunArguments:
         """Return the arguments with which the run is trained, or resumed, in its folder."""
@@ -314,7 +310,7 @@ def _comparable(value: Any) -> Any:
 def read_begun_plan(study: Path) -> StudyPlan | None:
     """Return the plan of a study of which a run has begun, or None: another one blocks nothing."""
     before = StudyPlan.read(study)
-    if before is None or not any(_has_begun(study / run.folder) for run in before.runs):
+    if before is None or not any(RunFolder(study / run.folder).has_begun for run in before.runs):
         return None
     return before
 
@@ -339,10 +335,6 @@ def update_plan(study: Path, plan: StudyPlan) -> StudyPlan:
     study.mkdir(parents=True, exist_ok=True)
     plan.write(study)
     return plan
-
-
-def _has_begun(folder: Path) -> bool:
-    return (folder / RUN_JSON).is_file() or bool(list_checkpoints(folder))
 
 
 def check_same_study(study: Path, plan: StudyPlan) -> None:

@@ -186,8 +186,8 @@ def _table(
         columns |= {"last_top1": "last epoch's top-1"}
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
-        columns |= {f"epochs_to_{target:g}": f"epochs to {100 * target:g}%"}
-        columns |= {f"seconds_to_{target:g}": f"s to {100 * target:g}%"}
+        goal = f"{100 * target:g}%"
+        columns |= {f"epochs_to_{target:g}": f"epochs to {goal}", f"seconds_to_{target:g}": f"s to {goal}"}
     numbers = {name: [run_numbers(each, targets) for each in runs] for name, runs in groups.items()}
     measured = {"interval", *(column for rows in numbers.values() for row in rows for column in row)}
     columns = {column: title for column, title in columns.items() if column in measured}

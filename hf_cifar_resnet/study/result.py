@@ -11,7 +11,7 @@ from ..evaluation.scores import Scores
 from ..runs.fields import Fields
 from ..runs.folder import RunFolder
 from ..runs.history import History
-from ..runs.metrics import RunMetrics
+from ..runs.metrics import RunMetrics, read_scores
 from ..runs.record import RunRecord
 
 # The columns of a history that tables and pictures are made of.
@@ -176,8 +176,8 @@ class RunResult:
         curves = fields.section("curves")
         return cls(
             selected_on=fields.text("selected_on"),
-            validation=_scores(fields, "validation") if "validation" in fields else None,
-            test=_scores(fields, "test"),
+            validation=read_scores(fields, "validation") if "validation" in fields else None,
+            test=read_scores(fields, "test"),
             best_epoch=fields.optional_number("best_epoch"),
             epochs=fields.optional_number("epochs"),
             train_seconds=fields.optional_number("train_seconds"),
@@ -216,16 +216,6 @@ class RunResult:
 
 def _round(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.{DIGITS}g}")
-
-
-def _scores(fields: Fields, split: str) -> Scores:
-    section = fields.section(split)
-    return Scores(
-        loss=section.number("loss", finite=False),
-        top1=section.number("top1"),
-        top5=section.optional_number("top5"),
-        superclass=section.optional_number("superclass"),
-    )
 
 
 def _numbers(fields: Fields, name: str) -> list[float | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,8 +207,7 @@ def tune(
         _search(study, by_group, tuning, train)
     else:
         grid = list(itertools.product(*(dimension.values for dimension in tuning.dimensions)))
-        # Points beyond the grid of an earlier start are known too.
-        train({group: [*grid, *_find_extensions(study, each, tuning, grid)] for group, each in by_group.items()})
+        train(dict.fromkeys(by_group, grid))
         while extensions := _next_points(study, by_group, tuning):
             train(extensions)
     tried = read_tried(study)
@@ -236,27 +234,6 @@ def _search(
                 searches[group].tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 searches[group].tell(trial, score)
-
-
-def _find_extensions(study: Path, variant: Variant, tuning: Tuning, grid: Sequence[Point]) -> list[Point]:
-    """Return the points beyond the grid of which the study's folder has a finished run for every tuning seed."""
-    part = f"-without-{variant.without}" if variant.without else ""
-    varied = "".join(f"-{name}={value}" for name, value in variant.varied.items())
-    values = "".join(rf"-{re.escape(name)}=(.+?)" for name in tuning.names)
-    pattern = re.compile(rf"{re.escape(variant.name + part + varied)}{values}-tuning-seed(-?\d+)")
-    seeds: dict[Point, set[int]] = {}
-    for path in sorted(study.glob(f"{variant.name}-*-tuning-seed*/metrics.json")):
-        if found := pattern.fullmatch(path.parent.name):
-            *point, seed = found.groups()
-            seeds.setdefault(tuple(point), set()).add(int(seed))
-    ladders = [dimension.ladder(_beyond(tuning, dimension)) for dimension in tuning.dimensions]
-    return [
-        point
-        for point, known in seeds.items()
-        if point not in grid
-        and known >= set(tuning.seeds)
-        and all(text in ladder for text, ladder in zip(point, ladders, strict=True))
-    ]
 
 
 def _beyond(tuning: Tuning, dimension: Dimension) -> int:
