@@ -204,9 +204,15 @@ class StudyPlan:
         write_text(text + "\n", folder / STUDY_JSON)
 
     def with_runs(self, runs: Iterable[StudyRun]) -> StudyPlan:
-        """Return the plan with further runs. One with another choice of the tuned arguments replaces the one before."""
+        """
+        Return the plan with further runs. They replace the compared runs of the same group that have another choice of
+        the tuned arguments, whatever their seeds: a mean over both would be one of neither.
+        """
+        runs = list(runs)
+        chosen = {run.group: run.tuned for run in runs if not run.tuning}
+        kept = [run for run in self.runs if run.tuning or chosen.get(run.group, run.tuned) == run.tuned]
         known: dict[object, StudyRun] = {}
-        for run in [*self.runs, *runs]:
+        for run in [*kept, *runs]:
             known[run.folder if run.tuning else (run.group, run.seed)] = run
         return replace(self, runs=list(known.values()))
 

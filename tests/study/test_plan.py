@@ -142,6 +142,18 @@ def test_plan_is_read_as_it_was_written(tmp_path):
     assert found.label(planned[2].run) == "cosine"
 
 
+def test_runs_with_another_choice_of_a_tuned_argument_are_not_averaged(tmp_path):
+    """As where the grid was widened, and seeds were added."""
+    variants = plan_variants([schedule_variant("cosine")], {}, {})
+    for text, seeds, top1 in (("1e-3", [1, 2], 0.5), ("1e-2", [3, 4], 0.6)):
+        values = {("learning_rate", text): float(text)}
+        tuned = {"cosine": {"learning_rate": text}}
+        planned = plan_runs(tmp_path, COMMON, variants, seeds, tuned=tuned, values=values)
+        finish(planned, validation=top1)
+        update_plan(tmp_path, make_plan(planned))
+    assert "| cosine | 1e-2 | 2 | 60.00 ± 0.00% |" in write_report(tmp_path)
+
+
 def test_other_arguments_are_named_and_their_order_does_not_matter(tmp_path):
     planned = plan(tmp_path, "cosine")
     finish(planned)
