@@ -56,6 +56,13 @@ class Study:
     def tuning(self) -> list[FinishedRun]:
         return [each for each in self.finished if each.run.tuning]
 
+    @property
+    def tuning_seeds(self) -> set[int]:
+        """The seeds that arguments are chosen on, which are the last that were asked for."""
+        if self.plan.tuning is not None:
+            return set(self.plan.tuning.seeds)
+        return {run.seed for run in self.plan.runs if run.tuning}
+
 
 def read_study(folder: Path) -> Study:
     """

@@ -292,7 +292,7 @@ def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:
     if not runs:
         return None
     arguments = list(runs[0].run.tuned)
-    tried = tried_points(runs, [run for run in study.unfinished if run.tuning])
+    tried = tried_points(study)
     plan = study.plan.tuning
     rows = {}
     for name in groups or tried:
@@ -309,7 +309,7 @@ def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:
         arguments=arguments,
         rows=rows,
         runs=len(runs),
-        seeds=sorted(tuning_seeds),
+        seeds=sorted(study.tuning_seeds),
         seconds=_train_seconds(runs),
         compared_seconds=sum(map(_train_seconds, groups.values())),
         extend_edges=plan.extend_edges if plan else {},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..runs.arguments import RunArguments, Value
 from ..training.arguments import resolve_elsewhere
 from .plan import PlannedRun, StudyPlan, TuningPlan, check_runs, plan_runs, update_plan
-from .read import FinishedRun, as_number, read_study
+from .read import Study, as_number, read_study
 from .variant import CommonArguments, Parse, Variant, describe
 
 if TYPE_CHECKING:
@@ -274,28 +274,29 @@ def next_beyond_edge(scores: Mapping[Point, float | None], best: Point, tuning: 
 
 def read_tried(study: Path) -> dict[str, dict[Point, float | None]]:
     """Return [`tried_points`] of the runs in a study's folder."""
-    found = read_study(study)
-    return tried_points(found.tuning, [run for run in found.unfinished if run.tuning])
+    return tried_points(read_study(study))
 
 
-def tried_points(
-    finished: Sequence[FinishedRun], unfinished: Sequence[Any] = ()
-) -> dict[str, dict[Point, float | None]]:
+def tried_points(study: Study) -> dict[str, dict[Point, float | None]]:
     """
-    Return {what is compared: {point: score}} of tuning runs, in the order of their values. The score is the mean top-1
-    accuracy over the tuning seeds on the split that epochs were selected on, None if a run is not finished or was not
-    evaluated.
+    Return {what is compared: {point: score}} of the tuning runs, in the order of their values. The score is the mean
+    top-1 accuracy over the tuning seeds on the split that epochs were selected on, None if a run is not finished or was
+    not evaluated. Points of an earlier grid without a run of each of these seeds are left out: a mean over other seeds
+    would be compared with theirs.
     """
-    scores: dict[str, dict[Point, list[float | None]]] = {}
+    scores: dict[str, dict[Point, dict[int, float | None]]] = {}
     for run, score in [
-        *((each.run, each.result.selection_top1) for each in finished),
-        *((run, None) for run in unfinished),
+        *((each.run, each.result.selection_top1) for each in study.tuning),
+        *((run, None) for run in study.unfinished if run.tuning),
     ]:
-        scores.setdefault(run.group, {}).setdefault(tuple(run.tuned.values()), []).append(score)
+        scores.setdefault(run.group, {}).setdefault(tuple(run.tuned.values()), {})[run.seed] = score
+    seeds = study.tuning_seeds
     tried = {}
     for group, points in scores.items():
         ordered = sorted(points, key=lambda point: [(as_number(text), text) for text in point])
-        tried[group] = {point: _mean(points[point]) for point in ordered}
+        tried[group] = {
+            point: _mean([points[point][seed] for seed in seeds]) for point in ordered if points[point].keys() >= seeds
+        }
     return tried
 
 

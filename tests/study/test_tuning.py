@@ -133,6 +133,15 @@ def test_value_whose_run_failed_or_was_not_evaluated_is_not_chosen(landscape):
         landscape(lambda arguments: None, "learning_rate=1e-3,1e-2", folder="other")
 
 
+def test_points_are_compared_on_the_same_seeds(landscape, tmp_path):
+    """Where the study is started again with other seeds and another grid; here seed 9 is 0.9 points better."""
+    landscape(peak(1e-2), "learning_rate=1e-3,1e-2", seeds=(9,))
+    chosen, _ = landscape(peak(1.1e-2), "learning_rate=1e-2,1.1e-2", seeds=(0,))
+    assert chosen["constant"]["learning_rate"] == "1.1e-2"
+    text = write_report(tmp_path / "study")
+    assert "validation top-1 of seed 0 was chosen" in text and "| 1e-2: 59.59%; 1.1e-2: 60.00% |" in text
+
+
 def test_missing_evaluations_are_not_taken_for_zero():
     assert choose({("a",): None, ("b",): 0.0}, "constant") == ("b",)
 
