@@ -314,9 +314,9 @@ def _comparable(value: Any) -> Any:
 
 
 def read_begun_plan(study: Path) -> StudyPlan | None:
-    """Return the plan of a study of which a run has begun, or None: another one blocks nothing."""
+    """Return the plan of a study of which a run has begun or a result is kept, or None: another one blocks nothing."""
     before = StudyPlan.read(study)
-    if before is None or not any(RunFolder(study / run.folder).has_begun for run in before.runs):
+    if before is None or not (before.results or any(RunFolder(study / run.folder).has_begun for run in before.runs)):
         return None
     return before
 

@@ -66,8 +66,8 @@ class Study:
 
 def read_study(folder: Path) -> Study:
     """
-    Return the runs of a folder. A run whose folder is not there any more has the result that `study.json` keeps. A
-    folder without that file holds single runs, which are compared by their schedules and by all other arguments in
+    Return the runs of a folder. A run whose folder is not there any more, or holds nothing of it, has the result that
+    `study.json` keeps. A folder without that file holds single runs, which are compared by their schedules and by all other arguments in
     which they differ.
 
     Raises `ValueError` if a file is damaged, or if the runs cannot be compared.
@@ -81,7 +81,7 @@ def read_study(folder: Path) -> Study:
         place = RunFolder(folder / run.folder)
         if place.is_finished:
             finished.append(FinishedRun(run, RunResult.read(place)))
-        elif run.folder in plan.results and not place.path.is_dir():
+        elif run.folder in plan.results and not place.has_begun:
             finished.append(FinishedRun(run, plan.results[run.folder]))
         else:
             unfinished.append(run)

@@ -221,6 +221,22 @@ def test_report_is_made_again_without_the_runs(tmp_path):
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == written
 
 
+def test_results_outlive_the_folders_of_the_runs(tmp_path):
+    """Where the study is started again, and where a folder is left with files that are no run's."""
+    planned = plan(tmp_path, "cosine", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    for each in planned:
+        shutil.rmtree(each.folder)
+    planned[0].folder.mkdir()
+    (planned[0].folder / "train.log").write_text("")
+    with pytest.raises(ValueError, match="holds a study with other arguments"):
+        update_plan(tmp_path, make_plan(planned, arguments=RunArguments({"depth": 20})))
+    update_plan(tmp_path, make_plan(planned))
+    assert write_report(tmp_path) == text and len(StudyPlan.read(tmp_path).results) == 2
+
+
 def test_unlike_single_runs_are_not_averaged(tmp_path):
     for number, (seed, epochs) in enumerate([(1, 3), (2, 3), (1, 5)]):
         write_run(tmp_path / f"run{number}", RunArguments({"seed": seed}), epochs=epochs)
