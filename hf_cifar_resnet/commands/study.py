@@ -42,7 +42,7 @@ from ..errors import require
 from ..runs.arguments import RunArguments, Value
 from ..runs.files import RUN_JSON
 from ..study.cooldowns import EPOCHS, STABLE_DECAY, check_cooldowns, execute_with_branches
-from ..study.execute import Engine, execute_runs, score_ensembles
+from ..study.execute import Engine, execute_runs, forget_ensembles, score_ensembles
 from ..study.local import EntryPoint, LocalEngine
 from ..study.plan import PlannedRun, StudyPlan, check_runs, check_same_study, plan_runs, update_plan
 from ..study.report import STUDY_FILES, write_report
@@ -148,6 +148,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
 
     # Train the runs that are compared
     update_plan(folder, plan)
+    forget_ensembles(folder, runs)
     execute_all: Callable[..., list[PlannedRun]] = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, options.engine, tqdm.write)
 

@@ -15,6 +15,7 @@ from ..evaluation.scores import Scores
 from ..runs.fields import Fields
 from ..runs.files import RUN_JSON
 from ..runs.folder import RunFolder
+from ..runs.metrics import read_scores
 from .plan import StudyPlan, StudyRun
 from .result import RunResult, comparable_arguments
 
@@ -67,8 +68,8 @@ class Study:
 def read_study(folder: Path) -> Study:
     """
     Return the runs of a folder. A run whose folder is not there any more, or holds nothing of it, has the result that
-    `study.json` keeps. A folder without that file holds single runs, which are compared by their schedules and by all other arguments in
-    which they differ.
+    `study.json` keeps. A folder without that file holds single runs, which are compared by their schedules and by all
+    other arguments in which they differ.
 
     Raises `ValueError` if a file is damaged, or if the runs cannot be compared.
     """
@@ -170,8 +171,7 @@ def read_ensembles(folder: Path) -> list[EnsembleScores]:
         content = json.loads(path.read_text(encoding="utf-8"))
     fields = Fields({"ensembles": content}, path)
     return [
-        EnsembleScores(tuple(each.texts("runs")), Scores.from_dict(each.mapping("test")))
-        for each in fields.sections("ensembles")
+        EnsembleScores(tuple(each.texts("runs")), read_scores(each, "test")) for each in fields.sections("ensembles")
     ]
 
 

@@ -8,6 +8,7 @@ import torch
 
 from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 from hf_cifar_resnet.runs.arguments import RunArguments
+from hf_cifar_resnet.study.execute import forget_ensembles
 from hf_cifar_resnet.study.plan import StudyPlan, check_runs, plan_runs, update_plan
 from hf_cifar_resnet.study.read import read_study
 from hf_cifar_resnet.study.report import write_report
@@ -256,6 +257,32 @@ def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name,
     path = tmp_path / "run2" / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     assert len({each.run.group for each in read_study(tmp_path).finished}) == 2
+
+
+def test_ensemble_of_former_runs_is_not_shown_beside_new_ones(tmp_path):
+    """Where the folder of a run was deleted, and the study is started again."""
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
+    finish(planned)
+    ensembles = [
+        {"runs": [f"{name}-seed1", f"{name}-seed2"], "test": {"loss": 1.0, "top1": 0.77, "top5": 0.9}}
+        for name in ("cosine", "step")
+    ]
+    (tmp_path / "ensembles.json").write_text(json.dumps(ensembles))
+    shutil.rmtree(planned[0].folder)
+    forget_ensembles(tmp_path, planned)
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    assert [line.split(",")[0] for line in write_report(tmp_path).splitlines() if "77.00%" in line] == ["| step"]
+
+
+def test_damaged_ensembles_are_one_line(tmp_path):
+    planned = plan(tmp_path, "cosine", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    content = [{"runs": [each.name for each in planned], "test": {"loss": 1.0, "top1": "high"}}]
+    (tmp_path / "ensembles.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="ensembles.json is damaged: ensembles.0.test.top1 must be a number"):
+        write_report(tmp_path)
 
 
 def test_damaged_study_is_one_line(tmp_path):
