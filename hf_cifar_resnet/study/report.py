@@ -200,6 +200,10 @@ def _table(
         runs = groups[name]
         chosen = [runs[0].run.tuned.get(argument, "") for argument in tuned]
         cells = {column: _cell(column, [row.get(column) for row in numbers[name]]) for column in columns}
+        for target in targets:
+            epochs, seconds = f"epochs_to_{target:g}", f"seconds_to_{target:g}"
+            if any(row[epochs] is not None and row[seconds] is None for row in numbers[name]) and seconds in cells:
+                cells[seconds] = ""  # reached at a step whose time was not logged
         cells["interval"] = _interval(list(test_scores(runs).values()))
         rows.append([name, *chosen, str(len(runs)), *cells.values()])
         # An ensemble is shown only beside exactly the runs that it consists of.
