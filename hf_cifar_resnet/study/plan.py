@@ -164,8 +164,15 @@ class StudyPlan:
 
     def label(self, run: StudyRun) -> str:
         """Return what is compared in plain words, for pictures."""
-        named = self.variants.get(run.variant)
-        return describe(named.label if named else run.variant.replace("_", " "), run.varied, run.without)
+        return describe(self.variant_label(run.variant), run.varied, run.without)
+
+    def variant_label(self, name: str) -> str:
+        """Return the label of a variant, with its name where another one has the same label."""
+        if name not in self.variants:
+            return name.replace("_", " ")
+        label = self.variants[name].label
+        is_shared = [each.label for each in self.variants.values()].count(label) > 1
+        return f"{label} ({name})" if is_shared else label
 
     @classmethod
     def read(cls, folder: Path) -> StudyPlan | None:

@@ -370,8 +370,7 @@ def _plot_budgets(study: Study, groups: Groups, folder: Path) -> bool:
         if EPOCHS not in varied:
             return False
         budget = varied.pop(EPOCHS)
-        named = study.plan.variants.get(runs[0].run.variant)
-        name = describe(named.label if named else runs[0].run.variant, varied, runs[0].run.without)
+        name = describe(study.plan.variant_label(runs[0].run.variant), varied, runs[0].run.without)
         tops.setdefault(name, {})[budget] = list(test_scores(runs).values())
     plot_values(tops, folder / "budgets.png", "epochs", "test top-1: mean ± standard deviation over seeds")
     return True

@@ -14,6 +14,7 @@ from hf_cifar_resnet.study.read import read_study
 from hf_cifar_resnet.study.report import write_report
 from hf_cifar_resnet.study.variant import (
     CommonArguments,
+    NamedArguments,
     file_names,
     plan_variants,
     read_variants,
@@ -236,6 +237,19 @@ def test_results_outlive_the_folders_of_the_runs(tmp_path):
         update_plan(tmp_path, make_plan(planned, arguments=RunArguments({"depth": 20})))
     update_plan(tmp_path, make_plan(planned))
     assert write_report(tmp_path) == text and len(StudyPlan.read(tmp_path).results) == 2
+
+
+def test_variants_of_the_same_label_are_both_in_the_pictures(tmp_path):
+    named = {
+        name: NamedArguments(name, "mine", RunArguments({"lr_scheduler_type": name})) for name in ("cosine", "step")
+    }
+    planned = plan_runs(tmp_path, COMMON, plan_variants(list(named.values()), {}, {}), [1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned, variants=named))
+    write_report(tmp_path)
+    for picture, label in (("curves", "mine ({})"), ("final", "mine ({}) (n = 2)")):
+        text = (tmp_path / f"{picture}.svg").read_text()
+        assert all(f"<!-- {label.format(name)} -->" in text for name in named)
 
 
 def test_unlike_single_runs_are_not_averaged(tmp_path):
