@@ -21,6 +21,8 @@ from .result import RunResult, comparable_arguments
 
 # In a study's folder: the scores of the runs of each variant as an ensemble.
 ENSEMBLES_JSON = "ensembles.json"
+# Arguments that do not set single runs apart where all runs of a schedule have the same value.
+OF_A_SCHEDULE = ("lr_scheduler_kwargs", "warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,11 @@ def _find_single_runs(folder: Path) -> list[StudyRun]:
     texts = {
         name: {run: json.dumps(each.get(name), sort_keys=True) for run, each in arguments.items()} for name in names
     }
-    # What belongs to a schedule does not set its runs apart.
     schedule = {run: record.schedule for run, record in records.items()}
     differing = [
-        name for name in names if len(set(texts[name].values())) > 1 and not _follows_from(texts[name], schedule)
+        name
+        for name in names
+        if len(set(texts[name].values())) > 1 and not (name in OF_A_SCHEDULE and _follows_from(texts[name], schedule))
     ]
     return [
         StudyRun(

@@ -264,6 +264,15 @@ def test_unlike_single_runs_are_not_averaged(tmp_path):
         write_report(tmp_path)
 
 
+def test_single_runs_whose_schedules_have_other_arguments_are_named_by_them(tmp_path):
+    """Since it may be the LR that makes the difference; a warmup is a part of its schedule."""
+    for schedule, rate, warmup in (("cosine", 0.1, 0.0), ("cosine_with_warmup", 0.001, 20.0)):
+        arguments = {"lr_scheduler_type": schedule, "learning_rate": rate, "warmup_steps": warmup}
+        write_run(tmp_path / schedule, RunArguments(arguments))
+    groups = [each.run.group for each in read_study(tmp_path).finished]
+    assert groups == ["cosine, learning_rate 0.1", "cosine_with_warmup, learning_rate 0.001"]
+
+
 @pytest.mark.parametrize("name, value", [("precision", "bf16"), ("given", {"adam_beta1": 0.5})])
 def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name, value):
     for seed in (1, 2):
