@@ -277,11 +277,13 @@ def check_runs(runs: Sequence[PlannedRun], trained_here: bool = True) -> None:
     """
     checked: dict[RunArguments, str] = {}
     known: dict[object, str] = {}
+    splits: dict[str, str] = {}
     for planned in runs:
         without_seed = planned.arguments.replace(seed=0)
         if without_seed not in checked:
             with explained(planned.name, ValueError):
                 resolved = resolve(without_seed) if trained_here else resolve_elsewhere(without_seed)
+            splits.setdefault(resolved.data.eval_split, planned.name)
             parts = [vars(resolved.model), vars(resolved.data), resolved.training.to_dict()]
             if not trained_here:
                 parts.append({name: without_seed.get(name) for name in OF_THE_MACHINE})
@@ -290,6 +292,9 @@ def check_runs(runs: Sequence[PlannedRun], trained_here: bool = True) -> None:
             if key in known:
                 raise ValueError(f"{planned.name} would be the same run as {known[key]}: give each seed and value once")
             known[key] = planned.name
+    if len(splits) > 1:
+        listed = ", ".join(f"{split} ({name})" for split, name in splits.items())
+        raise ValueError(f"the runs would choose on several splits, {listed}: give one eval_split for all")
     for planned in runs:
         if planned.is_finished:
             check_as_planned(planned)

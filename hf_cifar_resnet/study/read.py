@@ -140,10 +140,13 @@ def _follows_from(texts: dict[str, str], schedules: dict[str, str]) -> bool:
 
 
 def _check_same_data(folder: Path, finished: Iterable[FinishedRun]) -> None:
+    finished = list(finished)
     datasets = {each.result.setting.dataset: each.run.folder for each in finished}
-    if len(datasets) > 1:
-        listed = ", ".join(f"{name} ({run})" for name, run in datasets.items())
-        raise ValueError(f"the runs in {folder} are of several datasets, {listed}: compare those of one")
+    splits = {each.result.selected_on: each.run.folder for each in finished}
+    for what, found in (("are of several datasets", datasets), ("chose their epochs on several splits", splits)):
+        if len(found) > 1:
+            listed = ", ".join(f"{name} ({run})" for name, run in found.items())
+            raise ValueError(f"the runs in {folder} {what}, {listed}: compare those of one")
 
 
 def group_runs(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:

@@ -273,6 +273,23 @@ def test_single_runs_whose_schedules_have_other_arguments_are_named_by_them(tmp_
     assert groups == ["cosine, learning_rate 0.1", "cosine_with_warmup, learning_rate 0.001"]
 
 
+def test_runs_that_choose_on_several_splits_are_refused(tmp_path):
+    """Before they are trained, and in a report: the best of them on one split is no choice among all."""
+    vary = {"eval_split": {text: parse_value("eval_split", text) for text in ("validation", "test")}}
+    planned = plan(tmp_path, "cosine", vary=vary)
+    with pytest.raises(
+        ValueError, match="choose on several splits, validation .cosine-eval_split=validation-seed1., t"
+    ):
+        check_runs(planned)
+    finish(planned)
+    path = planned[1].folder / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"selected_on": "test"}))
+    with pytest.raises(
+        ValueError, match="chose their epochs on several splits, test .cosine-eval_split=test-seed1., v"
+    ):
+        write_report(tmp_path)
+
+
 @pytest.mark.parametrize("name, value", [("precision", "bf16"), ("given", {"adam_beta1": 0.5})])
 def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name, value):
     for seed in (1, 2):
