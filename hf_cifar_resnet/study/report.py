@@ -141,6 +141,8 @@ def results_markdown(
         tuned=list(shown[0].run.tuned),
         ablations=ablation_baselines(groups),
         warmup=describe_warmup(compared),
+        versions=_list_versions(shown),
+        unlike=describe_unlike(compared),
         comparison=compare(groups) if groups else None,
         power=report_power(groups) if groups else None,
         differences=difference_table(groups),
@@ -170,6 +172,41 @@ def describe_warmup(groups: Groups) -> str:
         by_warmup.setdefault(warmup, []).append(name)
     listed = [f"{warmup} for {', '.join(names)}" for warmup, names in by_warmup.items()]
     return f"**Warmup differs:** {'; '.join(listed)}."
+
+
+def describe_unlike(groups: Groups) -> str | None:
+    """Return a sentence on what was not the same for all runs, though no variant asks for it, or None."""
+    packages = dict.fromkeys(name for runs in groups.values() for each in runs for name in each.result.setting.versions)
+    unlike = []
+    for what in ("hardware", "precision", "scored_images", *packages):
+        found: dict[str, dict[str, list[int]]] = {}  # {value: {variant: seeds}}
+        for name, runs in groups.items():
+            for each in runs:
+                setting = each.result.setting
+                value = setting.versions.get(what) if what in packages else getattr(setting, what)
+                if value:  # former versions kept less
+                    found.setdefault(value, {}).setdefault(name, []).append(each.run.seed)
+        if len(found) < 2:
+            continue
+        listed = []
+        for number, (value, members) in enumerate(found.items(), 1):
+            shown = f"set {number}" if what == "scored_images" else value
+            names = [
+                name if len(seeds) == len(groups[name]) else f"{name} (seed {', '.join(map(str, seeds))})"
+                for name, seeds in members.items()
+            ]
+            listed.append(f"{shown} for {', '.join(names)}")
+        called = "the images that epochs were chosen on" if what == "scored_images" else what
+        unlike.append(f"{called}: {'; '.join(listed)}")
+    return f"**Not the same for all runs:** {'. '.join(unlike)}." if unlike else None
+
+
+def _list_versions(runs: Sequence[FinishedRun]) -> str:
+    versions: dict[str, dict[str, None]] = {}
+    for each in runs:
+        for name, version in each.result.setting.versions.items():
+            versions.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
 
 
 def _table(

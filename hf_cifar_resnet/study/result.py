@@ -35,6 +35,7 @@ class RunSetting:
         train_images, test_images: their numbers.
         learning_rate: the peak.
         warmup: in words.
+        precision: such as `bf16`; None in files of former versions.
     """
 
     dataset: str
@@ -48,6 +49,7 @@ class RunSetting:
     warmup: str
     hardware: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    precision: str | None = None
 
     @classmethod
     def from_record(cls, record: RunRecord) -> RunSetting:
@@ -64,6 +66,7 @@ class RunSetting:
             warmup=_describe_warmup(record),
             hardware=record.hardware,
             versions=record.versions,
+            precision=record.precision,
         )
 
     @classmethod
@@ -80,6 +83,7 @@ class RunSetting:
             warmup=fields.text("warmup"),
             hardware=fields.text("hardware"),
             versions={name: str(version) for name, version in fields.mapping("versions").items()},
+            precision=fields.optional_text("precision"),
         )
 
 

@@ -290,6 +290,26 @@ def test_runs_that_choose_on_several_splits_are_refused(tmp_path):
         write_report(tmp_path)
 
 
+def test_report_says_what_was_not_the_same_for_all_runs(tmp_path):
+    """As where a study was continued on another machine with other packages, or its data changed in the meantime."""
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    assert "1 thread, fp32. Versions: torch 2.14.1.\n\n!" in write_report(tmp_path)
+    for each in planned[1:]:
+        path = each.folder / "run.json"
+        changes = {"versions": {"torch": "2.15.0"}, "precision": "bf16", "dataset": DATASET | {"scored_images": "xyz"}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    text = write_report(tmp_path)
+    others = "cosine (seed 2), step"
+    assert "1 thread, bf16 and fp32. Versions: torch 2.14.1 and 2.15.0.\n\n" in text
+    assert (
+        f"**Not the same for all runs:** precision: fp32 for cosine (seed 1); bf16 for {others}. "
+        f"the images that epochs were chosen on: set 1 for cosine (seed 1); set 2 for {others}. "
+        f"torch: 2.14.1 for cosine (seed 1); 2.15.0 for {others}.\n" in text
+    )
+
+
 @pytest.mark.parametrize("name, value", [("precision", "bf16"), ("given", {"adam_beta1": 0.5})])
 def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name, value):
     for seed in (1, 2):
@@ -297,6 +317,20 @@ def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name,
     path = tmp_path / "run2" / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     assert len({each.run.group for each in read_study(tmp_path).finished}) == 2
+
+
+def test_results_that_lack_what_former_versions_did_not_keep_are_reported(tmp_path):
+    planned = plan(tmp_path, "cosine", "step")
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    write_report(tmp_path)
+    content = json.loads((tmp_path / "study.json").read_text())
+    former = content["results"]["cosine-seed1"]
+    del former["setting"]["precision"], former["setting"]["scored_images"], former["epochs"]
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    shutil.rmtree(planned[0].folder)
+    text = write_report(tmp_path)
+    assert "; 3 epochs; " in text and "1 thread, fp32." in text and "Not the same" not in text
 
 
 def test_ensemble_of_former_runs_is_not_shown_beside_new_ones(tmp_path):
