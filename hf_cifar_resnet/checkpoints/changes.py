@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data.arguments import FORMER_POLICIES
 from ..processes import decide_on_rank_0
+from ..runs.arguments import comparable
 from ..runs.files import find_run_record, list_checkpoints, step_of
 from ..runs.record import RunRecord
 from ..runs.redaction import redact
@@ -80,14 +80,10 @@ def _find_changes(before: RunRecord, record: RunRecord) -> dict[str, tuple[Any, 
 
 
 def _all_arguments(record: RunRecord) -> dict[str, Any]:
-    """Return all arguments in a record as JSON has them, with the present names of values that had others."""
+    """Return all arguments in a record as JSON has them, in the spelling in which equal ones are equal."""
     sections: list[Mapping[str, Any]] = [record.arguments, record.model_arguments, record.data_arguments]
     found = {name: value for section in sections for name, value in section.items()}
-    found = json.loads(json.dumps(found))
-    policy = found.get("augmentation")
-    if isinstance(policy, str):
-        found["augmentation"] = FORMER_POLICIES.get(policy, policy)
-    return found
+    return comparable(json.loads(json.dumps(found)))
 
 
 def _read_run_record(checkpoint: Path) -> RunRecord | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import schedules
 from ..evaluation.scores import Scores
+from ..runs.arguments import comparable
 from ..runs.fields import Fields
 from ..runs.folder import RunFolder
 from ..runs.history import History
@@ -232,4 +233,4 @@ def comparable_arguments(record: RunRecord) -> dict[str, Any]:
     everything = {**record.model_arguments, **record.data_arguments, **record.arguments, "precision": record.precision}
     if record.given is not None:  # it has all, also those that a record does not resolve
         everything |= {name: record.given.get(name) for name in GIVEN_ALONE if name in record.given}
-    return {name: value for name, value in everything.items() if name not in NOT_COMPARED}
+    return {name: value for name, value in comparable(everything).items() if name not in NOT_COMPARED}

@@ -1,6 +1,7 @@
 """What a study plans, and what its file keeps."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 
 from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 from hf_cifar_resnet.runs.arguments import RunArguments
-from hf_cifar_resnet.study.plan import StudyPlan, check_runs, plan_runs, update_plan
+from hf_cifar_resnet.study.plan import StudyPlan, check_as_planned, check_runs, plan_runs, update_plan
 from hf_cifar_resnet.study.read import read_study
 from hf_cifar_resnet.study.report import write_report
 from hf_cifar_resnet.study.variant import (
     CommonArguments,
+    NamedArguments,
     file_names,
     plan_variants,
     read_variants,
@@ -171,6 +173,37 @@ def test_finished_run_with_other_arguments_is_not_taken_for_a_planned_one(tmp_pa
     common = CommonArguments(COMMON.typed.replace(learning_rate=0.1))
     with pytest.raises(ValueError, match="cosine-seed1 holds a run with learning_rate 0.5, not 0.1"):
         check_runs(plan(tmp_path, "cosine", common=common))
+
+
+SPELLINGS = [
+    ({"augmentation": "crop"}, {"augmentation": "crop_flip"}),
+    ({"metric_for_best_model": "eval_top1"}, {"metric_for_best_model": "top1"}),
+    ({"lr_scheduler_kwargs": '{"num_cycles": 2}'}, {"lr_scheduler_kwargs": {"num_cycles": 2}}),
+    ({"dataset_name": "~/images"}, {"dataset_name": os.path.expanduser("~/images")}),
+]
+
+
+@pytest.mark.parametrize("former, now", [*SPELLINGS, *(pair[::-1] for pair in SPELLINGS)])
+def test_study_with_another_spelling_of_a_value_is_the_same_study(tmp_path, former, now):
+    """Such as the former name of a policy, whose present one a run records."""
+    common = {key: CommonArguments(COMMON.typed.replace(**each)) for key, each in (("before", former), ("now", now))}
+    [planned] = plan(tmp_path, "cosine", common=common["before"])
+    write_run(planned.folder, planned.arguments)
+    parts = {key: {"part": each.merged.given} for key, each in common.items()}
+    named = {key: {"mine": NamedArguments("mine", "mine", each.merged)} for key, each in common.items()}
+    update_plan(
+        tmp_path,
+        make_plan([planned], arguments=common["before"].merged, without=parts["before"], variants=named["before"]),
+    )
+    again = plan(tmp_path, "cosine", common=common["now"])
+    for each in again:
+        check_as_planned(each)
+    update_plan(
+        tmp_path, make_plan(again, arguments=common["now"].merged, without=parts["now"], variants=named["now"])
+    )
+    write_run(tmp_path / "single" / "run1", common["before"].merged.replace(seed=1))
+    write_run(tmp_path / "single" / "run2", common["now"].merged.replace(seed=2))
+    assert len({each.run.group for each in read_study(tmp_path / "single").finished}) == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not tested: what a machine without a GPU refuses")
