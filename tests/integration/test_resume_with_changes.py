@@ -79,6 +79,14 @@ def test_argument_that_only_the_checkpoint_records_must_stay_too(interrupted, ca
     assert contents(interrupted) == before
 
 
+def test_other_spelling_of_an_argument_is_no_change(interrupted):
+    spelled = ["--metric_for_best_model", "eval_top1", "--augmentation", "seed"]
+    cli([*T, *EPOCHS, *spelled, "--output_dir", str(interrupted), "--resume_from_checkpoint", "auto"])
+    assert read_json(interrupted / "run.json")["changed_arguments"] == {}
+    cli([*T, "--num_train_epochs", "3", "--output_dir", str(interrupted), "--resume_from_checkpoint", "auto"])
+    assert read_json(interrupted / "run.json")["changed_arguments"] == {"num_train_epochs": [2.0, 3.0]}
+
+
 @pytest.mark.parametrize(
     "changes",
     ["--learning_rate 9", "--weight_decay 0.5", "--augmentation none", "--num_train_epochs 1", "--dropout 0.5"],
