@@ -198,9 +198,7 @@ def test_study_with_another_spelling_of_a_value_is_the_same_study(tmp_path, form
     again = plan(tmp_path, "cosine", common=common["now"])
     for each in again:
         check_as_planned(each)
-    update_plan(
-        tmp_path, make_plan(again, arguments=common["now"].merged, without=parts["now"], variants=named["now"])
-    )
+    update_plan(tmp_path, make_plan(again, arguments=common["now"].merged, without=parts["now"], variants=named["now"]))
     write_run(tmp_path / "single" / "run1", common["before"].merged.replace(seed=1))
     write_run(tmp_path / "single" / "run2", common["now"].merged.replace(seed=2))
     assert len({each.run.group for each in read_study(tmp_path / "single").finished}) == 1
@@ -261,6 +259,12 @@ def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name,
     path = tmp_path / "run2" / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     assert len({each.run.group for each in read_study(tmp_path).finished}) == 2
+
+
+def test_single_runs_of_a_former_version_had_the_defaults_of_what_it_did_not_record(tmp_path):
+    write_run(tmp_path / "former", RunArguments({"seed": 1}))
+    write_run(tmp_path / "run", RunArguments({"seed": 2, "adam_beta1": 0.9, "eval_delay": 0}))
+    assert len({each.run.group for each in read_study(tmp_path).finished}) == 1
 
 
 def test_damaged_study_is_one_line(tmp_path):
