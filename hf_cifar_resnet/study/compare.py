@@ -12,6 +12,7 @@ from .statistics import (
     MAX_SEEDS,
     SIGNIFICANCE,
     are_equivalent,
+    confidence_interval,
     correlation,
     holm,
     pair,
@@ -149,6 +150,29 @@ def report_power(groups: Groups) -> str | None:
         f"points, less where they deviate less; it would take {' and '.join(needed)}."
         f"{_report_correlation(scores, baselines)}"
     )
+
+
+def difference_table(groups: Groups) -> list[list[str]]:
+    """
+    Return the rows of a table of all pairs: the mean difference of test top-1 in points, row less column, over the
+    seeds that both have, with its 95% confidence interval. It has no rows without a pair that shares two seeds.
+    """
+    names = rank(groups)
+    scores = {name: test_scores(groups[name]) for name in names}
+    rows = []
+    for place, name in enumerate(names[1:], 1):
+        cells = [_describe_difference(pair(scores[name], scores[other])) for other in names[:place]]
+        rows.append([name, *cells, *[""] * (len(names) - 1 - place)])
+    if not any(cell for row in rows for cell in row[1:]):
+        return []
+    return [["", *names[:-1]], ["---"] * len(names), *rows]
+
+
+def _describe_difference(differences: Sequence[float]) -> str:
+    if len(differences) < 2:
+        return ""
+    low, high = confidence_interval(differences)
+    return f"{100 * mean(differences):+.2f} ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def _report_correlation(scores: Mapping[str, Mapping[int, float]], baselines: Mapping[str, str]) -> str:

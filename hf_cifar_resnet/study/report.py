@@ -14,7 +14,7 @@ from jinja2 import Template
 from ..documents import replacing_files, write_csv, write_text
 from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
 from ..runs.files import STUDY_JSON
-from .compare import Groups, ablation_baselines, compare, rank, report_power, test_scores
+from .compare import Groups, ablation_baselines, compare, difference_table, rank, report_power, test_scores
 from .cooldowns import EPOCHS
 from .read import (
     ENSEMBLES_JSON,
@@ -26,7 +26,7 @@ from .read import (
     read_study,
     with_results,
 )
-from .statistics import confidence_interval
+from .statistics import accuracy_interval
 from .tuning import Point, choose, find_edges, measure_sensitivity, tried_points
 from .variant import describe
 
@@ -143,6 +143,7 @@ def results_markdown(
         warmup=describe_warmup(compared),
         comparison=compare(groups) if groups else None,
         power=report_power(groups) if groups else None,
+        differences=difference_table(groups),
         table=_table(groups, targets, shown[0].result.selected_on, ensembles) if groups else None,
         ensembles=ensembles,
         unfinished=len([run for run in study.unfinished if not run.tuning]),
@@ -224,7 +225,7 @@ def _cell(column: str, values: Sequence[float | None]) -> str:
 def _interval(values: Sequence[float]) -> str:
     if len(values) < 2:
         return ""
-    low, high = confidence_interval(values)
+    low, high = accuracy_interval(values)
     return f"{100 * low:.1f} to {100 * high:.1f}%"
 
 
@@ -353,7 +354,7 @@ def _plot_groups(study: Study, groups: Groups, folder: Path) -> None:
     first = next(iter(groups.values()))[0].result
     plot_study(histories, folder / "curves.png", first.selection_split)
     finals = {_label(study, runs): test_scores(runs) for runs in groups.values()}
-    intervals = {name: confidence_interval(list(scores.values())) for name, scores in finals.items() if len(scores) > 1}
+    intervals = {name: accuracy_interval(list(scores.values())) for name, scores in finals.items() if len(scores) > 1}
     plot_final(finals, intervals, folder / "final.png")
 
 

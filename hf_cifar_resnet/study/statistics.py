@@ -22,9 +22,15 @@ MAX_SEEDS = 10_000
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95% confidence interval of a mean accuracy, by Student's t, kept from 0 to 1."""
+    """Return the 95% confidence interval of a mean, by Student's t."""
     half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
+    return mean(values) - half, mean(values) + half
+
+
+def accuracy_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% confidence interval of a mean accuracy, kept from 0 to 1."""
+    low, high = confidence_interval(values)
+    return max(0.0, low), min(1.0, high)
 
 
 def pair(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:

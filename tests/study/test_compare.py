@@ -3,7 +3,7 @@
 import pytest
 
 from hf_cifar_resnet.evaluation.scores import Scores
-from hf_cifar_resnet.study.compare import compare, rank, report_power
+from hf_cifar_resnet.study.compare import compare, difference_table, rank, report_power
 from hf_cifar_resnet.study.plan import StudyRun
 from hf_cifar_resnet.study.read import FinishedRun, group_runs
 from hf_cifar_resnet.study.result import RunResult, RunSetting
@@ -80,6 +80,26 @@ def test_power_of_the_seeds_and_the_correlation_that_justifies_pairing():
     assert "differences deviate by 0.58 points" in text and "With 3 seeds the smallest" in text
     assert "The correlation over seeds is 0.87 on average, so pairing narrows the differences." in text
     assert report_power(groups(runs(None, 0.5), runs(None, 0.6, variant="step"))) is None
+
+
+def test_every_pair_has_its_paired_difference_and_interval():
+    """So that a reader can compare two variants of which neither is the best."""
+    good, middle, bad = (
+        runs(None, *accuracies, variant=name, validation=validation, selected_on="validation")
+        for name, validation, accuracies in (
+            ("good", 0.7, (0.70, 0.71, 0.72)),
+            ("middle", 0.6, (0.60, 0.62, 0.61)),
+            ("bad", 0.5, (0.50, 0.51)),
+        )
+    )
+    # By hand: the differences -10, -9 and -11 points have a deviation of 1, and t is 4.303 with two degrees of freedom.
+    assert difference_table(groups(bad, good, middle)) == [
+        ["", "good", "middle"],
+        ["---", "---", "---"],
+        ["middle", "-10.00 (-12.48 to -7.52)", ""],
+        ["bad", "-20.00 (-20.00 to -20.00)", "-10.50 (-16.85 to -4.15)"],
+    ]
+    assert difference_table(groups(runs(None, 0.5), runs(None, 0.6, variant="step"))) == []
 
 
 def test_two_runs_of_one_schedule_and_seed_are_refused():

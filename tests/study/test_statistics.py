@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from hf_cifar_resnet.study.statistics import (
+    accuracy_interval,
     are_equivalent,
     confidence_interval,
     correlation,
@@ -62,7 +63,7 @@ def test_equivalence_is_shown_by_two_one_sided_tests():
 def test_interval_of_a_mean():
     # t(0.975, 2) = 4.303
     assert confidence_interval([0.50, 0.51, 0.52]) == pytest.approx((0.4852, 0.5348), abs=1e-4)
-    assert confidence_interval([0.0, 0.9]) == (0.0, 1.0)
+    assert accuracy_interval([0.0, 0.9]) == (0.0, 1.0)
 
 
 def test_correlation_needs_three_seeds_that_differ():
