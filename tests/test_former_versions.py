@@ -63,10 +63,13 @@ def test_study_is_reported(former, capsys):
     assert "| constant | 2 |" in (study / "results.md").read_text()
 
 
-def test_study_that_is_started_again_finds_its_runs(former, capsys):
+@pytest.mark.parametrize("more", ["", "--augmentation seed", "--augmentation crop_flip_jitter"])
+def test_study_that_is_started_again_finds_its_runs(former, capsys, more):
+    """Also where the policy has its former name, or the present one."""
     study = former / "study"
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/metrics.json")}
-    cli(["study", "--schedules", "constant", "cosine", "--seeds", "1", "2", *ARGUMENTS, "--output_dir", str(study)])
+    arguments = [*ARGUMENTS, *more.split(), "--output_dir", str(study)]
+    cli(["study", "--schedules", "constant", "cosine", "--seeds", "1", "2", *arguments])
     assert "4 of 4 runs are finished already" in capsys.readouterr().out
     assert len(before) == 4 and all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert len(json.loads((study / "study.json").read_text())["runs"]) == 4

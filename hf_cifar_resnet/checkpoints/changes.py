@@ -2,13 +2,13 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data.arguments import FORMER_POLICIES
 from ..processes import decide_on_rank_0
+from ..runs.arguments import comparable
 from ..runs.files import find_run_record, list_checkpoints, step_of
 from ..runs.record import RunRecord
 from ..runs.redaction import redact
@@ -37,6 +37,8 @@ FIXED = {
 _LENGTH = ("num_train_epochs", "max_steps")
 # Those that have an effect even if no step is left to train.
 _NEEDS_NO_STEP = {"load_best_model_at_end"}
+# Those that nobody may have changed, since they follow from others or from the machine.
+_DERIVED = {"scaled_learning_rate", "precision"}
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def continue_record(record: RunRecord, checkpoint: Path, folder: str | Path) -> 
         `ValueError`: if the run before was on other data, or with an argument that a resumed run has to keep, if it has
         ended and the changes would have no effect, or if `folder` has later checkpoints with other arguments.
     """
-    before = decide_on_rank_0(lambda: _read_run_record(checkpoint))
+    before = decide_on_rank_0(lambda: _read_run_record(checkpoint, record.arguments))
     if before is None:
         return record
     decide_on_rank_0(lambda: _check(before, record, checkpoint, Path(folder)))
@@ -80,33 +82,36 @@ def _find_changes(before: RunRecord, record: RunRecord) -> dict[str, tuple[Any, 
 
 
 def _all_arguments(record: RunRecord) -> dict[str, Any]:
-    """Return all arguments in a record as JSON has them, with the present names of values that had others."""
+    """Return all arguments in a record as JSON has them, in the spelling in which equal ones are equal."""
     sections: list[Mapping[str, Any]] = [record.arguments, record.model_arguments, record.data_arguments]
     found = {name: value for section in sections for name, value in section.items()}
-    found = json.loads(json.dumps(found))
-    policy = found.get("augmentation")
-    if isinstance(policy, str):
-        found["augmentation"] = FORMER_POLICIES.get(policy, policy)
-    return found
+    found["precision"] = record.precision
+    return comparable(json.loads(json.dumps(found)))
 
 
-def _read_run_record(checkpoint: Path) -> RunRecord | None:
-    """Return the record of a checkpoint's run; None if there is none, or one that training did not write."""
+def _read_run_record(checkpoint: Path, names: Iterable[str]) -> RunRecord | None:
+    """
+    Return the record of a checkpoint's run; None if there is none, or one that training did not write. Those of the
+    arguments `names` that the record of a former version has not got are as the checkpoint has them.
+    """
     path = find_run_record(checkpoint)
     if path is None:
         return None
     try:
-        return RunRecord.read(path)
+        record = RunRecord.read(path)
     except (OSError, ValueError) as error:
         logger.warning("the run is resumed without its record: %s", error)
         return None
+    saved = resume.read_training_arguments(checkpoint)
+    missing = {name: saved[name] for name in names if name in saved and name not in record.arguments}
+    return replace(record, arguments={**record.arguments, **missing})
 
 
 def _check(before: RunRecord, record: RunRecord, checkpoint: Path, folder: Path) -> None:
     changes = _find_changes(before, record)
     fixed = _find_fixed(before, record, changes)
     reason = fixed or _find_other_data(before, record)
-    if reason is None and changes.keys() - _NEEDS_NO_STEP:
+    if reason is None and changes.keys() - _NEEDS_NO_STEP - _DERIVED:
         reason = _find_no_effect(before, record, changes, read_progress(checkpoint))
     if reason is not None:
         raise ValueError(f"the checkpoint {checkpoint} cannot be resumed: {reason}")
@@ -156,7 +161,7 @@ def _find_no_effect(
     before: RunRecord, record: RunRecord, changes: Mapping[str, tuple[Any, Any]], progress: TrainingProgress
 ) -> str | None:
     """Return why the run would end at this checkpoint whatever changed, or None."""
-    given = ", ".join(f"{name} {new}" for name, (_, new) in changes.items() if name != "scaled_learning_rate")
+    given = ", ".join(f"{name} {new}" for name, (_, new) in changes.items() if name not in _DERIVED)
     if progress.stopped and progress.step < progress.max_steps:
         return f"the run was stopped early there, so that {given} would change nothing: leave it out"
     planned = _planned_steps(before, record, progress)

@@ -16,6 +16,7 @@ from transformers.trainer_pt_utils import safe_globals
 from ..documents import read_json
 from ..errors import one_line
 from ..processes import decide_on_rank_0, is_rank_0
+from ..runs.arguments import comparable
 from ..runs.files import TRAINING_ARGS_JSON, WEIGHTS, list_checkpoints
 from .load import find_class_difference
 from .save import EMA_FILE, TRAINER_STATE, copy_checkpoint, verify_checkpoint
@@ -120,7 +121,7 @@ def check_fits(checkpoint: Path, model: nn.Module, args: TrainingArguments) -> N
     if not (checkpoint / "scheduler.pt").is_file():
         # The Trainer would begin with new moments and the first learning rate.
         raise _resume_error(checkpoint, "it was saved with save_only_model, without optimizer and schedule")
-    before, now = _read(checkpoint, TRAINING_ARGS_JSON), args.to_dict()
+    before, now = comparable(read_training_arguments(checkpoint)), comparable(args.to_dict())
     optim = before.get("optim")
     if optim != args.optim:
         name = getattr(args.optim, "value", args.optim)
@@ -143,6 +144,11 @@ def check_fits(checkpoint: Path, model: nn.Module, args: TrainingArguments) -> N
     for path in sorted(checkpoint.iterdir()):
         if path.suffix in PICKLED:
             _check_readable(checkpoint, path)
+
+
+def read_training_arguments(checkpoint: Path) -> dict[str, Any]:
+    """Return all arguments of the training that saved a checkpoint. Raises `ValueError` if they cannot be read."""
+    return _read(checkpoint, TRAINING_ARGS_JSON)
 
 
 def _resume_error(checkpoint: Path, reason: str) -> ValueError:

@@ -3,11 +3,15 @@
 import copy
 import dataclasses
 import json
+import os
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ..data.arguments import FORMER_POLICIES
 
 # What an argument can be: a value that JSON has, except null, which stands for an argument that is not given.
 Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"]
@@ -115,6 +119,27 @@ class RunArguments:
             else:
                 argv += [f"--{name}", *texts]
         return argv
+
+
+def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return values of arguments in the one spelling in which those that mean the same are equal: present names of
+    policies, metrics without `eval_`, JSON objects that were given as a text, and paths without `~`.
+    """
+    return {name: _spell(name, value) for name, value in values.items()}
+
+
+def _spell(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if name == "augmentation":
+        value = FORMER_POLICIES.get(value, value)
+    if name == "metric_for_best_model":
+        return value.removeprefix("eval_")
+    if value.lstrip().startswith("{"):
+        with suppress(ValueError):  # of a damaged file, which equals itself alone
+            return json.loads(value)
+    return os.path.expanduser(value)
 
 
 def check_type(name: str, value: Any, annotation: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..documents import write_text
 from ..errors import explained
-from ..runs.arguments import RunArguments
+from ..runs.arguments import RunArguments, comparable
 from ..runs.fields import Fields
 from ..runs.files import RUN_JSON, STUDY_JSON
 from ..runs.folder import RunFolder
@@ -308,21 +308,18 @@ def check_as_planned(planned: PlannedRun) -> None:
         **content.mapping("data_arguments"),
         **content.mapping("arguments"),
     }
-    for name, value in planned.arguments.given.items():
-        if name in recorded and _comparable(recorded[name]) != _comparable(value):
+    for name, (value, given) in _find_differences(recorded, planned.arguments.given).items():
+        if name in recorded and name in planned.arguments:
             raise ValueError(
-                f"{planned.folder} holds a run with {name} {recorded[name]}, not {value}: choose another output_dir"
+                f"{planned.folder} holds a run with {name} {value}, not {given}: choose another output_dir"
             )
 
 
-def _comparable(value: Any) -> Any:
-    """Return a value in the form in which equal ones are equal: numbers, and objects that were given as a text."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        with explained("a JSON object", ValueError):
-            return json.loads(value)
-    if isinstance(value, str):
-        return os.path.expanduser(value)
-    return value
+def _find_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return {argument: its two values} of those that do not mean the same; one that is not given has None."""
+    before, now = comparable(first), comparable(second)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return {name: (first.get(name), second.get(name)) for name in names}
 
 
 def read_begun_plan(study: Path) -> StudyPlan | None:
@@ -363,14 +360,14 @@ def check_same_study(study: Path, plan: StudyPlan) -> None:
     differing = []
     # Former versions kept a command line; their finished runs are compared one by one.
     if before.arguments is not None and plan.arguments is not None:
-        for name in {**before.arguments.given, **plan.arguments.given}:
-            if before.arguments.get(name) != plan.arguments.get(name):
-                differing.append(f"{name} {before.arguments.get(name, 'not given')}")
+        for name in _find_differences(before.arguments.given, plan.arguments.given):
+            differing.append(f"{name} {before.arguments.get(name, 'not given')}")
         for part, arguments in plan.without.items():
-            if part in before.without and dict(before.without[part]) != dict(arguments):
+            if part in before.without and _find_differences(before.without[part], arguments):
                 differing.append(f"without {part}")
         for name, named in plan.variants.items():
-            if name in before.variants and before.variants[name].arguments != named.arguments:
+            known = before.variants.get(name)
+            if known is not None and _find_differences(known.arguments.given, named.arguments.given):
                 differing.append(f"variant {name}")
     chosen = [[*each.tuning.arguments] for each in (before, plan) if each.tuning is not None]
     if len(chosen) == 2 and chosen[0] != chosen[1]:

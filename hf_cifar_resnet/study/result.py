@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .. import schedules
 from ..evaluation.scores import Scores
+from ..runs.arguments import RunArguments, comparable
 from ..runs.fields import Fields
 from ..runs.folder import RunFolder
 from ..runs.history import History
 from ..runs.metrics import RunMetrics, read_scores
 from ..runs.record import RunRecord
+from ..training.arguments import CifarTrainingArguments
+from ..training.record import RUN_ARGUMENTS
 
 # The columns of a history that tables and pictures are made of.
 CURVES = ("epoch", "train_seconds", "eval_top1", "eval_loss", "train_accuracy", "train_loss", "learning_rate")
 DIGITS = 7  # of the numbers in curves
 # Arguments that may differ between the runs of one variant, or that others follow from.
 NOT_COMPARED = ("seed", "scaled_learning_rate", "lr_scheduler_type", "model_name_or_path")
-# Arguments that set a run's result apart, and that its record has only where they were given.
-GIVEN_ALONE = ("adam_beta1", "adam_beta2", "adam_epsilon", "data_seed")
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,9 @@ def _numbers(fields: Fields, name: str) -> list[float | None]:
 def comparable_arguments(record: RunRecord) -> dict[str, Any]:
     """Return all resolved arguments of a run that set its variant apart, by name."""
     everything = {**record.model_arguments, **record.data_arguments, **record.arguments, "precision": record.precision}
-    if record.given is not None:  # it has all, also those that a record does not resolve
-        everything |= {name: record.given.get(name) for name in GIVEN_ALONE if name in record.given}
-    return {name: value for name, value in everything.items() if name not in NOT_COMPARED}
+    # Former versions recorded fewer, and those that were not given had their defaults.
+    given = record.given or RunArguments()
+    defaults = {each.name: each.default for each in dataclasses.fields(CifarTrainingArguments)}
+    for name in RUN_ARGUMENTS:
+        everything.setdefault(name, given.get(name, defaults.get(name)))
+    return {name: value for name, value in comparable(everything).items() if name not in NOT_COMPARED}

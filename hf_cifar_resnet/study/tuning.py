@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -177,8 +177,8 @@ def tune(
 
     A grid is one round of all combinations of its values. If the first or the last value of one wins, more are tried
     beyond it, as far as `extend_edges` allows. Ranges are searched by Optuna's TPE in rounds of one point of each
-    variant; a study that is started again repeats the same trials, whose finished runs are kept. A point with a run
-    that failed, such as a diverged one, is not chosen. Raises `ValueError` if nothing is left to choose from.
+    variant. A study that is started again repeats all rounds, whose finished runs are kept. A point with a run that
+    failed, such as a diverged one, is not chosen. Raises `ValueError` if nothing is left to choose from.
 
     Args:
         plan: that of the study, to which the runs are added.
@@ -207,9 +207,14 @@ def tune(
         _search(study, by_group, tuning, train)
     else:
         grid = list(itertools.product(*(dimension.values for dimension in tuning.dimensions)))
-        train(dict.fromkeys(by_group, grid))
-        while extensions := _next_points(study, by_group, tuning):
-            train(extensions)
+        points: Mapping[str, Sequence[Point]] = dict.fromkeys(by_group, grid)
+        # Those that study.json has beyond are not known to have been tried: the study may have been killed before.
+        visited: dict[str, set[Point]] = {group: set() for group in by_group}
+        while points:
+            train(points)
+            for group, tried_now in points.items():
+                visited[group].update(tried_now)
+            points = _next_points(study, visited, tuning)
     tried = read_tried(study)
     return {group: dict(zip(tuning.names, choose(tried.get(group, {}), group), strict=True)) for group in by_group}
 
@@ -240,11 +245,11 @@ def _beyond(tuning: Tuning, dimension: Dimension) -> int:
     return (tuning.extend_edges or {}).get(dimension.name, 0)
 
 
-def _next_points(study: Path, groups: Mapping[str, Variant], tuning: Tuning) -> dict[str, list[Point]]:
-    """Return the next point beyond an edge for each variant that has one."""
+def _next_points(study: Path, visited: Mapping[str, Collection[Point]], tuning: Tuning) -> dict[str, list[Point]]:
+    """Return the next point beyond an edge of those that were visited, for each variant that has one."""
     tried, extensions = read_tried(study), {}
-    for group in groups:
-        scores = tried.get(group, {})
+    for group, points in visited.items():
+        scores = {point: score for point, score in tried.get(group, {}).items() if point in points}
         if all(score is None for score in scores.values()):
             continue
         point = next_beyond_edge(scores, choose(scores, group), tuning)

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from .arguments import CifarTrainingArguments, ModelArguments
 
 # The arguments that decide a run's result, in the order in which a reader asks for them.
-_RUN_ARGUMENTS = (
+RUN_ARGUMENTS = (
     "num_train_epochs", "max_steps", "global_batch_size", "optim", "learning_rate", "lr_scheduler_type",
-    "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "scaled_learning_rate", "optim_args", "weight_decay",
-    "max_grad_norm", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mixing_probability", "cutmix_share",
-    "mixing_stop_epoch", "ema_decay", "saved_weights", "gradient_accumulation_steps", "eval_strategy",
-    "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience", "seed",
+    "lr_scheduler_kwargs", "warmup_steps", "lr_scaling", "scaled_learning_rate", "optim_args", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm", "label_smoothing_factor", "mixup_alpha",
+    "cutmix_alpha", "mixing_probability", "cutmix_share", "mixing_stop_epoch", "ema_decay", "saved_weights",
+    "sync_batchnorm", "gradient_accumulation_steps", "dataloader_drop_last", "eval_strategy", "eval_steps",
+    "eval_delay", "eval_on_start", "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience",
+    "seed", "data_seed",
 )  # fmt: skip
 # Packages whose versions are recorded.
 _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets")
@@ -91,7 +93,7 @@ def make_record(
             parameters=model.num_parameters(),
             base=model_args.model_name_or_path,
         ),
-        arguments={name: enum_value(getattr(args, name)) for name in _RUN_ARGUMENTS}
+        arguments={name: enum_value(getattr(args, name)) for name in RUN_ARGUMENTS}
         | {"augmentation": data_args.augmentation},
         model_arguments=dict(vars(model_args)),
         data_arguments=dict(vars(data_args)),

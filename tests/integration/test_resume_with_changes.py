@@ -79,6 +79,14 @@ def test_argument_that_only_the_checkpoint_records_must_stay_too(interrupted, ca
     assert contents(interrupted) == before
 
 
+def test_other_spelling_of_an_argument_is_no_change(interrupted):
+    spelled = ["--metric_for_best_model", "eval_top1", "--augmentation", "seed"]
+    cli([*T, *EPOCHS, *spelled, "--output_dir", str(interrupted), "--resume_from_checkpoint", "auto"])
+    assert read_json(interrupted / "run.json")["changed_arguments"] == {}
+    cli([*T, "--num_train_epochs", "3", "--output_dir", str(interrupted), "--resume_from_checkpoint", "auto"])
+    assert read_json(interrupted / "run.json")["changed_arguments"] == {"num_train_epochs": [2.0, 3.0]}
+
+
 @pytest.mark.parametrize(
     "changes",
     ["--learning_rate 9", "--weight_decay 0.5", "--augmentation none", "--num_train_epochs 1", "--dropout 0.5"],
@@ -99,6 +107,41 @@ def test_other_learning_rate_and_more_epochs_apply_from_the_checkpoint_on(run, c
     )
     rows = History.read(run / "history.csv").to_dicts()
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.001, 0.001, 0.1])
+
+
+@pytest.mark.parametrize("is_former", [False, True], ids=["", "the record of a former version"])
+@pytest.mark.parametrize(
+    "argument, before, now",
+    [
+        ("adam_beta1", 0.9, 0.5),
+        ("adam_beta2", 0.999, 0.9),
+        ("adam_epsilon", 1e-8, 1e-3),
+        ("data_seed", None, 7),
+        ("eval_delay", 0, 2),
+        ("eval_on_start", False, True),
+    ],
+)
+def test_every_argument_that_decides_the_result_is_reported(interrupted, argument, before, now, is_former, capsys):
+    """Also where the record has not got it, and the checkpoint has."""
+    record = read_json(interrupted / "run.json")
+    if is_former:
+        assert record["arguments"].pop(argument) == before
+        (interrupted / "run.json").write_text(json.dumps(record))
+    resume = ["--output_dir", str(interrupted), "--resume_from_checkpoint", "auto"]
+    cli([*T, *EPOCHS, f"--{argument}", str(now).lower(), *resume])
+    assert f"with changed arguments from step 7 on: {argument} {before} -> {now}" in capsys.readouterr().out
+    record = read_json(interrupted / "run.json")
+    assert record["changed_arguments"] == {argument: [before, now]} and record["arguments"][argument] == now
+
+
+def test_another_precision_is_reported_as_a_change(interrupted, capsys):
+    cli([*T, *EPOCHS, "--bf16", "true", "--output_dir", str(interrupted), "--resume_from_checkpoint", "auto"])
+    assert "with changed arguments from step 7 on: precision fp32 -> bf16" in capsys.readouterr().out
+    assert read_json(interrupted / "run.json")["changed_arguments"] == {"precision": ["fp32", "bf16"]}
+    # Nothing is left to train in it, and it may be that of another machine.
+    for name in ("metrics.json", "model.safetensors"):
+        (interrupted / name).unlink()
+    cli([*T, *EPOCHS, "--output_dir", str(interrupted), "--resume_from_checkpoint", "auto"])
 
 
 def test_earlier_checkpoint_with_other_arguments_is_not_mixed_with_later_ones(run, refused):

@@ -1,6 +1,7 @@
 """What a study plans, and what its file keeps."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 from hf_cifar_resnet.runs.arguments import RunArguments
 from hf_cifar_resnet.study.execute import forget_ensembles
-from hf_cifar_resnet.study.plan import StudyPlan, check_runs, plan_runs, update_plan
+from hf_cifar_resnet.study.plan import StudyPlan, check_as_planned, check_runs, plan_runs, update_plan
 from hf_cifar_resnet.study.read import read_study
 from hf_cifar_resnet.study.report import write_report
 from hf_cifar_resnet.study.variant import (
@@ -187,6 +188,35 @@ def test_finished_run_with_other_arguments_is_not_taken_for_a_planned_one(tmp_pa
         check_runs(plan(tmp_path, "cosine", common=common))
 
 
+SPELLINGS = [
+    ({"augmentation": "crop"}, {"augmentation": "crop_flip"}),
+    ({"metric_for_best_model": "eval_top1"}, {"metric_for_best_model": "top1"}),
+    ({"lr_scheduler_kwargs": '{"num_cycles": 2}'}, {"lr_scheduler_kwargs": {"num_cycles": 2}}),
+    ({"dataset_name": "~/images"}, {"dataset_name": os.path.expanduser("~/images")}),
+]
+
+
+@pytest.mark.parametrize("former, now", [*SPELLINGS, *(pair[::-1] for pair in SPELLINGS)])
+def test_study_with_another_spelling_of_a_value_is_the_same_study(tmp_path, former, now):
+    """Such as the former name of a policy, whose present one a run records."""
+    common = {key: CommonArguments(COMMON.typed.replace(**each)) for key, each in (("before", former), ("now", now))}
+    [planned] = plan(tmp_path, "cosine", common=common["before"])
+    write_run(planned.folder, planned.arguments)
+    parts = {key: {"part": each.merged.given} for key, each in common.items()}
+    named = {key: {"mine": NamedArguments("mine", "mine", each.merged)} for key, each in common.items()}
+    update_plan(
+        tmp_path,
+        make_plan([planned], arguments=common["before"].merged, without=parts["before"], variants=named["before"]),
+    )
+    again = plan(tmp_path, "cosine", common=common["now"])
+    for each in again:
+        check_as_planned(each)
+    update_plan(tmp_path, make_plan(again, arguments=common["now"].merged, without=parts["now"], variants=named["now"]))
+    write_run(tmp_path / "single" / "run1", common["before"].merged.replace(seed=1))
+    write_run(tmp_path / "single" / "run2", common["now"].merged.replace(seed=2))
+    assert len({each.run.group for each in read_study(tmp_path / "single").finished}) == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not tested: what a machine without a GPU refuses")
 def test_what_depends_on_the_machine_is_left_to_the_one_that_trains(tmp_path):
     common = CommonArguments(RunArguments({"fp16": True, "sync_batchnorm": True, "tf32": True}))
@@ -357,6 +387,12 @@ def test_damaged_ensembles_are_one_line(tmp_path):
     (tmp_path / "ensembles.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="ensembles.json is damaged: ensembles.0.test.top1 must be a number"):
         write_report(tmp_path)
+
+
+def test_single_runs_of_a_former_version_had_the_defaults_of_what_it_did_not_record(tmp_path):
+    write_run(tmp_path / "former", RunArguments({"seed": 1}))
+    write_run(tmp_path / "run", RunArguments({"seed": 2, "adam_beta1": 0.9, "eval_delay": 0}))
+    assert len({each.run.group for each in read_study(tmp_path).finished}) == 1
 
 
 def test_damaged_study_is_one_line(tmp_path):

@@ -30,11 +30,13 @@ def landscape(tmp_path):
     was chosen for `constant`, and the names of the runs in the order in which they were made.
     """
 
-    def run(score, *texts, seeds=(0,), schedules=("constant",), folder="study", **options):
+    def run(score, *texts, seeds=(0,), schedules=("constant",), folder="study", killed_in=None, **options):
         made = []
 
         def execute(runs):
             for planned in runs:
+                if planned.name == killed_in:
+                    raise KeyboardInterrupt
                 if not planned.is_finished:
                     made.append(planned.name)
                     if (top1 := score(planned.arguments)) is not None:
@@ -107,6 +109,30 @@ def test_arguments_are_extended_one_after_the_other(landscape):
         extend_edges={"learning_rate": 2, "weight_decay": 1},
     )  # fmt: skip
     assert again == (found, [])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("number", range(5))
+def test_study_killed_beyond_the_grid_comes_to_the_same_end(landscape, number, seed):
+    """Where it was killed in a run of an extension, that run is trained at the next start, and those after it."""
+    asked = ("learning_rate=1e-3,1e-2", "weight_decay=0.05,0.5")
+    options = {"extend_edges": {"learning_rate": 2, "weight_decay": 1}, "seeds": (0, 1)}
+    chosen, made = landscape(peak(0.1, 5), *asked, folder="uninterrupted", **options)
+    killed_in = made[8 + 2 * number + seed]
+    with pytest.raises(KeyboardInterrupt):
+        landscape(peak(0.1, 5), *asked, killed_in=killed_in, **options)
+    again, rest = landscape(peak(0.1, 5), *asked, **options)
+    assert again == chosen and rest == made[made.index(killed_in) :]
+
+
+def test_run_beyond_the_grid_that_failed_is_tried_once_at_each_start(landscape):
+    def diverges(arguments):
+        return None if arguments.get("learning_rate") > 0.01 else peak(1.0)(arguments)
+
+    for _ in range(2):
+        chosen, made = landscape(diverges, "learning_rate=1e-3,1e-2", extend_edges={"learning_rate": 2})
+        assert chosen["constant"] == {"learning_rate": "1e-2"}
+        assert made[-1] == "constant-learning_rate=1e-1-tuning-seed0"
 
 
 def test_each_variant_has_its_own_choice(landscape):
