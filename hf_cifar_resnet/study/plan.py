@@ -20,6 +20,8 @@ from ..training.arguments import OF_THE_MACHINE, resolve, resolve_elsewhere
 from .result import RunResult
 from .variant import CommonArguments, NamedArguments, Variant, describe
 
+MAX_SIZE = 2**30  # bytes of `study.json`, which has the curves of all runs: 100 that log 10,000 times have 70 MB
+
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -180,7 +182,7 @@ class StudyPlan:
         path = folder / STUDY_JSON
         if not path.is_file():
             return None
-        fields = Fields.read(path)
+        fields = Fields.read(path, MAX_SIZE)
         given = fields.content.get("arguments")
         variants = fields.section("variants") if "variants" in fields else Fields({}, path)
         results = fields.section("results") if "results" in fields else Fields({}, path)
@@ -207,7 +209,7 @@ class StudyPlan:
         }
         text = json.dumps(content, indent=2, ensure_ascii=False)
         # Lists of numbers, such as curves, stand in one line each.
-        text = re.sub(r"\[\s*(-?\d[^\[\]{}\"]*?|null[^\[\]{}\"]*?)\s*\]", _join_lines, text)
+        text = re.sub(r"\[\n\s*(-?\d[^\[\]{}\"]*?|null[^\[\]{}\"]*?)\s*\]", _join_lines, text)
         write_text(text + "\n", folder / STUDY_JSON)
 
     def with_runs(self, runs: Iterable[StudyRun]) -> StudyPlan:

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
+from hf_cifar_resnet.evaluation.scores import Scores
 from hf_cifar_resnet.runs.arguments import RunArguments
 from hf_cifar_resnet.study.execute import forget_ensembles
 from hf_cifar_resnet.study.plan import StudyPlan, check_as_planned, check_runs, plan_runs, update_plan
 from hf_cifar_resnet.study.read import read_study
 from hf_cifar_resnet.study.report import write_report
+from hf_cifar_resnet.study.result import RunResult, RunSetting
 from hf_cifar_resnet.study.variant import (
     CommonArguments,
     NamedArguments,
@@ -155,6 +157,18 @@ def test_runs_with_another_choice_of_a_tuned_argument_are_not_averaged(tmp_path)
         finish(planned, validation=top1)
         update_plan(tmp_path, make_plan(planned))
     assert "| cosine | 1e-2 | 2 | 60.00 ± 0.00% |" in write_report(tmp_path)
+
+
+def test_large_studies_and_names_with_brackets_are_read_as_they_were_written(tmp_path):
+    """All results may be more than the 16 MiB that other JSON files may have; here a name alone is."""
+    vary = {"stage_depths": {"[1, 2 ]": [1, 2], "[ 3]": [3]}}
+    planned = plan(tmp_path, "cosine", vary=vary)
+    setting = RunSetting("cifar10", None, "resnet20", 100, 100, "sgd", 0.1, 128, "none", "CPU" * 2**23)
+    result = RunResult("test", None, Scores(1.0, 0.5), 1.0, 1.0, 1.0, None, setting, {"epoch": [1.0, 2.0]})
+    make_plan(planned, results={planned[0].name: result}).write(tmp_path)
+    found = StudyPlan.read(tmp_path)
+    assert found.results == {planned[0].name: result} and found.runs == [each.run for each in planned]
+    assert '"epoch": [1.0, 2.0]' in (tmp_path / "study.json").read_text()
 
 
 def test_other_arguments_are_named_and_their_order_does_not_matter(tmp_path):
