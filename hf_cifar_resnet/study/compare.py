@@ -155,7 +155,8 @@ def report_power(groups: Groups) -> str | None:
 def difference_table(groups: Groups) -> list[list[str]]:
     """
     Return the rows of a table of all pairs: the mean difference of test top-1 in points, row less column, over the
-    seeds that both have, with its 95% confidence interval. It has no rows without a pair that shares two seeds.
+    seeds that both have, with its 95% confidence interval unless they agree exactly. It has no rows without a pair that
+    shares two seeds.
     """
     names = rank(groups)
     scores = {name: test_scores(groups[name]) for name in names}
@@ -171,6 +172,8 @@ def difference_table(groups: Groups) -> list[list[str]]:
 def _describe_difference(differences: Sequence[float]) -> str:
     if len(differences) < 2:
         return ""
+    if stdev(differences) == 0:  # which says nothing about the next seed
+        return f"{100 * mean(differences):+.2f}"
     low, high = confidence_interval(differences)
     return f"{100 * mean(differences):+.2f} ({100 * low:.2f} to {100 * high:.2f})"
 

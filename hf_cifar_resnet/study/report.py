@@ -148,7 +148,7 @@ def results_markdown(
         differences=difference_table(groups),
         table=_table(groups, targets, shown[0].result.selected_on, ensembles) if groups else None,
         ensembles=ensembles,
-        unfinished=len([run for run in study.unfinished if not run.tuning]),
+        unfinished=[f"{run.group} (seed {run.seed})" for run in study.unfinished if not run.tuning],
         tuning=tuning,
         has_budgets=has_budgets,
     )
@@ -264,7 +264,7 @@ def _cell(column: str, values: Sequence[float | None]) -> str:
 
 
 def _interval(values: Sequence[float]) -> str:
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return ""
     low, high = accuracy_interval(values)
     return f"{100 * low:.1f} to {100 * high:.1f}%"

@@ -283,6 +283,26 @@ def test_results_outlive_the_folders_of_the_runs(tmp_path):
     assert write_report(tmp_path) == text and len(StudyPlan.read(tmp_path).results) == 2
 
 
+def test_tables_have_their_columns_whatever_a_value_holds_and_name_what_is_missing(tmp_path):
+    texts = {text: text for text in ("betas=(0.9|0.99)", "eps=1")}
+    planned = plan(tmp_path, "cosine", vary={"optim_args": texts}, seeds=[1, 2])
+    finish(planned[:-1])
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    rows = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(set(rows)) == 1 and "| cosine, optim_args betas=(0.9\\|0.99) | 2 |" in text
+    assert "\n1 run is not finished and is left out: cosine, optim_args eps=1 (seed 2).\n" in text
+
+
+def test_interval_of_seeds_that_agree_exactly_is_not_shown(tmp_path):
+    """It would have no width, as if they were certain."""
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    assert "| step | +0.00 |" in text and "50.0 to 50.0%" not in text
+
+
 def test_variants_of_the_same_label_are_both_in_the_pictures(tmp_path):
     named = {
         name: NamedArguments(name, "mine", RunArguments({"lr_scheduler_type": name})) for name in ("cosine", "step")
