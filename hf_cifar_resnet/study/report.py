@@ -138,6 +138,7 @@ def results_markdown(
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
         results=[each.result for each in shown],
         first=shown[0].result,
+        choice=describe_choice(shown),
         tuned=list(shown[0].run.tuned),
         ablations=ablation_baselines(groups),
         warmup=describe_warmup(compared),
@@ -172,6 +173,27 @@ def describe_warmup(groups: Groups) -> str:
         by_warmup.setdefault(warmup, []).append(name)
     listed = [f"{warmup} for {', '.join(names)}" for warmup, names in by_warmup.items()]
     return f"**Warmup differs:** {'; '.join(listed)}."
+
+
+def describe_choice(runs: Sequence[FinishedRun]) -> str:
+    """Return a sentence on what the epochs of the saved models were chosen on."""
+    split = runs[0].result.selected_on
+    chosen = [each for each in runs if each.result.is_chosen]
+    if split == "none":
+        return (
+            "No training images were held out, and nothing was evaluated while training; test was scored once a run, "
+            "with the weights of the last epoch."
+        )
+    if chosen and split == "test":
+        return "**Selected on test:** the test split also chose the best epoch, so these figures flatter every variant."
+    if len(chosen) == len(runs):
+        return "Epochs were chosen on the validation split; test was scored once a run."
+    is_unseen = split == "validation" or all(each.result.last_top1 is None for each in runs)
+    once = f"test was scored {'once a run' if is_unseen else 'while training too'}"
+    which = (
+        "No epoch was chosen: the" if not chosen else f"Not every run chose its epoch ({len(chosen)} did): the other"
+    )
+    return f"{which} models are those of the last epoch; {once}."
 
 
 def describe_unlike(groups: Groups) -> str | None:

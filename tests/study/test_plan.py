@@ -283,6 +283,24 @@ def test_results_outlive_the_folders_of_the_runs(tmp_path):
     assert write_report(tmp_path) == text and len(StudyPlan.read(tmp_path).results) == 2
 
 
+@pytest.mark.parametrize(
+    "keeps_best, validation, sentence",
+    [
+        (True, 0.5, "Epochs were chosen on the validation split; test was scored once a run."),
+        (False, 0.5, "No epoch was chosen: the models are those of the last epoch; test was scored once a run."),
+        (True, None, "No epoch was chosen: the models are those of the last epoch; test was scored once a run."),
+    ],
+)
+def test_report_says_whether_epochs_were_chosen(tmp_path, keeps_best, validation, sentence):
+    planned = plan(tmp_path, "cosine", common=CommonArguments(RunArguments({"load_best_model_at_end": keeps_best})))
+    finish(planned, validation=validation, test=0.5)
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    assert f" {sentence}\n\n" in text and write_report(tmp_path) == text
+    shutil.rmtree(planned[0].folder)
+    assert write_report(tmp_path) == text
+
+
 def test_tables_have_their_columns_whatever_a_value_holds_and_name_what_is_missing(tmp_path):
     texts = {text: text for text in ("betas=(0.9|0.99)", "eps=1")}
     planned = plan(tmp_path, "cosine", vary={"optim_args": texts}, seeds=[1, 2])
