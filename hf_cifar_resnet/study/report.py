@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,6 +16,7 @@ from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot
 from ..runs.files import STUDY_JSON
 from .compare import Groups, ablation_baselines, compare, difference_table, rank, report_power, test_scores
 from .cooldowns import EPOCHS
+from .plan import StudyPlan
 from .read import (
     ENSEMBLES_JSON,
     EnsembleScores,
@@ -71,12 +72,14 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
         has_budgets = bool(groups) and _plot_budgets(study, groups, temporary)
         text = results_markdown(study, shown, groups, targets, ensembles, tuning, has_budgets)
         write_text(text, temporary / "results.md")
-        if study.is_planned:
-            with_results(study).write(temporary)
         if tuning:
             _plot_tuning(study, tuning, shown[0].result.selection_split, temporary)
         if groups:
             _plot_groups(study, groups, temporary)
+        if study.is_planned:
+            # The study may have planned more runs while the pictures were drawn.
+            now = replace(study, plan=StudyPlan.read(folder) or study.plan)
+            with_results(now).write(temporary)
     return text
 
 

@@ -10,6 +10,7 @@ import torch
 from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
 from hf_cifar_resnet.evaluation.scores import Scores
 from hf_cifar_resnet.runs.arguments import RunArguments
+from hf_cifar_resnet.study import report
 from hf_cifar_resnet.study.execute import forget_ensembles
 from hf_cifar_resnet.study.plan import StudyPlan, check_as_planned, check_runs, plan_runs, update_plan
 from hf_cifar_resnet.study.read import read_study
@@ -332,6 +333,21 @@ def test_variants_of_the_same_label_are_both_in_the_pictures(tmp_path):
     for picture, label in (("curves", "mine ({})"), ("final", "mine ({}) (n = 2)")):
         text = (tmp_path / f"{picture}.svg").read_text()
         assert all(f"<!-- {label.format(name)} -->" in text for name in named)
+
+
+def test_report_beside_a_running_study_loses_none_of_its_runs(tmp_path, monkeypatch):
+    planned = plan(tmp_path, "cosine", seeds=[1, 2])
+    finish(planned[:1])
+    update_plan(tmp_path, make_plan(planned[:1]))
+    drawn = report.plot_final
+
+    def draw(*args):
+        drawn(*args)
+        update_plan(tmp_path, make_plan(planned))
+
+    monkeypatch.setattr(report, "plot_final", draw)
+    write_report(tmp_path)
+    assert len(StudyPlan.read(tmp_path).runs) == 2
 
 
 def test_unlike_single_runs_are_not_averaged(tmp_path):
