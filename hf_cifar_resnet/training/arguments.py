@@ -8,8 +8,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -323,6 +324,7 @@ class CifarTrainingArguments(TrainingArguments):
                 "images among the processes: leave them out"
             )
         parts = self.world_size * self.gradient_accumulation_steps
+        self.batch_is_divided: bool = self.per_device_train_batch_size is None
         if self.per_device_train_batch_size is None:
             if self.global_batch_size % parts:
                 raise ValueError(
@@ -343,6 +345,26 @@ class CifarTrainingArguments(TrainingArguments):
         changed = copy.copy(self)
         vars(changed).update(values)
         return changed
+
+    def rebuild_with(self, values: Mapping[str, Any]) -> "CifarTrainingArguments":
+        """
+        Return arguments with other values, checked like those of a new run, and with what follows from them: the batch
+        of each device, the default warmup, the direction of a metric. Raises `ValueError` for what cannot work.
+        """
+        derived: dict[str, Any] = {}
+        if self.batch_is_divided or "global_batch_size" in values:
+            derived["per_device_train_batch_size"] = None
+        if "metric_for_best_model" in values:
+            derived["greater_is_better"] = None
+        if self.warmup_steps == schedules.get(self.lr_scheduler_type).default_warmup:
+            derived["warmup_steps"] = 0
+        # A precision that nobody chose stays, and is not taken for a choice.
+        kept = ("bf16", "fp16", "mixed_precision", "precision_source")
+        rebuilt = replace(self, **derived | values)
+        for name, value in vars(self).items():
+            if name not in vars(rebuilt) or (name in kept and not values.keys() & kept):
+                vars(rebuilt)[name] = value
+        return rebuilt
 
     def with_precision_for(self, model: "nn.Module") -> "CifarTrainingArguments":
         """Return a copy with bf16 if nobody chose a precision and the CPU is faster with it, else these arguments."""
