@@ -360,10 +360,10 @@ class CifarTrainingArguments(TrainingArguments):
             derived["warmup_steps"] = 0
         # A precision that nobody chose stays, and is not taken for a choice.
         kept = ("bf16", "fp16", "mixed_precision", "precision_source")
-        rebuilt = replace(self, **derived | values)
+        rebuilt = replace(self, **{**derived, **values})
         for name, value in vars(self).items():
             if name not in vars(rebuilt) or (name in kept and not values.keys() & kept):
-                vars(rebuilt)[name] = value
+                setattr(rebuilt, name, value)
         return rebuilt
 
     def with_precision_for(self, model: "nn.Module") -> "CifarTrainingArguments":
