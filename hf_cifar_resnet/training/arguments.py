@@ -20,7 +20,7 @@ from transformers.utils.import_utils import is_in_notebook, is_torch_tf32_availa
 
 from .. import schedules
 from ..data.arguments import DataArguments, argument
-from ..device import count_cores, device_for, is_faster_in_bf16
+from ..device import count_cores, device_for, is_faster_in_bf16, known_names
 from ..errors import expand_home, explained
 from ..processes import is_launched, read_count, wait_for_processes
 from ..runs.arguments import RunArguments
@@ -60,6 +60,12 @@ LAUNCHED_METHODS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
+# Those that Accelerate reads as true or false, and how it spells both.
+LAUNCHED_FLAGS = (
+    *LAUNCHED_METHODS, "ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY",
+    "ACCELERATE_DYNAMO_USE_DYNAMIC", "ACCELERATE_DYNAMO_USE_FULLGRAPH", "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION",
+)  # fmt: skip
+TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")
 # Those that would act, or have no effect, without a trace in the record, and our own arguments.
 LAUNCHED_ARGUMENTS = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps",
@@ -229,8 +235,9 @@ class CifarTrainingArguments(TrainingArguments):
         for name, reason in UNSUPPORTED.items():
             if getattr(self, name, None):
                 raise ValueError(f"{name} is not supported: {reason}; leave it out")
+        self._check_environment()
         for name, method in LAUNCHED_METHODS.items():
-            if os.environ.get(name, "false").lower() in ("1", "true"):
+            if os.environ.get(name, "false").lower() in TRUE:
                 raise ValueError(
                     f"{method} is not supported, and accelerate launch asks for it: choose multi-GPU without it in "
                     "`accelerate config`, or launch with --multi_gpu"
@@ -241,6 +248,19 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={value} of the launcher is no argument of the run: set {own} instead")
         if not self.eval_do_concat_batches:
             raise ValueError("eval_do_concat_batches must be true, since scores are those of all images together")
+
+    def _check_environment(self) -> None:
+        """Raise `ValueError` for variables of Accelerate whose values it refuses without their name, or too late."""
+        device = device_for(self.use_cpu)
+        expected = {
+            **dict.fromkeys(LAUNCHED_FLAGS, ("true or false", (*TRUE, *FALSE))),
+            "ACCELERATE_MIXED_PRECISION": ("no, bf16 or fp16", ("no", "bf16", "fp16")),
+            "ACCELERATE_TORCH_DEVICE": (device.type, known_names(device)),
+        }
+        for name, (words, values) in expected.items():
+            value = os.environ.get(name)
+            if value is not None and value.lower() not in values:
+                raise ValueError(f"{name}={value} of the environment must be {words}: change it, or unset it")
 
     def _check_combinations(self) -> None:
         optimizers.parse_optim_args(self.optim_args)

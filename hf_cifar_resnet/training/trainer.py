@@ -170,7 +170,7 @@ class CifarTrainer(Trainer):
         )
         # Our loss is divided by the number of images in a step, whatever a model's own would do with it.
         self.model_accepts_loss_kwargs = False
-        # A trial of `hyperparameter_search` releases the model, and the next one needs its labels before it has another.
+        # A trial of `hyperparameter_search` releases the model, and the next needs its labels before it has another.
         self._config: Any = getattr(self.model, "config", None)
         problem = getattr(self._config, "problem_type", None)
         self._has_classes = problem in (None, "single_label_classification")
