@@ -39,7 +39,8 @@ class HubCallback(TrainerCallback):
         record: the run's.
 
     Raises:
-        HubError: if the token is missing or may not write. If the Hub does not answer, training starts anyway.
+        HubError: if the token is missing or may not write, or the repository is public or holds another run and must
+            not. If the Hub does not answer, training starts anyway.
     """
 
     pushes_to_hub: ClassVar[bool] = True
@@ -48,6 +49,7 @@ class HubCallback(TrainerCallback):
         self.args = args
         self.run_id: str | None = record.id
         self.eval_split: Selection = eval_split
+        self._replaced: str | None = None
         self.folder: Path = Path(args.output_dir or ".")
         self.repo_id: str = args.hub_model_id or _repo_name(self.folder)
         self._thread: threading.Thread | None = None
@@ -55,7 +57,8 @@ class HubCallback(TrainerCallback):
         if not is_rank_0():
             return
         try:
-            self.repo_id = client.check_access(self._target(args.hub_revision))
+            access = client.check_access(self._target(args.hub_revision))
+            self.repo_id, self._replaced = access.repo_id, access.replaced
         except client.HubError as error:
             if not error.temporary:
                 raise client.HubError(f"push_to_hub is not possible: {error}") from error

@@ -45,7 +45,8 @@ class Target:
         repo_id: `user/repo`, or `repo` of the token's owner; it is created if it is missing.
         run: identifies what is pushed; every commit names it.
         replace: whether the repository may hold another run, which is replaced then.
-        private: whether a new repository is private; None leaves it to the owner's settings.
+        private: whether a new repository is private; None leaves it to the owner's settings. A public one that exists
+            is refused where a private one is asked for.
         revision: the branch, which is created if it is missing; None is `main`.
         token: by default the one of `hf auth login` or HF_TOKEN.
         repo_type: `model` or `space`.
@@ -75,16 +76,31 @@ class Pushed:
     """
 
     url: str
+        replaced: the model of another run that was there before, in words.
     commit: str
     changed: bool
     kept_card: bool
 
 
-def check_access(target: Target) -> str:
+@dataclass(frozen=True)
+class Access:
     """
-    Create the repository if it is missing, and check that the token may write to it, and that it holds no other run
-    that is not to be replaced. Return its full name, even if only `repo` was given. Raises [`HubError`] after a single
-    attempt.
+    A repository that can be pushed to.
+
+    Attributes:
+        repo_id: its full name, even if only `repo` was given.
+        replaced: the model of another run that a push replaces, in words.
+    """
+
+    repo_id: str
+    replaced: str | None
+
+
+def check_access(target: Target) -> Access:
+    replaced: str | None
+    """
+    Create the repository if it is missing, and check that the token may write to it, that it is private if that is
+    asked for, and that it holds no other run that is not to be replaced. Raises [`HubError`] after a single attempt.
     """
     with _reporting_errors(target.repo_id):
         api = _api(target.token)
@@ -92,8 +108,7 @@ def check_access(target: Target) -> str:
         # This uploads nothing: it asks how a file would be uploaded, which needs the right to write.
         probe = CommitOperationAdd("README.md", b"-")
         api.preupload_lfs_files(name, [probe], revision=target.revision)
-        _read_history(api, name, target)
-    return name
+        return Access(name, _read_history(api, name, target).describe_other(target.run))
 
 
 def full_name(repo_id: str, token: str | None = None) -> str:
@@ -134,8 +149,8 @@ def push_folder(folder: str | Path, target: Target, *, message: str, names: Iter
             repo_type=target.repo_type,
             parent_commit=history.head,
         )
-        address = f"spaces/{name}" if target.repo_type == "space" else name
-        return Pushed(f"{api.endpoint}/{address}", commit.oid, commit.oid != history.head, kept_card)
+        replaced = history.describe_other(target.run)
+        return Pushed(_address(api, name, target), commit.oid, commit.oid != history.head, kept_card, replaced)
 
     return _retry(push, target.repo_id)
 
@@ -170,7 +185,10 @@ def _api(token: str | None) -> HfApi:
 
 
 def _create(api: HfApi, target: Target) -> str:
-    """Create the repository and the branch where they are missing, and return the full name."""
+    """
+    Create the repository and the branch where they are missing, and return the full name. Raises [`HubError`] for a
+    public repository where a private one is asked for, since the Hub leaves one that exists as it is.
+    """
     name = api.create_repo(
         target.repo_id,
         exist_ok=True,
@@ -190,11 +208,20 @@ def _read_history(api: HfApi, name: str, target: Target) -> History:
         history.check_run(target.run)
     return history
 
+    if target.private and not api.repo_info(name, repo_type=target.repo_type).private:
+        raise HubError(
+            f"{name} exists and is public, and a push leaves it so: make it private at "
+            f"{_address(api, name, target)}/settings, choose another name, or do not ask for a private one"
+        )
 
 def _check_secrets(folder: str | Path, names: Sequence[str], token: str | None) -> None:
     """Raise [`HubError`] for a file that holds the token or the path of a private folder."""
     if not names:
         raise HubError(f"{folder} holds nothing to push")
+def _address(api: HfApi, name: str, target: Target) -> str:
+    return f"{api.endpoint}/spaces/{name}" if target.repo_type == "space" else f"{api.endpoint}/{name}"
+
+
     private = [str(path) for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1]
     secret = (token or get_token() or "").encode()
     for name in names:

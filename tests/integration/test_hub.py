@@ -205,6 +205,18 @@ def test_private_repository_branch_and_tag(push, trained):
     assert other.stdout.splitlines()[0] == f"Pushed {hub.endpoint}/ann/private"
 
 
+@pytest.mark.parametrize("branch", [[], ["--revision", "new"]])
+def test_public_repository_that_is_to_be_private_is_refused(push, trained, hub, branch):
+    """The Hub makes a new repository private, and leaves one that exists as it is."""
+    hub.add_repo("ann/model", {"notes.txt": "Mine."})
+    before = hub.files("ann/model")
+    line = check_one_line(push(hub, trained.folder, "ann/model", "--private", *branch))
+    assert "not pushed: ann/model exists and is public" in line and f"{hub.endpoint}/ann/model/settings" in line
+    assert hub.files("ann/model") == before and hub.branches("ann/model") == ["main"]
+    hub.repos["model", "ann/model"].private = True
+    assert push(hub, trained.folder, "ann/model", "--private", *branch).returncode == 0
+
+
 # Going on from the Hub
 
 
@@ -411,6 +423,18 @@ def test_card_of_a_run_without_an_id_stays_if_others_edited_it(push, trained, tm
     """A former version recorded no id, and wrote other cards: such a run is known again all the same."""
     run, other = changed_run(trained, tmp_path), changed_run(trained, tmp_path, "other")
     for folder, seed in ((run, 1), (other, 2)):
+def test_push_reports_the_run_that_it_replaces(push, trained, tmp_path, hub):
+    """Who names a repository means it, and the run before stays in its history."""
+    other = changed_run(trained, tmp_path)
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(record | {"id": "another"}))
+    assert "replaces" not in push(hub, trained.folder, "ann/model").stdout
+    before = hub.repos["model", "ann/model"].branches["main"].sha
+    printed = push(hub, other, "ann/model").stdout
+    assert f"It replaces the model of run {record['id']}, which stays in the history as commit {before[:7]}" in printed
+    assert "replaces" not in push(hub, changed_run(trained, tmp_path / "again"), "ann/other").stdout
+
+
         record = json.loads((folder / "run.json").read_text())
         del record["id"]
         record["arguments"]["seed"] = seed
@@ -517,7 +541,7 @@ def train_here(monkeypatch, tmp_path, capsys):
     return train
 
 
-def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub, tmp_path):
+def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub, tmp_path, capsys):
     """Folders of the same last name, or the same folder, resumed; `.` has the name of the folder it means."""
     one, two = tmp_path / "one" / "tree", tmp_path / "two" / "tree"
     one.parent.mkdir(), two.parent.mkdir()
@@ -534,9 +558,20 @@ def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub
     assert hub.files("ann/tree")["model.safetensors"] == (two / "model.safetensors").read_bytes()
 
 
+    run = json.loads(first["run.json"])["id"]
+    capsys.readouterr()
 def test_model_of_another_kind_is_not_replaced(train_here, hub, tmp_path):
+    assert f"Hub        ann/tree (end), replaces the model of run {run}" in capsys.readouterr().out
     hub.add_repo("ann/bert", {"config.json": "{}", "model.safetensors": b"weights"})
     assert "it holds another model or run" in train_here(hub, tmp_path, "--output_dir", "bert", "--max_steps", "1")
+
+def test_run_that_is_to_be_private_does_not_start_on_a_public_repository(train_here, hub, tmp_path):
+    hub.add_repo("ann/tree", {"notes.txt": "Mine."})
+    words = "--output_dir tree --max_steps 1 --hub_model_id tree --hub_private_repo true"
+    line = train_here(hub, tmp_path, *words.split())
+    assert "push_to_hub is not possible: ann/tree exists and is public" in line
+    assert not (tmp_path / "tree").exists() and "config.json" not in hub.files("ann/tree")
+
 
 
 @pytest.mark.parametrize(
