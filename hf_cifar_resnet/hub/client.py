@@ -20,6 +20,9 @@ from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
 PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
+LAST = "last-checkpoint"
+# How the branches begin that hold the state of a training, and the `hub_strategy` that pushes there.
+STATE_BRANCHES = {LAST: "checkpoint", "checkpoint-": "all_checkpoints"}
 # Seconds before each new attempt; the Hub may ask for longer waits, up to a limit.
 WAITS, MAX_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
@@ -73,13 +76,14 @@ class Pushed:
         commit: the last commit of the branch, which holds what was pushed.
         changed: whether that commit was made by this push; without a change there is none.
         kept_card: whether the card on the Hub stayed, since others had changed it.
+        replaced: the model of another run that was there before, in words.
     """
 
     url: str
-        replaced: the model of another run that was there before, in words.
     commit: str
     changed: bool
     kept_card: bool
+    replaced: str | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,6 @@ class Access:
 
 
 def check_access(target: Target) -> Access:
-    replaced: str | None
     """
     Create the repository if it is missing, and check that the token may write to it, that it is private if that is
     asked for, and that it holds no other run that is not to be replaced. Raises [`HubError`] after a single attempt.
@@ -172,8 +175,17 @@ def tag_commit(repo_id: str, tag: str, commit: str, token: str | None = None) ->
 def download(reference: str) -> Path:
     """Download `user/repo[@revision]` into the Hub's cache and return its folder. Raises [`HubError`]."""
     repo_id, _, revision = reference.partition("@")
-    patterns = [f"*{suffix}" for suffix in PUSHED_SUFFIXES]
-    return _retry(lambda: Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns)), repo_id)
+
+    def snapshot() -> Path:
+        patterns = [f"*{suffix}" for suffix in PUSHED_SUFFIXES]
+        try:
+            return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns))
+        except errors.RevisionNotFoundError as error:
+            strategy = next((name for branch, name in STATE_BRANCHES.items() if revision.startswith(branch)), None)
+            hint = f"; training pushes it with hub_strategy {strategy}" if strategy else ""
+            raise HubError(f"{repo_id} has no such revision as {revision}{hint}") from error
+
+    return _retry(snapshot, repo_id)
 
 
 def _api(token: str | None) -> HfApi:
@@ -196,9 +208,18 @@ def _create(api: HfApi, target: Target) -> str:
         space_sdk=target.space_sdk,
         private=target.private,
     ).repo_id
+    if target.private and not api.repo_info(name, repo_type=target.repo_type).private:
+        raise HubError(
+            f"{name} exists and is public, and a push leaves it so: make it private at "
+            f"{_address(api, name, target)}/settings, choose another name, or do not ask for a private one"
+        )
     if target.revision is not None and target.revision != "main":
         api.create_branch(name, branch=target.revision, exist_ok=True, repo_type=target.repo_type)
     return name
+
+
+def _address(api: HfApi, name: str, target: Target) -> str:
+    return f"{api.endpoint}/spaces/{name}" if target.repo_type == "space" else f"{api.endpoint}/{name}"
 
 
 def _read_history(api: HfApi, name: str, target: Target) -> History:
@@ -208,20 +229,11 @@ def _read_history(api: HfApi, name: str, target: Target) -> History:
         history.check_run(target.run)
     return history
 
-    if target.private and not api.repo_info(name, repo_type=target.repo_type).private:
-        raise HubError(
-            f"{name} exists and is public, and a push leaves it so: make it private at "
-            f"{_address(api, name, target)}/settings, choose another name, or do not ask for a private one"
-        )
 
 def _check_secrets(folder: str | Path, names: Sequence[str], token: str | None) -> None:
     """Raise [`HubError`] for a file that holds the token or the path of a private folder."""
     if not names:
         raise HubError(f"{folder} holds nothing to push")
-def _address(api: HfApi, name: str, target: Target) -> str:
-    return f"{api.endpoint}/spaces/{name}" if target.repo_type == "space" else f"{api.endpoint}/{name}"
-
-
     private = [str(path) for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1]
     secret = (token or get_token() or "").encode()
     for name in names:

@@ -317,6 +317,10 @@ PUSH = [*ON_TREES, "--push_to_hub", "--hub_model_id", "ann/model"]
 REFUSED = {
     "model without its state": ([*ON_TREES, "--resume_from_checkpoint", "ann/model@main"], "but not the state"),
     "no such revision": ([*ON_TREES, "--resume_from_checkpoint", "ann/model@nowhere"], "no such revision"),
+    "state that was not pushed": (
+        [*ON_TREES, "--resume_from_checkpoint", "ann/model@last-checkpoint"],
+        "no such revision as last-checkpoint; training pushes it with --hub_strategy checkpoint",
+    ),
     "nothing to resume": ([*ON_TREES, "--resume_from_checkpoint", "ann/nothing@main"], "there is no ann/nothing"),
     "nothing to fine-tune": (
         ["--model_name_or_path", "ann/nothing"],
@@ -419,10 +423,6 @@ def test_card_that_is_edited_here_and_not_there_is_pushed(push, trained, tmp_pat
         assert text.encode() in hub.files("ann/model")["README.md"]
 
 
-def test_card_of_a_run_without_an_id_stays_if_others_edited_it(push, trained, tmp_path, hub):
-    """A former version recorded no id, and wrote other cards: such a run is known again all the same."""
-    run, other = changed_run(trained, tmp_path), changed_run(trained, tmp_path, "other")
-    for folder, seed in ((run, 1), (other, 2)):
 def test_push_reports_the_run_that_it_replaces(push, trained, tmp_path, hub):
     """Who names a repository means it, and the run before stays in its history."""
     other = changed_run(trained, tmp_path)
@@ -435,6 +435,10 @@ def test_push_reports_the_run_that_it_replaces(push, trained, tmp_path, hub):
     assert "replaces" not in push(hub, changed_run(trained, tmp_path / "again"), "ann/other").stdout
 
 
+def test_card_of_a_run_without_an_id_stays_if_others_edited_it(push, trained, tmp_path, hub):
+    """A former version recorded no id, and wrote other cards: such a run is known again all the same."""
+    run, other = changed_run(trained, tmp_path), changed_run(trained, tmp_path, "other")
+    for folder, seed in ((run, 1), (other, 2)):
         record = json.loads((folder / "run.json").read_text())
         del record["id"]
         record["arguments"]["seed"] = seed
@@ -554,16 +558,12 @@ def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub
     assert hub.files("ann/tree") == first and not two.exists()
     assert train_here(hub, one, "--output_dir", ".", "--max_steps", "2", "--resume_from_checkpoint", "auto") is None
     assert hub.files("ann/tree")["model.safetensors"] == (one / "model.safetensors").read_bytes()
-    assert train_here(hub, two, "--output_dir", ".", "--max_steps", "1", "--hub_model_id", "tree") is None
-    assert hub.files("ann/tree")["model.safetensors"] == (two / "model.safetensors").read_bytes()
-
-
     run = json.loads(first["run.json"])["id"]
     capsys.readouterr()
-def test_model_of_another_kind_is_not_replaced(train_here, hub, tmp_path):
+    assert train_here(hub, two, "--output_dir", ".", "--max_steps", "1", "--hub_model_id", "tree") is None
     assert f"Hub        ann/tree (end), replaces the model of run {run}" in capsys.readouterr().out
-    hub.add_repo("ann/bert", {"config.json": "{}", "model.safetensors": b"weights"})
-    assert "it holds another model or run" in train_here(hub, tmp_path, "--output_dir", "bert", "--max_steps", "1")
+    assert hub.files("ann/tree")["model.safetensors"] == (two / "model.safetensors").read_bytes()
+
 
 def test_run_that_is_to_be_private_does_not_start_on_a_public_repository(train_here, hub, tmp_path):
     hub.add_repo("ann/tree", {"notes.txt": "Mine."})
@@ -572,6 +572,10 @@ def test_run_that_is_to_be_private_does_not_start_on_a_public_repository(train_h
     assert "push_to_hub is not possible: ann/tree exists and is public" in line
     assert not (tmp_path / "tree").exists() and "config.json" not in hub.files("ann/tree")
 
+
+def test_model_of_another_kind_is_not_replaced(train_here, hub, tmp_path):
+    hub.add_repo("ann/bert", {"config.json": "{}", "model.safetensors": b"weights"})
+    assert "it holds another model or run" in train_here(hub, tmp_path, "--output_dir", "bert", "--max_steps", "1")
 
 
 @pytest.mark.parametrize(
