@@ -6,7 +6,6 @@ import sys
 from argparse import SUPPRESS, Action, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -107,7 +106,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         """
         parsed, rest = self.parse_known_args(list(sys.argv[1:] if argv is None else argv))
         if rest:
-            raise ValueError(self._unknown(rest[0]))
+            raise ValueError(self.describe_unknown(rest[0]))
         typed = {name: value for name, value in vars(parsed).items() if name in self.annotations}
         options = Namespace(**{name: value for name, value in vars(parsed).items() if name not in typed})
         recipe = getattr(options, "config", None)
@@ -126,7 +125,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         for key, value in values.items():
             try:
                 if key not in self.annotations:
-                    raise ValueError(self._unknown(key))
+                    raise ValueError(self.describe_unknown(key))
                 checked[key] = self._check_yaml(key, value)
             except ValueError as error:
                 raise ValueError(f"{what}: {error}") from error
@@ -154,10 +153,6 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         may_be_dict = any(getattr(kind, "__origin__", kind) is dict for kind in get_args(self.annotations[name]))
         is_object = isinstance(value, str) and value.lstrip().startswith("{")
         return json_object(name, value) if may_be_dict and is_object else value
-
-    def _unknown(self, name: str) -> str:
-        near = get_close_matches(name.split("=")[0], self.flags, n=1, cutoff=0.5)
-        return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
 
 
 def recipe_names() -> list[str]:

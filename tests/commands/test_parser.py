@@ -87,6 +87,29 @@ def test_wrong_value(name, text):
         parse_value(name, text)
 
 
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("epochs", "num_train_epochs"), ("lr", "learning_rate"), ("batch_size", "global_batch_size"),
+        ("wd", "weight_decay"), ("model", "model_name_or_path"), ("dataset", "dataset_name"),
+        ("scheduler", "lr_scheduler_type"), ("optimizer", "optim"), ("workers", "dataloader_num_workers"),
+        ("output", "output_dir"), ("out-dir=x", "output_dir"), ("resume", "resume_from_checkpoint"),
+        ("max_epochs", "num_train_epochs"), ("base_lr", "learning_rate"),
+        ("train_batch_size", "per_device_train_batch_size"), ("seeds", "seed"),
+        ("patience", "early_stopping_patience"), ("lerning_rate", "learning_rate"), ("wieght_decay", "weight_decay"),
+    ],
+)  # fmt: skip
+def test_unknown_flag_suggests_the_one_that_is_meant(typed, meant):
+    with pytest.raises(ValueError, match=rf"^unknown argument --{typed}; did you mean --{meant}\?$"):
+        parse_arguments([f"--{typed}", "3"])
+
+
+@pytest.mark.parametrize("typed", ["arch", "verbose", "x"])
+def test_unknown_flag_that_is_like_none(typed):
+    with pytest.raises(ValueError, match=f"^unknown argument --{typed}; --help lists all$"):
+        parse_arguments([f"--{typed}", "3"])
+
+
 # A checkpoint's record
 
 
