@@ -1,7 +1,7 @@
 """The parser of every command, apart from modules that take seconds to import."""
 
 import argparse
-from argparse import Action, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, Action, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -37,9 +37,13 @@ class LineParser(argparse.ArgumentParser):
 
     def add_argument(self, *names: str, group: Any = None, is_text: bool = False, **settings: Any) -> Action:  # type: ignore[override]
         """
-        Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`. One that `is_text` is
-        no path, and keeps a leading `~`.
+        Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`, with its default
+        unless the help states one. One that `is_text` is no path, and keeps a leading `~`.
         """
+        default, help = settings.get("default"), settings.get("help")
+        takes_value = settings.get("action", "append") == "append"
+        if help and takes_value and default != SUPPRESS and "default:" not in help:
+            settings["help"] = with_default(help, default)
         action = group.add_argument(*names, **settings) if group else super().add_argument(*names, **settings)
         if is_text:
             self._texts.add(action.dest)
@@ -78,6 +82,16 @@ class LineParser(argparse.ArgumentParser):
 
     def expand_home(self, parsed: Namespace) -> None:
         expand_home(parsed)
+
+
+def with_default(help: str, default: Any) -> str:
+    """Return the help of an argument with its default, if that is a value."""
+    if default in (None, [], ()):
+        return help
+    values = default if isinstance(default, (list, tuple)) else [default]
+    # A member of an enumeration is what one types for it.
+    text = " ".join(str(getattr(value, "value", value)) for value in values)
+    return help + f" (default: {text})".replace("%", "%%")
 
 
 def suggest(given: str, names: Sequence[str]) -> str | None:
