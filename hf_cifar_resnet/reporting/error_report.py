@@ -41,11 +41,15 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
-    """The content of analysis.json: accuracies 0 to 1, and the pairs of classes most often taken for each other."""
+    """
+    The content of analysis.json: accuracies 0 to 1, how many classes have images, over which their mean is taken, and
+    the pairs of classes most often taken for each other.
+    """
 
     images: int
     accuracy: float
     mean_class_accuracy: float
+    classes_with_images: int
     calibration: Sequence[Calibration]
     most_confused: Sequence[analysis.ConfusedPair]
 
@@ -58,7 +62,8 @@ def write_analysis(
     superclasses also superclass_confusion.csv and superclass_confusion.png. Return what analysis.json holds.
 
     Args:
-        logits: (n, num_labels), of the images in `split`.
+        logits: (n, num_labels), of the images in `split`. The tables have the classes of these images, and the
+            confusion between classes those that some were taken for too.
         data: the dataset that the split is of.
         temperature: that of the checkpoint. The calibration is shown with it and without.
     """
@@ -66,12 +71,14 @@ def write_analysis(
     predicted, groups, group_names = logits.argmax(axis=1), data.superclass_of, data.superclass_names
     matrix = analysis.confusion_matrix(predicted, labels, len(names))
 
-    write_confusion(matrix, names, folder / "confusion.csv")
-    order = np.arange(len(names))
+    # A model may be scored on few of its classes.
+    occurring = np.flatnonzero(matrix.any(axis=0) | matrix.any(axis=1))
+    write_confusion(matrix[occurring][:, occurring], [names[i] for i in occurring], folder / "confusion.csv")
+    order = occurring
     superclass = None
     if groups is not None and group_names is not None:
         superclass = [group_names[group] for group in groups]
-        order = np.argsort(groups, kind="stable")
+        order = occurring[np.argsort(groups[occurring], kind="stable")]
         grouped = analysis.confusion_matrix(groups[predicted], groups[labels], len(group_names))
         write_confusion(grouped, group_names, folder / "superclass_confusion.csv")
         plot_confusion(grouped, group_names, folder / "superclass_confusion.png")
@@ -86,6 +93,7 @@ def write_analysis(
         images=len(labels),
         accuracy=float(np.trace(matrix) / len(labels)),
         mean_class_accuracy=float(np.nanmean(analysis.class_accuracy(matrix))),
+        classes_with_images=int(matrix.any(axis=1).sum()),
         calibration=[
             Calibration(t, analysis.negative_log_likelihood(logits, labels, t), bins.ece) for t, bins in found.items()
         ],
@@ -102,14 +110,14 @@ def write_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> Non
 
 
 def write_per_class(matrix: np.ndarray, names: Sequence[str], superclass: Sequence[str] | None, path: Path) -> None:
-    """Write the accuracy of each class as CSV, worst first, and the class that it is most often taken for."""
+    """Write the accuracy of each class with images as CSV, worst first, and what it is most often taken for."""
     accuracy = analysis.class_accuracy(matrix)
     mistakes = matrix - np.diag(np.diag(matrix))
     rows = []
-    for i in np.argsort(accuracy, kind="stable"):
+    for i in np.argsort(accuracy, kind="stable")[: np.isfinite(accuracy).sum()]:  # NaN is sorted to the end
         other = int(mistakes[i].argmax())
         taken_for = (names[other], int(mistakes[i, other])) if mistakes[i, other] else ("", "")
-        share = "" if np.isnan(accuracy[i]) else round(float(accuracy[i]), 6)
+        share = round(float(accuracy[i]), 6)
         rows.append([names[i], *([superclass[i]] if superclass else []), int(matrix[i].sum()), share, *taken_for])
     header = ["class", *(["superclass"] if superclass else []), "images", "accuracy", "most_often_taken_for", "times"]
     write_csv([header, *rows], path)
