@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_cifar_resnet import schedules
 from hf_cifar_resnet.evaluation.analysis import Reliability
-from hf_cifar_resnet.reporting.error_report import plot_reliability
+from hf_cifar_resnet.reporting.error_report import plot_confusion, plot_reliability
 from hf_cifar_resnet.reporting.plots import (
     PICTURE,
     mean_over_seeds,
     new_figure,
     plot_final,
     plot_history,
+    plot_images,
     plot_lr_range,
+    plot_schedules,
     plot_study,
     plot_tuning,
     plot_values,
@@ -47,15 +50,55 @@ def test_rates_are_labelled_without_formulas(tmp_path):
     assert re.search("<!-- 1e.03 -->", text) and "$" not in text
 
 
-def test_no_bar_of_a_reliability_diagram_is_covered(tmp_path):
-    full = Reliability(count=np.ones(15), confidence=np.linspace(0, 1, 15), accuracy=np.ones(15), ece=0.5)
-    plot_reliability({1.0: full}, tmp_path / "bars.png")
-    with Image.open(tmp_path / "bars.png") as image:
-        bars = (np.asarray(image.convert("RGB")) == (0x00, 0x72, 0xB2)).all(axis=-1)
-    _, columns = bars.nonzero()
-    top = bars.any(axis=1).argmax()
-    # All but the edges of the bars, and what marks the confidence.
-    assert bars[top : top + 100, columns.min() : columns.max()].mean() > 0.85
+def drawn(path, color):
+    """Where a picture has this color, of exactly these three bytes."""
+    with Image.open(path) as image:
+        return (np.asarray(image.convert("RGB")) == color).all(axis=-1)
+
+
+def test_every_bin_of_a_reliability_diagram_shows(tmp_path):
+    """Also one in which all images are wrong; each at its accuracy, with its gap to the diagonal."""
+    count = np.array([0, 0, 3, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9])
+    confidence, accuracy = count * 0.0, count * 0.0
+    confidence[[2, 5, 14]], accuracy[[2, 5, 14]] = (0.16, 0.37, 0.98), (0, 1, 0.6)
+    plot_reliability({1.0: Reliability(count, confidence, accuracy, ece=0.4)}, tmp_path / "bins.png")
+    blue = drawn(tmp_path / "bins.png", (0x00, 0x72, 0xB2))[:560]  # above the legend
+    rows, columns = blue.nonzero()
+    starts = np.flatnonzero(np.diff(blue.any(axis=0).astype(int)) == 1)
+    assert len(starts) == 3
+    height = [rows[(columns >= start) & (columns < start + 40)].mean() for start in starts]
+    assert height[1] < height[2] < height[0]
+    assert drawn(tmp_path / "bins.png", (0xD5, 0x5E, 0x00)).sum() > 500
+
+
+def test_all_titles_of_schedules_are_inside_the_picture(tmp_path):
+    curves = {name: ([0, 1], [1.0, 0.0]) for name in schedules.names()}
+    plot_schedules(curves, tmp_path / "schedules.png")
+    with Image.open(tmp_path / "schedules.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert (pixels[:, :8] == 255).all() and (pixels[:, -8:] == 255).all()
+
+
+def test_images_have_a_frame_all_around(tmp_path):
+    white = np.full((1, 8, 8, 3), 255, np.uint8)
+    plot_images([("original", white, None)], tmp_path / "images.png", "")
+    rows, columns = drawn(tmp_path / "images.png", (0xBB, 0xBB, 0xBB)).nonzero()
+    for place, edge in ((rows, rows.min()), (rows, rows.max()), (columns, columns.min()), (columns, columns.max())):
+        assert (place == edge).sum() > 50
+
+
+def test_what_a_picture_does_not_show_is_said(tmp_path):
+    plot_history(rows(3), tmp_path / "curves.png", "validation")
+    assert "<!-- learning rate at the end of each epoch -->" in (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    within = [row | {"epoch": row["epoch"] / 2} for row in rows(3)]
+    plot_study({"cosine": [within]}, tmp_path / "study.png", "validation")
+    assert "<!-- learning rate at each logged step -->" in (tmp_path / "study.svg").read_text(encoding="utf-8")
+    plot_history(rows(3, with_evaluation=False), tmp_path / "curves.png", "none")
+    text = (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    assert "<!-- train accuracy, last third -->" in text and "none top-1" not in text
+    plot_confusion(np.eye(3, dtype=int), ["a", "b", "c"], tmp_path / "confusion.png")
+    text = (tmp_path / "confusion.svg").read_text(encoding="utf-8")
+    assert "<!-- numbers: images; colors: shares -->" in text and "<!-- share of the label's images -->" in text
 
 
 def test_picture_shows_the_numbers(tmp_path):
