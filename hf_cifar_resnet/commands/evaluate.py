@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.calibration import save_temperature
-from ..checkpoints.load import LoadedCheckpoint, check_same_classes, load_with_data
+from ..checkpoints.load import LoadedCheckpoint, check_distinct, check_same_classes, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     check_same_classes([*subject.checkpoints, *(other.checkpoints if other else ())])
     if options.calibrate:
         subject.checkpoints[0].check_has_all_classes("--calibrate")
+    check_distinct(subject.checkpoints)
+    if other is not None and not options.ensemble and other.checkpoints[0].predicts_like(subject.checkpoints[0]):
+        raise ValueError(f"--compare {other.name} has the same weights as {subject.name}: nothing would differ")
 
     assert data_args is not None  # since there is data
 

@@ -37,12 +37,12 @@ from tqdm.auto import tqdm
 
 from .. import cli
 from ..checkpoints.outputs import check_output_folder, check_replaced
-from ..checkpoints.run_folder import holds_run
+from ..checkpoints.run_folder import holds_run, lock_run_folder
 from ..errors import require
 from ..runs.arguments import RunArguments, Value
 from ..runs.files import RUN_JSON
 from ..study.cooldowns import EPOCHS, STABLE_DECAY, check_cooldowns, execute_with_branches
-from ..study.execute import Engine, execute_runs, score_ensembles
+from ..study.execute import Engine, execute_runs, forget_ensembles, score_ensembles
 from ..study.local import EntryPoint, LocalEngine
 from ..study.plan import PlannedRun, StudyPlan, check_runs, check_same_study, plan_runs, update_plan
 from ..study.report import STUDY_FILES, write_report
@@ -51,6 +51,7 @@ from ..study.tuning import Tuning, check_tuning, parse_dimension, tune
 from ..study.variant import (
     CommonArguments,
     NamedArguments,
+    Variant,
     check_not_reserved,
     file_names,
     plan_variants,
@@ -135,6 +136,15 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs)
     options.engine.check()
+    # A second study would not know the runs that this one adds to study.json, and write it without them.
+    with lock_run_folder(folder):
+        return _train_and_report(options, variants, runs, plan)
+
+
+def _train_and_report(
+    options: StudyOptions, variants: Sequence[Variant], runs: list[PlannedRun], plan: StudyPlan
+) -> tuple[list[PlannedRun], int]:
+    folder = options.folder
 
     # Choose arguments on validation
     execute = partial(execute_runs, engine=options.engine, write=tqdm.write)
@@ -148,6 +158,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
 
     # Train the runs that are compared
     update_plan(folder, plan)
+    forget_ensembles(folder, runs)
     execute_all: Callable[..., list[PlannedRun]] = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, options.engine, tqdm.write)
 
