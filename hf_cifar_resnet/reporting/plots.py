@@ -350,7 +350,7 @@ def plot_final(
     axes.set_yticks(range(len(ranked)), labels)
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     axes.grid(False, axis="y")
-    title = "test top-1: mean (diamond), its 95% interval (bar) and each seed (circle, joined by lines)"
+    title = "test top-1: mean (diamond), its 95% interval (bar), each seed (circle); lines join the results of one seed"
     figure.supxlabel(title, fontsize=9)  # it may be wider than the axes beside long names
     axes.xaxis.set_major_formatter(percent)
     save_figure(figure, path)
@@ -438,7 +438,8 @@ def plot_tuning(
         if number % columns:
             panel.tick_params(labelleft=False)
     figure.supxlabel(arguments[0], fontsize=9)
-    figure.supylabel(f"{split} top-1, mean over tuning seeds", fontsize=9)
+    separator = " " if rows > 1 else "\n"  # one row of panels is not as high as the label is long
+    figure.supylabel(f"{split} top-1,{separator}mean over tuning seeds", fontsize=9)
     if len(arguments) > 1:
         fullest = max(panels[: len(tried)], key=lambda panel: len(panel.get_legend_handles_labels()[1]))
         add_legend(figure, fullest, "outside upper center")

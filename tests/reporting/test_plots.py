@@ -167,6 +167,7 @@ def test_results_of_equal_seeds_are_joined(tmp_path):
     plot_final(finals, {"constant": (0.4, 0.6)}, tmp_path / "final.png")
     text = (tmp_path / "final.svg").read_text(encoding="utf-8")
     assert "<!-- constant (n = 2) -->" in text and "<!-- 55% -->" in text
+    assert "lines join the results of one seed -->" in text
 
 
 def test_every_variant_has_a_panel_of_its_tuning(tmp_path):
@@ -211,6 +212,15 @@ def test_points_of_many_combinations_leave_room_for_the_axes(tmp_path):
     plot_tuning(tried, {"a": ("1e-1", "0.1")}, ["learning_rate", "weight_decay"], tmp_path / "tuning.png", "test")
     text = (tmp_path / "tuning.svg").read_text(encoding="utf-8")
     assert "<!-- each with its own weight_decay -->" in text and "<!-- weight_decay 0.1 -->" not in text
+
+
+def test_axis_of_a_low_tuning_picture_is_labelled_inside(tmp_path):
+    tried = {name: {("1e-3",): 0.5, ("1e-2",): 0.6} for name in ("constant", "cosine")}
+    plot_tuning(tried, dict.fromkeys(tried, ("1e-2",)), ["learning_rate"], tmp_path / "tuning.png", "validation")
+    with Image.open(tmp_path / "tuning.png") as image:
+        label = np.asarray(image.convert("L"))[:, :60]
+    rows = np.flatnonzero((label < 128).any(axis=1))
+    assert rows.min() > 40 and rows.max() < len(label) - 40
 
 
 @pytest.mark.parametrize("length", [10, 40, 65])
