@@ -214,7 +214,8 @@ def _parse(argv: list[str], prog: str | None) -> tuple[LineParser, Namespace, li
     parser.add_argument("--cooldowns", nargs="+", type=positive, default=[], metavar="EPOCHS",
                         help="numbers of epochs to compare; those of warmup_stable_decay share one run")  # fmt: skip
     parser.add_argument("--jobs", type=_parse_jobs, metavar="N|auto",
-                        help="runs at a time: each on one GPU, its share of a CPU's cores, or a Slurm job")  # fmt: skip
+                        help="runs at a time: each on one GPU, its share of a CPU's cores, or a Slurm job "
+                        "(default: 1; on Slurm all)")  # fmt: skip
     parser.add_argument("--engine", choices=["local", "slurm"], default="local",
                         help="where the runs are trained: here, or each in a job of a Slurm cluster")  # fmt: skip
     parser.add_argument("--slurm", action="append", default=[], metavar="NAME=VALUE",
