@@ -62,7 +62,7 @@ def load_data_for(
     return data.numbered_as(_check_known(data.label_names, label_names(model), name, data_args.dataset_name))
 
 
-def _check_known(found: list[str], known: list[str], name: str, dataset_name: str) -> list[str]:
+def _check_known(found: list[str], known: list[str], name: str | Path, dataset_name: str) -> list[str]:
     """Return the classes that a checkpoint knows. Raises `ValueError` if those of a dataset are not among them."""
     if unknown := [label for label in found if label not in known]:
         classes = "a class" if len(unknown) == 1 else "classes"
