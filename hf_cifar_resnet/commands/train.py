@@ -5,6 +5,7 @@ python train.py --config quickstart                      # built-in dataset, a s
 accelerate launch train.py --lr_scheduler_type cosine    # CIFAR-100 from the Hub, ResNet-50
 """
 
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -124,6 +125,7 @@ def score_and_save(
             write_run_files(folder, record, metrics, History.from_log(trainer.state.log_history))
     except OSError as error:  # such as a full disk
         last = find_last_complete(folder)
-        left = f"the run is trained, and {last} is complete: resume with --resume_from_checkpoint true to do the rest"
+        resume = shlex.join(["--output_dir", str(folder), "--resume_from_checkpoint", "auto"])
+        left = f"the run is trained, and {last} is complete: resume with {resume} to do the rest"
         raise OSError(f"{error}; {left if last else 'there is no checkpoint'}") from error
     return metrics
