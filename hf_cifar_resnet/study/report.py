@@ -41,6 +41,8 @@ STUDY_FILES: dict[str, bytes | None] = {
 # The margins below the best accuracy for which the report measures the sensitivity to the LR.
 SENSITIVITY_MARGINS = (0.005, 0.01)
 LEARNING_RATE = "learning_rate"
+# The columns of scores for which a terminal has room.
+SUMMARY = ("validation top-1", "test top-1", "95% interval")
 
 
 def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
@@ -78,6 +80,28 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
         if groups:
             _plot_groups(study, groups, temporary)
     return text
+
+
+def summarize(folder: Path) -> str:
+    """Return the lines for a terminal: the comparison, a table of its scores, and where the report is."""
+    groups = group_runs(read_study(folder).compared)
+    lines = []
+    if groups:
+        head, _, *rows = _table(groups, [], next(iter(groups.values()))[0].result.selected_on, [])
+        shown = [number for number, title in enumerate(head) if number <= head.index("n") or title in SUMMARY]
+        lines = [compare(groups), "", *_align([[row[number] for number in shown] for row in (head, *rows)]), ""]
+    return "\n".join([*lines, f"Report in {folder / 'results.md'}"])
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines of a table, whose first column is flush left, and all others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
 
 
 def choose_targets(runs: Sequence[FinishedRun]) -> list[float]:
