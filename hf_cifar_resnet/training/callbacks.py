@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from ..data.dataset import EpochSampler
+from ..device import draw_without_width
 from ..evaluation.scores import ACCURACY_NAMES
 from ..runs.events import Kind, RunEvent, append_event
 from ..runs.files import EVENTS, RUN_JSON
@@ -45,6 +46,14 @@ class QuietProgressCallback(ProgressCallback):
     """The Trainer's progress bar without its printed dictionaries, which [`EpochLineCallback`] replaces."""
 
     priority: ClassVar[int] = -60  # the lines of an epoch first
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        super().on_train_begin(*args, **kwargs)
+        draw_without_width(self.training_bar)
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        super().on_prediction_step(*args, **kwargs)
+        draw_without_width(self.prediction_bar)
 
     def on_log(
         self,
