@@ -28,6 +28,12 @@ def device_for(use_cpu: bool = False) -> torch.device:
     return accelerator or torch.device("cpu")
 
 
+def known_names(device: torch.device) -> list[str]:
+    """Return the names of the devices of this type that this machine has: of a GPU also with its number, `cuda:0`."""
+    count = 0 if device.type == "cpu" else torch.accelerator.device_count()
+    return [device.type, *(f"{device.type}:{number}" for number in range(count))]
+
+
 def count_cores() -> int:
     """Return the number of cores that this process can use, which a batch system may limit and a study may divide."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -178,6 +178,7 @@ PRIVATE_NAMES = {
     "_init_weights": "model: transformers documents it for a model of one's own",
     "_n_gpu": "training/arguments.py: several GPUs in one process would be nn.DataParallel, which splits BatchNorm",
     "_no_split_modules": "model: transformers documents it for a model of one's own",
+    "_train_batch_size": "training/trainer.py: it is not read again from arguments that were changed between trainings",
 }
 
 

@@ -25,12 +25,22 @@ from transformers import (
 
 from ..data.dataset import EpochSampler, ImageDataset, collate
 from ..device import memory_format_for
+from ..runs.record import enum_value
 from ..training.arguments import CifarTrainingArguments
 from ..training.trainer import CifarTrainer
 from .timing import time_steps, wait_for
 
 EPOCH = 50_000  # images: CIFAR-100's; a small dataset is repeated, so that its epochs do not end every few steps
 MAX_STEPS = 100_000  # in a window; more would only take long
+# Arguments that act on our Trainer alone, and the values with which all loops do the same.
+_SAME_FOR_ALL: dict[str, tuple[Any, ...]] = {
+    "optim": ("adamw_torch_fused", "adamw_torch"),
+    "mixup_alpha": (0.0,),
+    "cutmix_alpha": (0.0,),
+    "ema_decay": (0.0,),
+    "gradient_accumulation_steps": (1,),
+    "auto_find_batch_size": (False,),
+}
 OURS, STOCK, BARE, SYNTHETIC = "our Trainer", "transformers' Trainer", "bare loop", "synthetic data"
 
 
@@ -41,6 +51,16 @@ class StepTimes:
     rates: dict[str, list[float]]
     data_wait: float  # the share of the timed steps that our Trainer waited for data
     profile: str | None  # a table of the operations in one more window of our Trainer
+
+
+def check_arguments(args: CifarTrainingArguments) -> None:
+    """Raise `ValueError` for an argument with which the loops would not do the same work."""
+    for name, values in _SAME_FOR_ALL.items():
+        value = enum_value(getattr(args, name))
+        if value not in values:
+            raise ValueError(
+                f"{name} {value} acts on our Trainer alone, which the other loops are compared with: use {values[0]}"
+            )
 
 
 def measure(
@@ -57,8 +77,10 @@ def measure(
     and of a bare loop with the same data, optimizer and settings (also in `precisions`), and one of the bare loop on a
     single batch that lies on the device.
 
-    A window has `steps` timed steps; as many untimed ones come before as batches may be prefetched.
+    A window has `steps` timed steps; as many untimed ones come before as batches may be prefetched. Raises `ValueError`
+    as [`check_arguments`] does.
     """
+    check_arguments(args)
     settle = 2 + (args.dataloader_num_workers or 0) * (args.dataloader_prefetch_factor or 2)
     args = args.copy_with(
         max_steps=1 + (windows + profile) * (settle + steps),

@@ -1,8 +1,9 @@
 """Load a model, its image processor and its data from the folder of a checkpoint."""
 
+import itertools
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,22 @@ class LoadedCheckpoint:
     def images(self, split: str) -> ImageDataset:
         """Return the images of a split that is needed."""
         return getattr(self.data, split)
+
+    def predicts_like(self, other: "LoadedCheckpoint") -> bool:
+        """Whether it is the same model: it has the same weights, and sees images alike."""
+        own, others = self.model.state_dict(), other.model.state_dict()
+        return (
+            self.processor.to_dict() == other.processor.to_dict()
+            and own.keys() == others.keys()
+            and all(torch.equal(own[name], others[name]) for name in own)
+        )
+
+
+def check_distinct(checkpoints: Sequence[LoadedCheckpoint]) -> None:
+    """Raise `ValueError` if two checkpoints of an ensemble are the same model, which would count twice."""
+    for first, second in itertools.combinations(checkpoints, 2):
+        if second.predicts_like(first):
+            raise ValueError(f"{second.name} has the same weights as {first.name}: name each model once")
 
 
 def load_with_data(

@@ -69,6 +69,7 @@ def _measure_step(
     options: Namespace, repeats: int, given: RunArguments, arguments: ResolvedArguments
 ) -> dict[str, Any]:
     sizes: list[int] = options.batch_sizes or [arguments.training.train_batch_size]
+    step.check_arguments(arguments.training)
     if max(sizes) > step.EPOCH:
         raise ValueError(f"--batch_sizes must be at most {step.EPOCH}, got {max(sizes)}")
     if options.steps > step.MAX_STEPS:

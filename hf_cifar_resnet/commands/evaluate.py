@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.calibration import save_temperature
-from ..checkpoints.load import LoadedCheckpoint, load_with_data
+from ..checkpoints.load import LoadedCheckpoint, check_distinct, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     needed = {options.split, "validation"} if options.calibrate else {options.split}
     subject = _load([options.checkpoint, *options.others], options, data_args, needed)
     other = _load([options.compare], options, data_args, {options.split}) if options.compare else None
+    check_distinct(subject.checkpoints)
+    if other is not None and not options.ensemble and other.checkpoints[0].predicts_like(subject.checkpoints[0]):
+        raise ValueError(f"--compare {other.name} has the same weights as {subject.name}: nothing would differ")
 
     assert data_args is not None  # since there is data
 

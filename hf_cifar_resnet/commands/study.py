@@ -38,13 +38,13 @@ from tqdm.auto import tqdm
 
 from .. import cli
 from ..checkpoints.outputs import check_output_folder, check_replaced
-from ..checkpoints.run_folder import holds_run
+from ..checkpoints.run_folder import holds_run, lock_run_folder
 from ..errors import require
 from ..runs.arguments import RunArguments, Value
 from ..runs.files import RUN_JSON
 from ..runs.folder import RunFolder
 from ..study.cooldowns import EPOCHS, STABLE_DECAY, check_cooldowns, execute_with_branches
-from ..study.execute import LOG, Engine, execute_runs, score_ensembles
+from ..study.execute import LOG, Engine, execute_runs, forget_ensembles, score_ensembles
 from ..study.local import EntryPoint, LocalEngine
 from ..study.plan import PlannedRun, StudyPlan, check_runs, check_same_study, plan_runs, update_plan
 from ..study.report import STUDY_FILES, summarize, write_report
@@ -142,12 +142,14 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
     if options.cooldowns:
         check_cooldowns(options.cooldowns, runs)
     options.engine.check()
-    try:
-        return _train_and_report(options, variants, runs, plan)
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM or SIGHUP
-        with suppress(OSError):  # of a terminal that was closed
-            print(_describe_stop(folder), file=sys.stderr, flush=True)
-        raise
+    # A second study would not know the runs that this one adds to study.json, and write it without them.
+    with lock_run_folder(folder):
+        try:
+            return _train_and_report(options, variants, runs, plan)
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM or SIGHUP
+            with suppress(OSError):  # of a terminal that was closed
+                print(_describe_stop(folder), file=sys.stderr, flush=True)
+            raise
 
 
 def _train_and_report(
@@ -168,6 +170,7 @@ def _train_and_report(
 
     # Train the runs that are compared
     update_plan(folder, plan)
+    forget_ensembles(folder, runs)
     print(_describe_start(options, len(runs)), flush=True)
     execute_all: Callable[..., list[PlannedRun]] = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, options.engine, tqdm.write)

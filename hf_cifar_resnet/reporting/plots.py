@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -115,6 +116,8 @@ def add_legend(figure: Figure, axes: Axes, place: Any) -> None:
 # Labels at the ends of lines
 
 MAX_LABEL = 30  # characters that fit beside axes
+MAX_COMBINATIONS = 9  # of values, each with a line and a place in the legend
+CHARACTER = 0.075  # inches, about the width of one in a label of an axis
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], height: float) -> bool:
@@ -324,7 +327,9 @@ def plot_final(
     `intervals` of the mean. Thin lines join the results of the same seed.
     """
     ranked = sorted(finals, key=lambda name: mean(finals[name].values()))
-    figure, (axes,) = new_figure(1, height=0.9 + 0.42 * len(ranked))
+    labels = [f"{textwrap.fill(name, MAX_LABEL)} (n = {len(finals[name])})" for name in ranked]
+    lines = 1 + max(label.count("\n") for label in labels)
+    figure, (axes,) = new_figure(1, height=1.0 + max(0.42, 0.17 * lines) * len(ranked))
     for seed in dict.fromkeys(seed for scores in finals.values() for seed in scores):
         points = [(finals[name][seed], place) for place, name in enumerate(ranked) if seed in finals[name]]
         axes.plot(*zip(*points, strict=True), color="#bbbbbb", linewidth=0.6, zorder=1)
@@ -335,10 +340,11 @@ def plot_final(
             axes.plot([low, high], [place, place], color=COLORS[0], linewidth=5, alpha=0.3, solid_capstyle="butt")
         axes.plot(values, [place] * len(values), "o", color="white", markeredgecolor=COLORS[1], markersize=5, zorder=3)
         axes.plot(mean(values), place, "D", color=COLORS[0], markersize=6, zorder=4)
-    axes.set_yticks(range(len(ranked)), [f"{name} (n = {len(finals[name])})" for name in ranked])
+    axes.set_yticks(range(len(ranked)), labels)
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     axes.grid(False, axis="y")
-    axes.set_xlabel("test top-1: mean (diamond), its 95% interval (bar) and each seed (circle, joined by lines)")
+    title = "test top-1: mean (diamond), its 95% interval (bar) and each seed (circle, joined by lines)"
+    figure.supxlabel(title, fontsize=9)  # it may be wider than the axes beside long names
     axes.xaxis.set_major_formatter(percent)
     save_figure(figure, path)
 
@@ -356,7 +362,7 @@ def plot_values(
     """
     height = 3.8
     figure, (axes,) = new_figure(1, height=height)
-    places = _place_values(axes, [value for scores in tops.values() for value in scores])
+    places = place_values(axes, [value for scores in tops.values() for value in scores])
     ends = {}
     for number, (name, scores) in enumerate(tops.items()):
         points = _draw_values(axes, scores, places, number, label=name)
@@ -378,28 +384,43 @@ def plot_tuning(
 ) -> None:
     """
     Plot how arguments were chosen: a panel for each variant, with the first argument as its horizontal axis and a line
-    for each combination of the others. `tried` is {variant: {a value of each argument, as texts: top-1 accuracy}}; the
-    `chosen` values are circled.
+    for each combination of the others, or points without lines where there are many, as of a range. `tried` is
+    {variant: {a value of each argument, as texts: top-1 accuracy}}; the `chosen` values are circled.
     """
     columns = min(3, len(tried))
     rows = -(-len(tried) // columns)
-    figure, panels = new_figure(columns, rows, height=0.5 + 2.1 * rows)
+    titles = [textwrap.fill(name, int(WIDTH / columns / 0.085) - 5) for name in tried]
+    lines = max(title.count("\n") for title in titles)
+    figure, panels = new_figure(columns, rows, height=0.5 + (2.1 + 0.17 * lines) * rows)
     values = [point[0] for scores in tried.values() for point in scores]
     combinations = list(dict.fromkeys(point[1:] for scores in tried.values() for point in scores))
     combinations.sort(key=lambda texts: [_as_number(text) for text in texts])
     low, high = math.inf, -math.inf
-    for panel, (name, scores) in zip(panels, tried.items(), strict=False):
-        places = _place_values(panel, values)
+    others = " and ".join(arguments[1:])
+    for panel, title, (name, scores) in zip(panels, titles, tried.items(), strict=False):
+        places = place_values(panel, values)
+        if len(combinations) > MAX_COMBINATIONS:
+            label = f"each with its own {others}"
+            panel.plot([places[point[0]] for point in scores], list(scores.values()), "o", color=COLORS[0], label=label)
         for number, combination in enumerate(combinations):
             line = {point[0]: [score] for point, score in scores.items() if point[1:] == combination}
-            if line:
+            if line and len(combinations) <= MAX_COMBINATIONS:
                 label = ", ".join(
                     f"{argument} {value}" for argument, value in zip(arguments[1:], combination, strict=True)
                 )
                 _draw_values(panel, line, places, number, label=label)
         point = chosen[name]
-        panel.plot(places[point[0]], scores[point], "o", markersize=11, fillstyle="none", color="black", zorder=5)
-        panel.set_title(name)
+        panel.plot(
+            places[point[0]],
+            scores[point],
+            "o",
+            markersize=11,
+            fillstyle="none",
+            color="black",
+            zorder=5,
+            clip_on=False,
+        )
+        panel.set_title(title)
         _share_limits(panel, list(places.values()))
         low, high = min(low, *scores.values()), max(high, *scores.values())
     margin = 0.08 * (high - low) or 0.01
@@ -435,22 +456,44 @@ def _as_number(text: str) -> float:
         return math.inf
 
 
-def _place_values(axes: Axes, values: Sequence[str]) -> dict[str, float]:
+def place_values(axes: Axes, values: Sequence[str]) -> dict[str, float]:
     """Label the horizontal axis with values of an argument, and return where each stands."""
     values = list(dict.fromkeys(values))
     numbers = {value: _as_number(value) for value in values}
-    if any(math.isinf(number) for number in numbers.values()):  # values that are no numbers stand side by side
-        axes.set_xticks(range(len(values)), values)
-        return {value: float(place) for place, value in enumerate(values)}
-    if min(numbers.values()) > 0:
+    width = WIDTH / axes.get_subplotspec().get_gridspec().ncols - 0.8  # inches, about
+    positive = [number for number in numbers.values() if number > 0]
+    is_wide = bool(positive) and max(positive) > 10 * min(positive)
+    # Values that are no numbers stand side by side, and so do 0 and numbers that need a logarithmic axis.
+    if any(math.isinf(number) for number in numbers.values()) or (is_wide and len(positive) < len(values)):
+        ordered = values if math.inf in numbers.values() else sorted(values, key=lambda value: numbers[value])
+        places = {value: float(place) for place, value in enumerate(ordered)}
+        axes.set_xticks(range(len(ordered)), ordered)
+        if len(with_room(places, width)) < len(ordered):
+            axes.set_xticks(range(len(ordered)), ordered, rotation=30, ha="right", rotation_mode="anchor")
+        return places
+    if len(positive) == len(values):
         axes.set_xscale("log")
         axes.minorticks_off()
-    # Values of a range are many: the outermost and those with room between them are labelled.
-    shown = sorted(values, key=lambda value: numbers[value])
-    if len(shown) > 6:
-        shown = shown[:: -(-len(shown) // 6)]
+        shown = with_room({value: math.log(number) for value, number in numbers.items()}, width)
+    else:
+        shown = with_room(numbers, width)
     axes.set_xticks([numbers[value] for value in shown], shown)
     return numbers
+
+
+def with_room(places: Mapping[str, float], width: float) -> list[str]:
+    """Return the outermost labels, and those between that have room on an axis of so many inches."""
+    ordered = sorted(places, key=lambda label: places[label])
+    scale = width / ((places[ordered[-1]] - places[ordered[0]]) or 1.0)
+
+    def fits(label: str, other: str) -> bool:
+        return abs(places[label] - places[other]) * scale > CHARACTER * (len(label) + len(other)) / 2 + 0.05
+
+    shown = ordered[:1]
+    for label in ordered[1:-1]:
+        if fits(label, shown[-1]) and fits(label, ordered[-1]):
+            shown.append(label)
+    return shown if len(ordered) == 1 else [*shown, ordered[-1]]
 
 
 def _share_limits(axes: Axes, places: Sequence[float]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..documents import read_json
+from ..documents import MAX_JSON, read_json
 from ..errors import explained
 
 
@@ -26,10 +26,13 @@ class Fields:
         self.place: str = place
 
     @classmethod
-    def read(cls, path: str | Path) -> "Fields":
-        """Read the object in a JSON file. Raises `OSError`, or `ValueError` if it is no JSON object."""
+    def read(cls, path: str | Path, max_size: int = MAX_JSON) -> "Fields":
+        """
+        Read the object in a JSON file of at most `max_size` bytes. Raises `OSError`, or `ValueError` if it is no JSON
+        object.
+        """
         with explained(f"{path} is damaged", ValueError):
-            content = read_json(path)
+            content = read_json(path, max_size)
         return cls(content, path)
 
     def __contains__(self, name: str) -> bool:

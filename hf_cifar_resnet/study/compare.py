@@ -102,10 +102,11 @@ def compare(groups: Groups) -> str:
     if not comparisons.baselines:
         return sentences[0]
     pairs = {name: pair(scores[name], scores[other]) for name, other in comparisons.baselines.items()}
-    if min(map(len, pairs.values())) < 2:
-        return " ".join(
-            [*sentences, "Not every variant shares two seeds or more with it, so no difference is claimed."]
-        )
+    if few := [name for name, differences in pairs.items() if len(differences) < 2]:
+        sentences.append(f"No difference is claimed without two shared seeds or more: {', '.join(few)}.")
+        pairs = {name: differences for name, differences in pairs.items() if name not in few}
+    if not pairs:
+        return " ".join(sentences)
     clear = holm({name: paired_p_value(differences) for name, differences in pairs.items()})
     points = {name: 100 * mean(differences) for name, differences in pairs.items()}
     if clear:
@@ -125,16 +126,17 @@ def compare(groups: Groups) -> str:
 
 def report_power(groups: Groups) -> str | None:
     """
-    Return a paragraph on what differences these seeds can show, and on whether pairing them helps, or None without two
-    seeds that are shared by each comparison.
+    Return a paragraph on what differences these seeds can show, and on whether pairing them helps, or None without a
+    comparison that shares two seeds.
 
     The deviation of the differences is pooled over the comparisons, and the significance divided by their number
     (Bonferroni), as it is for the first step of Holm's correction.
     """
     baselines = find_comparisons(groups).baselines
     scores = {name: test_scores(runs) for name, runs in groups.items()}
-    pairs = [pair(scores[name], scores[other]) for name, other in baselines.items()]
-    if not pairs or min(map(len, pairs)) < 2:
+    every = [pair(scores[name], scores[other]) for name, other in baselines.items()]
+    pairs = [differences for differences in every if len(differences) > 1]
+    if not pairs:
         return None
     freedom = sum(len(differences) - 1 for differences in pairs)
     deviation = math.sqrt(sum((len(each) - 1) * variance(each) for each in pairs) / freedom)
@@ -144,9 +146,10 @@ def report_power(groups: Groups) -> str | None:
     smallest = 100 * deviation * smallest_effect(n, significance)
     counts = {100 * margin: seeds_needed(margin / deviation, significance) for margin in MARGINS[::-1]}
     needed = [f"{seeds or f'more than {MAX_SEEDS:,}'} seeds to show {points:g}" for points, seeds in counts.items()]
+    comparisons = "1 comparison" if len(pairs) == 1 else f"{len(pairs)} comparisons"
     return (
         f"Power: paired by seed, differences deviate by {100 * deviation:.2f} points, pooled. With {n} seeds the "
-        f"smallest difference that shows with 80% power (at 5% over {len(pairs)} comparisons) is {smallest:.2g} "
+        f"smallest difference that shows with 80% power (at 5% over {comparisons}) is {smallest:.2g} "
         f"points, less where they deviate less; it would take {' and '.join(needed)}."
         f"{_report_correlation(scores, baselines)}"
     )
@@ -155,7 +158,8 @@ def report_power(groups: Groups) -> str | None:
 def difference_table(groups: Groups) -> list[list[str]]:
     """
     Return the rows of a table of all pairs: the mean difference of test top-1 in points, row less column, over the
-    seeds that both have, with its 95% confidence interval. It has no rows without a pair that shares two seeds.
+    seeds that both have, with its 95% confidence interval unless they agree exactly. It has no rows without a pair that
+    shares two seeds.
     """
     names = rank(groups)
     scores = {name: test_scores(groups[name]) for name in names}
@@ -171,6 +175,8 @@ def difference_table(groups: Groups) -> list[list[str]]:
 def _describe_difference(differences: Sequence[float]) -> str:
     if len(differences) < 2:
         return ""
+    if stdev(differences) == 0:  # which says nothing about the next seed
+        return f"{100 * mean(differences):+.2f}"
     low, high = confidence_interval(differences)
     return f"{100 * mean(differences):+.2f} ({100 * low:.2f} to {100 * high:.2f})"
 

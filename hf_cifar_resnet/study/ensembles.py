@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoints.load import load_with_data
+from ..checkpoints.load import check_distinct, load_with_data
 from ..device import device_for
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import combine, precision_on, score
@@ -15,14 +15,15 @@ from ..runs.folder import RunFolder
 def score_ensemble(folders: Sequence[Path], use_cpu: bool = False) -> Scores:
     """
     Return the scores of the mean of the probabilities that several runs of a study give on the test split of the data
-    of the first, in its precision. Raises `ValueError` if one cannot be loaded, or its classes are not those of the
-    data.
+    of the first, in its precision. Raises `ValueError` if one cannot be loaded, its classes are not those of the
+    data, or two are the same model.
     """
     record = RunFolder(folders[0]).read_record()
     data_args = record.build_data_arguments()
     device = device_for(use_cpu)
     precision = precision_on(device, record.precision)
     checkpoints = [load_with_data(folder, data_args, {"test"}, device) for folder in folders]
+    check_distinct(checkpoints)
     logits = [score(each.model, each.images("test"), precision=precision, name=each.name)[0] for each in checkpoints]
     labels = checkpoints[0].images("test").labels.numpy()
     return combine(logits, labels, checkpoints[0].data.superclass_of)[1]

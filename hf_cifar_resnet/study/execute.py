@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol
@@ -97,6 +97,15 @@ def _follow(lines: Iterator[str], events: EventReader, bar: tqdm) -> str | None:
     return error
 
 
+def forget_ensembles(folder: Path, runs: Sequence[PlannedRun]) -> None:
+    """Remove the scores of ensembles with one of these runs that is not finished: its new model will be another."""
+    unfinished = {run.name for run in runs if not run.is_finished}
+    known = read_ensembles(folder)
+    kept = [each for each in known if unfinished.isdisjoint(each.runs)]
+    if len(kept) < len(known):
+        _write_ensembles(folder, kept)
+
+
 def score_ensembles(folder: Path, use_cpu: bool, write: Write = print) -> None:
     """
     Score the seeds of each variant as an ensemble on the test split, and write `ensembles.json` for the report.
@@ -117,5 +126,9 @@ def score_ensembles(folder: Path, use_cpu: bool, write: Write = print) -> None:
             known[names] = EnsembleScores(names, score_ensemble([folder / name for name in names], use_cpu))
         except (ValueError, OSError) as error:
             write(f"no ensemble of {variant}: {error}")
-    content = [{"runs": list(each.runs), "test": each.test.to_dict()} for each in known.values()]
+    _write_ensembles(folder, known.values())
+
+
+def _write_ensembles(folder: Path, ensembles: Iterable[EnsembleScores]) -> None:
+    content = [{"runs": list(each.runs), "test": each.test.to_dict()} for each in ensembles]
     write_json(content, folder / ENSEMBLES_JSON)

@@ -20,6 +20,8 @@ from ..training.arguments import OF_THE_MACHINE, resolve, resolve_elsewhere
 from .result import RunResult
 from .variant import CommonArguments, NamedArguments, Variant, describe
 
+MAX_SIZE = 2**30  # bytes of `study.json`, which has the curves of all runs: 100 that log 10,000 times have 70 MB
+
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -164,8 +166,15 @@ class StudyPlan:
 
     def label(self, run: StudyRun) -> str:
         """Return what is compared in plain words, for pictures."""
-        named = self.variants.get(run.variant)
-        return describe(named.label if named else run.variant.replace("_", " "), run.varied, run.without)
+        return describe(self.variant_label(run.variant), run.varied, run.without)
+
+    def variant_label(self, name: str) -> str:
+        """Return the label of a variant, with its name where another one has the same label."""
+        if name not in self.variants:
+            return name.replace("_", " ")
+        label = self.variants[name].label
+        is_shared = [each.label for each in self.variants.values()].count(label) > 1
+        return f"{label} ({name})" if is_shared else label
 
     @classmethod
     def read(cls, folder: Path) -> StudyPlan | None:
@@ -173,7 +182,7 @@ class StudyPlan:
         path = folder / STUDY_JSON
         if not path.is_file():
             return None
-        fields = Fields.read(path)
+        fields = Fields.read(path, MAX_SIZE)
         given = fields.content.get("arguments")
         variants = fields.section("variants") if "variants" in fields else Fields({}, path)
         results = fields.section("results") if "results" in fields else Fields({}, path)
@@ -200,13 +209,19 @@ class StudyPlan:
         }
         text = json.dumps(content, indent=2, ensure_ascii=False)
         # Lists of numbers, such as curves, stand in one line each.
-        text = re.sub(r"\[\s*(-?\d[^\[\]{}\"]*?|null[^\[\]{}\"]*?)\s*\]", _join_lines, text)
+        text = re.sub(r"\[\n\s*(-?\d[^\[\]{}\"]*?|null[^\[\]{}\"]*?)\s*\]", _join_lines, text)
         write_text(text + "\n", folder / STUDY_JSON)
 
     def with_runs(self, runs: Iterable[StudyRun]) -> StudyPlan:
-        """Return the plan with further runs. One with another choice of the tuned arguments replaces the one before."""
+        """
+        Return the plan with further runs. They replace the compared runs of the same group that have another choice of
+        the tuned arguments, whatever their seeds: a mean over both would be one of neither.
+        """
+        runs = list(runs)
+        chosen = {run.group: run.tuned for run in runs if not run.tuning}
+        kept = [run for run in self.runs if run.tuning or chosen.get(run.group, run.tuned) == run.tuned]
         known: dict[object, StudyRun] = {}
-        for run in [*self.runs, *runs]:
+        for run in [*kept, *runs]:
             known[run.folder if run.tuning else (run.group, run.seed)] = run
         return replace(self, runs=list(known.values()))
 
@@ -264,11 +279,13 @@ def check_runs(runs: Sequence[PlannedRun], trained_here: bool = True) -> None:
     """
     checked: dict[RunArguments, str] = {}
     known: dict[object, str] = {}
+    splits: dict[str, str] = {}
     for planned in runs:
         without_seed = planned.arguments.replace(seed=0)
         if without_seed not in checked:
             with explained(planned.name, ValueError):
                 resolved = resolve(without_seed) if trained_here else resolve_elsewhere(without_seed)
+            splits.setdefault(resolved.data.eval_split, planned.name)
             parts = [vars(resolved.model), vars(resolved.data), resolved.training.to_dict()]
             if not trained_here:
                 parts.append({name: without_seed.get(name) for name in OF_THE_MACHINE})
@@ -277,6 +294,9 @@ def check_runs(runs: Sequence[PlannedRun], trained_here: bool = True) -> None:
             if key in known:
                 raise ValueError(f"{planned.name} would be the same run as {known[key]}: give each seed and value once")
             known[key] = planned.name
+    if len(splits) > 1:
+        listed = ", ".join(f"{split} ({name})" for split, name in splits.items())
+        raise ValueError(f"the runs would choose on several splits, {listed}: give one eval_split for all")
     for planned in runs:
         if planned.is_finished:
             check_as_planned(planned)
@@ -305,9 +325,9 @@ def _find_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> di
 
 
 def read_begun_plan(study: Path) -> StudyPlan | None:
-    """Return the plan of a study of which a run has begun, or None: another one blocks nothing."""
+    """Return the plan of a study of which a run has begun or a result is kept, or None: another one blocks nothing."""
     before = StudyPlan.read(study)
-    if before is None or not any(RunFolder(study / run.folder).has_begun for run in before.runs):
+    if before is None or not (before.results or any(RunFolder(study / run.folder).has_begun for run in before.runs)):
         return None
     return before
 

@@ -15,11 +15,14 @@ from ..evaluation.scores import Scores
 from ..runs.fields import Fields
 from ..runs.files import RUN_JSON
 from ..runs.folder import RunFolder
+from ..runs.metrics import read_scores
 from .plan import StudyPlan, StudyRun
 from .result import RunResult, comparable_arguments
 
 # In a study's folder: the scores of the runs of each variant as an ensemble.
 ENSEMBLES_JSON = "ensembles.json"
+# Arguments that do not set single runs apart where all runs of a schedule have the same value.
+OF_A_SCHEDULE = ("lr_scheduler_kwargs", "warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,19 @@ class Study:
     def tuning(self) -> list[FinishedRun]:
         return [each for each in self.finished if each.run.tuning]
 
+    @property
+    def tuning_seeds(self) -> set[int]:
+        """The seeds that arguments are chosen on, which are the last that were asked for."""
+        if self.plan.tuning is not None:
+            return set(self.plan.tuning.seeds)
+        return {run.seed for run in self.plan.runs if run.tuning}
+
 
 def read_study(folder: Path) -> Study:
     """
-    Return the runs of a folder. A run whose folder is not there any more has the result that `study.json` keeps. A
-    folder without that file holds single runs, which are compared by their schedules and by all other arguments in
-    which they differ.
+    Return the runs of a folder. A run whose folder is not there any more, or holds nothing of it, has the result that
+    `study.json` keeps. A folder without that file holds single runs, which are compared by their schedules and by all
+    other arguments in which they differ.
 
     Raises `ValueError` if a file is damaged, or if the runs cannot be compared.
     """
@@ -74,7 +84,7 @@ def read_study(folder: Path) -> Study:
         place = RunFolder(folder / run.folder)
         if place.is_finished:
             finished.append(FinishedRun(run, RunResult.read(place)))
-        elif run.folder in plan.results and not place.path.is_dir():
+        elif run.folder in plan.results and not place.has_begun:
             finished.append(FinishedRun(run, plan.results[run.folder]))
         else:
             unfinished.append(run)
@@ -104,10 +114,11 @@ def _find_single_runs(folder: Path) -> list[StudyRun]:
     texts = {
         name: {run: json.dumps(each.get(name), sort_keys=True) for run, each in arguments.items()} for name in names
     }
-    # What belongs to a schedule does not set its runs apart.
     schedule = {run: record.schedule for run, record in records.items()}
     differing = [
-        name for name in names if len(set(texts[name].values())) > 1 and not _follows_from(texts[name], schedule)
+        name
+        for name in names
+        if len(set(texts[name].values())) > 1 and not (name in OF_A_SCHEDULE and _follows_from(texts[name], schedule))
     ]
     return [
         StudyRun(
@@ -129,10 +140,13 @@ def _follows_from(texts: dict[str, str], schedules: dict[str, str]) -> bool:
 
 
 def _check_same_data(folder: Path, finished: Iterable[FinishedRun]) -> None:
+    finished = list(finished)
     datasets = {each.result.setting.dataset: each.run.folder for each in finished}
-    if len(datasets) > 1:
-        listed = ", ".join(f"{name} ({run})" for name, run in datasets.items())
-        raise ValueError(f"the runs in {folder} are of several datasets, {listed}: compare those of one")
+    splits = {each.result.selected_on: each.run.folder for each in finished}
+    for what, found in (("are of several datasets", datasets), ("chose their epochs on several splits", splits)):
+        if len(found) > 1:
+            listed = ", ".join(f"{name} ({run})" for name, run in found.items())
+            raise ValueError(f"the runs in {folder} {what}, {listed}: compare those of one")
 
 
 def group_runs(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -163,8 +177,7 @@ def read_ensembles(folder: Path) -> list[EnsembleScores]:
         content = json.loads(path.read_text(encoding="utf-8"))
     fields = Fields({"ensembles": content}, path)
     return [
-        EnsembleScores(tuple(each.texts("runs")), Scores.from_dict(each.mapping("test")))
-        for each in fields.sections("ensembles")
+        EnsembleScores(tuple(each.texts("runs")), read_scores(each, "test")) for each in fields.sections("ensembles")
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,6 +16,7 @@ from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot
 from ..runs.files import STUDY_JSON
 from .compare import Groups, ablation_baselines, compare, difference_table, rank, report_power, test_scores
 from .cooldowns import EPOCHS
+from .plan import StudyPlan
 from .read import (
     ENSEMBLES_JSON,
     EnsembleScores,
@@ -73,12 +74,14 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
         has_budgets = bool(groups) and _plot_budgets(study, groups, temporary)
         text = results_markdown(study, shown, groups, targets, ensembles, tuning, has_budgets)
         write_text(text, temporary / "results.md")
-        if study.is_planned:
-            with_results(study).write(temporary)
         if tuning:
             _plot_tuning(study, tuning, shown[0].result.selection_split, temporary)
         if groups:
             _plot_groups(study, groups, temporary)
+        if study.is_planned:
+            # The study may have planned more runs while the pictures were drawn.
+            now = replace(study, plan=StudyPlan.read(folder) or study.plan)
+            with_results(now).write(temporary)
     return text
 
 
@@ -162,15 +165,18 @@ def results_markdown(
     return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
         results=[each.result for each in shown],
         first=shown[0].result,
+        choice=describe_choice(shown),
         tuned=list(shown[0].run.tuned),
         ablations=ablation_baselines(groups),
         warmup=describe_warmup(compared),
+        versions=_list_versions(shown),
+        unlike=describe_unlike(compared),
         comparison=compare(groups) if groups else None,
         power=report_power(groups) if groups else None,
         differences=difference_table(groups),
         table=_table(groups, targets, shown[0].result.selected_on, ensembles) if groups else None,
         ensembles=ensembles,
-        unfinished=len([run for run in study.unfinished if not run.tuning]),
+        unfinished=[f"{run.group} (seed {run.seed})" for run in study.unfinished if not run.tuning],
         tuning=tuning,
         has_budgets=has_budgets,
     )
@@ -194,6 +200,62 @@ def describe_warmup(groups: Groups) -> str:
         by_warmup.setdefault(warmup, []).append(name)
     listed = [f"{warmup} for {', '.join(names)}" for warmup, names in by_warmup.items()]
     return f"**Warmup differs:** {'; '.join(listed)}."
+
+
+def describe_choice(runs: Sequence[FinishedRun]) -> str:
+    """Return a sentence on what the epochs of the saved models were chosen on."""
+    split = runs[0].result.selected_on
+    chosen = [each for each in runs if each.result.is_chosen]
+    if split == "none":
+        return (
+            "No training images were held out, and nothing was evaluated while training; test was scored once a run, "
+            "with the weights of the last epoch."
+        )
+    if chosen and split == "test":
+        return "**Selected on test:** the test split also chose the best epoch, so these figures flatter every variant."
+    if len(chosen) == len(runs):
+        return "Epochs were chosen on the validation split; test was scored once a run."
+    is_unseen = split == "validation" or all(each.result.last_top1 is None for each in runs)
+    once = f"test was scored {'once a run' if is_unseen else 'while training too'}"
+    which = (
+        "No epoch was chosen: the" if not chosen else f"Not every run chose its epoch ({len(chosen)} did): the other"
+    )
+    return f"{which} models are those of the last epoch; {once}."
+
+
+def describe_unlike(groups: Groups) -> str | None:
+    """Return a sentence on what was not the same for all runs, though no variant asks for it, or None."""
+    packages = dict.fromkeys(name for runs in groups.values() for each in runs for name in each.result.setting.versions)
+    unlike = []
+    for what in ("hardware", "precision", "scored_images", *packages):
+        found: dict[str, dict[str, list[int]]] = {}  # {value: {variant: seeds}}
+        for name, runs in groups.items():
+            for each in runs:
+                setting = each.result.setting
+                value = setting.versions.get(what) if what in packages else getattr(setting, what)
+                if value:  # former versions kept less
+                    found.setdefault(value, {}).setdefault(name, []).append(each.run.seed)
+        if len(found) < 2:
+            continue
+        listed = []
+        for number, (value, members) in enumerate(found.items(), 1):
+            shown = f"set {number}" if what == "scored_images" else value
+            names = [
+                name if len(seeds) == len(groups[name]) else f"{name} (seed {', '.join(map(str, seeds))})"
+                for name, seeds in members.items()
+            ]
+            listed.append(f"{shown} for {', '.join(names)}")
+        called = "the images that epochs were chosen on" if what == "scored_images" else what
+        unlike.append(f"{called}: {'; '.join(listed)}")
+    return f"**Not the same for all runs:** {'. '.join(unlike)}." if unlike else None
+
+
+def _list_versions(runs: Sequence[FinishedRun]) -> str:
+    versions: dict[str, dict[str, None]] = {}
+    for each in runs:
+        for name, version in each.result.setting.versions.items():
+            versions.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
 
 
 def _table(
@@ -224,6 +286,10 @@ def _table(
         runs = groups[name]
         chosen = [runs[0].run.tuned.get(argument, "") for argument in tuned]
         cells = {column: _cell(column, [row.get(column) for row in numbers[name]]) for column in columns}
+        for target in targets:
+            epochs, seconds = f"epochs_to_{target:g}", f"seconds_to_{target:g}"
+            if any(row[epochs] is not None and row[seconds] is None for row in numbers[name]) and seconds in cells:
+                cells[seconds] = ""  # reached at a step whose time was not logged
         cells["interval"] = _interval(list(test_scores(runs).values()))
         rows.append([name, *chosen, str(len(runs)), *cells.values()])
         # An ensemble is shown only beside exactly the runs that it consists of.
@@ -247,7 +313,7 @@ def _cell(column: str, values: Sequence[float | None]) -> str:
 
 
 def _interval(values: Sequence[float]) -> str:
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return ""
     low, high = accuracy_interval(values)
     return f"{100 * low:.1f} to {100 * high:.1f}%"
@@ -316,7 +382,7 @@ def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:
     if not runs:
         return None
     arguments = list(runs[0].run.tuned)
-    tried = tried_points(runs, [run for run in study.unfinished if run.tuning])
+    tried = tried_points(study)
     plan = study.plan.tuning
     rows = {}
     for name in groups or tried:
@@ -333,7 +399,7 @@ def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:
         arguments=arguments,
         rows=rows,
         runs=len(runs),
-        seeds=sorted(tuning_seeds),
+        seeds=sorted(study.tuning_seeds),
         seconds=_train_seconds(runs),
         compared_seconds=sum(map(_train_seconds, groups.values())),
         extend_edges=plan.extend_edges if plan else {},
@@ -390,8 +456,7 @@ def _plot_budgets(study: Study, groups: Groups, folder: Path) -> bool:
         if EPOCHS not in varied:
             return False
         budget = varied.pop(EPOCHS)
-        named = study.plan.variants.get(runs[0].run.variant)
-        name = describe(named.label if named else runs[0].run.variant, varied, runs[0].run.without)
+        name = describe(study.plan.variant_label(runs[0].run.variant), varied, runs[0].run.without)
         tops.setdefault(name, {})[budget] = list(test_scores(runs).values())
     plot_values(tops, folder / "budgets.png", "epochs", "test top-1: mean ± standard deviation over seeds")
     return True

@@ -37,6 +37,8 @@ class RunSetting:
         train_images, test_images: their numbers.
         learning_rate: the peak.
         warmup: in words.
+        precision: such as `bf16`; None in files of former versions.
+        keeps_best: whether the weights of the best epoch were to be kept, not those of the last one.
     """
 
     dataset: str
@@ -50,6 +52,8 @@ class RunSetting:
     warmup: str
     hardware: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    precision: str | None = None
+    keeps_best: bool = True
 
     @classmethod
     def from_record(cls, record: RunRecord) -> RunSetting:
@@ -66,6 +70,8 @@ class RunSetting:
             warmup=_describe_warmup(record),
             hardware=record.hardware,
             versions=record.versions,
+            precision=record.precision,
+            keeps_best=bool(arguments.get("load_best_model_at_end", True)),
         )
 
     @classmethod
@@ -82,6 +88,8 @@ class RunSetting:
             warmup=fields.text("warmup"),
             hardware=fields.text("hardware"),
             versions={name: str(version) for name, version in fields.mapping("versions").items()},
+            precision=fields.optional_text("precision"),
+            keeps_best=fields.boolean("keeps_best") if "keeps_best" in fields else True,
         )
 
 
@@ -130,6 +138,11 @@ class RunResult:
         """The top-1 accuracy on that split, or None for a run that was not evaluated on it."""
         scores = self.validation if self.selection_split == "validation" else self.test
         return scores and scores.top1
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the epoch of the saved model was chosen by evaluations."""
+        return self.setting.keeps_best and self.selected_on != "none" and self.last_top1 is not None
 
     @property
     def last_top1(self) -> float | None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from ..errors import explained
 from ..runs.arguments import RunArguments, Value
 from ..training.arguments import resolve_elsewhere
 from .plan import PlannedRun, StudyPlan, TuningPlan, check_runs, plan_runs, update_plan
-from .read import FinishedRun, as_number, read_study
+from .read import Study, as_number, read_study
 from .variant import CommonArguments, Parse, Variant, describe
 
 if TYPE_CHECKING:
     import optuna
 
 Point = tuple[str, ...]  # a value of each tuned argument, as a text
+# Arguments that are a share of the run below 1, and a number from 1 on.
+SHARES = ("warmup_steps", "mixing_stop_epoch")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ class Dimension:
 
 
 def write_like(example: str, value: float) -> str:
-    """Write a number with three digits, as a power of ten if the example is one: 3.16e-2 like 1e-2, 5 like 0.5."""
+    """
+    Write a number with three digits, as a power of ten if the example is one: 3.16e-2 like 1e-2, 5 like 0.5. A whole
+    one is written in full if the example is one: 1024 like 512.
+    """
+    if example.isdecimal() and math.isclose(value, round(value)):
+        return str(round(value))
     if "e" not in example.lower():
         return f"{value:.3g}"
     digits, exponent = f"{value:.2e}".split("e")
@@ -187,11 +195,11 @@ def tune(
     """
     by_group = {describe(each.name, each.varied, each.without): each for each in variants}
 
-    def train(points: Mapping[str, Sequence[Point]]) -> None:
+    def plan_points(points: Mapping[str, Sequence[Point]], seeds: Sequence[int]) -> list[PlannedRun]:
         # Seed by seed, so that all points are compared on one seed before the next.
-        runs = [
+        return [
             run
-            for seed in tuning.seeds
+            for seed in seeds
             for group, variant in by_group.items()
             for point in points.get(group, ())
             for run in plan_runs(
@@ -199,6 +207,9 @@ def tune(
                 values=tuning.values([point]), tuning=True,
             )
         ]  # fmt: skip
+
+    def train(points: Mapping[str, Sequence[Point]]) -> None:
+        runs = plan_points(points, tuning.seeds)
         check_runs(runs, trained_here)
         update_plan(study, replace(plan, runs=[run.run for run in runs]))
         execute(runs)
@@ -207,6 +218,10 @@ def tune(
         _search(study, by_group, tuning, train)
     else:
         grid = list(itertools.product(*(dimension.values for dimension in tuning.dimensions)))
+        # A value beyond an edge that cannot be trained would end the study after its grid was.
+        for what, point in points_beyond(tuning):
+            with explained(f"extend_edges would try {what}", ValueError):
+                check_runs(plan_points(dict.fromkeys(by_group, [point]), tuning.seeds[:1]), trained_here)
         points: Mapping[str, Sequence[Point]] = dict.fromkeys(by_group, grid)
         # Those that study.json has beyond are not known to have been tried: the study may have been killed before.
         visited: dict[str, set[Point]] = {group: set() for group in by_group}
@@ -217,6 +232,24 @@ def tune(
             points = _next_points(study, visited, tuning)
     tried = read_tried(study)
     return {group: dict(zip(tuning.names, choose(tried.get(group, {}), group), strict=True)) for group in by_group}
+
+
+def points_beyond(tuning: Tuning) -> Iterator[tuple[str, Point]]:
+    """
+    Yield each value that `extend_edges` may try beyond a grid, in words, and in a point with the first values of all
+    others. Raises `ValueError` where one would mean something else than the values of the grid.
+    """
+    for number, dimension in enumerate(tuning.dimensions):
+        for text in dimension.ladder(_beyond(tuning, dimension)):
+            if text in dimension.values:
+                continue
+            if dimension.name in SHARES and as_number(text) >= 1 > max(map(as_number, dimension.values)):
+                raise ValueError(
+                    f"extend_edges would try {dimension.name} {text}, which from 1 on is no share of the run: give "
+                    f"{dimension.name}=0"
+                )
+            point = tuple(text if i == number else each.values[0] for i, each in enumerate(tuning.dimensions))
+            yield f"{dimension.name} {text}", point
 
 
 def _search(
@@ -279,28 +312,29 @@ def next_beyond_edge(scores: Mapping[Point, float | None], best: Point, tuning: 
 
 def read_tried(study: Path) -> dict[str, dict[Point, float | None]]:
     """Return [`tried_points`] of the runs in a study's folder."""
-    found = read_study(study)
-    return tried_points(found.tuning, [run for run in found.unfinished if run.tuning])
+    return tried_points(read_study(study))
 
 
-def tried_points(
-    finished: Sequence[FinishedRun], unfinished: Sequence[Any] = ()
-) -> dict[str, dict[Point, float | None]]:
+def tried_points(study: Study) -> dict[str, dict[Point, float | None]]:
     """
-    Return {what is compared: {point: score}} of tuning runs, in the order of their values. The score is the mean top-1
-    accuracy over the tuning seeds on the split that epochs were selected on, None if a run is not finished or was not
-    evaluated.
+    Return {what is compared: {point: score}} of the tuning runs, in the order of their values. The score is the mean
+    top-1 accuracy over the tuning seeds on the split that epochs were selected on, None if a run is not finished or was
+    not evaluated. Points of an earlier grid without a run of each of these seeds are left out: a mean over other seeds
+    would be compared with theirs.
     """
-    scores: dict[str, dict[Point, list[float | None]]] = {}
+    scores: dict[str, dict[Point, dict[int, float | None]]] = {}
     for run, score in [
-        *((each.run, each.result.selection_top1) for each in finished),
-        *((run, None) for run in unfinished),
+        *((each.run, each.result.selection_top1) for each in study.tuning),
+        *((run, None) for run in study.unfinished if run.tuning),
     ]:
-        scores.setdefault(run.group, {}).setdefault(tuple(run.tuned.values()), []).append(score)
+        scores.setdefault(run.group, {}).setdefault(tuple(run.tuned.values()), {})[run.seed] = score
+    seeds = study.tuning_seeds
     tried = {}
     for group, points in scores.items():
         ordered = sorted(points, key=lambda point: [(as_number(text), text) for text in point])
-        tried[group] = {point: _mean(points[point]) for point in ordered}
+        tried[group] = {
+            point: _mean([points[point][seed] for seed in seeds]) for point in ordered if points[point].keys() >= seeds
+        }
     return tried
 
 

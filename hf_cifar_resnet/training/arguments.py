@@ -8,8 +8,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -19,7 +20,7 @@ from transformers.utils.import_utils import is_in_notebook, is_torch_tf32_availa
 
 from .. import schedules
 from ..data.arguments import DataArguments, argument
-from ..device import count_cores, device_for, is_faster_in_bf16
+from ..device import count_cores, device_for, is_faster_in_bf16, known_names
 from ..errors import expand_home, explained
 from ..processes import is_launched, read_count, wait_for_processes
 from ..runs.arguments import RunArguments
@@ -59,6 +60,12 @@ LAUNCHED_METHODS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
+# Those that Accelerate reads as true or false, and how it spells both.
+LAUNCHED_FLAGS = (
+    *LAUNCHED_METHODS, "ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY",
+    "ACCELERATE_DYNAMO_USE_DYNAMIC", "ACCELERATE_DYNAMO_USE_FULLGRAPH", "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION",
+)  # fmt: skip
+TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")
 # Those that would act, or have no effect, without a trace in the record, and our own arguments.
 LAUNCHED_ARGUMENTS = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps",
@@ -228,8 +235,9 @@ class CifarTrainingArguments(TrainingArguments):
         for name, reason in UNSUPPORTED.items():
             if getattr(self, name, None):
                 raise ValueError(f"{name} is not supported: {reason}; leave it out")
+        self._check_environment()
         for name, method in LAUNCHED_METHODS.items():
-            if os.environ.get(name, "false").lower() in ("1", "true"):
+            if os.environ.get(name, "false").lower() in TRUE:
                 raise ValueError(
                     f"{method} is not supported, and accelerate launch asks for it: choose multi-GPU without it in "
                     "`accelerate config`, or launch with --multi_gpu"
@@ -240,6 +248,19 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={value} of the launcher is no argument of the run: set {own} instead")
         if not self.eval_do_concat_batches:
             raise ValueError("eval_do_concat_batches must be true, since scores are those of all images together")
+
+    def _check_environment(self) -> None:
+        """Raise `ValueError` for variables of Accelerate whose values it refuses without their name, or too late."""
+        device = device_for(self.use_cpu)
+        expected = {
+            **dict.fromkeys(LAUNCHED_FLAGS, ("true or false", (*TRUE, *FALSE))),
+            "ACCELERATE_MIXED_PRECISION": ("no, bf16 or fp16", ("no", "bf16", "fp16")),
+            "ACCELERATE_TORCH_DEVICE": (device.type, known_names(device)),
+        }
+        for name, (words, values) in expected.items():
+            value = os.environ.get(name)
+            if value is not None and value.lower() not in values:
+                raise ValueError(f"{name}={value} of the environment must be {words}: change it, or unset it")
 
     def _check_combinations(self) -> None:
         optimizers.parse_optim_args(self.optim_args)
@@ -323,6 +344,7 @@ class CifarTrainingArguments(TrainingArguments):
                 "images among the processes: leave them out"
             )
         parts = self.world_size * self.gradient_accumulation_steps
+        self.batch_is_divided: bool = self.per_device_train_batch_size is None
         if self.per_device_train_batch_size is None:
             if self.global_batch_size % parts:
                 raise ValueError(
@@ -343,6 +365,26 @@ class CifarTrainingArguments(TrainingArguments):
         changed = copy.copy(self)
         vars(changed).update(values)
         return changed
+
+    def rebuild_with(self, values: Mapping[str, Any]) -> "CifarTrainingArguments":
+        """
+        Return arguments with other values, checked like those of a new run, and with what follows from them: the batch
+        of each device, the default warmup, the direction of a metric. Raises `ValueError` for what cannot work.
+        """
+        derived: dict[str, Any] = {}
+        if self.batch_is_divided or "global_batch_size" in values:
+            derived["per_device_train_batch_size"] = None
+        if "metric_for_best_model" in values:
+            derived["greater_is_better"] = None
+        if self.warmup_steps == schedules.get(self.lr_scheduler_type).default_warmup:
+            derived["warmup_steps"] = 0
+        # A precision that nobody chose stays, and is not taken for a choice.
+        kept = ("bf16", "fp16", "mixed_precision", "precision_source")
+        rebuilt = replace(self, **{**derived, **values})
+        for name, value in vars(self).items():
+            if name not in vars(rebuilt) or (name in kept and not values.keys() & kept):
+                setattr(rebuilt, name, value)
+        return rebuilt
 
     def with_precision_for(self, model: "nn.Module") -> "CifarTrainingArguments":
         """Return a copy with bf16 if nobody chose a precision and the CPU is faster with it, else these arguments."""

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -31,7 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, HPSearchBackend, TrainOutput
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_in_notebook
 
@@ -65,6 +65,7 @@ from .train_metrics import TrainMetrics, TrainMetricsCallback
 from .workers import worker_context
 
 logger: logging.Logger = logging.getLogger(__name__)
+_FIELDS = frozenset(field.name for field in fields(CifarTrainingArguments) if field.init)
 
 
 @dataclass(frozen=True)
@@ -143,29 +144,17 @@ class CifarTrainer(Trainer):
         plain_model = None if model is None else _uncompiled(model)
         if plain_model is not None:
             args = args.with_precision_for(plain_model)
+        self._is_compiled = plain_model is not model
+        if self._is_compiled:
+            logger.info("the Trainer compiles the model itself, as torch_compile_backend and torch_compile_mode say")
         self._recorded_args = args
         self.train_metrics: TrainMetrics = TrainMetrics()
         self._ema: EmaCallback | None = None
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        # As in transformers, all checkpoints stay if the limit is not above 0.
-        limit = args.save_total_limit if args.save_total_limit and args.save_total_limit > 0 else None
-        self._checkpoints = CheckpointCallback(limit, self._write_progress)
-        callbacks = [
-            self._checkpoints,
-            *schedules.get(args.lr_scheduler_type).make_callbacks(_schedule_arguments(args)),
-            *(callbacks or []),
-            EpochLineCallback(),
-        ]
-        if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        args = args.copy_with(
-            accelerator_config=copy.deepcopy(args.accelerator_config),  # in which transformers sets num_steps
-            save_total_limit=None,
-            push_to_hub=False,
-        )
-        if plain_model is not model:
-            logger.info("the Trainer compiles the model itself, as torch_compile_backend and torch_compile_mode say")
-            args = args.copy_with(torch_compile=True, torch_compile_backend=args.torch_compile_backend or "inductor")
+        self._checkpoints = CheckpointCallback(_checkpoint_limit(args), self._write_progress)
+        self._callbacks_of_args = _callbacks_of(args)
+        callbacks = [self._checkpoints, *(callbacks or []), EpochLineCallback(), *self._callbacks_of_args]
+        args = self._args_of_transformers(args)
         super().__init__(
             plain_model,
             args,
@@ -181,26 +170,21 @@ class CifarTrainer(Trainer):
         )
         # Our loss is divided by the number of images in a step, whatever a model's own would do with it.
         self.model_accepts_loss_kwargs = False
-        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        # A trial of `hyperparameter_search` releases the model, and the next needs its labels before it has another.
+        self._config: Any = getattr(self.model, "config", None)
+        problem = getattr(self._config, "problem_type", None)
         self._has_classes = problem in (None, "single_label_classification")
         self._has_exact_loss = compute_metrics is None and self._has_classes
         if compute_metrics is None and not self._has_classes:
             self.compute_metrics = None
         self._creates_schedule = self.lr_scheduler is None
         self._given_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer else None
-        self._mixer = None
-        if args.mixup_alpha or args.cutmix_alpha:
-            self._mixer = Mixer(
-                cast(int, self.model.config.num_labels), args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
-                args.cutmix_share, args.seed, args.process_index,
-            )  # fmt: skip
+        self._mixer = self._make_mixer()
+        self._args_in_use = copy.copy(args)
         self._batch_number = 0  # of the next batch within an optimizer step
         self._training_batch: _TrainingBatch | None = None  # while one is trained
         self._frozen = FrozenModulesCallback()
-        if args.sync_batchnorm and args.world_size > 1:
-            # Names and tensors stay the same, so that checkpoints load with ordinary BatchNorm.
-            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self._set_memory_format(self.model)
+        self._prepare_model(self.model)
         # The progress bar stays, and what transformers prints beside it goes.
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
@@ -224,12 +208,71 @@ class CifarTrainer(Trainer):
         super().add_callback(callback)
         sort_by_priority(self.callback_handler.callbacks)
 
+    # Arguments
+
+    def _args_of_transformers(self, args: CifarTrainingArguments) -> CifarTrainingArguments:
+        """Return the arguments that transformers gets, without what callbacks do in its place."""
+        changes: dict[str, Any] = {"save_total_limit": None, "push_to_hub": False}
+        changes["accelerator_config"] = copy.deepcopy(args.accelerator_config)  # in which transformers sets num_steps
+        if self._is_compiled:
+            changes |= {"torch_compile": True, "torch_compile_backend": args.torch_compile_backend or "inductor"}
+        return args.copy_with(**changes)
+
+    def _make_mixer(self) -> Mixer | None:
+        args = self.args
+        if not (args.mixup_alpha or args.cutmix_alpha):
+            return None
+        return Mixer(
+            cast(int, self._config.num_labels), args.mixup_alpha, args.cutmix_alpha, args.mixing_probability,
+            args.cutmix_share, args.seed, args.process_index,
+        )  # fmt: skip
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        self._use_args(self._recorded_args, self._find_set_args())
+        self._args_of_search = self._recorded_args  # to which every trial returns
+        return super().hyperparameter_search(*args, **kwargs)
+
+    def _find_set_args(self) -> dict[str, Any]:
+        """Return the arguments that were set in `args` since the Trainer was made, or since its last training began."""
+        return {
+            name: vars(self.args)[name] for name in _FIELDS if vars(self.args)[name] != vars(self._args_in_use)[name]
+        }
+
+    def _use_args(self, args: CifarTrainingArguments, values: Mapping[str, Any]) -> None:
+        """Use arguments with other values, and make anew what was made from those before."""
+        if not values and args is self._recorded_args:
+            return
+        self._recorded_args = args.rebuild_with(values)
+        self.args = self._args_of_transformers(self._recorded_args)
+        self._args_in_use = copy.copy(self.args)
+        self._train_batch_size = self.args.train_batch_size
+        self.create_accelerator_and_postprocess()
+        self._checkpoints.limit = _checkpoint_limit(self._recorded_args)
+        self._mixer = self._make_mixer()
+        for callback in self._callbacks_of_args:
+            self.remove_callback(callback)
+        self._callbacks_of_args = _callbacks_of(self.args)
+        for callback in self._callbacks_of_args:
+            self.add_callback(callback)
+
+    def _use_args_of(self, trial: Any) -> None:
+        """Use the arguments that were set in `args`, or those of a trial of [`hyperparameter_search`]."""
+        if trial is None or self.hp_search_backend is None:
+            self._use_args(self._recorded_args, self._find_set_args())
+            return
+        values = self.hp_space(trial) if self.hp_search_backend == HPSearchBackend.OPTUNA else trial
+        # Of others, transformers logs a warning.
+        self._use_args(self._args_of_search, {name: value for name, value in values.items() if name in _FIELDS})
+
     # Data and optimizer
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        return self._set_memory_format(_uncompiled(super().call_model_init(trial)))
+        return self._prepare_model(_uncompiled(super().call_model_init(trial)))
 
-    def _set_memory_format(self, model: nn.Module) -> nn.Module:
+    def _prepare_model(self, model: nn.Module) -> nn.Module:
+        if self.args.sync_batchnorm and self.args.world_size > 1:
+            # Names and tensors stay the same, so that checkpoints load with ordinary BatchNorm.
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self._memory_format = memory_format_for(model, self.args.device)
         if self.args.torch_compile and self._memory_format != torch.channels_last:
             raise ValueError(
@@ -388,6 +431,7 @@ class CifarTrainer(Trainer):
             OSError: if the disk is full.
             FloatingPointError: if a loss or a weight is not finite.
         """
+        self._use_args_of(trial)
         args, checkpoint, self.train_metrics = self.args, None, TrainMetrics()
         if args.world_size > 1:
             self._check_nodes()
@@ -423,7 +467,7 @@ class CifarTrainer(Trainer):
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         datasets = {"training": self.train_dataset, **evaluated}
         digests = {f"{n} images": d.digest() for n, d in datasets.items() if isinstance(d, ImageDataset)}
-        processes.check_same({"class names": self.model.config.id2label, **digests}, processes.SAME_DATA)
+        processes.check_same({"class names": self._config.id2label, **digests}, processes.SAME_DATA)
         if self.args.save_strategy != "no":
             processes.check_shared_folder(str(self.args.output_dir))
 
@@ -432,7 +476,7 @@ class CifarTrainer(Trainer):
         metric = self.args.metric_for_best_model
         if metric is None or self.args.eval_strategy == "no" or not isinstance(self.compute_metrics, Scorer):
             return
-        num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
+        num_labels = getattr(self._config, "num_labels", None)
         if num_labels is None:
             return
         known = score_names(num_labels, self.compute_metrics.superclass_of is not None)
@@ -657,6 +701,20 @@ def _no_progress_bars() -> Iterator[None]:
         transformers_logging.set_tqdm_hook(before)
 
 
+def _checkpoint_limit(args: CifarTrainingArguments) -> int | None:
+    """Return how many checkpoints are kept, None for all: as in transformers, also if the limit is not above 0."""
+    return args.save_total_limit if args.save_total_limit and args.save_total_limit > 0 else None
+
+
+def _callbacks_of(args: CifarTrainingArguments) -> list[TrainerCallback]:
+    """Return the callbacks that the arguments ask for."""
+    callbacks: list[TrainerCallback] = []
+    callbacks += schedules.get(args.lr_scheduler_type).make_callbacks(_schedule_arguments(args))
+    if args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    return callbacks
+
+
 def _schedule_arguments(args: CifarTrainingArguments) -> dict[str, Any]:
     return json_object("lr_scheduler_kwargs", args.lr_scheduler_kwargs)
 
@@ -692,9 +750,8 @@ def _converted_arguments(args: TrainingArguments) -> CifarTrainingArguments:
     subclass adds are kept beside them, for the callbacks that it was written for.
     """
     values: dict[str, Any] = args.to_dict() | {"hub_token": args.hub_token}  # of which `to_dict` shows the name alone
-    known = {field.name for field in fields(CifarTrainingArguments) if field.init}
-    converted = CifarTrainingArguments(**{name: value for name, value in values.items() if name in known})
-    vars(converted).update({name: vars(args)[name] for name in values if name not in known and name in vars(args)})
+    converted = CifarTrainingArguments(**{name: value for name, value in values.items() if name in _FIELDS})
+    vars(converted).update({name: vars(args)[name] for name in values if name not in _FIELDS and name in vars(args)})
     return converted
 
 

@@ -91,6 +91,31 @@ def test_all_loops_make_the_same_step(tmp_path):
         torch.testing.assert_close(other, bare, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "argument, instead",
+    [
+        ("mixup_alpha 0.2", "use 0.0"),
+        ("cutmix_alpha 1.0", "use 0.0"),
+        ("ema_decay 0.9", "use 0.0"),
+        ("gradient_accumulation_steps 2", "use 1"),
+        ("auto_find_batch_size True", "use False"),
+        ("optim sgd", "use adamw_torch_fused"),
+        ("optim schedule_free_adamw", "use adamw_torch_fused"),
+    ],
+)
+def test_what_acts_on_our_trainer_alone_is_refused(refused, argument, instead):
+    """Also if a recipe asks for it."""
+    name, value = argument.split()
+    options = f"--repeats 1 --steps 1 --{name} {value} --lr_scheduler_type constant".split()
+    line = refused("benchmark", "step", *TINY.split(), *options)
+    assert f"--{name} {value} acts on our Trainer alone" in line and line.endswith(instead)
+
+
+def test_recipe_with_what_acts_on_our_trainer_alone(refused):
+    line = refused("benchmark", "step", "--config", "strong", "--dataset_name", "shapes100", "--use_cpu")
+    assert "--mixup_alpha 0.2 acts on our Trainer alone" in line
+
+
 def test_inference(run):
     figures, shown = run("inference", "--repeats 1 --runtimes eager channels_last --batch_sizes 1 3")
     assert set(figures["batch_sizes"]) == {"1", "3"}

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +210,23 @@ def test_ensemble_is_the_mean_of_the_probabilities(finished, other, images, othe
     assert scores["comparison"]["both"] + scores["comparison"]["only_first"] == right
     counts = np.array([row[1:] for row in table(tmp_path / "analysis" / "confusion.csv")[1]], dtype=int)
     assert counts.trace() == right
+
+
+@pytest.mark.parametrize("again", ["itself", "its best checkpoint", "a copy", "a calibrated copy"])
+def test_same_model_twice_is_refused(finished, other, tmp_path, refused, again):
+    """As an ensemble it would be its own mean, and nothing would differ from it."""
+    copy = shutil.copytree(finished.folder, tmp_path / "copy")
+    if again == "a calibrated copy":
+        evaluate(copy, "--calibrate")
+    best = max(
+        finished.folder.glob("checkpoint-*"), key=lambda path: read_json(path / "trainer_state.json")["best_metric"]
+    )
+    best = finished.folder / Path(read_json(best / "trainer_state.json")["best_model_checkpoint"]).name
+    second = {"itself": finished.folder, "its best checkpoint": best}.get(again, copy)
+    line = refused("evaluate", finished.folder, "--compare", second, "--use_cpu")
+    assert f"--compare {second} has the same weights as {finished.folder}" in line
+    line = refused("evaluate", finished.folder, other, second, "--ensemble", "--use_cpu")
+    assert f"{second} is named twice" in line or f"{second} has the same weights as {finished.folder}" in line
 
 
 def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, refused):

@@ -173,6 +173,16 @@ def test_study_that_is_stopped_prints_how_far_it_came(start, study, tmp_path):
     assert line == "Stopped: 3 of 4 runs are finished; the same command continues the study"
 
 
+def test_second_study_in_a_folder_is_refused(python, tmp_path):
+    """It would write study.json without the runs that the first one adds."""
+    (tmp_path / "out").mkdir()
+    with lock_folder(tmp_path / "out"):
+        program = ["-m", "hf_cifar_resnet", "study", *SCHEDULES, "--output_dir", tmp_path / "out", *SIZES]
+        result = python(*program, cwd=tmp_path)
+    assert result.returncode == 2 and not (tmp_path / "out" / "study.json").exists()
+    assert "another run is writing into " in result.stderr and "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_run_of_a_killed_study_saves_and_ends(start, tmp_path, number):
     folder = tmp_path / "out" / "constant-seed1"

@@ -13,6 +13,7 @@ from hf_cifar_resnet.reporting.plots import (
     PICTURE,
     mean_over_seeds,
     new_figure,
+    place_values,
     plot_final,
     plot_history,
     plot_lr_range,
@@ -21,6 +22,7 @@ from hf_cifar_resnet.reporting.plots import (
     plot_values,
     scale_rates,
     spread_out,
+    with_room,
 )
 
 
@@ -131,6 +133,41 @@ def test_every_variant_has_a_panel_of_its_tuning(tmp_path):
     plot_tuning(tried, chosen, ["learning_rate", "weight_decay"], tmp_path / "tuning.png", "validation")
     text = (tmp_path / "tuning.svg").read_text(encoding="utf-8")
     assert all(f"<!-- {name} -->" in text for name in (*tried, "weight_decay 0.5", "1e-3", "learning_rate"))
+
+
+def test_names_of_several_words_are_broken_into_lines(tmp_path):
+    """Those of panels would lie over each other, and those beside axes would leave no room for them."""
+    names = [f"cosine with warmup, learning_rate 0.001, weight_decay 0.{number}" for number in range(3)]
+    plot_final({name: {1: 0.5, 2: 0.6} for name in names}, {}, tmp_path / "final.png")
+    plot_tuning({name: {("1",): 0.5} for name in names}, dict.fromkeys(names, ("1",)), ["depth"],
+                tmp_path / "tuning.png", "validation")  # fmt: skip
+    for picture in ("final", "tuning"):
+        text = (tmp_path / f"{picture}.svg").read_text(encoding="utf-8")
+        assert not any(f"<!-- {name}" in text for name in names) and "cosine with warmup" in text
+        with Image.open(tmp_path / f"{picture}.png") as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert (pixels[:, [0, -1]] == 255).all() and (pixels[[0, -1]] == 255).all()
+
+
+def test_values_are_labelled_where_there_is_room():
+    assert with_room({"1e-3": 0.0, "1e-2": 1.0, "1e-1": 2.0}, 2.0) == ["1e-3", "1e-2", "1e-1"]
+    assert with_room({"0.000121": 0.0, "0.00118": 0.1, "0.00483": 0.5, "0.0381": 1.0}, 2.0) == [
+        "0.000121", "0.00483", "0.0381",
+    ]  # fmt: skip
+    assert with_room({"0.1": 5.0}, 2.0) == ["0.1"]
+
+
+def test_weight_decays_with_zero_stand_side_by_side(tmp_path):
+    """0 has no place on a logarithmic axis, and the others would lie on it on a linear one."""
+    axes = new_figure(3)[1][0]
+    assert place_values(axes, ["0.5", "0", "0.0005"]) == {"0": 0.0, "0.0005": 1.0, "0.5": 2.0}
+
+
+def test_points_of_many_combinations_leave_room_for_the_axes(tmp_path):
+    tried = {"a": {(f"1e-{number}", f"0.{number}"): 0.5 for number in range(1, 21)}}
+    plot_tuning(tried, {"a": ("1e-1", "0.1")}, ["learning_rate", "weight_decay"], tmp_path / "tuning.png", "test")
+    text = (tmp_path / "tuning.svg").read_text(encoding="utf-8")
+    assert "<!-- each with its own weight_decay -->" in text and "<!-- weight_decay 0.1 -->" not in text
 
 
 @pytest.mark.parametrize("length", [10, 40, 65])

@@ -65,7 +65,7 @@ def test_the_same_warmup_for_every_schedule(name):
 
 
 def test_schedules_without_such_a_warmup():
-    assert [spec.name for spec in SPECS if not spec.takes_warmup] == ["constant", "one_cycle"]
+    assert [spec.name for spec in SPECS if not spec.takes_warmup] == ["constant", "one_cycle", "points"]
     assert {spec.name: spec.own_warmup for spec in SPECS if spec.own_warmup} == {
         "one_cycle": "pct_start",
         "points": "points",

@@ -89,7 +89,7 @@ CASES = [
     ("rex", {}, 0, 0, lambda t, w: 2 * (STEPS - t) / (2 * STEPS - t)),
     ("rex", {}, 6, 6, lambda t, w: 2 * (1 - progress(t, w)) / (2 - progress(t, w))),
     ("points", {}, 0, 0, page),
-    ("points", {"points": [[0, 1], [10, 0.5]]}, 6, 6, lambda t, w: max(0.5, 1 - t / 20)),
+    ("points", {"points": [[0, 1], [10, 0.5]]}, 0, 0, lambda t, w: max(0.5, 1 - t / 20)),
     ("greedy", {}, 0, 0, greedy),
     ("one_cycle", {}, 0, 0, one_cycle),
     ("one_cycle", {"pct_start": 0.5, "anneal_strategy": "linear", "div_factor": 10, "final_div_factor": 100}, 0, 0,
@@ -311,7 +311,9 @@ def test_rates_are_compared_with_the_peak_of_the_run(make_args):
         make_args(learning_rate=PEAK, lr_scaling="linear", **options)
 
 
-@pytest.mark.parametrize("name, instead", [("constant", "constant_with_warmup"), ("one_cycle", "pct_start")])
+@pytest.mark.parametrize(
+    "name, instead", [("constant", "constant_with_warmup"), ("one_cycle", "pct_start"), ("points", "points")]
+)
 def test_warmup_where_there_is_none(make_args, name, instead):
     with pytest.raises(ValueError, match=instead):
         make_args(lr_scheduler_type=name, warmup_steps=5)

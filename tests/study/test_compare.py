@@ -60,7 +60,15 @@ def test_every_full_recipe_has_its_own_ablations():
 
 def test_one_seed_claims_nothing():
     text = compare(groups(runs(None, 0.5), runs("ema", 0.1)))
-    assert "no difference is claimed" in text and "points" not in text
+    assert "No difference is claimed" in text and "points" not in text
+
+
+def test_variant_with_one_seed_does_not_hide_the_differences_of_the_others():
+    """As where its other runs failed."""
+    members = runs(None, 0.6, variant="failed"), runs(None, 0.5, 0.501, variant="bad"), runs(None, 0.7, 0.702)
+    text = compare(groups(*members))
+    assert "without two shared seeds or more: failed." in text and "a difference for bad (-20.05 points, p = " in text
+    assert "over 1 comparison)" in report_power(groups(*members))
 
 
 def test_the_best_is_chosen_on_validation_not_on_test():
@@ -97,7 +105,7 @@ def test_every_pair_has_its_paired_difference_and_interval():
         ["", "good", "middle"],
         ["---", "---", "---"],
         ["middle", "-10.00 (-12.48 to -7.52)", ""],
-        ["bad", "-20.00 (-20.00 to -20.00)", "-10.50 (-16.85 to -4.15)"],
+        ["bad", "-20.00", "-10.50 (-16.85 to -4.15)"],
     ]
     assert difference_table(groups(runs(None, 0.5), runs(None, 0.6, variant="step"))) == []
 

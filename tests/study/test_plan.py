@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from hf_cifar_resnet.commands.parser import ALL_ARGUMENTS, CifarArgumentParser, parse_value
+from hf_cifar_resnet.evaluation.scores import Scores
 from hf_cifar_resnet.runs.arguments import RunArguments
+from hf_cifar_resnet.study import report
+from hf_cifar_resnet.study.execute import forget_ensembles
 from hf_cifar_resnet.study.plan import StudyPlan, check_as_planned, check_runs, plan_runs, update_plan
 from hf_cifar_resnet.study.read import read_study
 from hf_cifar_resnet.study.report import write_report
+from hf_cifar_resnet.study.result import RunResult, RunSetting
 from hf_cifar_resnet.study.variant import (
     CommonArguments,
     NamedArguments,
@@ -144,6 +148,30 @@ def test_plan_is_read_as_it_was_written(tmp_path):
     assert found.label(planned[2].run) == "cosine"
 
 
+def test_runs_with_another_choice_of_a_tuned_argument_are_not_averaged(tmp_path):
+    """As where the grid was widened, and seeds were added."""
+    variants = plan_variants([schedule_variant("cosine")], {}, {})
+    for text, seeds, top1 in (("1e-3", [1, 2], 0.5), ("1e-2", [3, 4], 0.6)):
+        values = {("learning_rate", text): float(text)}
+        tuned = {"cosine": {"learning_rate": text}}
+        planned = plan_runs(tmp_path, COMMON, variants, seeds, tuned=tuned, values=values)
+        finish(planned, validation=top1)
+        update_plan(tmp_path, make_plan(planned))
+    assert "| cosine | 1e-2 | 2 | 60.00 ± 0.00% |" in write_report(tmp_path)
+
+
+def test_large_studies_and_names_with_brackets_are_read_as_they_were_written(tmp_path):
+    """All results may be more than the 16 MiB that other JSON files may have; here a name alone is."""
+    vary = {"stage_depths": {"[1, 2 ]": [1, 2], "[ 3]": [3]}}
+    planned = plan(tmp_path, "cosine", vary=vary)
+    setting = RunSetting("cifar10", None, "resnet20", 100, 100, "sgd", 0.1, 128, "none", "CPU" * 2**23)
+    result = RunResult("test", None, Scores(1.0, 0.5), 1.0, 1.0, 1.0, None, setting, {"epoch": [1.0, 2.0]})
+    make_plan(planned, results={planned[0].name: result}).write(tmp_path)
+    found = StudyPlan.read(tmp_path)
+    assert found.results == {planned[0].name: result} and found.runs == [each.run for each in planned]
+    assert '"epoch": [1.0, 2.0]' in (tmp_path / "study.json").read_text()
+
+
 def test_other_arguments_are_named_and_their_order_does_not_matter(tmp_path):
     planned = plan(tmp_path, "cosine")
     finish(planned)
@@ -240,6 +268,88 @@ def test_report_is_made_again_without_the_runs(tmp_path):
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == written
 
 
+def test_results_outlive_the_folders_of_the_runs(tmp_path):
+    """Where the study is started again, and where a folder is left with files that are no run's."""
+    planned = plan(tmp_path, "cosine", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    for each in planned:
+        shutil.rmtree(each.folder)
+    planned[0].folder.mkdir()
+    (planned[0].folder / "train.log").write_text("")
+    with pytest.raises(ValueError, match="holds a study with other arguments"):
+        update_plan(tmp_path, make_plan(planned, arguments=RunArguments({"depth": 20})))
+    update_plan(tmp_path, make_plan(planned))
+    assert write_report(tmp_path) == text and len(StudyPlan.read(tmp_path).results) == 2
+
+
+@pytest.mark.parametrize(
+    "keeps_best, validation, sentence",
+    [
+        (True, 0.5, "Epochs were chosen on the validation split; test was scored once a run."),
+        (False, 0.5, "No epoch was chosen: the models are those of the last epoch; test was scored once a run."),
+        (True, None, "No epoch was chosen: the models are those of the last epoch; test was scored once a run."),
+    ],
+)
+def test_report_says_whether_epochs_were_chosen(tmp_path, keeps_best, validation, sentence):
+    planned = plan(tmp_path, "cosine", common=CommonArguments(RunArguments({"load_best_model_at_end": keeps_best})))
+    finish(planned, validation=validation, test=0.5)
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    assert f" {sentence}\n\n" in text and write_report(tmp_path) == text
+    shutil.rmtree(planned[0].folder)
+    assert write_report(tmp_path) == text
+
+
+def test_tables_have_their_columns_whatever_a_value_holds_and_name_what_is_missing(tmp_path):
+    texts = {text: text for text in ("betas=(0.9|0.99)", "eps=1")}
+    planned = plan(tmp_path, "cosine", vary={"optim_args": texts}, seeds=[1, 2])
+    finish(planned[:-1])
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    rows = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(set(rows)) == 1 and "| cosine, optim_args betas=(0.9\\|0.99) | 2 |" in text
+    assert "\n1 run is not finished and is left out: cosine, optim_args eps=1 (seed 2).\n" in text
+
+
+def test_interval_of_seeds_that_agree_exactly_is_not_shown(tmp_path):
+    """It would have no width, as if they were certain."""
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    text = write_report(tmp_path)
+    assert "| step | +0.00 |" in text and "50.0 to 50.0%" not in text
+
+
+def test_variants_of_the_same_label_are_both_in_the_pictures(tmp_path):
+    named = {
+        name: NamedArguments(name, "mine", RunArguments({"lr_scheduler_type": name})) for name in ("cosine", "step")
+    }
+    planned = plan_runs(tmp_path, COMMON, plan_variants(list(named.values()), {}, {}), [1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned, variants=named))
+    write_report(tmp_path)
+    for picture, label in (("curves", "mine ({})"), ("final", "mine ({}) (n = 2)")):
+        text = (tmp_path / f"{picture}.svg").read_text()
+        assert all(f"<!-- {label.format(name)} -->" in text for name in named)
+
+
+def test_report_beside_a_running_study_loses_none_of_its_runs(tmp_path, monkeypatch):
+    planned = plan(tmp_path, "cosine", seeds=[1, 2])
+    finish(planned[:1])
+    update_plan(tmp_path, make_plan(planned[:1]))
+    drawn = report.plot_final
+
+    def draw(*args):
+        drawn(*args)
+        update_plan(tmp_path, make_plan(planned))
+
+    monkeypatch.setattr(report, "plot_final", draw)
+    write_report(tmp_path)
+    assert len(StudyPlan.read(tmp_path).runs) == 2
+
+
 def test_unlike_single_runs_are_not_averaged(tmp_path):
     for number, (seed, epochs) in enumerate([(1, 3), (2, 3), (1, 5)]):
         write_run(tmp_path / f"run{number}", RunArguments({"seed": seed}), epochs=epochs)
@@ -252,6 +362,52 @@ def test_unlike_single_runs_are_not_averaged(tmp_path):
         write_report(tmp_path)
 
 
+def test_single_runs_whose_schedules_have_other_arguments_are_named_by_them(tmp_path):
+    """Since it may be the LR that makes the difference; a warmup is a part of its schedule."""
+    for schedule, rate, warmup in (("cosine", 0.1, 0.0), ("cosine_with_warmup", 0.001, 20.0)):
+        arguments = {"lr_scheduler_type": schedule, "learning_rate": rate, "warmup_steps": warmup}
+        write_run(tmp_path / schedule, RunArguments(arguments))
+    groups = [each.run.group for each in read_study(tmp_path).finished]
+    assert groups == ["cosine, learning_rate 0.1", "cosine_with_warmup, learning_rate 0.001"]
+
+
+def test_runs_that_choose_on_several_splits_are_refused(tmp_path):
+    """Before they are trained, and in a report: the best of them on one split is no choice among all."""
+    vary = {"eval_split": {text: parse_value("eval_split", text) for text in ("validation", "test")}}
+    planned = plan(tmp_path, "cosine", vary=vary)
+    with pytest.raises(
+        ValueError, match="choose on several splits, validation .cosine-eval_split=validation-seed1., t"
+    ):
+        check_runs(planned)
+    finish(planned)
+    path = planned[1].folder / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"selected_on": "test"}))
+    with pytest.raises(
+        ValueError, match="chose their epochs on several splits, test .cosine-eval_split=test-seed1., v"
+    ):
+        write_report(tmp_path)
+
+
+def test_report_says_what_was_not_the_same_for_all_runs(tmp_path):
+    """As where a study was continued on another machine with other packages, or its data changed in the meantime."""
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    assert "1 thread, fp32. Versions: torch 2.14.1.\n\n!" in write_report(tmp_path)
+    for each in planned[1:]:
+        path = each.folder / "run.json"
+        changes = {"versions": {"torch": "2.15.0"}, "precision": "bf16", "dataset": DATASET | {"scored_images": "xyz"}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    text = write_report(tmp_path)
+    others = "cosine (seed 2), step"
+    assert "1 thread, bf16 and fp32. Versions: torch 2.14.1 and 2.15.0.\n\n" in text
+    assert (
+        f"**Not the same for all runs:** precision: fp32 for cosine (seed 1); bf16 for {others}. "
+        f"the images that epochs were chosen on: set 1 for cosine (seed 1); set 2 for {others}. "
+        f"torch: 2.14.1 for cosine (seed 1); 2.15.0 for {others}.\n" in text
+    )
+
+
 @pytest.mark.parametrize("name, value", [("precision", "bf16"), ("given", {"adam_beta1": 0.5})])
 def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name, value):
     for seed in (1, 2):
@@ -259,6 +415,46 @@ def test_single_runs_that_differ_beside_their_resolved_arguments(tmp_path, name,
     path = tmp_path / "run2" / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     assert len({each.run.group for each in read_study(tmp_path).finished}) == 2
+
+
+def test_results_that_lack_what_former_versions_did_not_keep_are_reported(tmp_path):
+    planned = plan(tmp_path, "cosine", "step")
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    write_report(tmp_path)
+    content = json.loads((tmp_path / "study.json").read_text())
+    former = content["results"]["cosine-seed1"]
+    del former["setting"]["precision"], former["setting"]["scored_images"], former["epochs"]
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    shutil.rmtree(planned[0].folder)
+    text = write_report(tmp_path)
+    assert "; 3 epochs; " in text and "1 thread, fp32." in text and "Not the same" not in text
+
+
+def test_ensemble_of_former_runs_is_not_shown_beside_new_ones(tmp_path):
+    """Where the folder of a run was deleted, and the study is started again."""
+    planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
+    finish(planned)
+    ensembles = [
+        {"runs": [f"{name}-seed1", f"{name}-seed2"], "test": {"loss": 1.0, "top1": 0.77, "top5": 0.9}}
+        for name in ("cosine", "step")
+    ]
+    (tmp_path / "ensembles.json").write_text(json.dumps(ensembles))
+    shutil.rmtree(planned[0].folder)
+    forget_ensembles(tmp_path, planned)
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    assert [line.split(",")[0] for line in write_report(tmp_path).splitlines() if "77.00%" in line] == ["| step"]
+
+
+def test_damaged_ensembles_are_one_line(tmp_path):
+    planned = plan(tmp_path, "cosine", seeds=[1, 2])
+    finish(planned)
+    update_plan(tmp_path, make_plan(planned))
+    content = [{"runs": [each.name for each in planned], "test": {"loss": 1.0, "top1": "high"}}]
+    (tmp_path / "ensembles.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="ensembles.json is damaged: ensembles.0.test.top1 must be a number"):
+        write_report(tmp_path)
 
 
 def test_single_runs_of_a_former_version_had_the_defaults_of_what_it_did_not_record(tmp_path):

@@ -135,6 +135,30 @@ def test_run_beyond_the_grid_that_failed_is_tried_once_at_each_start(landscape):
         assert made[-1] == "constant-learning_rate=1e-1-tuning-seed0"
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("depth=20,32", "extend_edges would try depth 12.5: argument --depth: invalid int value"),
+        ("ema_decay=0.9,0.99", "extend_edges would try ema_decay 1.09: .* must be from 0 to below 1"),
+        ("warmup_steps=0.1,0.5", "extend_edges would try warmup_steps 2.5, which from 1 on is no share of the run"),
+    ],
+)
+def test_value_beyond_the_grid_that_cannot_be_trained_is_refused_before_the_grid_is(landscape, text, message):
+    made = []
+    name = text.split("=")[0]
+    with pytest.raises(ValueError, match=message):
+        landscape(made.append, text, schedules=("constant_with_warmup",), extend_edges={name: 1})
+    assert not made
+
+
+def test_whole_numbers_are_extended_by_whole_numbers(landscape):
+    found, _ = landscape(
+        lambda arguments: 0.1 + arguments.get("global_batch_size") / 10_000, "global_batch_size=256,512",
+        extend_edges={"global_batch_size": 1},
+    )  # fmt: skip
+    assert found["constant"]["global_batch_size"] == "1024"
+
+
 def test_each_variant_has_its_own_choice(landscape):
     def score(arguments):
         return peak(1e-1 if arguments.get("lr_scheduler_type") == "cosine" else 1e-3)(arguments)
@@ -157,6 +181,15 @@ def test_value_whose_run_failed_or_was_not_evaluated_is_not_chosen(landscape):
     assert landscape(diverges, "learning_rate=1e-3,1e-2,1e-1")[0]["constant"]["learning_rate"] == "1e-2"
     with pytest.raises(ValueError, match="no tuning run of constant finished with an evaluation"):
         landscape(lambda arguments: None, "learning_rate=1e-3,1e-2", folder="other")
+
+
+def test_points_are_compared_on_the_same_seeds(landscape, tmp_path):
+    """Where the study is started again with other seeds and another grid; here seed 9 is 0.9 points better."""
+    landscape(peak(1e-2), "learning_rate=1e-3,1e-2", seeds=(9,))
+    chosen, _ = landscape(peak(1.1e-2), "learning_rate=1e-2,1.1e-2", seeds=(0,))
+    assert chosen["constant"]["learning_rate"] == "1.1e-2"
+    text = write_report(tmp_path / "study")
+    assert "validation top-1 of seed 0 was chosen" in text and "| 1e-2: 59.59%; 1.1e-2: 60.00% |" in text
 
 
 def test_missing_evaluations_are_not_taken_for_zero():

@@ -322,6 +322,41 @@ def test_bad_input_is_one_line(parse, line, message):
 
 
 @pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("ACCELERATE_USE_CPU", "maybe", "must be true or false"),
+        ("ACCELERATE_DEBUG_MODE", "maybe", "must be true or false"),
+        ("ACCELERATE_DEBUG_MODE", "", "must be true or false"),
+        ("ACCELERATE_CPU_AFFINITY", "maybe", "must be true or false"),
+        ("ACCELERATE_USE_FSDP", "maybe", "must be true or false"),
+        ("ACCELERATE_DYNAMO_USE_DYNAMIC", "2", "must be true or false"),
+        ("ACCELERATE_MIXED_PRECISION", "fp7", "must be no, bf16 or fp16"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "must be no, bf16 or fp16"),
+        ("ACCELERATE_TORCH_DEVICE", "cuda:9", "must be "),
+        ("ACCELERATE_TORCH_DEVICE", "gpu", "must be "),
+        ("ACCELERATE_TORCH_DEVICE", "meta", "must be "),
+    ],
+)
+@pytest.mark.parametrize("line", ["", "--use_cpu"])
+def test_variable_of_accelerate_that_cannot_work_is_named(parse, monkeypatch, name, value, message, line):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}={value} of the environment {message}"):
+        parse(line)
+
+
+@pytest.mark.parametrize("value", ["yes", "T", "on"])
+def test_every_spelling_of_true_turns_on_what_is_not_supported(parse, monkeypatch, value):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
+    with pytest.raises(ValueError, match="FSDP is not supported"):
+        parse()
+
+
+def test_device_of_this_machine_may_be_named(parse, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
+    assert parse("--use_cpu")[2].device.type == "cpu"
+
+
+@pytest.mark.parametrize(
     "name, value, reason",
     [
         ("ACCELERATE_USE_FSDP", "true", "FSDP is not supported"),

@@ -1,5 +1,7 @@
 """Our model, datasets and collator in transformers' own Trainer, and hyperparameter search in both Trainers."""
 
+import json
+
 import pytest
 import torch
 from torch.utils.data import Subset
@@ -94,6 +96,81 @@ def test_hyperparameter_search(make_args, make_model, make_dataset, tmp_path, ki
     assert all(found[-1] in (10, 20) for found in steps)
     if kind is CifarTrainer:  # the best and the last
         assert all(len(found) <= 2 for found in steps)
+
+
+# What a trial may change, beside what the Trainer reads at every step.
+CHANGES = [
+    {"mixup_alpha": 0.5, "cutmix_share": 0.3},
+    {"mixup_alpha": 0.0},
+    {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0, "threshold": 0.9}},
+    {"lr_scheduler_type": "constant"},
+    {"lr_scheduler_type": "cosine_with_warmup"},
+    {"early_stopping_patience": 1, "learning_rate": 1e-9},
+    {"global_batch_size": 4, "lr_scaling": "linear"},
+    {"per_device_train_batch_size": 4, "lr_scaling": "linear"},
+    {"gradient_accumulation_steps": 2},
+    {"metric_for_best_model": "loss"},
+    {"ema_decay": 0.5},
+    {"seed": 3},
+]
+
+
+@pytest.fixture
+def make_searcher(make_args, make_model, make_dataset):
+    """A [`CifarTrainer`] that makes its model anew for each training, with these arguments over those of the first."""
+
+    def make(folder, **options):
+        first = {
+            "num_train_epochs": 4, "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True,
+            "metric_for_best_model": "top1", "mixup_alpha": 0.9, "lr_scheduler_type": "constant_with_warmup",
+            "learning_rate": 0.01,
+        }  # fmt: skip
+        return CifarTrainer(
+            model_init=lambda: make_model(torch.initial_seed()),
+            args=make_args(folder, **first | options),
+            train_dataset=make_dataset(),
+            eval_dataset=make_dataset(24, seed=1),
+        )
+
+    return make
+
+
+def weights_of(folder):
+    """The bytes of the weights in the checkpoints, by their names."""
+    return {path.parent.name: path.read_bytes() for path in folder.glob("checkpoint-*/*.safetensors")}
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_trial_trains_as_a_run_with_its_arguments(make_searcher, tmp_path, changes):
+    """And the next one with its own: the first arguments again, where it changes nothing."""
+    pytest.importorskip("optuna")
+    spaces = [{}, changes, {}]
+    trainer = make_searcher("search")
+    trainer.hyperparameter_search(
+        lambda trial: spaces[trial.number], lambda metrics: metrics["eval_loss"], n_trials=3, direction="minimize"
+    )
+    for number, folder, values in [(0, "first", {}), (1, "changed", changes), (2, "first", {})]:
+        if not (tmp_path / folder).exists():
+            make_searcher(folder, **values).train()
+        found = tmp_path / "search" / f"run-{number}"
+        assert weights_of(found) == weights_of(tmp_path / folder)
+        [saved, expected] = (
+            json.loads(max(place.glob("checkpoint-*/training_args.json")).read_text())
+            for place in (found, tmp_path / folder)
+        )
+        saved["output_dir"] = expected["output_dir"]
+        assert saved == expected
+    # As transformers' documentation trains with the best arguments in the end.
+    for name, value in changes.items():
+        setattr(trainer.args, name, value)
+    trainer.train()
+    assert weights_of(tmp_path / "search") == weights_of(tmp_path / "changed")
+
+
+def test_trial_with_a_value_that_cannot_work_is_refused(make_searcher):
+    pytest.importorskip("optuna")
+    with pytest.raises(ValueError, match="early_stopping_patience must be above 0, got 0"):
+        make_searcher("search").hyperparameter_search(lambda trial: {"early_stopping_patience": 0}, n_trials=1)
 
 
 def make_grid():
