@@ -139,6 +139,15 @@ def test_progress_is_shown_on_a_terminal(make_trainer, make_output, options, has
     assert bool(re.search(r"[1-4]/5 \[\d\d:\d\d<\d\d:\d\d", text)) == has_bar
 
 
+def test_best_epoch_is_printed_at_the_end(make_trainer, capsys):
+    """Whose weights the model has then, though the last epoch was another."""
+    scores = iter([0.1, 0.9, 0.5])
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    make_trainer(num_train_epochs=3, compute_metrics=lambda prediction: {"top1": next(scores)}, **best).train()
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line == "best  epoch 2, top-1 90.00%: the model has its weights now"
+
+
 def read_or_end(descriptor):
     """The next bytes, or none at the end, which is an error of a terminal."""
     try:
