@@ -9,12 +9,23 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import yaml
 from jinja2 import Template
 
 from ..documents import replacing_files, write_csv, write_text
 from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
+from ..runs.arguments import RunArguments
 from ..runs.files import STUDY_JSON
-from .compare import Groups, ablation_baselines, compare, difference_table, rank, report_power, test_scores
+from .compare import (
+    Groups,
+    ablation_baselines,
+    compare,
+    count_points,
+    difference_table,
+    rank,
+    report_power,
+    test_scores,
+)
 from .cooldowns import EPOCHS
 from .plan import StudyPlan
 from .read import (
@@ -179,7 +190,14 @@ def results_markdown(
         unfinished=[f"{run.group} (seed {run.seed})" for run in study.unfinished if not run.tuning],
         tuning=tuning,
         has_budgets=has_budgets,
+        shared=_write_recipe(study.plan.arguments),
     )
+
+
+def _write_recipe(arguments: RunArguments | None) -> str:
+    """Return arguments as the content of a recipe, or nothing where a former version kept none."""
+    given = arguments.to_record() if arguments else {}
+    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf) if given else ""
 
 
 def _group_all(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -265,12 +283,12 @@ def _table(
     if selected_on == "validation":
         columns = {
             "validation_top1": "validation top-1",
-            "last_top1": "last epoch's",
+            "last_top1": "validation top-1 of the last epoch",
             "validation_top5": "validation top-5",
             **columns,
         }
     elif selected_on == "test":
-        columns |= {"last_top1": "last epoch's top-1"}
+        columns |= {"last_top1": "test top-1 of the last epoch"}
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
         goal = f"{100 * target:g}%"
@@ -374,7 +392,7 @@ class TuningSummary:
 
     @property
     def margins(self) -> list[str]:
-        return [f"{100 * margin:g}" for margin in SENSITIVITY_MARGINS]
+        return [count_points(margin) for margin in SENSITIVITY_MARGINS]
 
 
 def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:

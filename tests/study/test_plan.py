@@ -250,6 +250,21 @@ def test_equal_runs_are_refused(tmp_path):
         check_runs(plan(tmp_path, "cosine", vary=vary))
 
 
+def test_report_has_the_arguments_of_all_runs_as_a_recipe(tmp_path):
+    line = PARSER.parse(["--config", "quickstart", "--weight_decay", "0.05", "--augmentation", "crop_only"])
+    common = CommonArguments(line.typed, line.recipe)
+    planned = plan(tmp_path / "study", "cosine", seeds=[1, 2], common=common)
+    for each in planned:
+        write_run(each.folder, each.arguments, epochs=1)
+    update_plan(tmp_path / "study", make_plan(planned, arguments=common.merged))
+    text = write_report(tmp_path / "study")
+    assert "; 1 epoch; " in text and "; weight decay 0.05; " in text and "; augmentation crop_only; " in text
+    assert "fp32" in text and "| validation top-1 of the last epoch |" in text
+    (tmp_path / "again.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    again = PARSER.parse(["--config", str(tmp_path / "again.yaml")])
+    assert CommonArguments(again.typed, again.recipe).merged == common.merged
+
+
 def test_report_is_made_again_without_the_runs(tmp_path):
     """From study.json and results.csv, to the same bytes; figures agree with those of the runs."""
     planned = plan(tmp_path, "cosine", "step", seeds=[1, 2, 3])
