@@ -71,8 +71,15 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
     Raises:
         `ValueError`: if there is no finished run, or a file is damaged.
     """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
     study = read_study(folder)
     if not study.finished:
+        if study.is_planned and not any((folder / run.folder).exists() for run in study.unfinished):
+            raise ValueError(
+                f"{folder / STUDY_JSON} has no results, which former versions did not keep there, and the folders of "
+                "its runs are gone: put them beside it"
+            )
         raise ValueError(f"there is no finished run in {folder}")
     runs = study.compared
     shown = runs or study.finished

@@ -167,8 +167,8 @@ def test_study_that_is_stopped_prints_how_far_it_came(start, study, tmp_path):
     while not (folder / RUNS[3] / "events.jsonl").exists():
         assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(300) == 128 + signal.SIGINT
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(300) == 128 + signal.SIGTERM
     *_, line = (tmp_path / "log").read_text().splitlines()
     assert line == "Stopped: 3 of 4 runs are finished; the same command continues the study"
 
@@ -237,7 +237,7 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
         (["--vary", "learning_rate=0.1,"], "NAME=A,B"),
         (["--output_dir", ""], "--output_dir must not be empty"),
         (["--report", ""], "--report must not be empty"),
-        (["--report", "nowhere"], "no finished run"),
+        (["--report", "nowhere"], "there is no folder nowhere"),
         (["--report", "nowhere", "--seeds", "1"], "--seeds has no effect with --report"),
         (["--report", "nowhere", "--tune", "learning_rate=1,2"], "--tune has no effect with --report"),
         (["--report", "nowhere", "--learning_rate", "3"], "--learning_rate has no effect with --report"),

@@ -265,6 +265,18 @@ def test_report_has_the_arguments_of_all_runs_as_a_recipe(tmp_path):
     assert CommonArguments(again.typed, again.recipe).merged == common.merged
 
 
+def test_report_of_a_former_version_needs_its_runs(tmp_path):
+    update_plan(tmp_path, make_plan(plan(tmp_path, "cosine")))
+    path = tmp_path / "study.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "results"}, indent=2))
+    with pytest.raises(ValueError, match="has no results, which former versions did not keep .*: put them beside it"):
+        write_report(tmp_path)
+    (tmp_path / "cosine-seed1").mkdir()
+    with pytest.raises(ValueError, match="there is no finished run in"):
+        write_report(tmp_path)
+
+
 def test_report_is_made_again_without_the_runs(tmp_path):
     """From study.json and results.csv, to the same bytes; figures agree with those of the runs."""
     planned = plan(tmp_path, "cosine", "step", seeds=[1, 2, 3])
