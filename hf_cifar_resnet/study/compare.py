@@ -193,12 +193,9 @@ def _report_correlation(
     found = [correlation(scores[name], scores[other]) for name, other in baselines.items()]
     known = [each for each in found if each is not None]
     if not known:
-        few = fewest_seeds < MIN_CORRELATED
-        return (
-            f" The correlation over seeds needs {MIN_CORRELATED} seeds, so whether pairing helps is open."
-            if few
-            else ""
-        )
+        if fewest_seeds >= MIN_CORRELATED:  # and those of a variant agree exactly
+            return ""
+        return f" The correlation over seeds needs {MIN_CORRELATED} seeds, so whether pairing helps is open."
     listed = f"{mean(known):.2f} on average" + (f" ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else "")
     effect = "narrows the differences" if mean(known) > LOW_CORRELATION else "hardly narrows the differences here"
     return f" The correlation over seeds is {listed}, so pairing {effect}."

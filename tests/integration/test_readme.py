@@ -240,7 +240,9 @@ def test_programs_in_a_notebook(notebook, tmp_path):
     assert classified[0].startswith("[{'label'") and classified[0].count("\n") == 1
     assert all(not displayed for _, _, displayed in used)
     printed, _, pictures = drawn
-    assert printed == "Drawn: schedules.png and schedules.svg\n" and ["image/png" in picture for picture in pictures] == [True]
+    assert printed == "Drawn: schedules.png and schedules.svg\n" and [
+        "image/png" in picture for picture in pictures
+    ] == [True]
 
 
 @pytest.mark.slow

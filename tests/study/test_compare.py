@@ -96,7 +96,7 @@ def test_power_of_the_seeds_and_the_correlation_that_justifies_pairing():
 
 def test_two_seeds_have_no_correlation_and_the_report_gives_the_reason():
     text = report_power(groups(runs(None, 0.70, 0.71), runs(None, 0.60, 0.62, variant="step")))
-    assert text.endswith("Whether pairing narrows them takes 3 seeds to know, by their correlation.")
+    assert text.endswith(" The correlation over seeds needs 3 seeds, so whether pairing helps is open.")
     assert "over 1 comparison)" in text
 
 
