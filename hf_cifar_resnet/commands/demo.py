@@ -93,7 +93,7 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, Dat
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
     parser.add_argument("--space", metavar="USER/NAME", help="write and push a Hugging Face Space instead")
     parser.add_argument("--no_push", dest="push", action="store_false", help="only write the folder of the Space")
-    parser.add_argument("--private", action="store_true", help="make a new Space private")
+    parser.add_argument("--private", action="store_true", help="make a new Space private; refuse a public one")
     parser.add_argument("--output_dir", metavar="FOLDER", help="folder of the Space (default: its name)")
     options, data_args, _ = parse_with_run_record(parser, argv)
     if options.port is not None and not 1 <= options.port <= 65535:

@@ -73,7 +73,7 @@ def _message(error: Exception, flags: Collection[str]) -> str:
 def _with_flags(message: str, flags: Collection[str]) -> str:
     """Show the arguments in a message that begins with one as the flags that they are here."""
     first, *rest = message.split(" ")
-    if f"--{first}" not in flags:
+    if f"--{first.rstrip(':')}" not in flags:
         return message
     # The second word may be the value of the first, and others without "_" are plain English.
     for position in range(1, len(rest)):

@@ -183,10 +183,8 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> tuple[Namespace, Dat
         DataArguments, prog=prog, description="Score a checkpoint on a split, or several as one with --ensemble."
     )
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="split to score on")
-    parser.add_argument(
-        "--batch_size", type=positive, default=BATCH_SIZE, help="images at a time (default: 256, as in training)"
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: that of the training run")
+    parser.add_argument("--batch_size", type=positive, default=BATCH_SIZE, help="images at a time")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of autocast (default: that of the run)")
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
     parser.add_argument("--json", metavar="FILE", help="also write the scores to this file")
     parser.add_argument("--output_dir", metavar="FOLDER", help="write an error analysis there: tables and pictures")

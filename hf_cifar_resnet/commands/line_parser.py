@@ -1,10 +1,11 @@
 """The parser of every command, apart from modules that take seconds to import."""
 
 import argparse
-from argparse import Action, ArgumentTypeError, Namespace
-from collections.abc import Iterator
+from argparse import SUPPRESS, Action, ArgumentTypeError, Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any, NoReturn
 
 from ..errors import expand_home
@@ -26,7 +27,7 @@ def flags_of_command() -> Iterator[set[str]]:
 class LineParser(argparse.ArgumentParser):
     """
     An argument parser that raises `ValueError`, expands a leading `~` of its own options (no shell does it in
-    `--output=~/file`), and refuses empty texts and abbreviated flags.
+    `--output=~/file`), refuses empty texts and abbreviated flags, and suggests the flag that an unknown one may mean.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,9 +37,13 @@ class LineParser(argparse.ArgumentParser):
 
     def add_argument(self, *names: str, group: Any = None, is_text: bool = False, **settings: Any) -> Action:  # type: ignore[override]
         """
-        Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`. One that `is_text` is
-        no path, and keeps a leading `~`.
+        Add an argument, in `--help` under the heading of a `group` made by `add_argument_group`, with its default
+        unless the help states one. One that `is_text` is no path, and keeps a leading `~`.
         """
+        default, help = settings.get("default"), settings.get("help")
+        takes_value = settings.get("action", "append") == "append"
+        if help and takes_value and default != SUPPRESS and "default:" not in help:
+            settings["help"] = with_default(help, default)
         action = group.add_argument(*names, **settings) if group else super().add_argument(*names, **settings)
         if is_text:
             self._texts.add(action.dest)
@@ -47,6 +52,18 @@ class LineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise ValueError(self.describe_unknown(rest[0]))
+        return parsed
+
+    def describe_unknown(self, name: str) -> str:
+        """Return the message for an argument that there is not, on the command line or in a file."""
+        names = [flag[2:] for flag in self.flags if flag.startswith("--") and flag != "--help"]
+        near = suggest(name.split("=")[0].lstrip("-").replace("-", "_"), names)
+        return f"unknown argument {name}; " + (f"did you mean --{near}?" if near else "--help lists all")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:  # type: ignore[override]
         flags = _flags.get()
@@ -65,6 +82,44 @@ class LineParser(argparse.ArgumentParser):
 
     def expand_home(self, parsed: Namespace) -> None:
         expand_home(parsed)
+
+
+def with_default(help: str, default: Any) -> str:
+    """Return the help of an argument with its default, if that is a value."""
+    if default in (None, [], ()):
+        return help
+    values = default if isinstance(default, (list, tuple)) else [default]
+    # A member of an enumeration is what one types for it.
+    text = " ".join(str(getattr(value, "value", value)) for value in values)
+    return help + f" (default: {text})".replace("%", "%%")
+
+
+def suggest(given: str, names: Sequence[str]) -> str | None:
+    """
+    Return the name that a wrong one most likely means, or None: one that is spelled almost alike; or whose initials it
+    is (`lr`), or that has its words (`epochs`, `batch_size`), or else its last ones (`max_epochs`).
+    """
+    if near := get_close_matches(given, names, n=1, cutoff=0.85):
+        return near[0]
+    words = given.split("_")
+    for text in ("_".join(words[start:]) for start in range(len(words))):
+        for name in names:
+            if text == "".join(word[:1] for word in name.split("_")):
+                return name
+        if having := [name for name in names if _has_words(name, text)]:
+            return max(having, key=lambda name: (name.startswith(text), SequenceMatcher(None, text, name).ratio()))
+    near = get_close_matches(given, names, n=1, cutoff=0.7)
+    return near[0] if near else None
+
+
+def _has_words(name: str, text: str) -> bool:
+    """Whether a name has all words of another one. Longer words may have another end, such as a plural's."""
+
+    def is_same(one: str, other: str) -> bool:
+        longer, shorter = sorted((one, other), key=len, reverse=True)
+        return one == other or (len(shorter) >= 4 and longer.startswith(shorter))
+
+    return all(any(is_same(word, part) for part in name.split("_")) for word in text.split("_"))
 
 
 def positive(text: str, limit: int | None = None) -> int:

@@ -3,10 +3,9 @@
 import dataclasses
 import os
 import sys
-from argparse import SUPPRESS, Action, Namespace
+from argparse import SUPPRESS, Action, HelpFormatter, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -21,7 +20,7 @@ from ..runs.arguments import RunArguments, Value, check_type
 from ..runs.files import find_run_record
 from ..runs.record import RunRecord
 from ..training.arguments import CifarTrainingArguments, ModelArguments, json_object
-from .line_parser import LineParser
+from .line_parser import LineParser, with_default
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, CifarTrainingArguments)
 FORMER_RECIPES = {"seed": "notebook"}  # names that still work, with the present ones
@@ -71,28 +70,32 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         for kind in kinds:
             hints = get_type_hints(kind)
             self.annotations |= {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
-        super().__init__(kinds, usage="%(prog)s [options]", **kwargs)
+        super().__init__(kinds, usage="%(prog)s [options]", formatter_class=HelpFormatter, **kwargs)
         if CifarTrainingArguments in kinds:
             help = f"a recipe ({', '.join(recipe_names())}) or a YAML file; flags win over it"
             self.add_argument("--config", metavar="NAME_OR_FILE", help=help)
 
     def add_argument(self, *names: str, **settings: Any) -> Action:  # type: ignore[override]
+        # `HfArgumentParser` takes `--a-b` for `--a_b` too, which `--help` leaves out.
+        hidden = [alias for alias in names[1:] if alias == names[0].replace("_", "-")]
+        shown = [each for each in names if each not in hidden]
         name = settings.get("dest", names[0].lstrip("-"))
         if settings.get("type") is string_to_bool:
             # A bare `--bf16`, whose default is None, means true, as it does for all other booleans.
             settings = {"nargs": "?", "const": True} | settings
         if name in self.annotations:
+            if "help" in settings and settings.get("action") != "store_false":
+                settings["help"] = with_default(settings["help"], settings.get("default"))
             # What is not given is not parsed: `RunArguments` has no defaults.
-            default = settings.get("default")
-            shows_default = "help" in settings and settings.get("action") != "store_false"
-            if shows_default:
-                settings["help"] += f" (default: {default})".replace("%", "%%")
             settings["default"] = SUPPRESS
         kinds = list(getattr(self, "dataclass_types", ()))
         heading = next((title for title, kind, known in HEADINGS if name in known and kind in kinds), None)
         if heading is not None and heading not in self._groups:
             self._groups[heading] = self.add_argument_group(heading)
-        return super().add_argument(*names, group=self._groups.get(heading or ""), **settings)
+        action = super().add_argument(*shown, group=self._groups.get(heading or ""), **settings)
+        if hidden:
+            super().add_argument(*hidden, **settings | {"dest": action.dest, "help": SUPPRESS})
+        return action
 
     def expand_home(self, parsed: Namespace) -> None:
         # A path of a run stays as it was given; on the machine that trains it may be another one.
@@ -107,7 +110,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         """
         parsed, rest = self.parse_known_args(list(sys.argv[1:] if argv is None else argv))
         if rest:
-            raise ValueError(self._unknown(rest[0]))
+            raise ValueError(self.describe_unknown(rest[0]))
         typed = {name: value for name, value in vars(parsed).items() if name in self.annotations}
         options = Namespace(**{name: value for name, value in vars(parsed).items() if name not in typed})
         recipe = getattr(options, "config", None)
@@ -126,7 +129,7 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         for key, value in values.items():
             try:
                 if key not in self.annotations:
-                    raise ValueError(self._unknown(key))
+                    raise ValueError(self.describe_unknown(key))
                 checked[key] = self._check_yaml(key, value)
             except ValueError as error:
                 raise ValueError(f"{what}: {error}") from error
@@ -154,10 +157,6 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
         may_be_dict = any(getattr(kind, "__origin__", kind) is dict for kind in get_args(self.annotations[name]))
         is_object = isinstance(value, str) and value.lstrip().startswith("{")
         return json_object(name, value) if may_be_dict and is_object else value
-
-    def _unknown(self, name: str) -> str:
-        near = get_close_matches(name.split("=")[0], self.flags, n=1, cutoff=0.5)
-        return f"unknown argument {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists all")
 
 
 def recipe_names() -> list[str]:
@@ -233,8 +232,9 @@ def parse_with_run_record(
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     if others:
         parser.add_argument("others", nargs="*", metavar="checkpoint", help=others)
-    for name in WITHOUT_EFFECT:
-        parser.flags[f"--{name}"].help = SUPPRESS
+    for each in dataclasses.fields(DataArguments):
+        help = f"{each.metadata['help']} (default: as in the run)"
+        parser.flags[f"--{each.name}"].help = SUPPRESS if each.name in WITHOUT_EFFECT else help
     line = parser.parse(argv)
     for name in WITHOUT_EFFECT:
         if name in line.typed:

@@ -72,12 +72,12 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> Namespace:
     parser = LineParser(prog=prog, description="Label images.")
     parser.add_argument("checkpoint", help="a folder that training wrote, or a Hub id")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER_OR_GLOB", help="images of any size and mode")
-    parser.add_argument("--top_k", type=positive, default=5, help="labels for each image (default: 5)")
+    parser.add_argument("--top_k", type=positive, default=5, help="labels for each image")
     parser.add_argument(
         "--format", choices=tuple(FORMATS), help="default: json or csv if --output ends so, table otherwise"
     )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the terminal)")
-    parser.add_argument("--batch_size", type=positive, default=256, help="images at a time (default: 256)")
+    parser.add_argument("--batch_size", type=positive, default=256, help="images at a time")
     parser.add_argument("--use_cpu", action="store_true", help="use the CPU even if there is a GPU")
     return parser.parse_args(argv)
 

@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> str:
     except client.HubError as error:
         raise client.HubError(f"not pushed: {error}") from error
     print(f"Pushed {pushed.url}" if pushed.changed else f"Nothing new: {pushed.url} holds it already", flush=True)
+    if pushed.replaced:
+        print(printable(f"It replaces {pushed.replaced}"))
     if pushed.kept_card:
         print(printable(kept_card_note(options.folder)))
     if foreign := list_unpushed_files(options.folder):
@@ -42,7 +44,9 @@ def _parse(argv: Sequence[str] | None, prog: str | None) -> Namespace:
     parser = LineParser(prog=prog, description="Push a finished run to the Hugging Face Hub.")
     parser.add_argument("folder", help="a folder that training wrote")
     parser.add_argument("repo_id", help="user/name; created if it is missing")
-    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument(
+        "--private", action="store_true", default=None, help="make a new repository private; refuse a public one"
+    )
     parser.add_argument("--revision", metavar="BRANCH", help="branch, created if it is missing (default: main)")
     parser.add_argument("--tag", help="tag for this version, such as v1.0")
     parser.add_argument("--message", is_text=True, default="Push a trained model", help="message of the commit")

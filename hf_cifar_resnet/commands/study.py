@@ -30,7 +30,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,10 +157,13 @@ def _train_and_report(
     folder = options.folder
 
     # Choose arguments on validation
-    execute = partial(execute_runs, engine=options.engine, write=tqdm.write)
+
+    def execute(tuning_runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+        print(_describe_start(options, len(tuning_runs), "tuning run"), flush=True)
+        return execute_runs(tuning_runs, options.engine, tqdm.write)
+
     if options.tuning is not None:
         check_tuning(options.tuning, variants, runs[0].arguments, options.seeds)
-        print(f"First {' and '.join(options.tuning.names)} of each variant, on tuning runs in {folder}", flush=True)
         chosen = tune(folder, options.common, variants, options.tuning, plan, execute, options.engine.here)
         values = options.tuning.values([tuple(each.values()) for each in chosen.values()])
         runs = plan_runs(folder, options.common, variants, options.seeds, tuned=chosen, values=values)
@@ -171,7 +173,7 @@ def _train_and_report(
     # Train the runs that are compared
     update_plan(folder, plan)
     forget_ensembles(folder, runs)
-    print(_describe_start(options, len(runs)), flush=True)
+    print(_describe_start(options, len(runs), "run"), flush=True)
     execute_all: Callable[..., list[PlannedRun]] = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, options.engine, tqdm.write)
 
@@ -183,10 +185,10 @@ def _train_and_report(
     return failed, len(runs)
 
 
-def _describe_start(options: StudyOptions, count: int) -> str:
+def _describe_start(options: StudyOptions, count: int, kind: str) -> str:
     jobs = options.engine.jobs
     at_once = "all at once" if jobs is None else "one at a time" if jobs == 1 else f"{jobs} at a time"
-    runs = "1 run" if count == 1 else f"{count} runs, {at_once}"
+    runs = f"1 {kind}" if count == 1 else f"{count} {kind}s, {at_once}"
     return f"{runs}, in {options.folder}; the output of a run goes to {LOG} in its folder"
 
 
@@ -244,7 +246,8 @@ def _parse(argv: list[str], prog: str | None) -> tuple[LineParser, Namespace, li
     parser.add_argument("--cooldowns", nargs="+", type=positive, default=[], metavar="EPOCHS",
                         help="numbers of epochs to compare; those of warmup_stable_decay share one run")  # fmt: skip
     parser.add_argument("--jobs", type=_parse_jobs, metavar="N|auto",
-                        help="runs at a time: each on one GPU, its share of a CPU's cores, or a Slurm job")  # fmt: skip
+                        help="runs at a time: each on one GPU, its share of a CPU's cores, or a Slurm job "
+                        "(default: 1; on Slurm all)")  # fmt: skip
     parser.add_argument("--engine", choices=["local", "slurm"], default="local",
                         help="where the runs are trained: here, or each in a job of a Slurm cluster")  # fmt: skip
     parser.add_argument("--slurm", action="append", default=[], metavar="NAME=VALUE",

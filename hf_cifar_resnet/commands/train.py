@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ..errors import explained
 from ..processes import decide_on_rank_0, is_rank_0
 from ..training.arguments import resolve
 from .parser import parse_arguments
@@ -83,11 +84,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> "RunMetr
 def _find_checkpoint(args: "CifarTrainingArguments") -> Path | None:
     """Return the checkpoint to resume from, or None. One that was pushed is downloaded."""
     from ..checkpoints.run_folder import find_resume_checkpoint, kind_of_resume
+    from ..hub.client import HubError
     from ..hub.resolve import resolve_checkpoint
 
     name, pushed = args.resume_from_checkpoint, None
     if name is not None and kind_of_resume(name) == "pushed":
-        pushed = decide_on_rank_0(lambda: resolve_checkpoint(name))
+        with explained("resume_from_checkpoint", HubError):
+            pushed = decide_on_rank_0(lambda: resolve_checkpoint(name))
     return find_resume_checkpoint(name, str(args.output_dir), args.load_best_model_at_end, pushed)
 
 

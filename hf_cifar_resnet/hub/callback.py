@@ -25,8 +25,6 @@ from ..training.record import make_metrics
 from . import client
 from .staging import kept_card_note, stage_checkpoint, stage_run
 
-LAST = "last-checkpoint"
-
 
 class HubCallback(TrainerCallback):
     """
@@ -39,7 +37,8 @@ class HubCallback(TrainerCallback):
         record: the run's.
 
     Raises:
-        HubError: if the token is missing or may not write. If the Hub does not answer, training starts anyway.
+        HubError: if the token is missing or may not write, or the repository is public or holds another run and must
+            not. If the Hub does not answer, training starts anyway.
     """
 
     pushes_to_hub: ClassVar[bool] = True
@@ -50,12 +49,14 @@ class HubCallback(TrainerCallback):
         self.eval_split: Selection = eval_split
         self.folder: Path = Path(args.output_dir or ".")
         self.repo_id: str = args.hub_model_id or _repo_name(self.folder)
+        self._replaced: str | None = None
         self._thread: threading.Thread | None = None
         self._warned: set[str] = set()
         if not is_rank_0():
             return
         try:
-            self.repo_id = client.check_access(self._target(args.hub_revision))
+            access = client.check_access(self._target(args.hub_revision))
+            self.repo_id, self._replaced = access.repo_id, access.replaced
         except client.HubError as error:
             if not error.temporary:
                 raise client.HubError(f"push_to_hub is not possible: {error}") from error
@@ -63,7 +64,8 @@ class HubCallback(TrainerCallback):
 
     def __str__(self) -> str:
         branch = f", branch {self.args.hub_revision}" if self.args.hub_revision else ""
-        return f"{self.repo_id}{branch} ({enum_value(self.args.hub_strategy)})"
+        replaced = f", replaces {self._replaced}" if self._replaced else ""
+        return f"{self.repo_id}{branch} ({enum_value(self.args.hub_strategy)}){replaced}"
 
     def _target(self, revision: str | None) -> client.Target:
         return client.Target(
@@ -101,7 +103,7 @@ class HubCallback(TrainerCallback):
         if self.args.hub_strategy in ("checkpoint", "all_checkpoints"):
             folder = self._stage(checkpoint, state, staging / "state")
             write_pickle_free(checkpoint, folder, best if best != checkpoint else None)
-            pushes.append((folder, LAST if self.args.hub_strategy == "checkpoint" else checkpoint.name))
+            pushes.append((folder, client.LAST if self.args.hub_strategy == "checkpoint" else checkpoint.name))
         return pushes
 
     def _stage(self, checkpoint: Path, state: TrainerState, folder: Path) -> Path:

@@ -20,6 +20,9 @@ from .history import History, describe
 
 # The files of a model's repository: no pickle, and no code but the model's own.
 PUSHED_SUFFIXES = (".safetensors", ".json", ".py", ".md", ".png")
+LAST = "last-checkpoint"
+# How the branches begin that hold the state of a training, and the `hub_strategy` that pushes there.
+STATE_BRANCHES = {LAST: "checkpoint", "checkpoint-": "all_checkpoints"}
 # Seconds before each new attempt; the Hub may ask for longer waits, up to a limit.
 WAITS, MAX_WAIT = (1, 2, 4, 8), 300
 # Seconds without an answer after which a request fails; `huggingface_hub` itself waits for ever.
@@ -45,7 +48,8 @@ class Target:
         repo_id: `user/repo`, or `repo` of the token's owner; it is created if it is missing.
         run: identifies what is pushed; every commit names it.
         replace: whether the repository may hold another run, which is replaced then.
-        private: whether a new repository is private; None leaves it to the owner's settings.
+        private: whether a new repository is private; None leaves it to the owner's settings. A public one that exists
+            is refused where a private one is asked for.
         revision: the branch, which is created if it is missing; None is `main`.
         token: by default the one of `hf auth login` or HF_TOKEN.
         repo_type: `model` or `space`.
@@ -72,19 +76,34 @@ class Pushed:
         commit: the last commit of the branch, which holds what was pushed.
         changed: whether that commit was made by this push; without a change there is none.
         kept_card: whether the card on the Hub stayed, since others had changed it.
+        replaced: the model of another run that was there before, in words.
     """
 
     url: str
     commit: str
     changed: bool
     kept_card: bool
+    replaced: str | None
 
 
-def check_access(target: Target) -> str:
+@dataclass(frozen=True)
+class Access:
     """
-    Create the repository if it is missing, and check that the token may write to it, and that it holds no other run
-    that is not to be replaced. Return its full name, even if only `repo` was given. Raises [`HubError`] after a single
-    attempt.
+    A repository that can be pushed to.
+
+    Attributes:
+        repo_id: its full name, even if only `repo` was given.
+        replaced: the model of another run that a push replaces, in words.
+    """
+
+    repo_id: str
+    replaced: str | None
+
+
+def check_access(target: Target) -> Access:
+    """
+    Create the repository if it is missing, and check that the token may write to it, that it is private if that is
+    asked for, and that it holds no other run that is not to be replaced. Raises [`HubError`] after a single attempt.
     """
     with _reporting_errors(target.repo_id):
         api = _api(target.token)
@@ -92,8 +111,7 @@ def check_access(target: Target) -> str:
         # This uploads nothing: it asks how a file would be uploaded, which needs the right to write.
         probe = CommitOperationAdd("README.md", b"-")
         api.preupload_lfs_files(name, [probe], revision=target.revision)
-        _read_history(api, name, target)
-    return name
+        return Access(name, _read_history(api, name, target).describe_other(target.run))
 
 
 def full_name(repo_id: str, token: str | None = None) -> str:
@@ -134,8 +152,8 @@ def push_folder(folder: str | Path, target: Target, *, message: str, names: Iter
             repo_type=target.repo_type,
             parent_commit=history.head,
         )
-        address = f"spaces/{name}" if target.repo_type == "space" else name
-        return Pushed(f"{api.endpoint}/{address}", commit.oid, commit.oid != history.head, kept_card)
+        replaced = history.describe_other(target.run)
+        return Pushed(_address(api, name, target), commit.oid, commit.oid != history.head, kept_card, replaced)
 
     return _retry(push, target.repo_id)
 
@@ -157,8 +175,17 @@ def tag_commit(repo_id: str, tag: str, commit: str, token: str | None = None) ->
 def download(reference: str) -> Path:
     """Download `user/repo[@revision]` into the Hub's cache and return its folder. Raises [`HubError`]."""
     repo_id, _, revision = reference.partition("@")
-    patterns = [f"*{suffix}" for suffix in PUSHED_SUFFIXES]
-    return _retry(lambda: Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns)), repo_id)
+
+    def snapshot() -> Path:
+        patterns = [f"*{suffix}" for suffix in PUSHED_SUFFIXES]
+        try:
+            return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns))
+        except errors.RevisionNotFoundError as error:
+            strategy = next((name for branch, name in STATE_BRANCHES.items() if revision.startswith(branch)), None)
+            hint = f"; training pushes it with hub_strategy {strategy}" if strategy else ""
+            raise HubError(f"{repo_id} has no such revision as {revision}{hint}") from error
+
+    return _retry(snapshot, repo_id)
 
 
 def _api(token: str | None) -> HfApi:
@@ -170,7 +197,10 @@ def _api(token: str | None) -> HfApi:
 
 
 def _create(api: HfApi, target: Target) -> str:
-    """Create the repository and the branch where they are missing, and return the full name."""
+    """
+    Create the repository and the branch where they are missing, and return the full name. Raises [`HubError`] for a
+    public repository where a private one is asked for, since the Hub leaves one that exists as it is.
+    """
     name = api.create_repo(
         target.repo_id,
         exist_ok=True,
@@ -178,9 +208,18 @@ def _create(api: HfApi, target: Target) -> str:
         space_sdk=target.space_sdk,
         private=target.private,
     ).repo_id
+    if target.private and not api.repo_info(name, repo_type=target.repo_type).private:
+        raise HubError(
+            f"{name} exists and is public, and a push leaves it so: make it private at "
+            f"{_address(api, name, target)}/settings, choose another name, or do not ask for a private one"
+        )
     if target.revision is not None and target.revision != "main":
         api.create_branch(name, branch=target.revision, exist_ok=True, repo_type=target.repo_type)
     return name
+
+
+def _address(api: HfApi, name: str, target: Target) -> str:
+    return f"{api.endpoint}/spaces/{name}" if target.repo_type == "space" else f"{api.endpoint}/{name}"
 
 
 def _read_history(api: HfApi, name: str, target: Target) -> History:

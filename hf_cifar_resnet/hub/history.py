@@ -43,9 +43,16 @@ class History:
         self.run: str | None = run
         self._with_card = next((commit for commit, _, without_card in ours if not without_card), None)
 
+    def describe_other(self, run: str | None) -> str | None:
+        """Return in words which model the branch holds that is not of this run, or None where there is none."""
+        if self.run == run or (self.run is None and not self._files(self.head, ["config.json"])):
+            return None
+        model = "a model of another origin" if self.run is None else f"the model of run {self.run}"
+        return f"{model}, which stays in the history as commit {(self.head or '')[:7]}"
+
     def check_run(self, run: str | None) -> None:
         """Raise `ValueError` if the branch holds another run, or a model that was not pushed by us."""
-        if self.run != run and (self.run is not None or self._files(self.head, ["config.json"])):
+        if self.describe_other(run) is not None:
             raise ValueError(
                 "it holds another model or run: name another repository with hub_model_id, or this one to replace it"
             )

@@ -263,6 +263,7 @@ class CifarTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={value} of the environment must be {words}: change it, or unset it")
 
     def _check_combinations(self) -> None:
+        optimizers.check_name(self.optim)
         optimizers.parse_optim_args(self.optim_args)
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"max_steps must be above 0, or -1 for num_train_epochs, got {self.max_steps}")

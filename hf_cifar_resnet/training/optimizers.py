@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.training_args import OptimizerNames
 
 from ..errors import require
 
@@ -87,6 +88,15 @@ def _read_muon_argument(name: str, text: str) -> float | int | bool | str:
             raise ValueError(f"optim_args nesterov must be true or false, got {text}")
         return text.lower() == "true"
     return text
+
+
+def check_name(optim: str) -> None:
+    """Raise `ValueError` for the name of no optimizer, with those that are most in use."""
+    if optim != MUON and optim not in {name.value for name in OptimizerNames}:
+        raise ValueError(
+            f"optim {optim} is no optimizer: choose one of {', '.join(OPTIM_ARGS)}, or another one that transformers "
+            "lists as OptimizerNames"
+        )
 
 
 def parse_optim_args(optim_args: str | None) -> dict[str, str]:

@@ -1,10 +1,15 @@
 """What a command line gives: [`RunArguments`], before anything is resolved."""
 
+import contextlib
+import io
 import json
+import re
+from functools import cache
 
 import pytest
 from run_fixtures import RECORD
 
+from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.commands.parser import (
     CifarArgumentParser,
     parse_arguments,
@@ -85,6 +90,78 @@ def test_value(name, text, value):
 def test_wrong_value(name, text):
     with pytest.raises(ValueError, match=name):
         parse_value(name, text)
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("epochs", "num_train_epochs"), ("lr", "learning_rate"), ("batch_size", "global_batch_size"),
+        ("wd", "weight_decay"), ("model", "model_name_or_path"), ("dataset", "dataset_name"),
+        ("scheduler", "lr_scheduler_type"), ("optimizer", "optim"), ("workers", "dataloader_num_workers"),
+        ("output", "output_dir"), ("out-dir=x", "output_dir"), ("resume", "resume_from_checkpoint"),
+        ("max_epochs", "num_train_epochs"), ("base_lr", "learning_rate"),
+        ("train_batch_size", "per_device_train_batch_size"), ("seeds", "seed"),
+        ("patience", "early_stopping_patience"), ("lerning_rate", "learning_rate"), ("wieght_decay", "weight_decay"),
+    ],
+)  # fmt: skip
+def test_unknown_flag_suggests_the_one_that_is_meant(typed, meant):
+    with pytest.raises(ValueError, match=rf"^unknown argument --{typed}; did you mean --{meant}\?$"):
+        parse_arguments([f"--{typed}", "3"])
+
+
+@pytest.mark.parametrize("typed", ["arch", "verbose", "x"])
+def test_unknown_flag_that_is_like_none(typed):
+    with pytest.raises(ValueError, match=f"^unknown argument --{typed}; --help lists all$"):
+        parse_arguments([f"--{typed}", "3"])
+
+
+# Help
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """What `--help` of a command prints, by lines of an option each, without its name."""
+
+    @cache
+    def helps(command):
+        printed = io.StringIO()
+        with pytest.raises(SystemExit), contextlib.redirect_stdout(printed):
+            cli([command, "--help"])
+        text = " ".join(printed.getvalue().split())
+        return {words.split()[0]: words for words in re.split(r" (?=--\w)", text.split("options:")[1])}
+
+    return helps
+
+
+@pytest.mark.parametrize(
+    "command, flag, ends",
+    [
+        ("evaluate", "--dataset_name", "(default: as in the run)"),
+        ("demo", "--split_seed", "(default: as in the run)"),
+        ("evaluate", "--batch_size", "images at a time (default: 256)"), ("predict", "--top_k", "image (default: 5)"),
+        ("evaluate", "--precision", "(default: that of the run)"), ("demo", "--no_push", "folder of the Space"),
+        ("evaluate", "--json", "to this file"), ("train", "--depth", "50 if not given"),
+        ("train", "--dataset_name", "(default: uoft-cs/cifar100)"),
+        ("train", "--color_jitter", "(default: 0.2 0.2 0.2 0.02)"),
+        ("train", "--load_best_model_at_end", "(default: True)"), ("study", "--seeds", "(default: 42)"),
+        ("study", "--tuning_seeds", "(default: 0)"), ("study", "--jobs", "(default: 1; on Slurm all)"),
+        ("study", "--output_dir", "(default: studies/schedules)"),
+    ],
+)  # fmt: skip
+def test_help_states_the_default_that_holds(helps, command, flag, ends):
+    assert helps(command)[flag].endswith(ends)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "demo", "study", "find-lr", "benchmark"])
+def test_help_shows_one_spelling_and_one_default(helps, command):
+    for flag, text in helps(command).items():
+        assert "-" not in flag[2:] and text.count("default: ") <= 1 and "default: None" not in text
+
+
+def test_flag_with_dashes():
+    assert parse_arguments(["--learning-rate", "0.5", "--no-load-best-model-at-end"]) == parse_arguments(
+        ["--learning_rate", "0.5", "--no_load_best_model_at_end"]
+    )
 
 
 # A checkpoint's record

@@ -205,6 +205,18 @@ def test_private_repository_branch_and_tag(push, trained):
     assert other.stdout.splitlines()[0] == f"Pushed {hub.endpoint}/ann/private"
 
 
+@pytest.mark.parametrize("branch", [[], ["--revision", "new"]])
+def test_public_repository_that_is_to_be_private_is_refused(push, trained, hub, branch):
+    """The Hub makes a new repository private, and leaves one that exists as it is."""
+    hub.add_repo("ann/model", {"notes.txt": "Mine."})
+    before = hub.files("ann/model")
+    line = check_one_line(push(hub, trained.folder, "ann/model", "--private", *branch))
+    assert "not pushed: ann/model exists and is public" in line and f"{hub.endpoint}/ann/model/settings" in line
+    assert hub.files("ann/model") == before and hub.branches("ann/model") == ["main"]
+    hub.repos["model", "ann/model"].private = True
+    assert push(hub, trained.folder, "ann/model", "--private", *branch).returncode == 0
+
+
 # Going on from the Hub
 
 
@@ -305,6 +317,10 @@ PUSH = [*ON_TREES, "--push_to_hub", "--hub_model_id", "ann/model"]
 REFUSED = {
     "model without its state": ([*ON_TREES, "--resume_from_checkpoint", "ann/model@main"], "but not the state"),
     "no such revision": ([*ON_TREES, "--resume_from_checkpoint", "ann/model@nowhere"], "no such revision"),
+    "state that was not pushed": (
+        [*ON_TREES, "--resume_from_checkpoint", "ann/model@last-checkpoint"],
+        "no such revision as last-checkpoint; training pushes it with --hub_strategy checkpoint",
+    ),
     "nothing to resume": ([*ON_TREES, "--resume_from_checkpoint", "ann/nothing@main"], "there is no ann/nothing"),
     "nothing to fine-tune": (
         ["--model_name_or_path", "ann/nothing"],
@@ -405,6 +421,18 @@ def test_card_that_is_edited_here_and_not_there_is_pushed(push, trained, tmp_pat
         (run / "README.md").write_text(f"---\nlicense: mit\n---\n{text}\n")
         assert push(hub, run, "ann/model").returncode == 0
         assert text.encode() in hub.files("ann/model")["README.md"]
+
+
+def test_push_reports_the_run_that_it_replaces(push, trained, tmp_path, hub):
+    """Who names a repository means it, and the run before stays in its history."""
+    other = changed_run(trained, tmp_path)
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(record | {"id": "another"}))
+    assert "replaces" not in push(hub, trained.folder, "ann/model").stdout
+    before = hub.repos["model", "ann/model"].branches["main"].sha
+    printed = push(hub, other, "ann/model").stdout
+    assert f"It replaces the model of run {record['id']}, which stays in the history as commit {before[:7]}" in printed
+    assert "replaces" not in push(hub, changed_run(trained, tmp_path / "again"), "ann/other").stdout
 
 
 def test_card_of_a_run_without_an_id_stays_if_others_edited_it(push, trained, tmp_path, hub):
@@ -517,7 +545,7 @@ def train_here(monkeypatch, tmp_path, capsys):
     return train
 
 
-def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub, tmp_path):
+def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub, tmp_path, capsys):
     """Folders of the same last name, or the same folder, resumed; `.` has the name of the folder it means."""
     one, two = tmp_path / "one" / "tree", tmp_path / "two" / "tree"
     one.parent.mkdir(), two.parent.mkdir()
@@ -530,8 +558,19 @@ def test_another_run_is_replaced_only_if_its_repository_is_named(train_here, hub
     assert hub.files("ann/tree") == first and not two.exists()
     assert train_here(hub, one, "--output_dir", ".", "--max_steps", "2", "--resume_from_checkpoint", "auto") is None
     assert hub.files("ann/tree")["model.safetensors"] == (one / "model.safetensors").read_bytes()
+    run = json.loads(first["run.json"])["id"]
+    capsys.readouterr()
     assert train_here(hub, two, "--output_dir", ".", "--max_steps", "1", "--hub_model_id", "tree") is None
+    assert f"Hub        ann/tree (end), replaces the model of run {run}" in capsys.readouterr().out
     assert hub.files("ann/tree")["model.safetensors"] == (two / "model.safetensors").read_bytes()
+
+
+def test_run_that_is_to_be_private_does_not_start_on_a_public_repository(train_here, hub, tmp_path):
+    hub.add_repo("ann/tree", {"notes.txt": "Mine."})
+    words = "--output_dir tree --max_steps 1 --hub_model_id tree --hub_private_repo true"
+    line = train_here(hub, tmp_path, *words.split())
+    assert "push_to_hub is not possible: ann/tree exists and is public" in line
+    assert not (tmp_path / "tree").exists() and "config.json" not in hub.files("ann/tree")
 
 
 def test_model_of_another_kind_is_not_replaced(train_here, hub, tmp_path):

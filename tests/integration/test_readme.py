@@ -13,7 +13,6 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 
 from hf_cifar_resnet import CifarTrainer
-from hf_cifar_resnet.checkpoints.pickle_free import write_pickle_free
 from hf_cifar_resnet.cli import main as cli
 from hf_cifar_resnet.commands.parser import parse_arguments
 from hf_cifar_resnet.documents import read_yaml
@@ -114,23 +113,21 @@ RUN_ELSEWHERE = [*ON_HUB, *IN_CI, *SEVERAL_PROCESSES]
 
 
 @pytest.mark.slow
-def test_commands_on_the_hub(finished, quick, tmp_path):
-    """USER/my-model has the model and the state of a run of six steps."""
-    (tmp_path / "state").mkdir()
-    write_pickle_free(finished.folder / "checkpoint-6", tmp_path / "state")
+def test_commands_on_the_hub(place, finished, quick, tmp_path):
+    """One after another, on a Hub whose only repository is private and empty."""
     commands = []
     for command in ON_HUB:
-        words = shlex.split(command.replace("USER/", f"{USER}/").replace("runs/my-run", str(finished.folder)))
-        # A resumed run has the images and the batches of the one before.
-        commands.append(["train", *words[2:], *quick, "--max_steps", "7"] if words[0] == "python" else words[1:])
+        command = command.replace("USER/", f"{USER}/").replace("path/to/folder", str(place / "images"))
+        words = shlex.split(command.replace("runs/my-run", str(finished.folder)))
+        # A resumed run has the images and the batches of the one before, and goes one step further.
+        steps = ["--max_steps", "7"] if "--resume_from_checkpoint" in words else []
+        commands.append(["train", *words[2:], *quick, *steps] if words[0] == "python" else words[1:])
     with LoopbackHub() as hub:
         hub.add_user(USER, token="hf_token")
-        hub.add_repo(f"{USER}/my-model", {path.name: path for path in (tmp_path / "state").iterdir()})
-        branches = hub.repos["model", f"{USER}/my-model"].branches
-        branches["last-checkpoint"] = branches["main"]
+        hub.add_repo(f"{USER}/my-model", {}, private=True)
         environment = hub.environment(token="hf_token", cache=tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
         answers = run_each(commands, tmp_path, environment)
-    done = "Saved", f"{hub.endpoint}/{USER}/my-model", "ensemble of 2 checkpoints on test"
+    done = "Saved", f"{hub.endpoint}/{USER}/my-", "ensemble of 2 checkpoints on test"
     for command, answer in zip(ON_HUB, answers, strict=True):
         assert answer.returncode == 0, f"{command}: {answer.stderr}"
         assert any(text in answer.stdout for text in done), command

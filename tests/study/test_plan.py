@@ -420,7 +420,7 @@ def test_report_says_what_was_not_the_same_for_all_runs(tmp_path):
     planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
     finish(planned)
     update_plan(tmp_path, make_plan(planned))
-    assert "1 thread, fp32. Versions: torch 2.14.1.\n\n!" in write_report(tmp_path)
+    assert "1 thread, fp32. Versions: torch 2.14.1.\n\nThe arguments" in write_report(tmp_path)
     for each in planned[1:]:
         path = each.folder / "run.json"
         changes = {"versions": {"torch": "2.15.0"}, "precision": "bf16", "dataset": DATASET | {"scored_images": "xyz"}}

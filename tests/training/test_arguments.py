@@ -310,6 +310,7 @@ ERRORS = [
     ("--adam_beta2 1", "adam_beta2 must be from 0 to below 1"),
     ("--lerning_rate 1", "unknown argument --lerning_rate; did you mean --learning_rate\\?"),
     ("--num_epochs=3 1", "unknown argument --num_epochs=3; did you mean --num_train_epochs\\?"),
+    ("--optim adam", "^optim adam is no optimizer: choose one of adamw_torch, .*sgd, .*muon"),
     *((line.strip(), ".") for line in BAD.strip().splitlines()),
 ]
 
