@@ -42,8 +42,9 @@ def load_data_for(
     needed: Collection[str],
 ) -> ImageSplits:
     """
-    Load the `needed` splits without augmentation, normalized for a checkpoint, which messages call `name`. Raises
-    `ValueError` if no dataset is named, it lacks a split, or its classes are not the checkpoint's.
+    Load the `needed` splits without augmentation, normalized for a checkpoint, which messages call `name`, and with its
+    class numbers, by the names of the classes. Raises `ValueError` if no dataset is named, it lacks a split, or it has
+    a class that the checkpoint does not know.
     """
     if data_args is None:
         raise ValueError(f"{name} does not say what it was trained on (no run.json): give a dataset_name")
@@ -55,15 +56,25 @@ def load_data_for(
         "random_erasing": 0.0,
     }
     data = load_splits(**arguments, needed=needed)
-    if difference := find_class_difference(label_names(model), data.label_names):
-        raise ValueError(
-            f"the classes of the checkpoint {name} and of the dataset {data_args.dataset_name} differ: {difference}; "
-            "choose the right dataset with dataset_name"
-        )
     for split in needed:
         if getattr(data, split) is None:
             raise ValueError(f"the dataset has no {split} split")
-    return data
+    return data.numbered_as(_check_known(data.label_names, label_names(model), name, data_args.dataset_name))
+
+
+def _check_known(found: list[str], known: list[str], name: str | Path, dataset_name: str) -> list[str]:
+    """Return the classes that a checkpoint knows. Raises `ValueError` if those of a dataset are not among them."""
+    if unknown := [label for label in found if label not in known]:
+        classes = "a class" if len(unknown) == 1 else "classes"
+        raise ValueError(
+            f"the dataset {dataset_name} has {classes} that the checkpoint {name} "
+            f"does not know: {shorten(unknown)}; it knows {shorten(known)}: rename or remove what it does not know, or "
+            "choose another dataset with dataset_name"
+        )
+    if found != known and len(set(known)) < len(known):
+        twice = next(label for label in known if known.count(label) > 1)
+        raise ValueError(f"the checkpoint {name} calls two classes {twice}: its answers cannot be scored by name")
+    return known
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,8 @@ class LoadedCheckpoint:
         name: the folder or Hub id as it was given.
         model: in evaluation mode, on the device that it was loaded to.
         processor: its image processor.
-        data: the splits that are needed, without augmentation and normalized as the checkpoint's images were.
+        data: the splits that are needed, without augmentation and normalized as the checkpoint's images were, with the
+            checkpoint's class numbers.
     """
 
     name: str
@@ -86,6 +98,25 @@ class LoadedCheckpoint:
     def images(self, split: str) -> ImageDataset:
         """Return the images of a split that is needed."""
         return getattr(self.data, split)
+
+    def check_has_all_classes(self, purpose: str) -> None:
+        """Raise `ValueError` if the data lacks classes that the model knows, all of which a purpose needs."""
+        if missing := self.data.missing_labels:
+            raise ValueError(
+                f"{purpose} needs images of all {len(self.data.label_names):,} classes of {self.name}, and the dataset "
+                f"has none of {shorten(missing)}: choose one that has, with dataset_name"
+            )
+
+    def describe_classes(self, split: str) -> str | None:
+        """Return a sentence on the classes that have images in a split, or None where all have."""
+        names = self.data.label_names
+        there = [names[number] for number in self.images(split).labels.unique().tolist()]
+        if len(there) == len(names):
+            return None
+        return (
+            f"only {len(there):,} of the model's {len(names):,} classes occur in these images ({shorten(there)}); "
+            f"it chooses among all {len(names):,}"
+        )
 
     def predicts_like(self, other: "LoadedCheckpoint") -> bool:
         """Whether it is the same model: it has the same weights, and sees images alike."""
@@ -121,14 +152,15 @@ def load_with_data(
         model.to(device)  # pyright: ignore[reportArgumentType]
     data = load_data_for(name, data_args, model, processor, needed)
     if data_args is not None and data.validation is not None and data.validation_is_held_out:
-        _check_held_out(folder, name, data_args)
+        _check_held_out(folder, name, data_args, data)
     return LoadedCheckpoint(name, model, processor, data)
 
 
-def _check_held_out(folder: Path, name: str, data_args: DataArguments) -> None:
+def _check_held_out(folder: Path, name: str, data_args: DataArguments, data: ImageSplits) -> None:
     """
     Raise `ValueError` if the run of a checkpoint was trained on images that these arguments hold out for validation, by
-    its `run.json`. One on another dataset was not, as far as its name says.
+    its `run.json`, or may have been, since the dataset had other classes then. One on another dataset was not, as far
+    as its name says.
     """
     path = find_run_record(folder)
     if path is None:
@@ -146,6 +178,24 @@ def _check_held_out(folder: Path, name: str, data_args: DataArguments) -> None:
         raise ValueError(
             f"{name} was trained on some of these validation images, those of {wanted}: it held out those of {held_out}"
         )
+    if len(names) == 1 and data.own_label_names is not None:
+        difference = find_class_difference(data.label_names, data.own_label_names)
+        raise ValueError(
+            f"{name} may have been trained on some of these validation images, since the classes of "
+            f"{data_args.dataset_name} are not those of its training ({difference}), and which images are held out "
+            "depends on them: score the test split"
+        )
+
+
+def check_same_classes(checkpoints: Sequence[LoadedCheckpoint]) -> None:
+    """Raise `ValueError` if checkpoints do not know the same classes by the same numbers."""
+    first, *others = checkpoints
+    for other in others:
+        if difference := find_class_difference(first.data.label_names, other.data.label_names):
+            raise ValueError(
+                f"the classes of {first.name} and {other.name} differ: {difference}; checkpoints are only compared, or "
+                "scored together, if they know the same classes by the same numbers"
+            )
 
 
 def find_class_difference(known: list[str], found: list[str]) -> str | None:

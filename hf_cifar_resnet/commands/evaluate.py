@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.calibration import save_temperature
-from ..checkpoints.load import LoadedCheckpoint, check_distinct, load_with_data
+from ..checkpoints.load import LoadedCheckpoint, check_distinct, check_same_classes, load_with_data
 from ..checkpoints.outputs import check_output, check_output_folder
 from ..data.arguments import DataArguments
 from ..data.dataset import ImageDataset
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     needed = {options.split, "validation"} if options.calibrate else {options.split}
     subject = _load([options.checkpoint, *options.others], options, data_args, needed)
     other = _load([options.compare], options, data_args, {options.split}) if options.compare else None
+    check_same_classes([*subject.checkpoints, *(other.checkpoints if other else ())])
+    if options.calibrate:
+        subject.checkpoints[0].check_has_all_classes("--calibrate")
     check_distinct(subject.checkpoints)
     if other is not None and not options.ensemble and other.checkpoints[0].predicts_like(subject.checkpoints[0]):
         raise ValueError(f"--compare {other.name} has the same weights as {subject.name}: nothing would differ")
@@ -52,6 +55,9 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     logits, scores, members = subject.score(options.split)
     found: dict[str, Any] = scores.to_dict()
     lines = [f"{subject.name} on {options.split} of {data_args.dataset_name}, {len(images):,} images"]
+    if note := subject.checkpoints[0].describe_classes(options.split):
+        found["note"] = note
+        lines.append(note)
     lines += _score_lines(scores)
     if options.ensemble:
         names = [options.checkpoint, *options.others]

@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     needed = {name for name in (split, "train" if options.precision == "int8" else None) if name is not None}
     if needed:
         loaded = load_with_data(folder, data_args, needed, name=options.checkpoint)
+        if options.precision == "int8":
+            loaded.check_has_all_classes("--precision int8")
         model, processor, data = loaded.model, loaded.processor, loaded.data
     else:
-        (model, processor), data = load_checkpoint(folder), None
+        (model, processor), data, loaded = load_checkpoint(folder), None, None
     size: int = processor.size["height"]
 
     # 2. Export. The file gets its name only after it has passed the comparison.
@@ -73,14 +75,16 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> dict[str, Any]:
     )
 
     # 3. Accuracy
-    if data is not None and split is not None and data_args is not None:
-        images = getattr(data, split)
+    if loaded is not None and split is not None and data_args is not None:
+        images = loaded.images(split)
         accuracy = measure_accuracy(predict, exportable.input_name, model, images)
         found |= asdict(accuracy)
         print(
             f"On {split} of {data_args.dataset_name}, {len(images):,} images: top-1 {accuracy.top1:.2%}, "
             f"PyTorch {accuracy.pytorch_top1:.2%}; the same label for {accuracy.agreement:.2%}"
         )
+        if note := loaded.describe_classes(split):
+            print(note)
     return found
 
 

@@ -113,6 +113,13 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.epoch: int | torch.Tensor | None = None
         self._digest: str | None = None
 
+    def with_labels(self, labels: np.ndarray) -> "ImageDataset":
+        """Return a copy with other class numbers (n,)."""
+        dataset = copy.copy(self)
+        dataset.labels = torch.as_tensor(labels, dtype=torch.int64)
+        dataset._digest = None
+        return dataset
+
     def without_normalization(self) -> "ImageDataset":
         """Return a copy whose `pixel_values` are uint8 (batch, height, width, 3), to be normalised on the device."""
         dataset = copy.copy(self)

@@ -238,13 +238,13 @@ def check_numbers(files: Iterable[str], column: str | None) -> None:
 
 def check_classes(parts: Mapping[str, datasets.Dataset], names: Sequence[str], needed: Collection[str]) -> None:
     """
-    Raise `ValueError` if there is no second class to tell one from, or a class is written differently in the splits.
+    Raise `ValueError` if there is no second class to train with, or a class is written differently in the splits. A
+    model can be scored on images of one class.
     """
     used = {split: set(parts[split]["label"][:]) for split in ("train", "test") if split in parts}
-    if len(names) < 2 or ("train" in needed and len(used["train"]) < 2):
-        alone = names[next(iter(used.get("train", [0])))]
-        kind = "training images" if "train" in used else "images"
-        raise ValueError(f"all {kind} are of one class, {alone}: there must be two or more to tell apart")
+    if "train" in needed and len(used["train"]) < 2:
+        alone = names[next(iter(used["train"]))]
+        raise ValueError(f"all training images are of one class, {alone}: there must be two or more to tell apart")
     alike: dict[str, set[int]] = defaultdict(set)
     for number, name in enumerate(names):
         alike[re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold().strip())].add(number)

@@ -1,7 +1,7 @@
 """The splits of a dataset as [`ImageDataset`]s: loaded, divided, decoded."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -35,6 +35,7 @@ class ImageSplits:
         provenance: see [`~hf_cifar_resnet.data.hub.provenance`].
         superclass_names: the name of each superclass number, or None.
         validation_is_held_out: whether the validation images are of the dataset's training split.
+        own_label_names: the classes of the dataset in its own order, where [`numbered_as`] has changed it; else None.
     """
 
     train: ImageDataset | None
@@ -48,6 +49,7 @@ class ImageSplits:
     provenance: dict[str, str | None] = field(default_factory=dict)
     superclass_names: list[str] | None = None
     validation_is_held_out: bool = False
+    own_label_names: list[str] | None = None
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -57,6 +59,33 @@ class ImageSplits:
     @property
     def label2id(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.label_names)}
+
+    @property
+    def missing_labels(self) -> list[str]:
+        """The classes among `label_names` that the dataset does not have: none unless [`numbered_as`] added some."""
+        return [] if self.own_label_names is None else sorted(set(self.label_names) - set(self.own_label_names))
+
+    def numbered_as(self, label_names: list[str]) -> "ImageSplits":
+        """
+        Return the same images with the class numbers of a model, by the names of its classes, among which are all of
+        the dataset's. Superclasses are left out where the dataset lacks a class, whose superclass it cannot name.
+        """
+        if label_names == self.label_names:
+            return self
+        number_of = {name: number for number, name in enumerate(label_names)}
+        numbers = np.array([number_of[name] for name in self.label_names])
+        parts = {name: part for name in SPLITS if (part := getattr(self, name)) is not None}
+        superclass_of = None
+        if self.superclass_of is not None and len(numbers) == len(label_names):
+            superclass_of = self.superclass_of[np.argsort(numbers)]
+        return replace(
+            self,
+            **{name: part.with_labels(numbers[part.labels.numpy()]) for name, part in parts.items()},
+            label_names=label_names,
+            superclass_of=superclass_of,
+            superclass_names=None if superclass_of is None else self.superclass_names,
+            own_label_names=self.label_names,
+        )
 
     def digests(self) -> dict[str, object]:
         """Return the class names, mean and deviation, and a digest of the images and labels of each split, by name."""

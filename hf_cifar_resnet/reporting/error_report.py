@@ -11,7 +11,7 @@ import numpy as np
 
 from ..documents import write_csv, write_json
 from ..evaluation import analysis
-from .plots import COLORS, PICTURE, WIDTH, add_legend, new_figure, plot_style, save_figure
+from .plots import COLORS, PICTURE, WIDTH, add_legend, new_figure, plot_style, save_figure, show_image
 
 if TYPE_CHECKING:
     from ..data.dataset import ImageDataset
@@ -41,11 +41,15 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
-    """The content of analysis.json: accuracies 0 to 1, and the pairs of classes most often taken for each other."""
+    """
+    The content of analysis.json: accuracies 0 to 1, how many classes have images, over which their mean is taken, and
+    the pairs of classes most often taken for each other.
+    """
 
     images: int
     accuracy: float
     mean_class_accuracy: float
+    classes_with_images: int
     calibration: Sequence[Calibration]
     most_confused: Sequence[analysis.ConfusedPair]
 
@@ -58,7 +62,8 @@ def write_analysis(
     superclasses also superclass_confusion.csv and superclass_confusion.png. Return what analysis.json holds.
 
     Args:
-        logits: (n, num_labels), of the images in `split`.
+        logits: (n, num_labels), of the images in `split`. The tables have the classes of these images, and the
+            confusion between classes those that some were taken for too.
         data: the dataset that the split is of.
         temperature: that of the checkpoint. The calibration is shown with it and without.
     """
@@ -66,12 +71,14 @@ def write_analysis(
     predicted, groups, group_names = logits.argmax(axis=1), data.superclass_of, data.superclass_names
     matrix = analysis.confusion_matrix(predicted, labels, len(names))
 
-    write_confusion(matrix, names, folder / "confusion.csv")
-    order = np.arange(len(names))
+    # A model may be scored on few of its classes.
+    occurring = np.flatnonzero(matrix.any(axis=0) | matrix.any(axis=1))
+    write_confusion(matrix[occurring][:, occurring], [names[i] for i in occurring], folder / "confusion.csv")
+    order = occurring
     superclass = None
     if groups is not None and group_names is not None:
         superclass = [group_names[group] for group in groups]
-        order = np.argsort(groups, kind="stable")
+        order = occurring[np.argsort(groups[occurring], kind="stable")]
         grouped = analysis.confusion_matrix(groups[predicted], groups[labels], len(group_names))
         write_confusion(grouped, group_names, folder / "superclass_confusion.csv")
         plot_confusion(grouped, group_names, folder / "superclass_confusion.png")
@@ -86,6 +93,7 @@ def write_analysis(
         images=len(labels),
         accuracy=float(np.trace(matrix) / len(labels)),
         mean_class_accuracy=float(np.nanmean(analysis.class_accuracy(matrix))),
+        classes_with_images=int(matrix.any(axis=1).sum()),
         calibration=[
             Calibration(t, analysis.negative_log_likelihood(logits, labels, t), bins.ece) for t, bins in found.items()
         ],
@@ -102,14 +110,14 @@ def write_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> Non
 
 
 def write_per_class(matrix: np.ndarray, names: Sequence[str], superclass: Sequence[str] | None, path: Path) -> None:
-    """Write the accuracy of each class as CSV, worst first, and the class that it is most often taken for."""
+    """Write the accuracy of each class with images as CSV, worst first, and what it is most often taken for."""
     accuracy = analysis.class_accuracy(matrix)
     mistakes = matrix - np.diag(np.diag(matrix))
     rows = []
-    for i in np.argsort(accuracy, kind="stable"):
+    for i in np.argsort(accuracy, kind="stable")[: np.isfinite(accuracy).sum()]:  # NaN is sorted to the end
         other = int(mistakes[i].argmax())
         taken_for = (names[other], int(mistakes[i, other])) if mistakes[i, other] else ("", "")
-        share = "" if np.isnan(accuracy[i]) else round(float(accuracy[i]), 6)
+        share = round(float(accuracy[i]), 6)
         rows.append([names[i], *([superclass[i]] if superclass else []), int(matrix[i].sum()), share, *taken_for])
     header = ["class", *(["superclass"] if superclass else []), "images", "accuracy", "most_often_taken_for", "times"]
     write_csv([header, *rows], path)
@@ -117,11 +125,11 @@ def write_per_class(matrix: np.ndarray, names: Sequence[str], superclass: Sequen
 
 @plot_style()
 def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Plot a confusion matrix, each row as shares of its label's images."""
+    """Plot a confusion matrix: colors are shares of the label's images, and numbers, if there is room, are counts."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     roomy = len(names) <= MAX_CLASSES_WITH_COUNTS
     # The inches of the cells, and of the names beside them.
-    size = min(25, (0.32 if roomy else 0.19) * len(names)) + 1 + 0.085 * max(map(len, names))
+    size = max(1.6, min(25, (0.32 if roomy else 0.19) * len(names))) + 1 + 0.085 * max(map(len, names))
     figure, (axes,) = new_figure(1, width=size + 1, height=size)
     axes.grid(False)
     # The square root lets a few percent of mistakes be seen beside a full diagonal.
@@ -130,6 +138,7 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set(xlabel="predicted", ylabel="label")
     if roomy:
+        axes.set_title("numbers: images; colors: shares")
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if shares[row, column] > 0.3 else "black"
@@ -141,19 +150,32 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
 
 @plot_style()
 def plot_reliability(found: Mapping[float, analysis.Reliability], path: Path) -> None:
-    """Plot accuracy against confidence, and a histogram of the confidence; `found` is {temperature: reliability}."""
-    figure, axes = new_figure(len(found), 2, width=WIDTH, height=5.2)
+    """
+    Plot the accuracy in each bin against its mean confidence, with the gaps whose mean is the expected calibration
+    error, and a histogram of the confidence; `found` is {temperature: reliability}.
+    """
+    figure, axes = new_figure(len(found), 2, width=WIDTH, height=5.6)
     for column, (temperature, bins) in enumerate(found.items()):
         upper, lower = axes[column], axes[len(found) + column]
         width = 1 / len(bins.count)
         left = np.arange(len(bins.count)) * width
         bars = {"width": width, "align": "edge", "edgecolor": "white"}
-        upper.bar(left, bins.accuracy, color=COLORS[0], label="accuracy", **bars)
-        sure = bins.confidence[bins.count > 0]
-        upper.plot(sure, sure, "o", color=COLORS[1], markersize=4, label="mean confidence")
-        upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+        confidence, accuracy = bins.confidence[bins.count > 0], bins.accuracy[bins.count > 0]
+        upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="accuracy = confidence")
+        upper.vlines(
+            confidence,
+            accuracy,
+            confidence,
+            color=COLORS[1],
+            linewidth=1.6,
+            label="gap, whose mean over images is the ECE",
+        )
+        # An accuracy of 0 or 1 is on the edge.
+        upper.plot(confidence, accuracy, "o", color=COLORS[0], markersize=5, label="images in a bin", clip_on=False)
         kind = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
         upper.set(title=f"{kind}: ECE {bins.ece:.2%}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        upper.annotate("less confident\nthan right", (0.04, 0.9), color="grey", va="top", fontsize=8.5)
+        upper.annotate("more confident\nthan right", (0.96, 0.1), color="grey", ha="right", fontsize=8.5)
         lower.bar(left, bins.count, color=COLORS[5], **bars)
         lower.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
         for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
@@ -170,10 +192,10 @@ def plot_mistakes(images: np.ndarray, labels: np.ndarray, probs: np.ndarray, nam
     """
     rows = max(1, -(-len(images) // MISTAKES_IN_A_ROW))
     figure, axes = new_figure(MISTAKES_IN_A_ROW, rows, width=1.75 * MISTAKES_IN_A_ROW, height=2.05 * rows)
-    for panel in axes:
+    for panel in axes[len(images) :]:
         panel.set_axis_off()
     for panel, image, label, probabilities in zip(axes, images, labels, probs, strict=False):
-        panel.imshow(image, interpolation="nearest")
+        show_image(panel, image)
         taken_for = int(probabilities.argmax())
         panel.set_title(f"{names[taken_for]} {probabilities[taken_for]:.0%}\nis {names[label]}", fontsize=9)
     if not len(images):

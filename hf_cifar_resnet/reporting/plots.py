@@ -171,19 +171,20 @@ def _lowest(group: list[float], gap: float) -> float:
 def plot_history(rows: Sequence[Row], path: str | os.PathLike[str], split: str, label_smoothing: float = 0.0) -> None:
     """
     Plot accuracy, loss and learning rate over epochs, and the accuracy of the last third once more, from `rows`, the
-    history of a run with evaluations of `split`. `label_smoothing` is that of the training loss; the evaluation's has
-    none.
+    history of a run with evaluations of `split`, or of training alone where there are none. `label_smoothing` is that
+    of the training loss; the evaluation's has none.
     """
     height = 5.4
     figure, (accuracy, loss, zoom, rate) = new_figure(2, 2, height=height)
-    top1 = f"{split} top-1"
+    evaluated = any("eval_top1" in row for row in rows)
+    zoomed, top1 = ("eval_top1", f"{split} top-1") if evaluated else ("train_accuracy", "train accuracy")
     scores = {"train_accuracy": "train", "eval_top1": "top-1", "eval_top5": "top-5"}
     smoothed = f" (train labels smoothed by {label_smoothing:g})" if label_smoothing else ""
     panels: list[tuple[Axes, str, dict[str, str]]] = [
-        (accuracy, f"accuracy: train, {split} top-1 and top-5", scores),
+        (accuracy, f"accuracy: train, {top1} and top-5" if evaluated else top1, scores),
         (loss, f"loss{smoothed}", {"train_loss": "train", "eval_loss": split}),
-        (zoom, f"{top1}, last third", {"eval_top1": ""}),
-        (rate, "learning rate", {"learning_rate": ""}),
+        (zoom, f"{top1}, last third", {zoomed: ""}),
+        (rate, _rate_title([rows]), {"learning_rate": ""}),
     ]
     colors = {"train_accuracy": 0, "train_loss": 0, "eval_top1": 1, "eval_loss": 1, "eval_top5": 2, "learning_rate": 6}
     for axes, title, lines in panels:
@@ -271,7 +272,7 @@ def plot_study(histories: Mapping[str, Sequence[Sequence[Row]]], path: str | os.
         (zoom, "eval_top1", f"{split} top-1, last third"),
         (train, "train_accuracy", "train accuracy (augmented)"),
         (loss, "eval_loss", f"{split} loss"),
-        (rate, "learning_rate", "learning rate"),
+        (rate, "learning_rate", _rate_title([rows for runs in histories.values() for rows in runs])),
     ]
     rates: dict[str, list[float]] = {}
     for panel, column, title in panels:
@@ -300,6 +301,12 @@ def plot_study(histories: Mapping[str, Sequence[Sequence[Row]]], path: str | os.
         if panel in (zoom, rate) and not label_ends(panel, ends, 0.75 * row_height) and panel is zoom and ends:
             add_legend(figure, top1, "outside lower center")
     save_figure(figure, path)
+
+
+def _rate_title(histories: Iterable[Sequence[Row]]) -> str:
+    """Say when learning rates were logged, since what happens in between, such as a short warmup, is not drawn."""
+    epochs = [row["epoch"] for rows in histories for row in rows if "learning_rate" in row]
+    return f"learning rate at {'the end of each epoch' if all(map(float.is_integer, epochs)) else 'each logged step'}"
 
 
 def scale_rates(axes: Axes, curves: Iterable[Sequence[float]]) -> None:
@@ -343,7 +350,7 @@ def plot_final(
     axes.set_yticks(range(len(ranked)), labels)
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     axes.grid(False, axis="y")
-    title = "test top-1: mean (diamond), its 95% interval (bar) and each seed (circle, joined by lines)"
+    title = "test top-1: mean (diamond), its 95% interval (bar), each seed (circle); lines join the results of one seed"
     figure.supxlabel(title, fontsize=9)  # it may be wider than the axes beside long names
     axes.xaxis.set_major_formatter(percent)
     save_figure(figure, path)
@@ -431,7 +438,8 @@ def plot_tuning(
         if number % columns:
             panel.tick_params(labelleft=False)
     figure.supxlabel(arguments[0], fontsize=9)
-    figure.supylabel(f"{split} top-1, mean over tuning seeds", fontsize=9)
+    separator = " " if rows > 1 else "\n"  # one row of panels is not as high as the label is long
+    figure.supylabel(f"{split} top-1,{separator}mean over tuning seeds", fontsize=9)
     if len(arguments) > 1:
         fullest = max(panels[: len(tried)], key=lambda panel: len(panel.get_legend_handles_labels()[1]))
         add_legend(figure, fullest, "outside upper center")
@@ -514,7 +522,7 @@ def _share_limits(axes: Axes, places: Sequence[float]) -> None:
 @plot_style()
 def plot_schedules(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: str | os.PathLike[str]) -> None:
     """Plot `curves`, {schedule: (steps, its learning rate at each)}, each in a small panel."""
-    columns = min(4, len(curves))
+    columns = min(3, len(curves))  # of four, the longest names would not fit
     rows = -(-len(curves) // columns)
     figure, axes = new_figure(columns, rows, height=0.4 + 1.45 * rows)
     highest = max(max(rates) for _, rates in curves.values())
@@ -564,6 +572,14 @@ def plot_lr_range(
 # Images
 
 
+def show_image(axes: Axes, image: np.ndarray) -> None:
+    """Show an image, uint8 (height, width, 3), in a thin frame, without which one on white would seem open."""
+    axes.imshow(image, interpolation="nearest")
+    axes.grid(False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.6)
+
+
 @plot_style()
 def plot_images(
     columns: Sequence[tuple[str, np.ndarray, Sequence[str] | None]], path: str | os.PathLike[str], title: str
@@ -578,9 +594,7 @@ def plot_images(
     for number, cell in enumerate(axes):
         row, column = divmod(number, len(columns))
         heading, images, captions = columns[column]
-        cell.imshow(images[row], interpolation="nearest")
-        cell.grid(False)
-        cell.set(xticks=[], yticks=[])
+        show_image(cell, images[row])
         if row == 0:
             cell.set_title(heading, fontsize="medium", loc="center")
         if captions:

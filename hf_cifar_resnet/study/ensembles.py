@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoints.load import check_distinct, load_with_data
+from ..checkpoints.load import check_distinct, check_same_classes, load_with_data
 from ..device import device_for
 from ..evaluation.scores import Scores
 from ..evaluation.scoring import combine, precision_on, score
@@ -23,6 +23,9 @@ def score_ensemble(folders: Sequence[Path], use_cpu: bool = False) -> Scores:
     device = device_for(use_cpu)
     precision = precision_on(device, record.precision)
     checkpoints = [load_with_data(folder, data_args, {"test"}, device) for folder in folders]
+    check_same_classes(checkpoints)
+    if checkpoints[0].data.own_label_names is not None:
+        raise ValueError("the dataset has other classes than when the runs were trained")
     check_distinct(checkpoints)
     logits = [score(each.model, each.images("test"), precision=precision, name=each.name)[0] for each in checkpoints]
     labels = checkpoints[0].images("test").labels.numpy()

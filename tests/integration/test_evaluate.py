@@ -237,8 +237,8 @@ def test_members_of_an_ensemble_know_the_same_classes(finished, tmp_path, refuse
     (renamed / "config.json").write_text(json.dumps(config))
     names = config["id2label"]
     line = refused("evaluate", finished.folder, renamed, "--ensemble", "--use_cpu")
-    assert f"the classes of the checkpoint {renamed} and of the dataset shapes100 differ" in line
-    assert f"class 3 is {names['3']} in the first and {names['4']} in the second" in line
+    assert f"the classes of {finished.folder} and {renamed} differ" in line
+    assert f"class 3 is {names['4']} in the first and {names['3']} in the second" in line
 
 
 @pytest.fixture(scope="module")

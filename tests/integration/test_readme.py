@@ -79,6 +79,9 @@ def place(tmp_path_factory):
     labels = {"fine_label": ["oak", "pine", "cat", "dog"], "coarse_label": ["tree", "pet"]}
     write_noise(folder / "images", labels, {"train": 40, "test": 12}, image="img")
     Image.new("RGB", (48, 40), "teal").save(folder / "image.png")
+    for name in ("castle", "whale"):
+        (folder / "my-photos" / "test" / name).mkdir(parents=True)
+        Image.open(REPOSITORY / "tests" / "images" / f"{name}.png").save(folder / f"my-photos/test/{name}/1.png")
     link_repository(folder)
     return folder
 

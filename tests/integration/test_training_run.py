@@ -236,6 +236,19 @@ def test_dataset_may_move_and_change_its_name(run_on_pets, tmp_path):
     assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 5
 
 
+def test_classes_that_left_the_dataset_may_have_been_trained_on(tmp_path, refused, capsys):
+    """Which images are held out depends on the classes; the test images are known."""
+    pets, run = tmp_path / "pets", tmp_path / "run"
+    write_noise(pets, {"label": ["cat", "cow", "dog"]}, {"train": 24, "test": 9}, size=8)
+    validation = "--validation_fraction 0.25 --eval_split validation --max_steps 2".split()
+    main([*SMALL, "--dataset_name", str(pets), "--image_size", "8", *validation, "--output_dir", str(run)])
+    write_noise(pets, {"label": ["cat", "dog"]}, {"train": 24, "test": 8}, size=8)
+    line = refused("evaluate", run, "--split", "validation", "--use_cpu")
+    assert "may have been trained on some of these validation images" in line and "cow only in the first" in line
+    cli(["evaluate", str(run), "--split", "test", "--use_cpu"])
+    assert "only 2 of the model's 3 classes occur in these images (cat, dog)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options", [["--stage_widths", "24"], ["--optim", "sgd", "--optim_args", "momentum=0.9"]])
 def test_refused_resume_changes_nothing(refused_resume, run_on_pets, options):
     refused_resume("--dataset_name", str(run_on_pets / "pets"), "--image_size", "8", *options)

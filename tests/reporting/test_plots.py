@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_cifar_resnet import schedules
 from hf_cifar_resnet.evaluation.analysis import Reliability
-from hf_cifar_resnet.reporting.error_report import plot_reliability
+from hf_cifar_resnet.reporting.error_report import plot_confusion, plot_reliability
 from hf_cifar_resnet.reporting.plots import (
     PICTURE,
     mean_over_seeds,
@@ -16,7 +17,9 @@ from hf_cifar_resnet.reporting.plots import (
     place_values,
     plot_final,
     plot_history,
+    plot_images,
     plot_lr_range,
+    plot_schedules,
     plot_study,
     plot_tuning,
     plot_values,
@@ -49,15 +52,54 @@ def test_rates_are_labelled_without_formulas(tmp_path):
     assert re.search("<!-- 1e.03 -->", text) and "$" not in text
 
 
-def test_no_bar_of_a_reliability_diagram_is_covered(tmp_path):
-    full = Reliability(count=np.ones(15), confidence=np.linspace(0, 1, 15), accuracy=np.ones(15), ece=0.5)
-    plot_reliability({1.0: full}, tmp_path / "bars.png")
-    with Image.open(tmp_path / "bars.png") as image:
-        bars = (np.asarray(image.convert("RGB")) == (0x00, 0x72, 0xB2)).all(axis=-1)
-    _, columns = bars.nonzero()
-    top = bars.any(axis=1).argmax()
-    # All but the edges of the bars, and what marks the confidence.
-    assert bars[top : top + 100, columns.min() : columns.max()].mean() > 0.85
+def drawn(path, color):
+    """Where a picture has this color, of exactly these three bytes."""
+    with Image.open(path) as image:
+        return (np.asarray(image.convert("RGB")) == color).all(axis=-1)
+
+
+def test_every_bin_of_a_reliability_diagram_shows(tmp_path):
+    """Also one in which all images are wrong; each at its accuracy, with its gap to the diagonal."""
+    count = np.array([0, 0, 3, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9])
+    confidence, accuracy = count * 0.0, count * 0.0
+    confidence[[2, 5, 14]], accuracy[[2, 5, 14]] = (0.16, 0.37, 0.98), (0, 1, 0.6)
+    plot_reliability({1.0: Reliability(count, confidence, accuracy, ece=0.4)}, tmp_path / "bins.png")
+    blue = drawn(tmp_path / "bins.png", (0x00, 0x72, 0xB2))[:560]  # above the legend
+    rows, columns = blue.nonzero()
+    starts = np.flatnonzero(np.diff(blue.any(axis=0).astype(int)) == 1)
+    assert len(starts) == 3
+    height = [rows[(columns >= start) & (columns < start + 40)].mean() for start in starts]
+    assert height[1] < height[2] < height[0]
+    assert drawn(tmp_path / "bins.png", (0xD5, 0x5E, 0x00)).sum() > 500
+
+
+def test_all_titles_of_schedules_are_inside_the_picture(tmp_path):
+    curves = {name: ([0, 1], [1.0, 0.0]) for name in schedules.names()}
+    plot_schedules(curves, tmp_path / "schedules.png")
+    with Image.open(tmp_path / "schedules.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert (pixels[:, :8] == 255).all() and (pixels[:, -8:] == 255).all()
+
+
+def test_images_have_a_frame_all_around(tmp_path):
+    white = np.full((1, 8, 8, 3), 255, np.uint8)
+    plot_images([("original", white, None)], tmp_path / "images.png", "")
+    grey = drawn(tmp_path / "images.png", (0xBB, 0xBB, 0xBB))
+    assert [(grey.sum(axis=axis) > 50).sum() for axis in (0, 1)] == [2, 2]
+
+
+def test_what_a_picture_does_not_show_is_said(tmp_path):
+    plot_history(rows(3), tmp_path / "curves.png", "validation")
+    assert "<!-- learning rate at the end of each epoch -->" in (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    within = [row | {"epoch": row["epoch"] / 2} for row in rows(3)]
+    plot_study({"cosine": [within]}, tmp_path / "study.png", "validation")
+    assert "<!-- learning rate at each logged step -->" in (tmp_path / "study.svg").read_text(encoding="utf-8")
+    plot_history(rows(3, with_evaluation=False), tmp_path / "curves.png", "none")
+    text = (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    assert "<!-- train accuracy, last third -->" in text and "none top-1" not in text
+    plot_confusion(np.eye(3, dtype=int), ["a", "b", "c"], tmp_path / "confusion.png")
+    text = (tmp_path / "confusion.svg").read_text(encoding="utf-8")
+    assert "<!-- numbers: images; colors: shares -->" in text and "<!-- share of the label's images -->" in text
 
 
 def test_picture_shows_the_numbers(tmp_path):
@@ -124,6 +166,7 @@ def test_results_of_equal_seeds_are_joined(tmp_path):
     plot_final(finals, {"constant": (0.4, 0.6)}, tmp_path / "final.png")
     text = (tmp_path / "final.svg").read_text(encoding="utf-8")
     assert "<!-- constant (n = 2) -->" in text and "<!-- 55% -->" in text
+    assert "lines join the results of one seed -->" in text
 
 
 def test_every_variant_has_a_panel_of_its_tuning(tmp_path):
@@ -168,6 +211,15 @@ def test_points_of_many_combinations_leave_room_for_the_axes(tmp_path):
     plot_tuning(tried, {"a": ("1e-1", "0.1")}, ["learning_rate", "weight_decay"], tmp_path / "tuning.png", "test")
     text = (tmp_path / "tuning.svg").read_text(encoding="utf-8")
     assert "<!-- each with its own weight_decay -->" in text and "<!-- weight_decay 0.1 -->" not in text
+
+
+def test_axis_of_a_low_tuning_picture_is_labelled_inside(tmp_path):
+    tried = {name: {("1e-3",): 0.5, ("1e-2",): 0.6} for name in ("constant", "cosine")}
+    plot_tuning(tried, dict.fromkeys(tried, ("1e-2",)), ["learning_rate"], tmp_path / "tuning.png", "validation")
+    with Image.open(tmp_path / "tuning.png") as image:
+        label = np.asarray(image.convert("L"))[:, :60]
+    rows = np.flatnonzero((label < 128).any(axis=1))
+    assert rows.min() > 40 and rows.max() < len(label) - 40
 
 
 @pytest.mark.parametrize("length", [10, 40, 65])
