@@ -66,7 +66,7 @@ def naming_folder(name: str | os.PathLike[str], hub_words: str) -> Iterator[None
         yield
     except ValueError as error:
         if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name)) and os.path.isdir(name):
-            raise ValueError(f"{error}; this is about the folder {name} here: {hub_words}") from error
+            raise ValueError(f"{error}; {name} is a folder here: {hub_words}") from error
         raise
 
 

@@ -96,15 +96,16 @@ def test_folder_with_the_name_of_a_model(home, refused, name):
     folder = home.parent / "here" / name
     folder.mkdir(parents=True)
     line = refused("evaluate", name)
-    assert line.endswith(f"(no config.json); this is about the folder {name} here: {name}@main means the Hub")
-    assert "means the Hub" not in refused("evaluate", home)
+    hint = f"; for the model {name} on the Hub, write {name}@main" if "/" in name else ""
+    assert line.endswith(f"the folder {name} holds no checkpoint (no config.json){hint}")
+    assert "on the Hub" not in refused("evaluate", home)
 
 
 @pytest.mark.parametrize("name", ["uoft-cs/cifar100", "cifar10"])
 def test_folder_with_the_name_of_a_dataset(home, name):
     folder = home.parent / "here" / name
     folder.mkdir(parents=True)
-    note = f"this is about the folder {name} here: from another directory the name means the dataset on the Hub"
+    note = f"{name} is a folder here: from another directory the name means the dataset on the Hub"
     with pytest.raises(ValueError, match=note):
         load_splits(name)
     with pytest.raises(ValueError) as raised:

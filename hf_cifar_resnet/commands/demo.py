@@ -45,14 +45,17 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> None:
         page = _import_page()
         model.to(device_for(options.use_cpu))  # pyright: ignore[reportArgumentType]
         blocks = page.build_page(model, processor, title, examples)
-        print("Ctrl-C stops it.", flush=True)
         first = os.environ.get("GRADIO_SERVER_PORT")
         port = f"any port from GRADIO_SERVER_PORT={first} on" if first else "any port that it tried"
         port = f"port {options.port}" if options.port else port
         where = f"the page cannot be served at {port}, which may be taken: choose another --port"
         with explained(where, OSError, OverflowError):
             # On this machine only, without a public link.
-            blocks.launch(server_name="127.0.0.1", server_port=options.port, share=False)
+            _, address, _ = blocks.launch(
+                server_name="127.0.0.1", server_port=options.port, share=False, quiet=True, prevent_thread_lock=True
+            )
+        print(f"The page is at {address} until Ctrl-C stops it", flush=True)
+        blocks.block_thread()
 
 
 def _make_examples(

@@ -175,7 +175,8 @@ def _analyse(folder: str, logits: np.ndarray, images: ImageDataset, data: ImageS
     with replacing_files(folder) as temporary:
         found = write_analysis(temporary, logits, images, data, temperature)
     lines = [
-        f"ece        {entry.ece:.2%}, loss {entry.loss:.4f} at temperature {entry.temperature:.4g}"
+        f"expected calibration error (ECE) {entry.ece:.2%}, loss {entry.loss:.4f} "
+        f"at temperature {entry.temperature:.4g}"
         for entry in found.calibration
     ]
     pairs = [f"{' and '.join(pair['classes'])} ({pair['count']})" for pair in found.most_confused[:3]]

@@ -94,7 +94,8 @@ class CifarArgumentParser(LineParser, HfArgumentParser):  # pyright: ignore[repo
             self._groups[heading] = self.add_argument_group(heading)
         action = super().add_argument(*shown, group=self._groups.get(heading or ""), **settings)
         if hidden:
-            super().add_argument(*hidden, **settings | {"dest": action.dest, "help": SUPPRESS})
+            settings |= {"dest": action.dest, "help": SUPPRESS}
+            super().add_argument(*hidden, **settings)
         return action
 
     def expand_home(self, parsed: Namespace) -> None:

@@ -4,7 +4,6 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import naming_folder
 from . import client
 
 _REFERENCE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@.+)?")
@@ -34,7 +33,7 @@ def resolve_checkpoint(name: str) -> Path:
         folder = Path(name)
     if not folder.is_dir():
         raise ValueError(f"{name} is neither a folder nor user/repo")
-    with naming_folder(name, f"{name}@main means the Hub"):
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{name} holds no checkpoint (no config.json)")
+    if not (folder / "config.json").is_file():
+        hint = f"; for the model {name} on the Hub, write {name}@main" if _REFERENCE.fullmatch(name) else ""
+        raise ValueError(f"the folder {name} holds no checkpoint (no config.json){hint}")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,18 @@ def _literal(content: dict[str, Any]) -> dict[str, Any]:
     return map_texts(lambda text: printable(text).translate(_MARKDOWN), content)
 
 
+def _effective(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a run without those that are not given, or that another one leaves without effect."""
+    mixup, cutmix = arguments.get("mixup_alpha"), arguments.get("cutmix_alpha")
+    needs = {
+        "saved_weights": arguments.get("ema_decay"),
+        "mixing_probability": mixup or cutmix,
+        "mixing_stop_epoch": mixup or cutmix,
+        "cutmix_share": mixup and cutmix,
+    }
+    return {name: value for name, value in arguments.items() if value is not None and needs.get(name, True)}
+
+
 def model_card(record: RunRecord, metrics: RunMetrics) -> ModelCard:
     """Make the card of a run's model, without local paths."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -104,6 +117,7 @@ def model_card(record: RunRecord, metrics: RunMetrics) -> ModelCard:
         splits=splits,
         score_names={name: text for name, text in SCORE_NAMES.items() if any(name in s for s in splits.values())},
         needed=NEEDED,
+        arguments=_literal(_effective(record.arguments)),
         command=printable(shlex.join(record.command)),
     )
 

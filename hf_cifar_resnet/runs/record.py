@@ -78,7 +78,7 @@ class ModelRecord:
 
     Attributes:
         name: such as `resnet50`.
-        path: the name of the run's folder, or the repository on the Hub, to load it from.
+        path: the run's folder as the card names it, or the repository on the Hub, to load it from.
         description: name, stem and number of parameters, for readers.
         parameters: their number.
         base: the model that it was fine-tuned from, None if it was trained from scratch.

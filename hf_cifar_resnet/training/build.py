@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import set_seed
 
 from .. import processes
-from ..checkpoints.load import label_names, load_model, load_processor
+from ..checkpoints.load import find_class_difference, label_names, load_model, load_processor
 from ..checkpoints.run_folder import choose_run_folder
 from ..documents import read_json
 from ..errors import explained
@@ -114,9 +114,8 @@ def build_model(
     known = label_names(model)
     if known == data.label_names:
         return model
-    logger.warning(
-        "New classifier for %d classes, which differ from the checkpoint's %d", len(data.label_names), len(known)
-    )
+    difference = find_class_difference(known, data.label_names)
+    logger.warning("New classifier, since the classes of the checkpoint and of the dataset differ: %s", difference)
     config = copy.deepcopy(model.config)
     config.id2label, config.label2id = data.id2label, data.label2id
     new = CifarResNetForImageClassification(config)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..checkpoints.run_folder import kind_of_resume
 from ..data.policies import build_policy, describe
 from ..data.steps import Steps
 from ..errors import printable
@@ -62,6 +63,8 @@ def start_block(
         lines["Model"] += f", weights of {record.model.base}"
     if resume:
         lines["Resumed"] = f"{resume}"
+        if args.resume_from_checkpoint and kind_of_resume(args.resume_from_checkpoint) == "pushed":
+            lines["Resumed"] += f", from {args.resume_from_checkpoint} on the Hub"
         if record.changed_arguments:
             changes = [f"{name} {' -> '.join(map(str, values))}" for name, values in record.changed_arguments.items()]
             step = f"step {step_of(resume)}" if step_of(resume) is not None else "here"

@@ -189,12 +189,13 @@ def _drop_lost_output() -> None:
 
 
 def _resume_hint(signum: int, folder: str | os.PathLike | None, command: list[str]) -> str:
-    prefix = f"{'Preempted':<10} by {signal.Signals(signum).name}:"
+    ended = "Interrupted" if signum == signal.SIGINT else "Preempted "
+    prefix = f"{ended} by {signal.Signals(signum).name}:"
     saved = find_last_complete(folder) if folder else None
     launcher = ", under the same launcher," if is_launched() else ""
     if saved is None:
         return f"{prefix} nothing was saved yet. Start again{launcher} with {shlex.join(command)}"
-    for flag, value in (("--output_dir", str(folder)), ("--resume_from_checkpoint", "true")):
+    for flag, value in (("--output_dir", str(folder)), ("--resume_from_checkpoint", "auto")):
         place = command.index(flag) if flag in command else len(command)
         command = [*command[:place], flag, value, *command[place + 2 :]]
     return f"{prefix} saved {saved}. Resume{launcher} with {shlex.join(command)}"

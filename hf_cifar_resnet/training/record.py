@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import secrets
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ def make_record(
         ),
         model=ModelRecord(
             name=name,
-            path=folder_name(args.output_dir or ""),
+            path=_path_in_card(args.output_dir or ""),
             description=f"{name} with the {config.stem} stem, {model.num_parameters():,} parameters",
             parameters=model.num_parameters(),
             base=model_args.model_name_or_path,
@@ -102,6 +103,16 @@ def make_record(
         hardware=hardware(args),
         versions={"hf-cifar-resnet": __version__} | {package: version(package) for package in _PACKAGES},
     )
+
+
+def _path_in_card(output_dir: str) -> str:
+    """
+    Return the folder of a run as a card names it: as it was given, since the last part alone would be a name on the
+    Hub. Where others cannot have that path, a placeholder stands before its last part.
+    """
+    path = os.path.normpath(output_dir)
+    is_elsewhere = os.path.isabs(path) or path.startswith(("..", "~"))
+    return f"path/to/{folder_name(path)}" if is_elsewhere or path == "." else Path(path).as_posix()
 
 
 def _count(images: ImageDataset | None) -> int:

@@ -91,7 +91,7 @@ def test_confusion_counts_every_image_once(finished, images, analysis):
     assert shapes.sum() == 200 and shapes.trace() / 200 == pytest.approx(superclass)
 
     ece = read_json(analysed / "analysis.json")["calibration"][0]["ece"]
-    assert f"top1       {top1:.2%}\n" in printed and f"ece        {ece:.2%}" in printed
+    assert f"top1       {top1:.2%}\n" in printed and f"expected calibration error (ECE) {ece:.2%}, loss " in printed
 
 
 def test_classes_are_listed_worst_first(analysis):

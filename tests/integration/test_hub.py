@@ -224,6 +224,7 @@ def test_resuming_from_a_branch_ends_with_the_same_weights(trained, tmp_path):
     words = [*ON_TREES, "--resume_from_checkpoint", "ann/model@checkpoint-3", "--output_dir", "resumed"]
     result = run(trained.hub, tmp_path, "train", *words)
     assert result.returncode == 0, result.stderr
+    assert "Resumed    resumed/checkpoint-3, from ann/model@checkpoint-3 on the Hub" in result.stdout
     again = tmp_path / "resumed"
     for name in ("checkpoint-6/model.safetensors", "model.safetensors"):
         assert (again / name).read_bytes() == (trained.folder / name).read_bytes()
@@ -249,7 +250,9 @@ def test_fine_tuning_on_other_labels(trained, tmp_path, caplog):
     words = "--dataset_name shapes100 --max_train_samples 100 --max_eval_samples 100 --max_steps 1 --use_cpu".split()
     where = ["--model_name_or_path", str(trained.folder), "--output_dir", str(tmp_path / "shapes")]
     cli(["train", *words, *where, "--global_batch_size", "8"])
-    assert "New classifier for 100 classes, which differ from the checkpoint's 4" in caplog.text
+    assert (
+        "New classifier, since the classes of the checkpoint and of the dataset differ: 4 classes in the" in caplog.text
+    )
     assert load_file(tmp_path / "shapes" / "model.safetensors")["classifier.weight"].shape == (100, 32)
     assert str(tmp_path) not in (tmp_path / "shapes" / "README.md").read_text()
 

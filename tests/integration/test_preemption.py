@@ -47,9 +47,9 @@ def interrupted(script, tmp_path):
 
 def check(lines, folder):
     """One process reports what was saved, and the run can be resumed."""
-    [line] = [line for line in lines if line.startswith("Preempted")]
+    [line] = [line for line in lines if " by SIG" in line]
     saved = find_last_resumable(folder, needs_best=True)
-    assert f"saved {saved}. Resume" in line and line.endswith("--resume_from_checkpoint true")
+    assert f"saved {saved}. Resume" in line and line.endswith("--resume_from_checkpoint auto")
     assert (folder / MARKER).exists() and not (folder / "metrics.json").exists()
     return int(saved.name[11:])
 

@@ -124,7 +124,8 @@ def test_commands_on_the_hub(place, finished, quick, tmp_path):
         words = shlex.split(command.replace("runs/my-run", str(finished.folder)))
         # A resumed run has the images and the batches of the one before, and goes one step further.
         steps = ["--max_steps", "7"] if "--resume_from_checkpoint" in words else []
-        commands.append(["train", *words[2:], *quick, *steps] if words[0] == "python" else words[1:])
+        # Another seed makes another model than `runs/my-run`, for an ensemble.
+        commands.append(["train", *words[2:], *quick, "--seed", "7", *steps] if words[0] == "python" else words[1:])
     with LoopbackHub() as hub:
         hub.add_user(USER, token="hf_token")
         hub.add_repo(f"{USER}/my-model", {}, private=True)

@@ -64,6 +64,21 @@ def test_text(saved_card):
         assert phrase not in saved_card().content.lower()
 
 
+@pytest.mark.parametrize(
+    "given, left_out",
+    [
+        ({}, ["saved_weights", "mixing_probability", "cutmix_share", "data_seed"]),
+        ({"ema_decay": 0.9, "mixup_alpha": 0.2}, ["cutmix_share", "data_seed"]),
+        ({"mixup_alpha": 0.2, "cutmix_alpha": 1.0}, ["saved_weights", "data_seed"]),
+    ],
+)
+def test_arguments_without_effect_are_left_out(saved_card, given, left_out):
+    off = {"ema_decay": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "data_seed": None}
+    dependent = {"saved_weights": "ema", "mixing_probability": 1.0, "cutmix_share": 0.5}
+    text = saved_card(RECORD | {"arguments": RECORD["arguments"] | off | dependent | given}).text
+    assert [name for name in [*dependent, *off] if f"| {name} |" not in text] == left_out
+
+
 def test_superclass_has_a_column(saved_card):
     metrics = METRICS | {"test": METRICS["test"] | {"superclass": 0.8321}}
     lines = saved_card(metrics=metrics).text.splitlines()

@@ -103,6 +103,17 @@ def test_precision_and_its_reason_are_printed(printed, cpu_with, instructions, a
     assert printed(arguments)["Precision"] == precision
 
 
+@pytest.mark.parametrize(
+    "folder, path",
+    [("runs/one", "runs/one"), ("./runs/one/", "runs/one"), ("/srv/ann/one", "path/to/one"), ("../one", "path/to/one")],
+)
+def test_folder_in_the_card_is_the_one_that_was_given(data, folder, path):
+    """But a path of this machine, which is nobody else's business, has a placeholder."""
+    given = resolve(parse_arguments([*SMALL.split(), "--output_dir", folder]))
+    run = make_record(build_model(given.model, data), data, given.model, given.data, given.training, [])
+    assert run.redacted().model.path == path
+
+
 def test_warning_is_printed(data):
     given = resolve(parse_arguments(SMALL.split()))
     run = make_record(build_model(given.model, data), data, given.model, given.data, given.training, [])

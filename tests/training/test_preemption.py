@@ -107,11 +107,11 @@ def test_step_is_saved_and_the_program_ends_with_75(train, number, capsys):
     trainer, code = train(Sender(3, number=number))
     assert code == EXIT_CODE == 75 and checkpoints(trainer) == [3]
     assert (Path(trainer.args.output_dir) / MARKER).exists()
-    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Preempted")]
-    folder = trainer.args.output_dir
+    [line] = [line for line in capsys.readouterr().out.splitlines() if " by SIG" in line]
+    folder, ended = trainer.args.output_dir, "Interrupted" if number == signal.SIGINT else "Preempted "
     assert line == (
-        f"Preempted  by {signal.Signals(number).name}: saved {folder}/checkpoint-3. "
-        f"Resume with train.py --output_dir {folder} --resume_from_checkpoint true"
+        f"{ended} by {signal.Signals(number).name}: saved {folder}/checkpoint-3. "
+        f"Resume with train.py --output_dir {folder} --resume_from_checkpoint auto"
     )
 
 
@@ -316,7 +316,7 @@ def test_output_that_is_closed_from_the_start():
 @pytest.mark.parametrize("value", ["false", "run/checkpoint-3"])
 def test_what_was_resumed_from_is_replaced(train, capsys, value):
     trainer, _ = train(Sender(2), command=["train.py", "--resume_from_checkpoint", value, "--seed", "42"])
-    shown = f"train.py --resume_from_checkpoint true --seed 42 --output_dir {trainer.args.output_dir}\n"
+    shown = f"train.py --resume_from_checkpoint auto --seed 42 --output_dir {trainer.args.output_dir}\n"
     assert capsys.readouterr().out.endswith(f"Resume with {shown}")
 
 
