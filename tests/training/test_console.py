@@ -147,7 +147,7 @@ def test_progress_is_shown_on_a_terminal(make_trainer, make_output, options, has
     text = output.decode()
     assert "epoch     1/1" in text
     # Steps done, of all, and the time left
-    assert bool(re.search(r"[1-4]/5 \[\d\d:\d\d<\d\d:\d\d", text)) == has_bar
+    assert bool(re.search(r"[1-5]/5 \[\d\d:\d\d<\d\d:\d\d", text)) == has_bar
 
 
 def test_best_epoch_is_printed_at_the_end(make_trainer, capsys):
