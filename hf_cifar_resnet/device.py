@@ -1,4 +1,4 @@
-"""The device to compute on, and the memory format and precision that suit it and the model."""
+"""The device to compute on, the memory format and precision that suit it and the model, and the terminal."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 # In channels_last, PyTorch's oneDNN corrupts the heap on CPUs with AMX in the backward pass of a 1x1 convolution with
 # stride 2 from 8 to 12 channels (torch 2.11 to 2.14). With 16 channels or more no failure was seen.
@@ -80,3 +81,10 @@ def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
 
 def _has(device: torch.device, instructions: str) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get(instructions, False))
+
+
+def draw_without_width(bar: tqdm | None) -> None:
+    """Let a bar be drawn, as a short one, on a terminal that gives no width, as in some containers: tqdm draws none."""
+    width = getattr(bar, "ncols", None)  # a hidden bar has none; tqdm's versions differ in what stands for no width
+    if width is not None and width < 1:
+        vars(bar).update(ncols=None, nrows=None, dynamic_ncols=False)

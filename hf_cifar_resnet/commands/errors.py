@@ -32,8 +32,9 @@ def reports_errors(show_traceback: bool = False) -> Iterator[None]:
     """
     with flags_of_command() as flags:
         try:
-            if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its escape sequence
-                sys.stdout.reconfigure(errors="backslashreplace")
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                # A terminal that lacks a character shows its escape sequence; a pipe gets each line when it is printed.
+                sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
             try:
                 with _signals_as_exceptions():
                     yield

@@ -96,7 +96,10 @@ def main(argv: Sequence[str], prog: str | None = None) -> float:
     with atomic_picture(options.output) as file:
         plot_lr_range(rates, losses, smoothed, suggestion, file)
     write_csv([COLUMNS, *zip(rates, losses, smoothed, strict=True)], _table(options))
-    print(f"Suggested learning rate {suggestion:.2g} (steepest fall of the smoothed loss); drawn: {options.output}")
+    lowest, svg = rates[int(np.argmin(smoothed))], Path(options.output).with_suffix(".svg")
+    reason = f"the loss, smoothed over a tenth of the steps, falls most steeply there and is lowest at {lowest:.2g}"
+    print(f"Suggested learning rate {suggestion:.2g} ({reason}); drawn: {options.output} and {svg}; "
+          f"numbers: {_table(options)}")  # fmt: skip
     return suggestion
 
 

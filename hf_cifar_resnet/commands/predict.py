@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.load import load_checkpoint
 from ..checkpoints.outputs import check_output
-from ..device import device_for
+from ..device import device_for, draw_without_width
 from ..documents import atomic_write
 from ..errors import printable
 from ..hub.resolve import resolve_checkpoint
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None, prog: str | None = None) -> None:
         # In a terminal that shows the predictions a progress bar would be in their way.
         hidden = file.isatty() or not sys.stderr.isatty()
         with tqdm(total=len(paths), unit="img", disable=hidden) as bar:
+            draw_without_width(bar)
             FORMATS[output_format](predict(bar), file, min(MAX_NAME_WIDTH, max(map(len, paths))))
     if left_out:
         line = f"left out: {describe_left_out(left_out)}; a file that is named itself is read whatever its ending"

@@ -28,7 +28,7 @@ def main(argv: list[str], prog: str | None = None) -> None:
     check_output("--output", Path(options.output).with_suffix(".svg"), PICTURE)
     with atomic_picture(options.output) as file:
         plot_schedules(curves, file)
-    print(f"Drawn: {options.output}")
+    print(f"Drawn: {options.output} and {Path(options.output).with_suffix('.svg')}")
 
 
 def _parse(argv: list[str], prog: str | None) -> Namespace:

@@ -28,8 +28,8 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,11 +41,12 @@ from ..checkpoints.run_folder import holds_run, lock_run_folder
 from ..errors import require
 from ..runs.arguments import RunArguments, Value
 from ..runs.files import RUN_JSON
+from ..runs.folder import RunFolder
 from ..study.cooldowns import EPOCHS, STABLE_DECAY, check_cooldowns, execute_with_branches
-from ..study.execute import Engine, execute_runs, forget_ensembles, score_ensembles
+from ..study.execute import LOG, Engine, execute_runs, forget_ensembles, score_ensembles
 from ..study.local import EntryPoint, LocalEngine
 from ..study.plan import PlannedRun, StudyPlan, check_runs, check_same_study, plan_runs, update_plan
-from ..study.report import STUDY_FILES, write_report
+from ..study.report import STUDY_FILES, summarize, write_report
 from ..study.slurm import SlurmEngine
 from ..study.tuning import Tuning, check_tuning, parse_dimension, tune
 from ..study.variant import (
@@ -99,14 +100,18 @@ class StudyOptions:
 
 
 def main(argv: list[str], prog: str | None = None) -> None:
-    """Execute the runs that are not finished, then write tables and plots. Exit with 1 if a run failed."""
+    """
+    Execute the runs that are not finished, then write tables and plots, and print the main ones. Exit with 1 if a run
+    failed.
+    """
     parser, options, rest = _parse(argv, prog)
     if options.report is not None:
         folder = Path(options.report)
         _check_report_alone(parser, options, rest)
         _check_no_run("report", folder)
         check_replaced("--report", folder, STUDY_FILES)
-        print(write_report(folder, options.targets))
+        write_report(folder, options.targets)
+        print(summarize(folder))
         return
     failed, count = run_study(_read_options(options, rest))
     if failed:
@@ -138,7 +143,12 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
     options.engine.check()
     # A second study would not know the runs that this one adds to study.json, and write it without them.
     with lock_run_folder(folder):
-        return _train_and_report(options, variants, runs, plan)
+        try:
+            return _train_and_report(options, variants, runs, plan)
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM or SIGHUP
+            with suppress(OSError):  # of a terminal that was closed
+                print(_describe_stop(folder), file=sys.stderr, flush=True)
+            raise
 
 
 def _train_and_report(
@@ -147,7 +157,11 @@ def _train_and_report(
     folder = options.folder
 
     # Choose arguments on validation
-    execute = partial(execute_runs, engine=options.engine, write=tqdm.write)
+
+    def execute(tuning_runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+        print(_describe_start(options, len(tuning_runs), "tuning run"), flush=True)
+        return execute_runs(tuning_runs, options.engine, tqdm.write)
+
     if options.tuning is not None:
         check_tuning(options.tuning, variants, runs[0].arguments, options.seeds)
         chosen = tune(folder, options.common, variants, options.tuning, plan, execute, options.engine.here)
@@ -159,14 +173,32 @@ def _train_and_report(
     # Train the runs that are compared
     update_plan(folder, plan)
     forget_ensembles(folder, runs)
+    print(_describe_start(options, len(runs), "run"), flush=True)
     execute_all: Callable[..., list[PlannedRun]] = execute_with_branches if options.cooldowns else execute_runs
     failed = execute_all(runs, options.engine, tqdm.write)
 
     # Report
     if len(failed) < len(runs):
         score_ensembles(folder, use_cpu=runs[0].arguments.get("use_cpu", False))
-        print(write_report(folder, options.targets))
+        write_report(folder, options.targets)
+        print(summarize(folder))
     return failed, len(runs)
+
+
+def _describe_start(options: StudyOptions, count: int, kind: str) -> str:
+    jobs = options.engine.jobs
+    at_once = "all at once" if jobs is None else "one at a time" if jobs == 1 else f"{jobs} at a time"
+    runs = f"1 {kind}" if count == 1 else f"{count} {kind}s, {at_once}"
+    return f"{runs}, in {options.folder}; the output of a run goes to {LOG} in its folder"
+
+
+def _describe_stop(folder: Path) -> str:
+    plan = StudyPlan.read(folder)
+    if plan is None:
+        return "Stopped before a run began"
+    kind = "tuning runs" if all(run.tuning for run in plan.runs) else "runs"
+    done = [each for each in plan.runs if each.folder in plan.results or RunFolder(folder / each.folder).is_finished]
+    return f"Stopped: {len(done)} of {len(plan.runs)} {kind} are finished; the same command continues the study"
 
 
 def _check_report_alone(parser: LineParser, options: Namespace, rest: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from statistics import mean, stdev, variance
 from .read import FinishedRun
 from .statistics import (
     MAX_SEEDS,
+    MIN_CORRELATED,
     SIGNIFICANCE,
     are_equivalent,
     confidence_interval,
@@ -107,21 +108,26 @@ def compare(groups: Groups) -> str:
         pairs = {name: differences for name, differences in pairs.items() if name not in few}
     if not pairs:
         return " ".join(sentences)
-    clear = holm({name: paired_p_value(differences) for name, differences in pairs.items()})
-    points = {name: 100 * mean(differences) for name, differences in pairs.items()}
-    if clear:
-        listed = ", ".join(f"{name} ({points[name]:+.2f} points, p = {p:.2g})" for name, p in clear.items())
-        sentences.append(f"The seeds support a difference for {listed}.")
-    if len(clear) < len(points):
-        listed = ", ".join(f"{name} ({points[name]:+.2f} points)" for name in points if name not in clear)
-        sentences.append(f"The seeds do not support a difference for {listed}.")
+    corrected = holm({name: paired_p_value(differences) for name, differences in pairs.items()})
+    for is_clear, does in ((True, "support"), (False, "do not support")):
+        listed = [
+            f"{name} ({100 * mean(pairs[name]):+.2f} points, p = {p:.2g})"
+            for name, p in corrected.items()
+            if (p < SIGNIFICANCE) == is_clear
+        ]
+        if listed:
+            sentences.append(f"The seeds {does} a difference for {', '.join(listed)}.")
     for margin in MARGINS:
         equal = [name for name, differences in pairs.items() if are_equivalent(differences, margin)]
         if equal:
-            sentences.append(
-                f"Equivalent within {100 * margin:g} points (two one-sided tests, 5%): {', '.join(equal)}."
-            )
+            sentences.append(f"Equivalent within {count_points(margin)} (two one-sided tests, 5%): {', '.join(equal)}.")
     return " ".join([*sentences, "(Paired t test over seeds, Holm-corrected, 5%.)"])
+
+
+def count_points(difference: float) -> str:
+    """Return a difference of accuracies, 0 to 1, in points."""
+    points = f"{100 * difference:g}"
+    return f"{points} point{'' if points == '1' else 's'}"
 
 
 def report_power(groups: Groups) -> str | None:
@@ -151,7 +157,7 @@ def report_power(groups: Groups) -> str | None:
         f"Power: paired by seed, differences deviate by {100 * deviation:.2f} points, pooled. With {n} seeds the "
         f"smallest difference that shows with 80% power (at 5% over {comparisons}) is {smallest:.2g} "
         f"points, less where they deviate less; it would take {' and '.join(needed)}."
-        f"{_report_correlation(scores, baselines)}"
+        f"{_report_correlation(scores, baselines, n)}"
     )
 
 
@@ -181,11 +187,15 @@ def _describe_difference(differences: Sequence[float]) -> str:
     return f"{100 * mean(differences):+.2f} ({100 * low:.2f} to {100 * high:.2f})"
 
 
-def _report_correlation(scores: Mapping[str, Mapping[int, float]], baselines: Mapping[str, str]) -> str:
+def _report_correlation(
+    scores: Mapping[str, Mapping[int, float]], baselines: Mapping[str, str], fewest_seeds: int
+) -> str:
     found = [correlation(scores[name], scores[other]) for name, other in baselines.items()]
     known = [each for each in found if each is not None]
     if not known:
-        return ""
+        if fewest_seeds >= MIN_CORRELATED:  # and those of a variant agree exactly
+            return ""
+        return f" The correlation over seeds needs {MIN_CORRELATED} seeds, so whether pairing helps is open."
     listed = f"{mean(known):.2f} on average" + (f" ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else "")
     effect = "narrows the differences" if mean(known) > LOW_CORRELATION else "hardly narrows the differences here"
     return f" The correlation over seeds is {listed}, so pairing {effect}."

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tqdm.auto import tqdm
 
+from ..device import draw_without_width
 from ..documents import write_json
 from ..errors import reason_of
 from ..runs.arguments import RunArguments
@@ -49,6 +50,7 @@ def execute_runs(runs: Sequence[PlannedRun], engine: Engine, write: Write = prin
         tqdm(total=len(waiting), unit="run", disable=None) as bar,
         ThreadPoolExecutor(engine.jobs or max(1, len(waiting))) as pool,
     ):
+        draw_without_width(bar)
         try:
             futures = {pool.submit(_execute_run, run, engine, bar): run for run in waiting}
             for number, future in enumerate(as_completed(futures), 1):
@@ -75,8 +77,11 @@ def _execute_run(run: PlannedRun, engine: Engine, bar: tqdm) -> str:
     if not run.is_finished:
         return f"FAILED{f' ({error})' if error else ''}, see {log}"
     metrics = RunFolder(run.folder).read_metrics()
-    top1 = "not scored" if metrics.test is None else f"{metrics.test.top1:.2%}"
-    return f"test top-1 {top1} after {metrics.timing.train_seconds or 0:.0f} s of training"
+    # A tuning run shows the score by which it is chosen, not the one that decides nothing.
+    split = metrics.selected_on if run.run.tuning and metrics.selected_on != "none" else "test"
+    scores = metrics.validation if split == "validation" else metrics.test
+    top1 = "not scored" if scores is None else f"{scores.top1:.2%}"
+    return f"{split} top-1 {top1} after {metrics.timing.train_seconds or 0:.0f} s of training"
 
 
 def _follow(lines: Iterator[str], events: EventReader, bar: tqdm) -> str | None:

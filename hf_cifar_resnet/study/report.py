@@ -9,12 +9,23 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import yaml
 from jinja2 import Template
 
 from ..documents import replacing_files, write_csv, write_text
 from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
+from ..runs.arguments import RunArguments
 from ..runs.files import STUDY_JSON
-from .compare import Groups, ablation_baselines, compare, difference_table, rank, report_power, test_scores
+from .compare import (
+    Groups,
+    ablation_baselines,
+    compare,
+    count_points,
+    difference_table,
+    rank,
+    report_power,
+    test_scores,
+)
 from .cooldowns import EPOCHS
 from .plan import StudyPlan
 from .read import (
@@ -42,6 +53,8 @@ STUDY_FILES: dict[str, bytes | None] = {
 # The margins below the best accuracy for which the report measures the sensitivity to the LR.
 SENSITIVITY_MARGINS = (0.005, 0.01)
 LEARNING_RATE = "learning_rate"
+# The columns of scores for which a terminal has room.
+SUMMARY = ("validation top-1", "test top-1", "95% interval")
 
 
 def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
@@ -58,8 +71,15 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
     Raises:
         `ValueError`: if there is no finished run, or a file is damaged.
     """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
     study = read_study(folder)
     if not study.finished:
+        if study.is_planned and not any((folder / run.folder).exists() for run in study.unfinished):
+            raise ValueError(
+                f"{folder / STUDY_JSON} has no results, which former versions did not keep there, and the folders of "
+                "its runs are gone: put them beside it"
+            )
         raise ValueError(f"there is no finished run in {folder}")
     runs = study.compared
     shown = runs or study.finished
@@ -81,6 +101,28 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
             now = replace(study, plan=StudyPlan.read(folder) or study.plan)
             with_results(now).write(temporary)
     return text
+
+
+def summarize(folder: Path) -> str:
+    """Return the lines for a terminal: the comparison, a table of its scores, and where the report is."""
+    groups = group_runs(read_study(folder).compared)
+    lines = []
+    if groups:
+        head, _, *rows = _table(groups, [], next(iter(groups.values()))[0].result.selected_on, [])
+        shown = [number for number, title in enumerate(head) if number <= head.index("n") or title in SUMMARY]
+        lines = [compare(groups), "", *_align([[row[number] for number in shown] for row in (head, *rows)]), ""]
+    return "\n".join([*lines, f"Report in {folder / 'results.md'}"])
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines of a table, whose first column is flush left, and all others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
 
 
 def choose_targets(runs: Sequence[FinishedRun]) -> list[float]:
@@ -155,7 +197,14 @@ def results_markdown(
         unfinished=[f"{run.group} (seed {run.seed})" for run in study.unfinished if not run.tuning],
         tuning=tuning,
         has_budgets=has_budgets,
+        shared=_write_recipe(study.plan.arguments),
     )
+
+
+def _write_recipe(arguments: RunArguments | None) -> str:
+    """Return arguments as the content of a recipe, or nothing where a former version kept none."""
+    given = arguments.to_record() if arguments else {}
+    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf) if given else ""
 
 
 def _group_all(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -241,12 +290,12 @@ def _table(
     if selected_on == "validation":
         columns = {
             "validation_top1": "validation top-1",
-            "last_top1": "last epoch's",
+            "last_top1": "validation top-1 of the last epoch",
             "validation_top5": "validation top-5",
             **columns,
         }
     elif selected_on == "test":
-        columns |= {"last_top1": "last epoch's top-1"}
+        columns |= {"last_top1": "test top-1 of the last epoch"}
     columns |= {"best_epoch": "best epoch", "train_accuracy": "train accuracy", "gap": "gap"}
     for target in targets:
         goal = f"{100 * target:g}%"
@@ -350,7 +399,7 @@ class TuningSummary:
 
     @property
     def margins(self) -> list[str]:
-        return [f"{100 * margin:g}" for margin in SENSITIVITY_MARGINS]
+        return [count_points(margin) for margin in SENSITIVITY_MARGINS]
 
 
 def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:

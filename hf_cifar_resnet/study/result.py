@@ -38,6 +38,7 @@ class RunSetting:
         learning_rate: the peak.
         warmup: in words.
         precision: such as `bf16`; None in files of former versions.
+        weight_decay, augmentation: None in files of former versions.
         keeps_best: whether the weights of the best epoch were to be kept, not those of the last one.
     """
 
@@ -54,6 +55,8 @@ class RunSetting:
     versions: Mapping[str, str] = field(default_factory=dict)
     precision: str | None = None
     keeps_best: bool = True
+    weight_decay: float | None = None
+    augmentation: str | None = None
 
     @classmethod
     def from_record(cls, record: RunRecord) -> RunSetting:
@@ -72,6 +75,8 @@ class RunSetting:
             versions=record.versions,
             precision=record.precision,
             keeps_best=bool(arguments.get("load_best_model_at_end", True)),
+            weight_decay=arguments.get("weight_decay"),
+            augmentation=record.data_arguments.get("augmentation"),
         )
 
     @classmethod
@@ -90,6 +95,8 @@ class RunSetting:
             versions={name: str(version) for name, version in fields.mapping("versions").items()},
             precision=fields.optional_text("precision"),
             keeps_best=fields.boolean("keeps_best") if "keeps_best" in fields else True,
+            weight_decay=fields.optional_number("weight_decay"),
+            augmentation=fields.optional_text("augmentation"),
         )
 
 

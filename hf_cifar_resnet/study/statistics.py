@@ -19,6 +19,7 @@ from scipy import optimize, stats
 SIGNIFICANCE = 0.05
 POWER = 0.8
 MAX_SEEDS = 10_000
+MIN_CORRELATED = 3  # seeds; the correlation of two is always 1 or -1
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -51,15 +52,13 @@ def paired_p_value(differences: Sequence[float], shift: float = 0.0, alternative
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return Holm's (1979) corrected p-values of the hypotheses that are rejected."""
-    rejected: dict[str, float] = {}
+    """Return Holm's (1979) corrected p-values, the lowest first: hypotheses below `SIGNIFICANCE` are rejected."""
+    found: dict[str, float] = {}
     corrected = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         corrected = max(corrected, min(1.0, p * (len(p_values) - rank)))
-        if corrected >= SIGNIFICANCE:
-            break
-        rejected[name] = corrected
-    return rejected
+        found[name] = corrected
+    return found
 
 
 def are_equivalent(differences: Sequence[float], margin: float) -> bool:
@@ -72,7 +71,7 @@ def correlation(a: Mapping[int, float], b: Mapping[int, float]) -> float | None:
     """Return Pearson's correlation of two variants over the seeds that both have; None if there is none."""
     seeds = [seed for seed in a if seed in b]
     x, y = [a[seed] for seed in seeds], [b[seed] for seed in seeds]
-    if len(seeds) < 3 or min(stdev(x), stdev(y)) == 0:
+    if len(seeds) < MIN_CORRELATED or min(stdev(x), stdev(y)) == 0:
         return None
     return float(np.corrcoef(x, y)[0, 1])
 

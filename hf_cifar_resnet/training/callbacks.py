@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from ..data.dataset import EpochSampler
+from ..device import draw_without_width
 from ..evaluation.scores import ACCURACY_NAMES
 from ..runs.events import Kind, RunEvent, append_event
 from ..runs.files import EVENTS, RUN_JSON
@@ -45,6 +46,14 @@ class QuietProgressCallback(ProgressCallback):
     """The Trainer's progress bar without its printed dictionaries, which [`EpochLineCallback`] replaces."""
 
     priority: ClassVar[int] = -60  # the lines of an epoch first
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        super().on_train_begin(*args, **kwargs)
+        draw_without_width(self.training_bar)
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        super().on_prediction_step(*args, **kwargs)
+        draw_without_width(self.prediction_bar)
 
     def on_log(
         self,
@@ -226,7 +235,10 @@ UNITS = ("img/s", "waiting for data")  # figures of which the name stands behind
 
 
 class EpochLineCallback(TrainerCallback):
-    """Prints a line for each evaluation: loss, accuracies, learning rate, speed and cuts of the learning rate."""
+    """
+    Prints a line for each evaluation: loss, accuracies, learning rate, speed and cuts of the learning rate; and at the
+    end which epoch was the best, if its weights are loaded then.
+    """
 
     priority: ClassVar[int] = -50  # after the schedule has reacted to an evaluation
 
@@ -266,6 +278,17 @@ class EpochLineCallback(TrainerCallback):
             self._scale = scale
         self._report_if_rank_0(args, state, figures)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        is_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if is_loaded and state.best_metric is not None and state.is_world_process_zero:
+            epochs = [entry["epoch"] for entry in state.log_history if entry.get("step") == state.best_global_step]
+            metric = (args.metric_for_best_model or "").removeprefix("eval_")
+            score = f"{state.best_metric:{'.2%' if metric in ACCURACY_NAMES else '.4f'}}"
+            place = f"epoch {epochs[0]:.4g}" if epochs else f"step {state.best_global_step}"
+            _write(f"best  {place}, {ACCURACY_NAMES.get(metric, metric)} {score}: the model has its weights now")
+
     def _report_if_rank_0(self, args: TrainingArguments, state: TrainerState, evaluated: dict[str, str]) -> None:
         if state.is_world_process_zero:
             epochs = f"{args.num_train_epochs:g}" if args.max_steps <= 0 else f"{state.num_train_epochs:g}"
@@ -275,11 +298,15 @@ class EpochLineCallback(TrainerCallback):
         """Print the figures, {name: text}, of the training until this epoch, and of the evaluation then."""
         parts = [f"{text} {name}" if name in UNITS else f"{name} {text}" for name, text in trained.items()]
         scores = [f"{name} {text}" for name, text in evaluated.items()]
-        try:
-            tqdm.write("  ".join([f"epoch {epoch}", *parts, *(["| " + scores[0], *scores[1:]] if scores else [])]))
-        except OSError as error:  # nobody reads the output any more, which `preemption` notices and ends the run
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
+        _write("  ".join([f"epoch {epoch}", *parts, *(["| " + scores[0], *scores[1:]] if scores else [])]))
+
+
+def _write(line: str) -> None:
+    try:
+        tqdm.write(line)
+    except OSError as error:  # nobody reads the output any more, which `preemption` notices and ends the run
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
 
 
 # The training metrics of a line, each with its name in a log and its format.

@@ -31,6 +31,10 @@ class NotebookCallback(EpochLineCallback, NotebookProgressCallback):
             self.training_tracker.remove_child()
         self.on_predict(*args, **kwargs)  # closes the bar
 
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        NotebookProgressCallback.on_train_end(self, *args, **kwargs)
+        EpochLineCallback.on_train_end(self, *args, **kwargs)
+
     def report(self, epoch: str, trained: dict[str, str], evaluated: dict[str, str]) -> None:
         if self.training_tracker is not None:
             figures = {"epoch": epoch, **trained, **evaluated}

@@ -228,7 +228,8 @@ def test_programs_in_a_notebook(notebook, tmp_path):
     trained, *used, drawn = notebook(small, *others, PICTURES)
 
     printed, errors, [progress] = trained
-    assert printed.startswith("{'test_loss'") and printed.count("\n") == 1
+    best, scores = printed.splitlines()
+    assert best.startswith("best  epoch ") and scores.startswith("{'test_loss'")
     assert "Writing" not in errors and "Traceback" not in errors
     table = progress["text/html"]
     assert table.count("<progress") == 1 and table.count("<tr") == 3
@@ -240,7 +241,9 @@ def test_programs_in_a_notebook(notebook, tmp_path):
     assert classified[0].startswith("[{'label'") and classified[0].count("\n") == 1
     assert all(not displayed for _, _, displayed in used)
     printed, _, pictures = drawn
-    assert printed == "Drawn: schedules.png\n" and ["image/png" in picture for picture in pictures] == [True]
+    assert printed == "Drawn: schedules.png and schedules.svg\n" and [
+        "image/png" in picture for picture in pictures
+    ] == [True]
 
 
 @pytest.mark.slow

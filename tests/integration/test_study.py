@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import time
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,14 @@ def study(python, tmp_path_factory):
 
 def test_a_study_writes_tables_and_plots(study):
     folder, output, _ = study
-    assert [line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith("[")] == list(RUNS)
+    lines = output.splitlines()
+    assert lines[0] == f"4 runs, one at a time, in {folder}; the output of a run goes to train.log in its folder"
+    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("[")] == list(RUNS)
+    assert lines[-1] == f"Report in {folder}/results.md" and "![" not in output
+    assert any(line.startswith("Best on validation: ") for line in lines)
+    table = [line.split() for line in lines if line.startswith(("variant", "constant  ", "one_cycle  "))]
+    assert [row[0] for row in table] in (["variant", *names] for names in permutations(("constant", "one_cycle")))
+    assert all(len(line) < 100 for line in lines[-6:])
     with open(folder / "results.csv", newline="") as file:
         rows = {row["folder"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(RUNS)
@@ -115,7 +123,7 @@ def test_finished_runs_are_kept_and_interrupted_ones_resume(python, study, tmp_p
     untouched = (copy / RUNS[0] / "metrics.json").stat().st_mtime_ns
     result = python(*[copy if part == folder else part for part in program], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("1 of 4 runs are finished already")
+    assert "1 of 4 runs are finished already" in result.stdout
     assert (copy / RUNS[0] / "metrics.json").stat().st_mtime_ns == untouched
     assert "--resume_from_checkpoint" in read_json(copy / RUNS[1] / "run.json")["command"]
     assert timeless(copy) == timeless(folder)
@@ -133,7 +141,7 @@ def test_report_rebuilds_everything_from_the_runs_alone(study, tmp_path, capsys)
     cli(["study", "--report", str(copy)])
     for name in written:
         assert (copy / name).read_bytes() == (folder / name).read_bytes()
-    assert (folder / "results.md").read_text() in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(f"\n\nReport in {copy}/results.md\n")
 
 
 def test_failed_run_is_reported_and_the_others_run(python, tmp_path):
@@ -160,7 +168,7 @@ def test_second_study_in_a_folder_is_refused(python, tmp_path):
     assert "another run is writing into " in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_run_of_a_killed_study_saves_and_ends(start, tmp_path, number):
     folder = tmp_path / "out" / "constant-seed1"
     program = "-m hf_cifar_resnet study --schedules constant --seeds 1 --num_train_epochs 4000 --output_dir".split()
@@ -171,6 +179,9 @@ def test_run_of_a_killed_study_saves_and_ends(start, tmp_path, number):
         time.sleep(0.1)
     process.send_signal(number)
     process.wait(300)
+    if number == signal.SIGTERM:
+        line = (tmp_path / "log").read_text().splitlines()[-1]
+        assert line == "Stopped: 0 of 1 runs are finished; the same command continues the study"
     while not (folder / "preempted").exists():  # written when the run has saved and ends
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -214,7 +225,7 @@ def test_run_whose_log_cannot_be_written_saves_and_ends(tmp_path):
         (["--vary", "learning_rate=0.1,"], "NAME=A,B"),
         (["--output_dir", ""], "--output_dir must not be empty"),
         (["--report", ""], "--report must not be empty"),
-        (["--report", "nowhere"], "no finished run"),
+        (["--report", "nowhere"], "there is no folder nowhere"),
         (["--report", "nowhere", "--seeds", "1"], "--seeds has no effect with --report"),
         (["--report", "nowhere", "--tune", "learning_rate=1,2"], "--tune has no effect with --report"),
         (["--report", "nowhere", "--learning_rate", "3"], "--learning_rate has no effect with --report"),
@@ -318,6 +329,12 @@ def test_each_schedule_is_compared_with_the_rate_that_validation_chose(python, t
         value: read_json(tmp_path / "out" / f"constant-learning_rate={value}-tuning-seed0" / "metrics.json")
         for value in ("0.01", "0.1")
     }
+    assert result.stdout.startswith("3 tuning runs, 2 at a time, in ") and "\n2 runs, 2 at a time" in result.stdout
+    for value, metrics in tried.items():
+        shown = (
+            f"constant-learning_rate={value}-tuning-seed0: validation top-1 {metrics['validation']['top1']:.2%} after"
+        )
+        assert shown in result.stdout
     best = max(tried, key=lambda value: tried[value]["validation"]["top1"])
     names = {f"constant-learning_rate={best}-seed{seed}" for seed in (1, 2)}
     assert {path.parent.name for path in (tmp_path / "out").glob("*-seed[12]/metrics.json")} == names

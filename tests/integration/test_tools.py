@@ -25,6 +25,9 @@ def test_find_lr_draws_and_suggests(tmp_path, capsys):
     printed = capsys.readouterr().out
     suggested = float(printed.split("Suggested learning rate ")[1].split()[0])
     assert rates[0] < suggested < rates[-1]
+    assert "smoothed over a tenth of the steps" in printed
+    for written in tmp_path.iterdir():
+        assert str(written) in printed
     # There is no terminal for a progress bar.
     first, *steps, _ = printed.splitlines()
     assert first == "30 steps of 32 images, from learning rate 1e-06 to 1"
@@ -32,8 +35,9 @@ def test_find_lr_draws_and_suggests(tmp_path, capsys):
     assert shown == [f"{step}/30" for step in range(3, 31, 3)][: len(shown)] and len(rates) // 3 == len(shown)
 
 
-def test_schedules_are_drawn_without_training(tmp_path, refused):
+def test_schedules_are_drawn_without_training(tmp_path, refused, capsys):
     cli(["schedules", "--output", str(tmp_path / "all.png"), "--warmup_steps", "0.1"])
+    assert capsys.readouterr().out == f"Drawn: {tmp_path}/all.png and {tmp_path}/all.svg\n"
     cli(["schedules", "cosine", "step", "--output", str(tmp_path / "two.png")])
     assert (tmp_path / "all.png").stat().st_size > (tmp_path / "two.png").stat().st_size > 5000
     # As many steps as one may ask for take no longer.

@@ -31,14 +31,15 @@ def shown(scores):
 
 
 def test_lines(finished):
-    """Eight at the start, one an evaluation, and three at the end."""
+    """Eight at the start, one an evaluation, and four at the end."""
     block = dict(line.split(maxsplit=1) for line in finished.lines[:8])
     assert list(block) == ["Dataset", "Model", "Training", "Schedule", "Methods", "Precision", "Device", "Output"]
     assert block["Dataset"].startswith("shapes100: 400 train, 200 validation, 200 test; 100 classes")
     assert block["Training"].startswith("6 steps, global batch 32 (processes x per device x accumulation: 1 x 32 x 1)")
     assert block["Output"] == str(finished.folder)
     metrics = read_json(finished.folder / "metrics.json")
-    evaluation, validation, test, saved = finished.lines[8:]
+    evaluation, best, validation, test, saved = finished.lines[8:]
+    assert best.startswith("best  epoch 0.4615, top-1 ")
     assert evaluation.startswith("epoch ") and "superclass " in evaluation
     assert validation == f"Validation {shown(metrics['validation'])}"
     assert test == f"Test       {shown(metrics['test'])}"

@@ -22,6 +22,7 @@ def write_run(folder, arguments, *, validation=0.5, test=None, last=None, datase
     given = {"lr_scheduler_type": "cosine", "optim": "adamw_torch", "learning_rate": 1e-3, "global_batch_size": 128}
     given |= {"warmup_steps": 0.0, "num_train_epochs": epochs, "seed": 42, **arguments.given}
     data = {"dataset_name": dataset["id"], "eval_split": "validation"}
+    data |= {"augmentation": arguments.get("augmentation", "crop_flip")}
     record = {
         "command": ["train.py"], "dataset": dataset, "model": MODEL | {"path": folder.name},
         "arguments": given, "model_arguments": {"depth": 20}, "data_arguments": data, "precision": "fp32",

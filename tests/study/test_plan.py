@@ -250,6 +250,33 @@ def test_equal_runs_are_refused(tmp_path):
         check_runs(plan(tmp_path, "cosine", vary=vary))
 
 
+def test_report_has_the_arguments_of_all_runs_as_a_recipe(tmp_path):
+    line = PARSER.parse(["--config", "quickstart", "--weight_decay", "0.05", "--augmentation", "crop_only"])
+    common = CommonArguments(line.typed, line.recipe)
+    planned = plan(tmp_path / "study", "cosine", seeds=[1, 2], common=common)
+    for each in planned:
+        write_run(each.folder, each.arguments, epochs=1)
+    update_plan(tmp_path / "study", make_plan(planned, arguments=common.merged))
+    text = write_report(tmp_path / "study")
+    assert "; 1 epoch; " in text and "; weight decay 0.05; " in text and "; augmentation crop_only; " in text
+    assert "fp32" in text and "| validation top-1 of the last epoch |" in text
+    (tmp_path / "again.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    again = PARSER.parse(["--config", str(tmp_path / "again.yaml")])
+    assert CommonArguments(again.typed, again.recipe).merged == common.merged
+
+
+def test_report_of_a_former_version_needs_its_runs(tmp_path):
+    update_plan(tmp_path, make_plan(plan(tmp_path, "cosine")))
+    path = tmp_path / "study.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "results"}, indent=2))
+    with pytest.raises(ValueError, match="has no results, which former versions did not keep .*: put them beside it"):
+        write_report(tmp_path)
+    (tmp_path / "cosine-seed1").mkdir()
+    with pytest.raises(ValueError, match="there is no finished run in"):
+        write_report(tmp_path)
+
+
 def test_report_is_made_again_without_the_runs(tmp_path):
     """From study.json and results.csv, to the same bytes; figures agree with those of the runs."""
     planned = plan(tmp_path, "cosine", "step", seeds=[1, 2, 3])
@@ -393,7 +420,7 @@ def test_report_says_what_was_not_the_same_for_all_runs(tmp_path):
     planned = plan(tmp_path, "cosine", "step", seeds=[1, 2])
     finish(planned)
     update_plan(tmp_path, make_plan(planned))
-    assert "1 thread, fp32. Versions: torch 2.14.1.\n\n!" in write_report(tmp_path)
+    assert "1 thread, fp32. Versions: torch 2.14.1.\n\nThe arguments" in write_report(tmp_path)
     for each in planned[1:]:
         path = each.folder / "run.json"
         changes = {"versions": {"torch": "2.15.0"}, "precision": "bf16", "dataset": DATASET | {"scored_images": "xyz"}}

@@ -1,4 +1,8 @@
-"""What is printed before training, from real arguments, data and model."""
+"""What is printed before and while training, from real arguments, data and model."""
+
+import os
+import re
+import sys
 
 import pytest
 
@@ -115,3 +119,49 @@ def test_warning_is_printed(data):
     run = make_record(build_model(given.model, data), data, given.model, given.data, given.training, [])
     assert start_block(run, given.training, warning="too short").splitlines()[-1] == "Warning    too short"
     assert "Warning" not in start_block(run, given.training)
+
+
+@pytest.mark.parametrize(
+    "make_output, options, has_bar",
+    [(os.openpty, {}, True), (os.openpty, {"disable_tqdm": True}, False), (os.pipe, {}, False)],
+    ids=["terminal", "terminal, disabled", "pipe"],
+)
+def test_progress_is_shown_on_a_terminal(make_trainer, make_output, options, has_bar):
+    """Also on one that does not know its width, as this one."""
+    reader, writer = make_output()
+    child = os.fork()
+    if child == 0:
+        for stream in (1, 2):
+            os.dup2(writer, stream)
+        sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+        try:
+            make_trainer(eval_strategy="epoch", **options).train()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    output = b""
+    while chunk := read_or_end(reader):
+        output += chunk
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    text = output.decode()
+    assert "epoch     1/1" in text
+    # Steps done, of all, and the time left
+    assert bool(re.search(r"[1-5]/5 \[\d\d:\d\d<\d\d:\d\d", text)) == has_bar
+
+
+def test_best_epoch_is_printed_at_the_end(make_trainer, capsys):
+    """Whose weights the model has then, though the last epoch was another."""
+    scores = iter([0.1, 0.9, 0.5])
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    make_trainer(num_train_epochs=3, compute_metrics=lambda prediction: {"top1": next(scores)}, **best).train()
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line == "best  epoch 2, top-1 90.00%: the model has its weights now"
+
+
+def read_or_end(descriptor):
+    """The next bytes, or none at the end, which is an error of a terminal."""
+    try:
+        return os.read(descriptor, 10_000)
+    except OSError:
+        return b""
