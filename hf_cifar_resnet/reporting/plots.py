@@ -468,7 +468,8 @@ def place_values(axes: Axes, values: Sequence[str]) -> dict[str, float]:
     """Label the horizontal axis with values of an argument, and return where each stands."""
     values = list(dict.fromkeys(values))
     numbers = {value: _as_number(value) for value in values}
-    width = WIDTH / axes.get_subplotspec().get_gridspec().ncols - 0.8  # inches, about
+    panel = axes.get_subplotspec()
+    width = WIDTH / (panel.get_gridspec().ncols if panel else 1) - 0.8  # inches, about
     positive = [number for number in numbers.values() if number > 0]
     is_wide = bool(positive) and max(positive) > 10 * min(positive)
     # Values that are no numbers stand side by side, and so do 0 and numbers that need a logarithmic axis.
