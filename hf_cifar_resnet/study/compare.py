@@ -24,7 +24,7 @@ from .statistics import (
 
 # Differences of accuracy, 0 to 1, that the report says the needed seeds for, and within which it claims equivalence.
 MARGINS = (0.005, 0.01)
-# Up to this correlation over seeds, the deviation of differences is at least 0.95 of that without any.
+# Up to this correlation over seeds, either way, the deviation of differences is within 5% of that without any.
 LOW_CORRELATION = 0.1
 
 Groups = Mapping[str, Sequence[FinishedRun]]  # the runs of each variant, by what is compared
@@ -197,7 +197,10 @@ def _report_correlation(
             return ""
         return f" The correlation over seeds needs {MIN_CORRELATED} seeds, so whether pairing helps is open."
     listed = f"{mean(known):.2f} on average" + (f" ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else "")
-    effect = "narrows the differences" if mean(known) > LOW_CORRELATION else "hardly narrows the differences here"
+    if abs(mean(known)) <= LOW_CORRELATION:
+        effect = "hardly narrows the differences here"
+    else:
+        effect = "narrows the differences" if mean(known) > 0 else "widens the differences here"
     return f" The correlation over seeds is {listed}, so pairing {effect}."
 
 

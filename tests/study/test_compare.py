@@ -91,6 +91,8 @@ def test_power_of_the_seeds_and_the_correlation_that_justifies_pairing():
     text = report_power(groups(runs(None, 0.70, 0.71, 0.72), runs(None, 0.60, 0.62, 0.62, variant="step")))
     assert "differences deviate by 0.58 points" in text and "With 3 seeds the smallest" in text
     assert "The correlation over seeds is 0.87 on average, so pairing narrows the differences." in text
+    text = report_power(groups(runs(None, 0.70, 0.71, 0.72), runs(None, 0.62, 0.62, 0.60, variant="step")))
+    assert "The correlation over seeds is -0.87 on average, so pairing widens the differences here." in text
     assert report_power(groups(runs(None, 0.5), runs(None, 0.6, variant="step"))) is None
 
 
