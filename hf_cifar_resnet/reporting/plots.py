@@ -345,8 +345,8 @@ def plot_final(
         if name in intervals:
             low, high = intervals[name]
             axes.plot([low, high], [place, place], color=COLORS[0], linewidth=5, alpha=0.3, solid_capstyle="butt")
-        axes.plot(values, [place] * len(values), "o", color="white", markeredgecolor=COLORS[1], markersize=5, zorder=3)
-        axes.plot(mean(values), place, "D", color=COLORS[0], markersize=6, zorder=4)
+        axes.plot(values, [place] * len(values), "o", color="none", markeredgecolor=COLORS[1], markersize=5, zorder=4)
+        axes.plot(mean(values), place, "D", color=COLORS[0], markersize=6, zorder=3)
     axes.set_yticks(range(len(ranked)), labels)
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     axes.grid(False, axis="y")
