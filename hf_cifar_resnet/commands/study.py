@@ -146,7 +146,7 @@ def run_study(options: StudyOptions) -> tuple[list[PlannedRun], int]:
         try:
             return _train_and_report(options, variants, runs, plan)
         except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM or SIGHUP
-            with suppress(OSError):  # of a terminal that was closed
+            with suppress(OSError, ValueError):  # of a terminal that was closed, or a damaged study.json
                 print(_describe_stop(folder), file=sys.stderr, flush=True)
             raise
 

@@ -65,6 +65,9 @@ def _effective(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "mixing_probability": mixup or cutmix,
         "mixing_stop_epoch": mixup or cutmix,
         "cutmix_share": mixup and cutmix,
+        **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), "sgd" not in str(arguments.get("optim"))),
+        **{name: arguments.get(name) for name in ("sync_batchnorm", "dataloader_drop_last", "eval_delay")},
+        "eval_on_start": arguments.get("eval_on_start"),
     }
     return {name: value for name, value in arguments.items() if value is not None and needs.get(name, True)}
 

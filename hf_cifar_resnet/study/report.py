@@ -14,8 +14,8 @@ from jinja2 import Template
 
 from ..documents import replacing_files, write_csv, write_text
 from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
-from ..runs.arguments import RunArguments
 from ..runs.files import STUDY_JSON
+from ..training.optimizers import SCHEDULE_FREE
 from .compare import (
     Groups,
     ablation_baselines,
@@ -77,8 +77,8 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
     if not study.finished:
         if study.is_planned and not any((folder / run.folder).exists() for run in study.unfinished):
             raise ValueError(
-                f"{folder / STUDY_JSON} has no results, which former versions did not keep there, and the folders of "
-                "its runs are gone: put them beside it"
+                f"{folder / STUDY_JSON} has no results, which former versions did not keep there, and none of its "
+                "runs has a folder beside it: put them there, or start the study"
             )
         raise ValueError(f"there is no finished run in {folder}")
     runs = study.compared
@@ -197,13 +197,23 @@ def results_markdown(
         unfinished=[f"{run.group} (seed {run.seed})" for run in study.unfinished if not run.tuning],
         tuning=tuning,
         has_budgets=has_budgets,
-        shared=_write_recipe(study.plan.arguments),
+        shared=_write_recipe(study.plan),
     )
 
 
-def _write_recipe(arguments: RunArguments | None) -> str:
-    """Return arguments as the content of a recipe, or nothing where a former version kept none."""
-    given = arguments.to_record() if arguments else {}
+def _write_recipe(plan: StudyPlan) -> str:
+    """Return the arguments that all runs share as the content of a recipe, or nothing where they are not known."""
+    differing = {"lr_scheduler_type", "lr_scheduler_kwargs", *plan.varied}
+    if plan.tuning:
+        differing.update(plan.tuning.arguments)
+    for named in plan.variants.values():
+        differing.update(named.arguments.given)
+    for arguments in plan.without.values():
+        differing.update(arguments)
+    if any(run.variant in SCHEDULE_FREE for run in plan.runs):
+        differing.update(("optim", "optim_args"))
+    known = plan.arguments.to_record() if plan.arguments else {}
+    given = {name: value for name, value in known.items() if name not in differing}
     return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf) if given else ""
 
 

@@ -243,10 +243,11 @@ def points_beyond(tuning: Tuning) -> Iterator[tuple[str, Point]]:
         for text in dimension.ladder(_beyond(tuning, dimension)):
             if text in dimension.values:
                 continue
-            if dimension.name in SHARES and as_number(text) >= 1 > max(map(as_number, dimension.values)):
+            asked = [*map(as_number, dimension.values)]
+            if dimension.name in SHARES and (as_number(text) >= 1 > max(asked) or as_number(text) < 1 <= min(asked)):
                 raise ValueError(
-                    f"extend_edges would try {dimension.name} {text}, which from 1 on is no share of the run: give "
-                    f"{dimension.name}=0"
+                    f"extend_edges would try {dimension.name} {text}, but below 1 it is a share of the run, and from "
+                    f"1 on it is none: give {dimension.name}=0"
                 )
             point = tuple(text if i == number else each.values[0] for i, each in enumerate(tuning.dimensions))
             yield f"{dimension.name} {text}", point

@@ -298,7 +298,7 @@ class CifarTrainingArguments(TrainingArguments):
 
     def _choose_for_device(self) -> None:
         on_gpu = device_for(self.use_cpu).type == "cuda"
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
         self.precision_source: str = "flag"
         if self.bf16 is None and self.fp16 is None:
             # `accelerate launch` sets "no" by default too, so "no" is not a choice.

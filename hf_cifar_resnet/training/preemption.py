@@ -189,7 +189,7 @@ def _drop_lost_output() -> None:
 
 
 def _resume_hint(signum: int, folder: str | os.PathLike | None, command: list[str]) -> str:
-    ended = "Interrupted" if signum == signal.SIGINT else "Preempted "
+    ended = "Interrupted" if signum == signal.SIGINT else "Preempted"
     prefix = f"{ended} by {signal.Signals(signum).name}:"
     saved = find_last_complete(folder) if folder else None
     launcher = ", under the same launcher," if is_launched() else ""

@@ -249,6 +249,7 @@ class CifarTrainer(Trainer):
         self.create_accelerator_and_postprocess()
         self._checkpoints.limit = _checkpoint_limit(self._recorded_args)
         self._mixer = self._make_mixer()
+        vars(self).pop("_batchnorm_loader", None)
         for callback in self._callbacks_of_args:
             self.remove_callback(callback)
         self._callbacks_of_args = _callbacks_of(self.args)

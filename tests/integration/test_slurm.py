@@ -151,7 +151,7 @@ def test_job_that_slurm_ends_is_queued_again_and_ends_with_the_same_bits(start, 
     process, folder = start(), tmp_path / "out" / "cosine-seed42"
     until(lambda: trains(folder))
     end(slurm)
-    until(lambda: "Preempted  by SIGTERM: saved" in (folder / "train.log").read_text())
+    until(lambda: "Preempted by SIGTERM: saved" in (folder / "train.log").read_text())
     start_now(slurm)
     output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output

@@ -140,7 +140,8 @@ def test_run_beyond_the_grid_that_failed_is_tried_once_at_each_start(landscape):
     [
         ("depth=20,32", "extend_edges would try depth 12.5: argument --depth: invalid int value"),
         ("ema_decay=0.9,0.99", "extend_edges would try ema_decay 1.09: .* must be from 0 to below 1"),
-        ("warmup_steps=0.1,0.5", "extend_edges would try warmup_steps 2.5, which from 1 on is no share of the run"),
+        ("warmup_steps=0.1,0.5", "extend_edges would try warmup_steps 2.5, but below 1 it is a share of the run"),
+        ("warmup_steps=2,10", "extend_edges would try warmup_steps 0.4, but below 1 it is a share of the run"),
     ],
 )
 def test_value_beyond_the_grid_that_cannot_be_trained_is_refused_before_the_grid_is(landscape, text, message):

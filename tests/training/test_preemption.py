@@ -108,7 +108,7 @@ def test_step_is_saved_and_the_program_ends_with_75(train, number, capsys):
     assert code == EXIT_CODE == 75 and checkpoints(trainer) == [3]
     assert (Path(trainer.args.output_dir) / MARKER).exists()
     [line] = [line for line in capsys.readouterr().out.splitlines() if " by SIG" in line]
-    folder, ended = trainer.args.output_dir, "Interrupted" if number == signal.SIGINT else "Preempted "
+    folder, ended = trainer.args.output_dir, "Interrupted" if number == signal.SIGINT else "Preempted"
     assert line == (
         f"{ended} by {signal.Signals(number).name}: saved {folder}/checkpoint-3. "
         f"Resume with train.py --output_dir {folder} --resume_from_checkpoint auto"
@@ -206,7 +206,7 @@ def test_signal_before_training_ends_at_once(tmp_path, capsys):
         pytest.fail("it went on")
     assert stopped.value.code == EXIT_CODE and (tmp_path / MARKER).exists()
     assert capsys.readouterr().out == (
-        "Preempted  by SIGTERM: nothing was saved yet. Start again with python train.py\n"
+        "Preempted by SIGTERM: nothing was saved yet. Start again with python train.py\n"
     )
 
 
