@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # What a model on the Hub needs, and from which version.
 NEEDED = {"transformers": "5.21", "torch": "2.11", "torchvision": "0.26"}
 SCORE_NAMES = {"loss": "loss"} | {score: f"{name} accuracy" for score, name in ACCURACY_NAMES.items()}
+# Arguments of a run that do nothing while they are false or 0.
+OFF_BY_DEFAULT = ("sync_batchnorm", "dataloader_drop_last", "eval_delay", "eval_on_start")
 # Characters that would start a tag, a cell, a link, an image or code, and their replacements.
 _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "\\|", "`": "'", "[": "\\[", "]": "\\]"})
 # What the cards of models say of these datasets, by their names. Barz and Denzler 2020 counted the duplicates.
@@ -66,8 +68,7 @@ def _effective(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "mixing_stop_epoch": mixup or cutmix,
         "cutmix_share": mixup and cutmix,
         **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), "sgd" not in str(arguments.get("optim"))),
-        **{name: arguments.get(name) for name in ("sync_batchnorm", "dataloader_drop_last", "eval_delay")},
-        "eval_on_start": arguments.get("eval_on_start"),
+        **{name: arguments.get(name) for name in OFF_BY_DEFAULT},
     }
     return {name: value for name, value in arguments.items() if value is not None and needs.get(name, True)}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,12 +15,10 @@ from jinja2 import Template
 from ..documents import replacing_files, write_csv, write_text
 from ..reporting.plots import PICTURE, plot_final, plot_study, plot_tuning, plot_values
 from ..runs.files import STUDY_JSON
-from ..training.optimizers import SCHEDULE_FREE
 from .compare import (
     Groups,
     ablation_baselines,
     compare,
-    count_points,
     difference_table,
     rank,
     report_power,
@@ -39,7 +37,7 @@ from .read import (
     with_results,
 )
 from .statistics import accuracy_interval
-from .tuning import Point, choose, find_edges, measure_sensitivity, tried_points
+from .tuning_summary import TuningSummary, summarize_tuning
 from .variant import describe
 
 # What a study writes, with patterns of the contents that show that they are ours; the first one speaks for all.
@@ -50,9 +48,6 @@ STUDY_FILES: dict[str, bytes | None] = {
     ENSEMBLES_JSON: rb'\A\[(\]|\n  {\n    "runs": )',
     **{f"{name}.{kind}": PICTURE for name in ("curves", "final", "budgets", "tuning") for kind in ("png", "svg")},
 }
-# The margins below the best accuracy for which the report measures the sensitivity to the LR.
-SENSITIVITY_MARGINS = (0.005, 0.01)
-LEARNING_RATE = "learning_rate"
 # The columns of scores for which a terminal has room.
 SUMMARY = ("validation top-1", "test top-1", "95% interval")
 
@@ -86,7 +81,7 @@ def write_report(folder: Path, targets: Sequence[float] | None = None) -> str:
     targets = sorted(targets) if targets else choose_targets(shown)
     groups = group_runs(runs)
     ensembles = read_ensembles(folder)
-    tuning = _summarize_tuning(study, groups)
+    tuning = summarize_tuning(study, groups)
     with replacing_files(folder) as temporary:
         _write_csv(study.finished, targets, temporary / "results.csv")
         has_budgets = bool(groups) and _plot_budgets(study, groups, temporary)
@@ -210,8 +205,6 @@ def _write_recipe(plan: StudyPlan) -> str:
         differing.update(named.arguments.given)
     for arguments in plan.without.values():
         differing.update(arguments)
-    if any(run.variant in SCHEDULE_FREE for run in plan.runs):
-        differing.update(("optim", "optim_args"))
     known = plan.arguments.to_record() if plan.arguments else {}
     given = {name: value for name, value in known.items() if name not in differing}
     return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf) if given else ""
@@ -352,118 +345,6 @@ def _interval(values: Sequence[float]) -> str:
         return ""
     low, high = accuracy_interval(values)
     return f"{100 * low:.1f} to {100 * high:.1f}%"
-
-
-# How arguments were chosen
-
-
-@dataclass(frozen=True)
-class TuningRow:
-    """
-    How the arguments of one variant were chosen.
-
-    Attributes:
-        chosen: a value of each argument.
-        tried: the score of each point, None if it has none.
-        beyond: the values that were tried beyond the grid, with the name of their argument.
-        edges: the arguments whose chosen value is still at the edge of what was tried.
-        sensitivities: for each margin, how many factors of ten the LR spans within it, in words.
-    """
-
-    chosen: Point
-    tried: Mapping[Point, float | None]
-    beyond: Sequence[str]
-    edges: Sequence[str]
-    sensitivities: Sequence[str]
-
-
-@dataclass(frozen=True)
-class TuningSummary:
-    """
-    How arguments were chosen.
-
-    Attributes:
-        arguments: their names.
-        rows: one for each variant.
-        runs: how many tuning runs are finished.
-        seconds, compared_seconds: of training, of the tuning runs and of the compared ones.
-        has_fresh_seeds: whether the compared runs have other seeds.
-    """
-
-    arguments: Sequence[str]
-    rows: Mapping[str, TuningRow]
-    runs: int
-    seeds: Sequence[int]
-    seconds: float
-    compared_seconds: float
-    extend_edges: Mapping[str, int]
-    has_fresh_seeds: bool
-
-    @property
-    def edges(self) -> list[str]:
-        return [f"{name} ({', '.join(row.edges)})" for name, row in self.rows.items() if row.edges]
-
-    @property
-    def beyond(self) -> list[str]:
-        return [f"{name} ({', '.join(row.beyond)})" for name, row in self.rows.items() if row.beyond]
-
-    @property
-    def margins(self) -> list[str]:
-        return [count_points(margin) for margin in SENSITIVITY_MARGINS]
-
-
-def _summarize_tuning(study: Study, groups: Groups) -> TuningSummary | None:
-    runs = study.tuning
-    if not runs:
-        return None
-    arguments = list(runs[0].run.tuned)
-    tried = tried_points(study)
-    plan = study.plan.tuning
-    rows = {}
-    for name in groups or tried:
-        if name not in tried or all(score is None for score in tried[name].values()):
-            continue
-        best = choose(tried[name], name)
-        edges = [f"{arguments[number]} {best[number]}" for number in find_edges(tried[name], best)]
-        rows[name] = TuningRow(
-            best, tried[name], _find_beyond(plan, arguments, tried[name]), edges,
-            _describe_sensitivities(arguments, tried[name]),
-        )  # fmt: skip
-    tuning_seeds = {each.run.seed for each in runs}
-    return TuningSummary(
-        arguments=arguments,
-        rows=rows,
-        runs=len(runs),
-        seeds=sorted(study.tuning_seeds),
-        seconds=_train_seconds(runs),
-        compared_seconds=sum(map(_train_seconds, groups.values())),
-        extend_edges=plan.extend_edges if plan else {},
-        has_fresh_seeds=not tuning_seeds.intersection(each.run.seed for group in groups.values() for each in group),
-    )
-
-
-def _find_beyond(plan: Any, arguments: Sequence[str], tried: Mapping[Point, float | None]) -> list[str]:
-    if plan is None or not plan.extend_edges:
-        return []
-    beyond = []
-    for number, name in enumerate(arguments):
-        asked = plan.arguments.get(name, "").split(",")
-        if plan.extend_edges.get(name):
-            beyond += [
-                f"{name} {value}" for value in dict.fromkeys(point[number] for point in tried) if value not in asked
-            ]
-    return beyond
-
-
-def _describe_sensitivities(arguments: Sequence[str], tried: Mapping[Point, float | None]) -> list[str]:
-    if LEARNING_RATE not in arguments:
-        return []
-    found = [measure_sensitivity(tried, arguments.index(LEARNING_RATE), margin) for margin in SENSITIVITY_MARGINS]
-    return ["" if each is None else f"{each.decades:.2f}{' or more' if each.is_cut else ''}" for each in found]
-
-
-def _train_seconds(runs: Sequence[FinishedRun]) -> float:
-    return sum(each.result.train_seconds or 0 for each in runs)
 
 
 # Pictures

@@ -240,10 +240,10 @@ def points_beyond(tuning: Tuning) -> Iterator[tuple[str, Point]]:
     others. Raises `ValueError` where one would mean something else than the values of the grid.
     """
     for number, dimension in enumerate(tuning.dimensions):
+        asked = [*map(as_number, dimension.values)]
         for text in dimension.ladder(_beyond(tuning, dimension)):
             if text in dimension.values:
                 continue
-            asked = [*map(as_number, dimension.values)]
             if dimension.name in SHARES and (as_number(text) >= 1 > max(asked) or as_number(text) < 1 <= min(asked)):
                 raise ValueError(
                     f"extend_edges would try {dimension.name} {text}, but below 1 it is a share of the run, and from "

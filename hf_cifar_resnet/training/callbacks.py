@@ -281,12 +281,11 @@ class EpochLineCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        is_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
         # A signal ends a training between two evaluations, and the run is not over then.
         evaluated = [entry["step"] for entry in state.log_history if any(name.startswith("eval_") for name in entry)]
-        if state.global_step < state.max_steps and state.global_step not in evaluated:
-            return
-        if is_loaded and state.best_metric is not None and state.is_world_process_zero:
+        is_over = state.global_step >= state.max_steps or state.global_step in evaluated
+        is_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if is_over and is_loaded and state.best_metric is not None and state.is_world_process_zero:
             epochs = [entry["epoch"] for entry in state.log_history if entry.get("step") == state.best_global_step]
             metric = (args.metric_for_best_model or "").removeprefix("eval_")
             score = f"{state.best_metric:{'.2%' if metric in ACCURACY_NAMES else '.4f'}}"
